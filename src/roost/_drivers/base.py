@@ -1,0 +1,169 @@
+"""What Roost needs of a driver, and the two runners for operations.
+
+Every driver translates its own errors into `roost.exceptions.DatabaseError` (or the subclass
+`DatabaseUnavailableError`, when trying again later may help) inside these calls, so nothing above
+this layer catches a driver's exception. The contract is checked by `roost.testing.conformance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Protocol, TypeVar
+
+import anyio
+import attrs
+
+from roost._ops.query import Op, Query, Row
+from roost.exceptions import DatabaseUnavailableError
+
+T = TypeVar("T")
+
+CALL_TIMEOUT = 30.0
+"""Seconds that one operation may take unless its caller knows better."""
+
+CLEANUP_TIMEOUT = 5.0
+"""Seconds that a shielded clean-up (a rollback, a cancel request, a check-in) may take."""
+
+
+class Connection(Protocol):
+    """A blocking connection. Outside ``transaction()`` every statement commits by itself."""
+
+    def fetch(self, query: Query) -> Sequence[Row]:
+        """Run one query and return its rows, empty where it returns none."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Commit on a clean exit, roll back on an error; nested, it is a savepoint."""
+        ...
+
+    def close(self) -> None:
+        """Close; safe to call twice."""
+        ...
+
+
+class AsyncConnection(Protocol):
+    """A connection for one task at a time.
+
+    A ``fetch`` that is cancelled stops the statement on the server and leaves the connection either
+    usable or closed, never in between; whether the statement took effect is unknown.
+    """
+
+    async def fetch(self, query: Query) -> Sequence[Row]:
+        """Run one query and return its rows, empty where it returns none."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """Commit on a clean exit, roll back on an error or a cancel; nested, it is a savepoint."""
+        ...
+
+
+class AsyncPool(Protocol):
+    """A bounded set of connections, opened when first needed, without a background task."""
+
+    def acquire(
+        self, *, timeout: float = CALL_TIMEOUT
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Borrow a connection; wait up to ``timeout`` seconds for one to be free and connected.
+
+        :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
+        :raises ClosedError: the pool was closed.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close every idle connection now and each borrowed one when it comes back."""
+        ...
+
+
+@attrs.frozen
+class Notification:
+    """One NOTIFY as it arrived."""
+
+    channel: str
+    payload: str
+
+
+class Listener(Protocol):
+    """A dedicated connection that listens. One task owns it."""
+
+    async def receive(self) -> Sequence[Notification]:
+        """Wait until something arrives and return all that has; safe to cancel, nothing is lost.
+
+        :raises DatabaseUnavailableError: the connection is gone.
+        """
+        ...
+
+    async def probe(self) -> None:
+        """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
+        ...
+
+
+class AsyncDriver(Protocol):
+    """A way to reach one database, not yet connected."""
+
+    @property
+    def name(self) -> str:
+        """The driver's name, for messages."""
+        ...
+
+    def pool(self, *, max_size: int, application_name: str) -> AsyncPool:
+        """Return an unopened pool; touches nothing."""
+        ...
+
+    def listener(
+        self, channels: Sequence[str], *, application_name: str
+    ) -> AbstractAsyncContextManager[Listener]:
+        """Connect, LISTEN on ``channels``, and close on exit."""
+        ...
+
+
+async def run(connection: AsyncConnection, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
+    """Run an operation on ``connection`` and return its value.
+
+    A cancel is delivered at the statement in flight; see `AsyncConnection` for what it leaves.
+
+    :param timeout: seconds for the whole operation.
+    :raises DatabaseUnavailableError: it took longer.
+    """
+    try:
+        with anyio.fail_after(timeout):
+            return await _drive(connection, operation)
+    except TimeoutError as error:
+        message = f"the database did not answer within {timeout:g} s"
+        raise DatabaseUnavailableError(message) from error
+
+
+async def _drive(connection: AsyncConnection, operation: Op[T]) -> T:
+    try:
+        query = next(operation)
+        while True:
+            try:
+                rows = await connection.fetch(query)
+            except Exception as error:  # noqa: BLE001  (the operation decides; unhandled, it comes out)
+                query = operation.throw(error)
+            else:
+                query = operation.send(rows)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    finally:
+        operation.close()
+
+
+def run_sync(connection: Connection, operation: Op[T]) -> T:
+    """Run an operation on a blocking connection and return its value."""
+    try:
+        query = next(operation)
+        while True:
+            try:
+                rows = connection.fetch(query)
+            except Exception as error:  # noqa: BLE001  (the operation decides; unhandled, it comes out)
+                query = operation.throw(error)
+            else:
+                query = operation.send(rows)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    finally:
+        operation.close()

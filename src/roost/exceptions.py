@@ -1,0 +1,150 @@
+"""Every error that Roost raises on purpose, each with a stable ``code``.
+
+Messages may change; codes do not. Driver errors become these in the driver and nowhere else.
+"""
+
+from typing import Any, ClassVar
+
+
+class RoostError(Exception):
+    """Base class for all Roost errors. Carries a stable ``code``."""
+
+    code: ClassVar[str] = "roost.error"
+
+
+class InvalidJobError(RoostError, ValueError):
+    """An argument of an enqueue can't be stored.
+
+    Raised before the database, and so the caller's transaction, is touched. The message names the
+    argument and what is accepted.
+    """
+
+    code: ClassVar[str] = "roost.invalid-job"
+
+
+class InvalidSettingError(RoostError, ValueError):
+    """A parameter of a worker, client or decorator is out of its range; the message names it."""
+
+    code: ClassVar[str] = "roost.invalid-setting"
+
+
+class DuplicateTaskError(RoostError, ValueError):
+    """Two different functions were registered under one task name in one registry."""
+
+    code: ClassVar[str] = "roost.duplicate-task"
+
+
+class DuplicateUniqueJobError(RoostError):
+    """An enqueue conflicts with an active job that has the same ``unique_key``.
+
+    The caller's transaction stays usable.
+    """
+
+    code: ClassVar[str] = "roost.duplicate-unique-job"
+
+    def __init__(self, unique_key: str, existing_id: int) -> None:
+        super().__init__(f"job {existing_id} is active with unique_key {unique_key!r}")
+        self.unique_key = unique_key
+        self.existing_id = existing_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.unique_key, self.existing_id)
+
+
+class JobNotFoundError(RoostError):
+    """No job has the given id, neither live nor archived."""
+
+    code: ClassVar[str] = "roost.job-not-found"
+
+
+class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the API page)
+    """The awaited job ended in ``discarded`` or ``cancelled``."""
+
+    code: ClassVar[str] = "roost.job-failed"
+
+    def __init__(self, job_id: int, state: str, errors: list[dict[str, Any]] | None = None) -> None:
+        last = f": {errors[-1].get('error')}" if errors else ""
+        super().__init__(f"job {job_id} was {state}{last}")
+        self.job_id = job_id
+        self.state = state
+        self.errors = errors or []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job_id, self.state, self.errors)
+
+
+class JobTimeoutError(RoostError, TimeoutError):
+    """A job took longer than its ``timeout_seconds``, or a wait for one longer than its timeout."""
+
+    code: ClassVar[str] = "roost.job-timeout"
+
+
+class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)
+    """Raise inside a handler to reschedule the job without counting it as a failure.
+
+    :param seconds: how long to sleep, in seconds, ≥ 0 and finite.
+    """
+
+    code: ClassVar[str] = "roost.snooze-job"
+
+    def __init__(self, seconds: float) -> None:
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds must be finite and ≥ 0, not {seconds!r}")
+        super().__init__(f"snoozed for {seconds} s")
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.seconds,)
+
+
+class UnknownTaskError(RoostError):
+    """A worker met a job whose task name is not in its registry."""
+
+    code: ClassVar[str] = "roost.unknown-task"
+
+
+class WorkerShutdown(RoostError):  # noqa: N818  (the name is on the API page)
+    """Raised internally to interrupt the worker on graceful shutdown."""
+
+    code: ClassVar[str] = "roost.worker-shutdown"
+
+
+class SchemaError(RoostError):
+    """The database's schema is missing, or newer than this version of Roost can use."""
+
+    code: ClassVar[str] = "roost.schema"
+
+
+class ClosedError(RoostError):
+    """The client, pool or connection was closed and can't be used again."""
+
+    code: ClassVar[str] = "roost.closed"
+
+
+class DatabaseError(RoostError):
+    """Postgres refused a statement. ``sqlstate`` is its five-character code, if it gave one."""
+
+    code: ClassVar[str] = "roost.database"
+
+    def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_database_error, (type(self), self.args[0], self.sqlstate)
+
+
+class DatabaseUnavailableError(DatabaseError):
+    """The same call may succeed later: the connection was lost, refused or timed out, the server is
+    restarting or full, or a deadlock or serialization failure undid the statement.
+
+    Whether a statement that was in flight took effect is unknown.
+    """
+
+    code: ClassVar[str] = "roost.database-unavailable"
+
+
+def _rebuild_database_error(
+    cls: type[DatabaseError], message: str, sqlstate: str | None
+) -> DatabaseError:
+    return cls(message, sqlstate=sqlstate)
