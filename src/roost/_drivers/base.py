@@ -126,12 +126,9 @@ async def run(connection: AsyncConnection, operation: Op[T], *, timeout: float =
     :param timeout: seconds for the whole operation.
     :raises DatabaseUnavailableError: it took longer.
     """
-    try:
-        with anyio.fail_after(timeout):
-            return await _drive(connection, operation)
-    except TimeoutError as error:
-        message = f"the database did not answer within {timeout:g} s"
-        raise DatabaseUnavailableError(message) from error
+    with anyio.move_on_after(timeout):
+        return await _drive(connection, operation)
+    raise DatabaseUnavailableError(f"the database did not answer within {timeout:g} s")
 
 
 async def _drive(connection: AsyncConnection, operation: Op[T]) -> T:
