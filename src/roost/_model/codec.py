@@ -1,0 +1,89 @@
+"""JSON in and out: what users pass and return, as text that ``jsonb`` takes.
+
+pydantic's serializer does the work (UUID, datetime, Decimal, dataclasses, models). It also writes
+things that ``jsonb`` refuses or that don't come back as they went in; those are found here, before
+the database sees them: NaN and infinities, NUL and lone surrogates, keys that aren't strings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+MAX_DEPTH = 200
+"""Deeper nesting than this is refused; Postgres's own parser gives up at about 6,000."""
+
+
+class EncodingError(ValueError):
+    """The value has no JSON form that ``jsonb`` accepts; the message says where and why."""
+
+
+def encode(value: object) -> str:
+    """Return ``value`` as JSON text.
+
+    :raises EncodingError: it can't be stored.
+    """
+    _check_keys(value, "", 0)
+    try:
+        text = to_json(value, by_alias=False).decode("utf-8")
+    except (PydanticSerializationError, ValueError, RecursionError) as error:
+        raise EncodingError(str(error)) from error
+    # Rare markers first; only a text that has one is looked at closely.
+    if "NaN" in text or "Infinity" in text or "\\u0000" in text:
+        _check_text(text)
+    return text
+
+
+def decode(text: str) -> Any:
+    """Return the value of a JSON text."""
+    return from_json(text)
+
+
+def _check_keys(value: object, path: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise EncodingError(f"nested deeper than {MAX_DEPTH} levels")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise EncodingError(f"key {key!r}{_at(path)} is not a string")
+            if not isinstance(item, _LEAVES):
+                _check_keys(item, f"{path}.{key}" if path else key, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            if not isinstance(item, _LEAVES):
+                _check_keys(item, f"{path}[{index}]", depth + 1)
+    elif isinstance(value, BaseModel):
+        for name, item in value:
+            if not isinstance(item, _LEAVES):
+                _check_keys(item, f"{path}.{name}" if path else name, depth + 1)
+
+
+_LEAVES = (str, int, float, bool, type(None))
+
+
+def _check_text(text: str) -> None:
+    def refuse(constant: str) -> NoReturn:
+        raise EncodingError(f"{constant} has no JSON form")
+
+    _check_strings(json.loads(text, parse_constant=refuse))
+
+
+def _check_strings(value: object) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise EncodingError("Postgres can't store the character NUL in jsonb")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_strings(key)
+            _check_strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_strings(item)
+
+
+def _at(path: str) -> str:
+    return f" at {path}" if path else ""

@@ -1,0 +1,111 @@
+"""A job as users see it: the row, what they submit, and how it ended."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import attrs
+from pydantic import BaseModel, ConfigDict
+
+
+class _DefaultText(str):
+    """A signature's default that can be told from the same value given on purpose."""
+
+    __slots__ = ()
+
+
+class _DefaultInt(int):
+    """A signature's default that can be told from the same value given on purpose."""
+
+    __slots__ = ()
+
+
+DEFAULT_QUEUE: Final[str] = _DefaultText("default")
+DEFAULT_PRIORITY: Final[int] = _DefaultInt(0)
+DEFAULT_MAX_ATTEMPTS: Final[int] = _DefaultInt(20)
+
+
+def is_default(value: object) -> bool:
+    """Say whether ``value`` is a signature's default, and not an equal value that was passed."""
+    return isinstance(value, (_DefaultText, _DefaultInt))
+
+
+class Job(BaseModel):
+    """A row of ``roost.jobs``: a read-only view, made by Roost.
+
+    Times are aware datetimes in UTC. ``errors`` holds one record a failed attempt, oldest first:
+    ``{"attempt": 1, "at": "…", "error": "ValueError: …", "trace": "…"}``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int
+    queue: str
+    task: str
+    args: dict[str, Any]
+    state: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    scheduled_at: datetime
+    attempted_at: datetime | None
+    completed_at: datetime | None
+    cancelled_at: datetime | None
+    discarded_at: datetime | None
+    errors: list[dict[str, Any]]
+    unique_key: str | None
+    inserted_at: datetime
+    tags: list[str]
+    timeout_seconds: int | None
+    cancel_requested: bool
+    result: Any | None
+    depends_on: list[int]
+    metadata: dict[str, Any]
+
+
+@attrs.frozen
+class JobInsert:
+    """One job to enqueue, for `AsyncRoost.enqueue_many`.
+
+    :param task: the registered name of the task.
+    :param args: the handler's keyword arguments: a dict, or a pydantic model.
+    :param queue: where it waits.
+    :param priority: smaller runs first.
+    :param max_attempts: how often it may be started before it is discarded, ≥ 1.
+    :param scheduled_at: not before this time (aware); ``None``: now, by the database's clock.
+    :param unique_key: at most one active job has a given key.
+    :param tags: words to find it by.
+    :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1; ``None``: no limit.
+    :param depends_on: ids of jobs that must be completed first.
+    :param metadata: JSON that isn't handler input: trace ids, tenant ids.
+
+    A task's own defaults (``@job(...)``) fill what is not passed here.
+    """
+
+    task: str
+    args: dict[str, Any] | BaseModel | None = None
+    queue: str = DEFAULT_QUEUE
+    priority: int = DEFAULT_PRIORITY
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    scheduled_at: datetime | None = None
+    unique_key: str | None = None
+    tags: list[str] | None = None
+    timeout_seconds: int | None = None
+    depends_on: list[int] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@attrs.frozen
+class JobOutcome:
+    """How a job ended.
+
+    :param state: ``completed``, ``discarded`` or ``cancelled``.
+    :param result: what the handler returned, as JSON gives it back.
+    :param errors: one record a failed attempt, oldest first.
+    """
+
+    id: int
+    state: str
+    result: Any | None
+    errors: list[dict[str, Any]]

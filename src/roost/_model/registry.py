@@ -1,0 +1,206 @@
+"""Tasks: the names by which jobs find their handlers, and the defaults declared with them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import attrs
+from pydantic import BaseModel
+
+from roost._model.limits import check_limits
+from roost._model.validate import check_job_defaults, check_name
+from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@attrs.frozen
+class TaskDefaults:
+    """Per-task enqueue defaults declared on ``@job(...)``.
+
+    The first five (``queue`` … ``timeout_seconds``) are merged into ``enqueue`` calls; explicit
+    keywords always win. The throttling fields (``rate_per_minute``, ``max_concurrency``) are
+    enforced by the claim, over the whole fleet.
+    """
+
+    queue: str | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    tags: tuple[str, ...] | None = None
+    timeout_seconds: int | None = None
+    rate_per_minute: int | None = None
+    max_concurrency: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        check_job_defaults(
+            queue=self.queue,
+            priority=self.priority,
+            max_attempts=self.max_attempts,
+            tags=self.tags,
+            timeout_seconds=self.timeout_seconds,
+        )
+        check_limits(self.rate_per_minute, self.max_concurrency)
+
+
+@attrs.frozen
+class Handler:
+    """A registered task: its function and what was declared with it."""
+
+    name: str
+    func: Callable[..., Any]
+    args_model: type[BaseModel] | None
+    defaults: TaskDefaults
+    is_async: bool
+
+
+class HandlerRegistry:
+    """Task names and their handlers.
+
+    ``@job`` fills a default one that clients and workers share; make your own to keep two
+    applications, or two tests, apart.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+        self._names: dict[int, str] = {}
+
+    def register(
+        self,
+        name: str,
+        func: Callable[..., Any],
+        *,
+        args_model: type[BaseModel] | None = None,
+        defaults: TaskDefaults | None = None,
+    ) -> None:
+        """Make ``func`` the handler of the task ``name``.
+
+        Registering the same function again (a module that is imported twice or reloaded) replaces
+        what was declared.
+
+        :param args_model: a pydantic model that validates the job's args when the handler is
+            called.
+        :raises InvalidSettingError: the name is empty or unusable, or ``func`` is not callable.
+        :raises DuplicateTaskError: another function has that name.
+        """
+        check_name("task", name, error=InvalidSettingError)
+        if not callable(func):
+            raise InvalidSettingError(f"the handler of {name!r} is not callable: {func!r}")
+        known = self._handlers.get(name)
+        if known is not None and _origin(known.func) != _origin(func):
+            raise DuplicateTaskError(
+                f"task {name!r} is already handled by {_origin(known.func)[1]}; "
+                "give one of the two another name"
+            )
+        self._handlers[name] = Handler(
+            name=name,
+            func=func,
+            args_model=args_model,
+            defaults=defaults or TaskDefaults(),
+            is_async=_is_async(func),
+        )
+        self._names[id(func)] = name
+
+    def get(self, name: str) -> Handler:
+        """Return the handler of ``name``.
+
+        :raises UnknownTaskError: none is registered.
+        """
+        try:
+            return self._handlers[name]
+        except KeyError:
+            raise UnknownTaskError(f"no handler is registered for task {name!r}") from None
+
+    def name_of(self, func: Callable[..., Any]) -> str:
+        """Return the task name of a registered function.
+
+        :raises UnknownTaskError: it is not registered here.
+        """
+        try:
+            return self._names[id(func)]
+        except KeyError:
+            raise UnknownTaskError(
+                f"{_origin(func)[1]} is not a task of this registry; decorate it with @job(...)"
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._handlers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._handlers)
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+
+default_registry = HandlerRegistry()
+"""What ``@job`` fills and clients and workers use unless told otherwise."""
+
+
+def job(
+    name: str,
+    *,
+    args_model: type[BaseModel] | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+    max_attempts: int | None = None,
+    tags: list[str] | tuple[str, ...] | None = None,
+    timeout_seconds: int | None = None,
+    rate_per_minute: int | None = None,
+    max_concurrency: int | None = None,
+    registry: HandlerRegistry | None = None,
+) -> Callable[[F], F]:
+    """Register the decorated function as the handler for the task ``name``.
+
+    The function is returned untouched: it can still be called directly, in tests for instance. It
+    may be a coroutine function, which runs in the worker's event loop, or a plain one, which runs
+    in a worker thread. It is called with the job's args as keywords.
+
+    ``queue``, ``priority``, ``max_attempts``, ``tags`` and ``timeout_seconds`` are the defaults of
+    every enqueue of this task that doesn't pass its own.
+
+    :param name: what is stored in the job; keep it stable, rows outlive deployments.
+    :param args_model: a pydantic model that validates the args when the handler is called; the
+        handler then gets the model's typed values.
+    :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1.
+    :param rate_per_minute: at most so many starts in any 60 s, over all workers.
+    :param max_concurrency: at most so many at once, over all workers.
+    :param registry: where to register; default: the shared one.
+    :raises InvalidSettingError: a parameter is out of its range.
+    :raises DuplicateTaskError: another function has that name.
+    """
+    defaults = TaskDefaults(
+        queue=queue,
+        priority=priority,
+        max_attempts=max_attempts,
+        tags=None if tags is None else tuple(tags),
+        timeout_seconds=timeout_seconds,
+        rate_per_minute=rate_per_minute,
+        max_concurrency=max_concurrency,
+    )
+
+    def register(func: F) -> F:
+        target = default_registry if registry is None else registry
+        target.register(name, func, args_model=args_model, defaults=defaults)
+        return func
+
+    return register
+
+
+def _is_async(func: Callable[..., Any]) -> bool:
+    while isinstance(func, functools.partial):
+        func = func.func
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
+        getattr(func, "__call__", None)  # noqa: B004  (asks what a call would return, not whether)
+    )
+
+
+def _origin(func: Callable[..., Any]) -> tuple[str, str]:
+    """Where a function was written: the same for both copies of a module that is imported twice."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    code = getattr(inspect.unwrap(func), "__code__", None)
+    name = getattr(func, "__qualname__", repr(func))
+    return (code.co_filename if code else repr(func)), name

@@ -1,0 +1,85 @@
+"""The states of a job and the one table of moves between them.
+
+Everything that changes a state, SQL included, is a row of `MOVES`; the diagram in the documentation
+is drawn from it. Scheduled, snoozed and blocked jobs are ``available``: ``scheduled_at`` and the
+count of unfinished parents tell them apart.
+"""
+
+from enum import StrEnum
+
+import attrs
+
+
+class JobState(StrEnum):
+    """Where a job stands. A ``str``: it compares equal to the column's text."""
+
+    AVAILABLE = "available"
+    EXECUTING = "executing"
+    RETRYABLE = "retryable"
+    COMPLETED = "completed"
+    DISCARDED = "discarded"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED})
+ACTIVE = frozenset(JobState) - TERMINAL
+
+
+class Event(StrEnum):
+    """What can happen to a job."""
+
+    ENQUEUE = "enqueue"
+    CLAIM = "claim"
+    COMPLETE = "complete"
+    RETRY = "retry"
+    DISCARD = "discard"
+    SNOOZE = "snooze"
+    RELEASE = "release"
+    CANCEL = "cancel"
+    RESCUE_RETRY = "rescue: retry"
+    RESCUE_DISCARD = "rescue: discard"
+    RESCUE_CANCEL = "rescue: cancel"
+
+
+@attrs.frozen
+class Move:
+    """One allowed change: in ``source``, ``event`` leads to ``target``.
+
+    ``attempt`` is what the move adds to the count of attempts.
+    """
+
+    source: JobState | None
+    event: Event
+    target: JobState
+    attempt: int = 0
+
+
+_S, _E = JobState, Event
+
+MOVES: tuple[Move, ...] = (
+    Move(None, _E.ENQUEUE, _S.AVAILABLE),
+    Move(_S.AVAILABLE, _E.CLAIM, _S.EXECUTING, +1),
+    Move(_S.RETRYABLE, _E.CLAIM, _S.EXECUTING, +1),
+    Move(_S.EXECUTING, _E.COMPLETE, _S.COMPLETED),
+    Move(_S.EXECUTING, _E.RETRY, _S.RETRYABLE),
+    Move(_S.EXECUTING, _E.DISCARD, _S.DISCARDED),
+    Move(_S.EXECUTING, _E.SNOOZE, _S.AVAILABLE, -1),
+    Move(_S.EXECUTING, _E.RELEASE, _S.AVAILABLE, -1),
+    Move(_S.EXECUTING, _E.CANCEL, _S.CANCELLED),
+    Move(_S.EXECUTING, _E.RESCUE_RETRY, _S.RETRYABLE),
+    Move(_S.EXECUTING, _E.RESCUE_DISCARD, _S.DISCARDED),
+    Move(_S.EXECUTING, _E.RESCUE_CANCEL, _S.CANCELLED),
+)
+
+_BY_EVENT = {(move.source, move.event): move for move in MOVES}
+
+
+def move(source: JobState | None, event: Event) -> Move:
+    """Return the move that ``event`` makes in ``source``.
+
+    :raises LookupError: the table has no such move.
+    """
+    try:
+        return _BY_EVENT[source, event]
+    except KeyError:
+        raise LookupError(f"no move for {event} in state {source}") from None

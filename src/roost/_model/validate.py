@@ -1,0 +1,91 @@
+"""What may be stored in a job, checked before the database is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
+
+MAX_INT = 2**31 - 1
+MAX_ID = 2**63 - 1
+MAX_NAME = 200
+"""Characters of a queue, task or tag: an index entry and a NOTIFY payload have room for it."""
+MAX_KEY = 500
+"""Characters of a unique key: an index entry has room for four bytes of each."""
+
+
+def check_name(
+    what: str, value: object, *, most: int = MAX_NAME, error: type[RoostError] = InvalidJobError
+) -> None:
+    """Refuse a name that is empty, too long or not storable as text."""
+    if not isinstance(value, str):
+        raise error(f"{what} must be a str, not {type(value).__name__}")
+    if not value or len(value) > most:
+        raise error(f"{what} must have 1 to {most} characters, not {len(value)}")
+    if "\0" in value or not _is_utf8(value):
+        raise error(f"{what} holds a character that Postgres can't store: {value!r}")
+
+
+def check_int(
+    what: str,
+    value: object,
+    *,
+    least: int,
+    most: int = MAX_INT,
+    error: type[RoostError] = InvalidJobError,
+) -> None:
+    """Refuse what is not a whole number from ``least`` to ``most``; a bool is not a number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise error(f"{what} must be an int, not {value!r}")
+    if not least <= value <= most:
+        raise error(f"{what} must be from {least} to {most}, not {value}")
+
+
+def check_tags(tags: Iterable[object] | None, *, error: type[RoostError] = InvalidJobError) -> None:
+    """Refuse tags that aren't a list of names."""
+    if tags is None:
+        return
+    if isinstance(tags, str) or not isinstance(tags, Sequence):
+        raise error(f"tags must be a list of str, not {tags!r}")
+    for tag in tags:
+        check_name("a tag", tag, error=error)
+
+
+def check_scheduled_at(value: object) -> None:
+    """Refuse a time that isn't an aware datetime: a naive one means another instant elsewhere."""
+    if value is None:
+        return
+    if not isinstance(value, datetime):
+        raise InvalidJobError(f"scheduled_at must be a datetime, not {type(value).__name__}")
+    if value.utcoffset() is None:
+        raise InvalidJobError(f"scheduled_at must have a time zone: {value.isoformat()} has none")
+
+
+def check_job_defaults(
+    *,
+    queue: object,
+    priority: object,
+    max_attempts: object,
+    tags: Iterable[object] | None,
+    timeout_seconds: object,
+) -> None:
+    """Refuse defaults that no job could have; ``None`` is no default."""
+    error = InvalidSettingError
+    if queue is not None:
+        check_name("queue", queue, error=error)
+    if priority is not None:
+        check_int("priority", priority, least=-MAX_INT, error=error)
+    if max_attempts is not None:
+        check_int("max_attempts", max_attempts, least=1, error=error)
+    check_tags(tags, error=error)
+    if timeout_seconds is not None:
+        check_int("timeout_seconds", timeout_seconds, least=1, error=error)
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,169 @@
+"""What an attempt ended in, decided by pure code.
+
+`judge` turns the ending of an attempt into a `Verdict`; the settle lane writes it. Nothing here
+waits, reads a clock or knows of SQL.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any, TypeAlias, assert_never
+
+import attrs
+
+from roost._model.backoff import BackoffStrategy, delay_after
+from roost._model.codec import EncodingError, encode
+from roost._model.states import Event, JobState, move
+from roost.exceptions import JobTimeoutError, SnoozeJob
+
+MAX_ERROR = 1_000
+"""Characters of an error's text that a row keeps."""
+MAX_TRACE = 8_000
+"""Characters of a traceback that a row keeps: the last ones, where the error is."""
+
+
+@attrs.frozen
+class Lease:
+    """The right to finish one claimed attempt; a write that doesn't hold it changes nothing."""
+
+    job_id: int
+    worker_id: int
+    lease_no: int
+
+
+@attrs.frozen
+class Returned:
+    """The handler returned ``value``."""
+
+    value: object
+
+
+@attrs.frozen
+class Raised:
+    """The handler raised."""
+
+    error: BaseException
+
+
+@attrs.frozen
+class TimedOut:
+    """The attempt ran longer than ``limit`` seconds."""
+
+    limit: float
+
+
+@attrs.frozen
+class Interrupted:
+    """The worker stopped it, or never started it: the attempt doesn't count."""
+
+
+@attrs.frozen
+class CancelRequested:
+    """A user's cancel ended it."""
+
+
+Ending: TypeAlias = Returned | Raised | TimedOut | Interrupted | CancelRequested
+
+
+@attrs.frozen
+class Verdict:
+    """What to write for one lease.
+
+    :param event: the move it makes; see `roost._model.states.MOVES`.
+    :param result: the handler's result as JSON text.
+    :param delay: seconds until the job is due again; ``None`` leaves its time as it was.
+    :param error: ``{"error", "trace"}``, without attempt and time: the database adds them.
+    """
+
+    lease: Lease
+    event: Event
+    result: str | None = None
+    delay: float | None = None
+    error: dict[str, str] | None = None
+
+    @property
+    def state(self) -> JobState:
+        """The state that the job goes to."""
+        return move(JobState.EXECUTING, self.event).target
+
+    @property
+    def attempt(self) -> int:
+        """What the move adds to the count of attempts."""
+        return move(JobState.EXECUTING, self.event).attempt
+
+
+def judge(
+    ending: Ending, *, lease: Lease, attempt: int, max_attempts: int, retry: BackoffStrategy
+) -> Verdict:
+    """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``."""
+    match ending:
+        case Returned(value=value):
+            result = None if value is None else result_as_json(value)
+            return Verdict(lease, Event.COMPLETE, result=result)
+        case Raised(error=SnoozeJob(seconds=seconds)):
+            return Verdict(lease, Event.SNOOZE, delay=seconds)
+        case Raised(error=error):
+            record = error_record(error)
+        case TimedOut(limit=limit):
+            record = error_record(JobTimeoutError(f"timed out after {limit:g} s"))
+        case Interrupted():
+            return Verdict(lease, Event.RELEASE)
+        case CancelRequested():
+            return Verdict(lease, Event.CANCEL)
+        case _:
+            assert_never(ending)
+    if attempt >= max_attempts:
+        return Verdict(lease, Event.DISCARD, error=record)
+    return Verdict(lease, Event.RETRY, delay=delay_after(attempt, retry), error=record)
+
+
+def result_as_json(value: object) -> str:
+    """Return a result's JSON text; for what has none, a note that says so.
+
+    The work is done and must not be done again, so a result that can't be stored does not fail the
+    job: it is replaced by ``{"roost.unserializable": "<type>: <why>"}``.
+    """
+    try:
+        return encode(value)
+    except EncodingError as error:
+        kind = type(value).__qualname__
+        return encode({"roost.unserializable": clean(f"{kind}: {error}", MAX_ERROR)})
+
+
+def error_record(error: BaseException) -> dict[str, str]:
+    """Return ``{"error": "Type: message", "trace": …}``, bounded and storable, whatever raised."""
+    kind = type(error).__qualname__
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  (a user's __str__ may raise anything)
+        message = "<its __str__ failed>"
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001  (as above)
+        trace = "<its traceback can't be printed>"
+    return {
+        "error": clean(f"{kind}: {message}" if message else kind, MAX_ERROR),
+        "trace": clean(trace, MAX_TRACE, keep_end=True),
+    }
+
+
+def clean(text: str, most: int, *, keep_end: bool = False) -> str:
+    """Return ``text`` without what ``jsonb`` refuses, at most ``most`` characters long."""
+    if len(text) > most:
+        text = "…" + text[1 - most :] if keep_end else text[: most - 1] + "…"
+    return (
+        text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+    )
+
+
+def describe(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as the settle statement takes it."""
+    return {
+        "id": verdict.lease.job_id,
+        "worker_id": verdict.lease.worker_id,
+        "lease_no": verdict.lease.lease_no,
+        "state": verdict.state,
+        "attempt": verdict.attempt,
+        "delay": verdict.delay,
+        "error": verdict.error,
+    }

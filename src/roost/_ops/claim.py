@@ -1,0 +1,103 @@
+"""Take jobs for a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import attrs
+
+from roost._model.codec import decode
+from roost._model.job import Job
+from roost._model.states import JobState
+from roost._model.verdict import Lease
+from roost._ops.inspect import utc
+from roost._ops.query import Op, Query
+from roost._sql import statements
+
+_CLAIM = statements("claim")["claim_jobs"]
+
+
+@attrs.frozen
+class ClaimedJob:
+    """A leased job as the worker keeps it: the JSON parts stay text until somebody asks."""
+
+    lease: Lease
+    queue: str
+    task: str
+    args_text: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    scheduled_at: datetime
+    attempted_at: datetime
+    errors_text: str | None
+    unique_key: str | None
+    inserted_at: datetime
+    tags: list[str] | None
+    timeout_seconds: int | None
+    cancel_requested: bool
+    depends_on: list[int] | None
+    metadata_text: str | None
+
+    def args(self) -> dict[str, object]:
+        """Return the handler's keyword arguments."""
+        args: dict[str, object] = decode(self.args_text)
+        return args
+
+    def job(self) -> Job:
+        """Return the public view, as it was when it was claimed."""
+        return Job(
+            id=self.lease.job_id,
+            queue=self.queue,
+            task=self.task,
+            args=decode(self.args_text),
+            state=JobState.EXECUTING.value,
+            priority=self.priority,
+            attempt=self.attempt,
+            max_attempts=self.max_attempts,
+            scheduled_at=utc(self.scheduled_at),
+            attempted_at=utc(self.attempted_at),
+            completed_at=None,
+            cancelled_at=None,
+            discarded_at=None,
+            errors=decode(self.errors_text) if self.errors_text else [],
+            unique_key=self.unique_key,
+            inserted_at=utc(self.inserted_at),
+            tags=self.tags or [],
+            timeout_seconds=self.timeout_seconds,
+            cancel_requested=self.cancel_requested,
+            result=None,
+            depends_on=self.depends_on or [],
+            metadata=decode(self.metadata_text) if self.metadata_text else {},
+        )
+
+
+@attrs.frozen
+class Claimed:
+    """What a claim brought.
+
+    :param jobs: the jobs, in running order.
+    :param next_due: seconds until the next waiting job is due; ``None``: none is known, or the
+        claim was full and did not look.
+    :param alive: whether the worker's row still stands; without it nothing can be claimed.
+    """
+
+    jobs: list[ClaimedJob]
+    next_due: float | None
+    alive: bool
+
+
+def claim_jobs(
+    *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], limit: int
+) -> Op[Claimed]:
+    """Take up to ``limit`` due jobs of ``queues``, in (priority, scheduled_at, id) order.
+
+    Only jobs of ``tasks`` are taken: a task that this worker doesn't know is left to others.
+    """
+    rows = yield Query(_CLAIM, (worker_id, list(queues), list(tasks), limit))
+    next_due, alive = rows[0][0], rows[0][1]
+    jobs = [
+        ClaimedJob(Lease(row[2], worker_id, row[3]), *row[4:]) for row in rows if row[2] is not None
+    ]
+    return Claimed(jobs, next_due, alive)

@@ -1,0 +1,52 @@
+"""Look at jobs without touching them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from roost._model.codec import decode
+from roost._model.job import Job
+from roost._model.states import JobState
+from roost._ops.query import Op, Query, Row
+from roost._sql import statements
+from roost.exceptions import JobNotFoundError
+
+_SQL = statements("inspect")
+
+
+def get_job(job_id: int) -> Op[Job]:
+    """Return one job as it stands.
+
+    :raises JobNotFoundError: no job has that id.
+    """
+    rows = yield Query(_SQL["get_job"], (job_id,))
+    if not rows:
+        raise JobNotFoundError(f"no job has the id {job_id}")
+    return _job(rows[0])
+
+
+def count_by_state(queues: Sequence[str]) -> Op[dict[JobState, int]]:
+    """Count the jobs of ``queues`` in each state; reads the whole table."""
+    rows = yield Query(_SQL["count_by_state"], (list(queues),))
+    return {JobState(state): count for state, count in rows}
+
+
+def utc(moment: datetime) -> datetime:
+    """Return the same instant in UTC: drivers differ in the zone they answer with."""
+    return moment.astimezone(UTC)
+
+
+def _job(row: Row) -> Job:
+    values = dict(zip(Job.model_fields, row, strict=True))
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            values[name] = utc(value)
+    values["args"] = decode(values["args"])
+    values["errors"] = decode(values["errors"] or "[]")
+    values["metadata"] = decode(values["metadata"] or "{}")
+    if values["result"] is not None:
+        values["result"] = decode(values["result"])
+    values["tags"] = values["tags"] or []
+    values["depends_on"] = values["depends_on"] or []
+    return Job.model_validate(values)

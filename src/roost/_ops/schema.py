@@ -1,0 +1,108 @@
+"""Apply, revert and check the migrations.
+
+`apply` and `revert` must run inside a transaction: a migration is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from roost._ops.query import Op, Query
+from roost._sql import Migration, migrations, statements
+from roost.exceptions import SchemaError
+
+_SQL = statements("schema")
+_CREATE_LEDGER = attrs.evolve(_SQL["create_ledger"], script=True)
+_DROP_LEDGER = attrs.evolve(_SQL["drop_ledger"], script=True)
+
+
+def newest() -> int:
+    """Return the schema version that this code brings."""
+    return migrations()[-1].version
+
+
+def apply() -> Op[list[Migration]]:
+    """Bring the schema up to `newest` and return what was applied, nothing if it was there.
+
+    Waits for another process that does the same.
+
+    :raises SchemaError: the database's schema is newer than this code can work with.
+    """
+    yield Query(_SQL["lock"])
+    yield Query(_CREATE_LEDGER)
+    applied = yield from _applied()
+    _refuse_newer(applied)
+    done = {row.version for row in applied}
+    missing = [migration for migration in migrations() if migration.version not in done]
+    for migration in missing:
+        yield Query(migration.up)
+        yield Query(_SQL["record"], (migration.version, migration.name, migration.oldest_code))
+    return missing
+
+
+def revert(*, to: int) -> Op[list[Migration]]:
+    """Undo every migration above version ``to``, newest first; 0 removes the schema.
+
+    :raises SchemaError: the database has a migration that this code doesn't know.
+    """
+    yield Query(_SQL["lock"])
+    if not (yield from _exists()):
+        return []
+    known = {migration.version: migration for migration in migrations()}
+    undone = []
+    for row in reversed((yield from _applied())):
+        if row.version <= to:
+            break
+        if row.version not in known:
+            raise SchemaError(
+                f"this version of Roost can't undo migration {row.version} ({row.name}); "
+                "use the version that applied it"
+            )
+        yield Query(known[row.version].down)
+        yield Query(_SQL["forget"], (row.version,))
+        undone.append(known[row.version])
+    if to == 0:
+        yield Query(_DROP_LEDGER)
+    return undone
+
+
+def check() -> Op[None]:
+    """Make sure that this code can work with the database's schema.
+
+    :raises SchemaError: it is missing, incomplete, or too new.
+    """
+    if not (yield from _exists()):
+        raise SchemaError("the database has no Roost schema; run `roost init` or setup_schema()")
+    applied = yield from _applied()
+    _refuse_newer(applied)
+    missing = newest() - max((row.version for row in applied), default=0)
+    if missing > 0:
+        raise SchemaError(
+            f"{missing} migration(s) are not applied yet; run `roost migrate up` or setup_schema()"
+        )
+
+
+@attrs.frozen
+class _Applied:
+    version: int
+    name: str
+    oldest_code: int
+
+
+def _applied() -> Op[list[_Applied]]:
+    rows = yield Query(_SQL["applied"])
+    return [_Applied(*row) for row in rows]
+
+
+def _exists() -> Op[bool]:
+    rows = yield Query(_SQL["exists"])
+    return bool(rows[0][0])
+
+
+def _refuse_newer(applied: list[_Applied]) -> None:
+    for row in applied:
+        if row.oldest_code > newest():
+            raise SchemaError(
+                f"the schema (version {row.version}) needs a newer Roost than this one, "
+                f"which brings version {newest()}; upgrade Roost"
+            )

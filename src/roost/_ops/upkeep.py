@@ -1,0 +1,71 @@
+"""The worker's own row, and taking back the jobs of workers that died."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import attrs
+
+from roost._model.states import JobState
+from roost._ops.query import Op, Query
+from roost._sql import statements
+
+_SQL = statements("upkeep")
+
+
+@attrs.frozen
+class Rescued:
+    """A job that was taken back, and the state it went to."""
+
+    job_id: int
+    state: JobState
+
+
+def register_worker(
+    *, name: str, queues: Sequence[str], concurrency: int, stale_after: float
+) -> Op[int]:
+    """Add a row for a new worker incarnation and return its id.
+
+    :param stale_after: seconds without a heartbeat after which its jobs may be taken.
+    """
+    rows = yield Query(_SQL["register_worker"], (name, list(queues), concurrency, stale_after))
+    worker_id: int = rows[0][0]
+    return worker_id
+
+
+def renew_worker(worker_id: int, *, stale_after: float) -> Op[bool]:
+    """Push the expiry out; ``False``: the row is gone and so may be the jobs."""
+    rows = yield Query(_SQL["renew_worker"], (worker_id, stale_after))
+    return bool(rows)
+
+
+def forget_worker(worker_id: int) -> Op[None]:
+    """Remove the row of a worker that ends, so that nobody waits for its expiry."""
+    yield Query(_SQL["forget_worker"], (worker_id,))
+
+
+def expire_workers() -> Op[list[str]]:
+    """Remove the workers whose expiry has passed and return their names."""
+    rows = yield Query(_SQL["expire_workers"])
+    return [name for (_, name) in rows]
+
+
+def rescue_jobs(*, limit: int, error_cap: int) -> Op[list[Rescued]]:
+    """Take back up to ``limit`` executing jobs whose worker has no row.
+
+    Each gets a ``WorkerCrash`` error record and becomes retryable, discarded when its attempts are
+    used up, or cancelled when that was requested.
+    """
+    rows = yield Query(_SQL["rescue_jobs"], (limit, error_cap))
+    return [Rescued(job_id, JobState(state)) for job_id, state in rows]
+
+
+def release_unheld(worker_id: int, *, held: Collection[int]) -> Op[list[int]]:
+    """Give back the jobs that this worker claimed without learning of it, and return their ids.
+
+    To be called only while no claim of this worker is in flight.
+
+    :param held: the ids that the worker knows: waiting, running or not settled yet.
+    """
+    rows = yield Query(_SQL["release_unheld"], (worker_id, list(held)))
+    return [job_id for (job_id,) in rows]

@@ -1,0 +1,2 @@
+drop table roost.workers;
+drop table roost.jobs;

@@ -1,0 +1,34 @@
+-- name: lock
+-- One migration at a time in this database; the lock ends with the transaction.
+select pg_advisory_xact_lock(hashtextextended('roost.migrations', 0));
+
+-- name: exists
+select to_regclass('roost.migrations') is not null;
+
+-- name: create_ledger
+create schema if not exists roost;
+create table if not exists roost.migrations (
+    version integer primary key,
+    name text not null,
+    oldest_code integer not null,
+    applied_at timestamptz not null default now()
+);
+comment on column roost.migrations.oldest_code is
+    'The lowest schema version whose code may run beside this migration.';
+
+-- name: drop_ledger
+drop table roost.migrations;
+drop schema roost;
+
+-- name: applied
+select version, name, oldest_code
+from roost.migrations
+order by version;
+
+-- name: record
+insert into roost.migrations (version, name, oldest_code)
+values ($1::integer, $2::text, $3::integer);
+
+-- name: forget
+delete from roost.migrations
+where version = $1::integer;

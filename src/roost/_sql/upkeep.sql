@@ -1,0 +1,118 @@
+-- name: register_worker
+-- $1 name, $2 queues, $3 concurrency, $4 seconds after which silence means death.
+insert into roost.workers (name, queues, concurrency, expires_at)
+values ($1::text, $2::text[], $3::integer, now() + make_interval(secs => $4::double precision))
+returning id;
+
+-- name: renew_worker
+-- Returns nothing when the row is gone: others may have taken the jobs.
+update roost.workers
+set heartbeat_at = now(),
+    expires_at = now() + make_interval(secs => $2::double precision)
+where id = $1::bigint
+returning id;
+
+-- name: forget_worker
+delete from roost.workers
+where id = $1::bigint;
+
+-- name: expire_workers
+-- From here on the dead worker can claim nothing and renew nothing.
+delete from roost.workers
+where id in (
+    select id
+    from roost.workers
+    where expires_at < now()
+    order by id
+    for update skip locked
+)
+returning id, name;
+
+-- name: rescue_jobs
+-- $1 the most to take, $2 how many errors a row keeps. An orphan is a job whose worker has no row;
+-- its own age says nothing.
+with orphan as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.state = 'executing'
+        and not exists (select from roost.workers as worker where worker.id = job.worker_id)
+    order by job.id
+    limit $1::integer
+    for update of job skip locked
+),
+rescued as (
+    update roost.jobs as job
+    set state = case
+            when job.cancel_requested then 'cancelled'
+            when job.attempt >= job.max_attempts then 'discarded'
+            else 'retryable'
+        end,
+        scheduled_at = case
+            when job.cancel_requested or job.attempt >= job.max_attempts then job.scheduled_at
+            else now()
+        end,
+        cancelled_at = case when job.cancel_requested then now() end,
+        discarded_at = case
+            when not job.cancel_requested and job.attempt >= job.max_attempts then now()
+        end,
+        errors = (
+            select jsonb_agg(kept.record order by kept.n)
+            from (
+                select all_records.record, all_records.n
+                from jsonb_array_elements(
+                    coalesce(job.errors, '[]') || jsonb_build_object(
+                        'attempt', job.attempt,
+                        'at', now(),
+                        'error', 'WorkerCrash: worker ' || job.worker_id || ' died while it ran this job',
+                        'trace', ''
+                    )
+                ) with ordinality as all_records (record, n)
+                order by all_records.n desc
+                limit $2::integer
+            ) as kept
+        )
+    from orphan
+    where job.id = orphan.id
+    returning job.id, job.queue, job.state
+),
+notified as (
+    select pg_notify('roost_jobs', queue)
+    from rescued
+    where state = 'retryable'
+    group by queue
+)
+select id, state
+from rescued
+where (select count(*) from notified) >= 0
+order by id;
+
+-- name: release_unheld
+-- Give back what this worker has claimed and doesn't know of: the answer to a claim was lost.
+-- $1 worker id, $2 the ids that it knows.
+with unheld as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.state = 'executing'
+        and job.worker_id = $1::bigint
+        and job.id <> all ($2::bigint[])
+    order by job.id
+    for update of job
+),
+released as (
+    update roost.jobs as job
+    set state = case when job.cancel_requested then 'cancelled' else 'available' end,
+        cancelled_at = case when job.cancel_requested then now() end,
+        attempt = greatest(job.attempt - 1, 0)
+    from unheld
+    where job.id = unheld.id
+    returning job.id, job.queue
+),
+notified as (
+    select pg_notify('roost_jobs', queue)
+    from released
+    group by queue
+)
+select id
+from released
+where (select count(*) from notified) >= 0
+order by id;
