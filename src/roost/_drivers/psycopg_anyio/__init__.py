@@ -1,0 +1,3 @@
+"""psycopg 3 on anyio, for asyncio, uvloop and trio. Only this package names its modules."""
+
+from roost._drivers.psycopg_anyio.driver import PsycopgDriver as PsycopgDriver

@@ -1,0 +1,59 @@
+"""The driver itself: a DSN and how to make connections of it. Touches nothing until used."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
+from roost._drivers.psycopg_anyio.listener import PsycopgListener
+from roost._drivers.psycopg_anyio.pool import PsycopgPool
+from roost._drivers.psycopg_anyio.private_names import check
+from roost._drivers.psycopg_setup import connection_parameters
+
+
+class PsycopgDriver:
+    """psycopg on anyio: asyncio, uvloop and trio.
+
+    :param dsn: see ``connection_parameters``; what it does not set gets Roost's defaults.
+    :param prepare_threshold: prepare a statement on its n-th use; ``None`` never, which old
+        versions of PgBouncer need.
+    :raises InvalidSettingError: the DSN can't be read.
+    :raises RoostError: this version of psycopg does not have what the driver needs.
+    """
+
+    name = "psycopg"
+
+    def __init__(self, dsn: str, *, prepare_threshold: int | None = 5) -> None:
+        check()
+        connection_parameters(dsn, application_name="roost")
+        self._dsn = dsn
+        self._prepare_threshold = prepare_threshold
+
+    def __repr__(self) -> str:
+        return "PsycopgDriver(…)"
+
+    def pool(self, *, max_size: int, application_name: str = "roost") -> PsycopgPool:
+        """Return an unopened pool; touches nothing."""
+        return PsycopgPool(partial(self.connect, application_name), max_size=max_size)
+
+    async def connect(self, application_name: str = "roost") -> PsycopgConnection:
+        """Open one connection; the caller closes it with ``connection.raw.kill()``."""
+        return await PsycopgConnection.open(
+            connection_parameters(self._dsn, application_name=application_name),
+            prepare_threshold=self._prepare_threshold,
+        )
+
+    @asynccontextmanager
+    async def listener(
+        self, channels: Sequence[str], *, application_name: str = "roost"
+    ) -> AsyncIterator[PsycopgListener]:
+        """Connect, LISTEN on ``channels``, and close on exit."""
+        connection = await self.connect(application_name)
+        try:
+            listener = PsycopgListener(connection)
+            await listener.listen(channels)
+            yield listener
+        finally:
+            connection.raw.kill()

@@ -1,0 +1,76 @@
+"""A dedicated connection that listens. It needs no lock: one task owns it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import anyio
+import anyio.lowlevel
+import psycopg
+
+from roost._drivers.base import Notification
+from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
+from roost._drivers.psycopg_anyio.waiting import READ, until_ready
+from roost._drivers.psycopg_errors import translate
+from roost._ops.query import Query
+from roost._sql import Statement
+from roost.exceptions import InvalidSettingError
+
+_PROBE = Query(Statement("listener.probe", "select 1"))
+
+
+class PsycopgListener:
+    """Receives what is sent to its channels."""
+
+    def __init__(self, connection: PsycopgConnection) -> None:
+        self._connection = connection
+        self._arrived: deque[Notification] = deque()
+        # Takes what arrives in the course of a statement.
+        connection.raw.add_notify_handler(self._keep)
+
+    async def listen(self, channels: Sequence[str]) -> None:
+        """LISTEN on each of the channels, in one round trip."""
+        text = ";".join(f"listen {_quoted(channel)}" for channel in channels)
+        await self._connection.fetch(Query(Statement("listener.listen", text, script=True)))
+
+    async def receive(self) -> Sequence[Notification]:
+        """Wait until something arrives and return all that has; safe to cancel, nothing is lost.
+
+        :raises DatabaseUnavailableError: the connection is gone.
+        """
+        await anyio.lowlevel.checkpoint()
+        pgconn = self._connection.raw.pgconn
+        try:
+            # libpq may hold some that came with the answer to a statement.
+            self._drain()
+            while not self._arrived:
+                await until_ready(pgconn.socket, READ)
+                # No await from here on: what is taken from libpq reaches the caller.
+                pgconn.consume_input()
+                self._drain()
+        except psycopg.Error as error:
+            raise translate(error) from error
+        arrived = list(self._arrived)
+        self._arrived.clear()
+        return arrived
+
+    async def probe(self) -> None:
+        """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
+        await self._connection.fetch(_PROBE)
+
+    def _drain(self) -> None:
+        raw = self._connection.raw
+        while (raw_notify := raw.pgconn.notifies()) is not None:
+            encoding = raw.info.encoding
+            channel = raw_notify.relname.decode(encoding)
+            self._arrived.append(Notification(channel, raw_notify.extra.decode(encoding)))
+
+    def _keep(self, notify: psycopg.Notify) -> None:
+        self._arrived.append(Notification(notify.channel, notify.payload))
+
+
+def _quoted(channel: str) -> str:
+    if not channel or "\0" in channel or len(channel.encode()) > 63:
+        raise InvalidSettingError(f"a channel's name has 1 to 63 bytes and no NUL, not {channel!r}")
+    return '"' + channel.replace('"', '""') + '"'

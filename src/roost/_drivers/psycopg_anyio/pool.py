@@ -1,0 +1,166 @@
+"""A bounded pool without a background task.
+
+The borrower itself connects, so nothing is handed from task to task and a cancel has nothing to
+lose. A semaphore is the waiting queue. What changes the pool's state is synchronous; the awaits are
+round it (the shape of httpcore's pool). Idle connections are reused last in, first out, so that
+those not needed grow old and are closed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+import attrs
+import psycopg
+from psycopg import pq
+
+from roost._drivers.base import CALL_TIMEOUT, CLEANUP_TIMEOUT
+from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
+from roost._drivers.psycopg_anyio.waiting import READ, ready_now
+from roost.exceptions import ClosedError, DatabaseUnavailableError
+
+MAX_LIFETIME = 3600.0
+"""Seconds after which a connection is replaced, less up to a tenth, so that not all go at once."""
+
+MAX_IDLE = 600.0
+"""Seconds after which a connection that nobody needed is closed, at the pool's next use."""
+
+
+@attrs.define(eq=False)
+class _Member:
+    connection: PsycopgConnection
+    expires_at: float
+    idle_since: float = 0.0
+
+
+class PsycopgPool:
+    """Lends at most ``max_size`` connections at once, opened when first needed.
+
+    :param connect: opens one connection.
+    :param max_lifetime: seconds; see ``MAX_LIFETIME``.
+    :param max_idle: seconds; see ``MAX_IDLE``.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[PsycopgConnection]],
+        *,
+        max_size: int,
+        max_lifetime: float = MAX_LIFETIME,
+        max_idle: float = MAX_IDLE,
+    ) -> None:
+        self._connect = connect
+        self._max_size = max_size
+        self._max_lifetime = max_lifetime
+        self._max_idle = max_idle
+        self._slots = anyio.Semaphore(max_size)
+        self._idle: deque[_Member] = deque()
+        self._lent = 0
+        self._closed = False
+
+    @property
+    def size(self) -> int:
+        """How many connections are lent, being opened or idle."""
+        return self._lent + len(self._idle)
+
+    @asynccontextmanager
+    async def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AsyncIterator[PsycopgConnection]:
+        """Borrow a connection; wait up to ``timeout`` seconds for one to be free and connected.
+
+        What comes back in a transaction is rolled back, for ``CLEANUP_TIMEOUT`` seconds, or closed.
+
+        :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
+        :raises ClosedError: the pool was closed.
+        """
+        member = await self._check_out(timeout)
+        try:
+            yield member.connection
+        finally:
+            try:
+                await self._clean(member.connection)
+            finally:
+                self._take_back(member)
+
+    async def aclose(self) -> None:
+        """Close every idle connection now and each borrowed one when it comes back."""
+        if not self._closed:
+            self._closed = True
+            while self._idle:
+                self._idle.pop().connection.raw.kill()
+            # Wakes the first who waits; each passes the slot on as it finds the pool closed.
+            self._slots.release()
+
+    async def _check_out(self, timeout: float) -> _Member:
+        with anyio.move_on_after(timeout):
+            await self._slots.acquire()
+            self._lent += 1
+            try:
+                return self._reuse() or await self._open()
+            except BaseException:
+                self._lent -= 1
+                self._slots.release()
+                raise
+        raise DatabaseUnavailableError(
+            f"no connection within {timeout:g} s: {self._lent} of {self._max_size} are in use"
+        )
+
+    def _reuse(self) -> _Member | None:
+        """Take the youngest idle connection that is alive, closing what is not."""
+        self._refuse_if_closed()
+        now = anyio.current_time()
+        while self._idle:
+            member = self._idle.pop()
+            if member.expires_at > now and _is_quiet(member.connection):
+                return member
+            member.connection.raw.kill()
+        return None
+
+    async def _open(self) -> _Member:
+        connection = await self._connect()
+        if self._closed:
+            connection.raw.kill()
+            self._refuse_if_closed()
+        lifetime = self._max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
+        return _Member(connection, expires_at=anyio.current_time() + lifetime)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ClosedError("the connection pool is closed")
+
+    async def _clean(self, connection: PsycopgConnection) -> None:
+        if connection.raw.info.transaction_status in _IN_TRANSACTION:
+            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                # Failed, it is not IDLE afterwards, and so is closed.
+                with suppress(psycopg.Error):
+                    await connection.raw.rollback()
+
+    def _take_back(self, member: _Member) -> None:
+        raw = member.connection.raw
+        now = anyio.current_time()
+        self._lent -= 1
+        self._slots.release()
+        idle = raw.info.transaction_status == pq.TransactionStatus.IDLE
+        if idle and not self._closed and member.expires_at > now:
+            member.idle_since = now
+            self._idle.append(member)
+        else:
+            raw.kill()
+        while self._idle and self._idle[0].idle_since < now - self._max_idle:
+            self._idle.popleft().connection.raw.kill()
+
+
+_IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+
+
+def _is_quiet(connection: PsycopgConnection) -> bool:
+    """Say whether an idle connection is alive, without a round trip.
+
+    Nothing is expected from an idle server: what there is to read is its farewell, or the end of
+    the stream.
+    """
+    raw = connection.raw
+    return not raw.closed and not ready_now(raw.pgconn.socket, READ)

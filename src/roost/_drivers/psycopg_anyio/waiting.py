@@ -1,0 +1,101 @@
+"""Wait for psycopg's generators with anyio.
+
+A generator of psycopg's yields what it waits for (1 readable, 2 writable, 3 either) and is sent
+what is ready. That protocol has been stable since psycopg 3.0.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import psycopg
+
+READ = 1
+WRITE = 2
+EITHER = 3
+
+
+class Exchange:
+    """A generator that has yielded ``wanted``, with the descriptor that it waits for.
+
+    Cancelling ``finish`` loses nothing: a later ``finish`` goes on where it stopped.
+    """
+
+    def __init__(self, generator: Generator[int, Any, Any], wanted: int, fd: int) -> None:
+        self._generator = generator
+        self._wanted = wanted
+        self._fd = fd
+
+    async def finish(self) -> None:
+        """Run the generator to its end; whether that is a result or an error does not matter."""
+        try:
+            while True:
+                ready = await until_ready(self._fd, self._wanted)
+                self._wanted = self._generator.send(ready)
+        except (StopIteration, psycopg.Error):
+            return
+
+
+async def until_ready(fd: int, wanted: int) -> int:
+    """Wait until ``fd`` is readable or writable as wanted; return which of the two it is.
+
+    :raises psycopg.OperationalError: the descriptor was closed meanwhile.
+    """
+    try:
+        if wanted == READ:
+            await anyio.wait_readable(fd)
+            return READ
+        if wanted == WRITE:
+            await anyio.wait_writable(fd)
+            return WRITE
+    except anyio.ClosedResourceError:
+        raise psycopg.OperationalError("the connection is closed") from None
+    if ready := ready_now(fd, EITHER):
+        await anyio.lowlevel.checkpoint()
+        return ready
+    return await _until_either(fd)
+
+
+def ready_now(fd: int, wanted: int) -> int:
+    """Return which of the wanted events are there already; an error or hang-up counts as both."""
+    if not hasattr(select, "poll"):  # Windows
+        reads, writes, _ = select.select(
+            [fd] if wanted & READ else [], [fd] if wanted & WRITE else [], [], 0
+        )
+        return (READ if reads else 0) | (WRITE if writes else 0)
+    poll = select.poll()
+    poll.register(
+        fd, (select.POLLIN if wanted & READ else 0) | (select.POLLOUT if wanted & WRITE else 0)
+    )
+    ready = 0
+    for _, events in poll.poll(0):
+        if events & ~(select.POLLIN | select.POLLOUT):
+            return wanted
+        ready |= (READ if events & select.POLLIN else 0) | (WRITE if events & select.POLLOUT else 0)
+    return ready
+
+
+async def _until_either(fd: int) -> int:
+    ready = 0
+    closed = False
+
+    async def wait(until: Callable[[int], Awaitable[None]], event: int) -> None:
+        nonlocal ready, closed
+        try:
+            await until(fd)
+        except anyio.ClosedResourceError:
+            closed = True
+        else:
+            ready |= event
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait, anyio.wait_readable, READ)
+        group.start_soon(wait, anyio.wait_writable, WRITE)
+    if closed:
+        raise psycopg.OperationalError("the connection is closed")
+    return ready

@@ -1,0 +1,91 @@
+"""Translate psycopg's errors into Roost's, in this one place, for both colours.
+
+What Postgres reports in answer to a statement carries an sqlstate and is judged by it. What it
+reports while a connection is being made does not: libpq keeps the code to itself and hands out
+text only (no accessor exists, and psycopg does not wrap ``PQsetErrorVerbosity``, which would put
+the code into the text). So those texts are matched against the server's English messages. A server
+that speaks another language makes a wrong password look temporary; bounded retries then end with
+the server's own message.
+"""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
+
+_TEMPORARY_CLASSES = ("08", "53")
+_TEMPORARY_STATES = frozenset(
+    {
+        "40001",  # serialization_failure
+        "40P01",  # deadlock_detected
+        "55P03",  # lock_not_available
+        "57014",  # query_canceled: a statement_timeout or an administrator, since it was not us
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P05",  # idle_session_timeout
+        "25P03",  # idle_in_transaction_session_timeout: the server closed the connection
+        "26000",  # invalid_sql_statement_name: a pooler dropped our prepared statement
+    }
+)
+
+# A server that answers "not now" outranks one that answers "never": with several hosts, or with a
+# name that has several addresses, the text holds one line for each attempt.
+_NOT_NOW = (
+    ("57P03", re.compile(r"the database system is (starting up|shutting down|in recovery|not )")),
+    ("53300", re.compile(r"too many (clients|connections)|connection slots are reserved")),
+    ("57P01", re.compile(r"terminating connection due to administrator command")),
+)
+_NEVER = (
+    ("28P01", re.compile(r"password authentication failed|no password supplied")),
+    ("28000", re.compile(r"pg_hba\.conf|authentication failed for user|no such user")),
+    ("28000", re.compile(r'role ".*" (does not exist|is not permitted to log in)')),
+    ("3D000", re.compile(r'database ".*" does not exist|no such database')),
+    ("42501", re.compile(r"permission denied for database")),
+)
+
+
+def translate(error: Exception, *, statement: str | None = None) -> DatabaseError:
+    """Return Roost's error for one of psycopg's, or for an ``OSError`` or ``UnicodeError``.
+
+    :param statement: the name of the statement in flight, for the message.
+    """
+    where = f" (in {statement})" if statement else ""
+    if not isinstance(error, psycopg.Error):
+        kind = DatabaseUnavailableError if isinstance(error, OSError) else DatabaseError
+        return kind(f"{error}{where}")
+    message = error.diag.message_primary or str(error) or type(error).__name__
+    if error.sqlstate is not None:
+        kind = DatabaseUnavailableError if _is_temporary(error) else DatabaseError
+        return kind(message + where, sqlstate=error.sqlstate)
+    if isinstance(error, psycopg.OperationalError):
+        return _from_connection_failure(message, where)
+    if isinstance(error, psycopg.InterfaceError) and "connection" in message:
+        return DatabaseUnavailableError(message + where)
+    return DatabaseError(message + where)
+
+
+def is_stale_plan(error: psycopg.Error) -> bool:
+    """Say whether a prepared statement no longer fits: only a new connection helps."""
+    if error.sqlstate == "26000":
+        return True
+    # "cached plan must not change result type"; the function's name is never translated.
+    return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
+
+
+def _is_temporary(error: psycopg.Error) -> bool:
+    state = error.sqlstate or ""
+    return state[:2] in _TEMPORARY_CLASSES or state in _TEMPORARY_STATES or is_stale_plan(error)
+
+
+def _from_connection_failure(message: str, where: str) -> DatabaseError:
+    for state, pattern in _NOT_NOW:
+        if pattern.search(message):
+            return DatabaseUnavailableError(message + where, sqlstate=state)
+    for state, pattern in _NEVER:
+        if pattern.search(message):
+            return DatabaseError(message + where, sqlstate=state)
+    return DatabaseUnavailableError(message + where)

@@ -1,0 +1,60 @@
+"""Choose the driver for a DSN, and print a DSN without its password."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from roost.exceptions import InvalidSettingError
+
+if TYPE_CHECKING:
+    from roost._drivers.base import AsyncDriver
+
+_SCHEME = re.compile(r"^(?P<base>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9_]+))?://", re.IGNORECASE)
+_HIDDEN = "***"
+
+
+def driver_for(dsn: str) -> AsyncDriver:
+    """Return the driver that the DSN asks for; psycopg unless it says otherwise.
+
+    :raises InvalidSettingError: it names a driver that Roost does not have, or can't be read.
+    """
+    scheme = _SCHEME.match(dsn)
+    if scheme and scheme["base"].lower() not in ("postgresql", "postgres"):
+        raise InvalidSettingError(f"the DSN must begin with postgresql://, not {scheme['base']}://")
+    driver = scheme["driver"] if scheme else None
+    if driver == "asyncpg":
+        raise InvalidSettingError(
+            "postgresql+asyncpg:// asks for the asyncpg driver, which is not built yet; "
+            "use postgresql://"
+        )
+    if driver not in (None, "psycopg", "psycopg_async"):
+        raise InvalidSettingError(f"there is no driver {driver!r}; use postgresql://")
+    from roost._drivers.psycopg_anyio import PsycopgDriver
+
+    return PsycopgDriver(dsn)
+
+
+_URL_PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/?#@]*):[^/?#]*(?=@)")
+_URL_PASSWORD_LOOSE = re.compile(r"(?<=://)(?P<user>[^:/?#@]*):.*(?=@)", re.DOTALL)
+_QUERY_PASSWORD = re.compile(r"(?P<key>[?&](?:ssl)?password=)[^&#]*", re.IGNORECASE)
+_PAIR_PASSWORD = re.compile(
+    r"(?P<key>\b(?:ssl)?password\s*=\s*)(?:'(?:\\.|[^'\\])*(?:'|$)|(?:\\.|[^\s\\])*)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def redact(dsn: str) -> str:
+    """Return ``dsn`` for printing, every password in it replaced by ``***``.
+
+    A DSN that can't be read loses rather too much than too little.
+    """
+    if _SCHEME.match(dsn):
+        # A password with an unescaped / ? # or @ is malformed, yet must not be shown: up to the
+        # last @ that is not in the query part, or to the last of all if none is before it.
+        if not _URL_PASSWORD.search(dsn) or dsn.count("@") > 1:
+            shown = _URL_PASSWORD_LOOSE.sub(rf"\g<user>:{_HIDDEN}", dsn)
+        else:
+            shown = _URL_PASSWORD.sub(rf"\g<user>:{_HIDDEN}", dsn)
+        return _QUERY_PASSWORD.sub(rf"\g<key>{_HIDDEN}", shown)
+    return _PAIR_PASSWORD.sub(rf"\g<key>{_HIDDEN}", dsn)
