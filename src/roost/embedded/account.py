@@ -1,0 +1,123 @@
+"""Which operating-system user the server runs as. Postgres refuses to run as root."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from roost.embedded.errors import EmbeddedPostgresError
+
+
+@attrs.frozen(kw_only=True)
+class Account:
+    """The user that owns the data and runs the server; ``drop`` is set when we are root."""
+
+    name: str
+    uid: int
+    gid: int
+    drop: bool
+
+    def run(
+        self, command: Sequence[str | Path], *, timeout: float, pass_fds: Sequence[int] = ()
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program as this user, away from the caller's folder, terminal and ``PG*``.
+
+        :param timeout: seconds until it is killed.
+        :raises EmbeddedPostgresError: it can't be executed or took longer than ``timeout``.
+        """
+        arguments = [str(part) for part in command]
+        try:
+            return subprocess.run(  # noqa: S603  (programs that were looked for, no shell)
+                arguments,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                cwd="/",
+                env=_environment(os.environ),
+                # A Ctrl-C in the terminal is for the Python process: it stops the server itself.
+                start_new_session=True,
+                umask=0o077,
+                pass_fds=pass_fds,
+                user=self.uid if self.drop else None,
+                group=self.gid if self.drop else None,
+                extra_groups=[] if self.drop else None,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise EmbeddedPostgresError(f"can't run {arguments[0]}: {error}") from error
+
+    def can_enter(self, folder: Path) -> bool:
+        """Say whether this user can reach what is inside ``folder``.
+
+        Asked of the system by trying, because modes alone don't tell (ACLs, capabilities).
+        """
+        if not self.drop:
+            return os.access(folder, os.X_OK)
+        return self.run(["test", "-x", folder], timeout=10).returncode == 0
+
+    def make_private_folder(self, folder: Path) -> None:
+        """Create ``folder`` for this user alone, or check that it is."""
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            pass
+        else:
+            if self.drop:
+                os.chown(folder, self.uid, self.gid, follow_symlinks=False)
+        check_owner(folder, self.uid)
+
+
+def check_owner(folder: Path, uid: int) -> None:
+    """Refuse a folder that is a link, is somebody else's or that others may write to.
+
+    :raises EmbeddedPostgresError: it is one of these.
+    """
+    found = folder.lstat()
+    if not folder.is_dir() or folder.is_symlink():
+        raise EmbeddedPostgresError(f"{folder} is not a folder")
+    if found.st_uid != uid:
+        raise EmbeddedPostgresError(
+            f"{folder} belongs to user id {found.st_uid}, not to {uid}: run as that user, "
+            "or choose another data folder"
+        )
+    if found.st_mode & 0o022:
+        raise EmbeddedPostgresError(
+            f"others may write to {folder}: take that away (chmod go-w), "
+            "or choose another data folder"
+        )
+
+
+@functools.cache
+def server_account() -> Account:
+    """Return the user to run the server as: us, or for root ``postgres``, else ``nobody``.
+
+    :raises EmbeddedPostgresError: we are root and neither of them exists.
+    """
+    import pwd  # not on Windows, where this module must be importable
+
+    if os.geteuid() != 0:
+        return Account(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), drop=False)
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, drop=True)
+    raise EmbeddedPostgresError(
+        "Postgres refuses to run as root, and there is neither a user 'postgres' nor 'nobody' "
+        "to run it as: run as another user"
+    )
+
+
+def _environment(ours: Mapping[str, str]) -> dict[str, str]:
+    # PGPORT, PGDATA and the like would steer the server; the locale would translate its messages.
+    kept = {name: value for name, value in ours.items() if not name.startswith(("PG", "LC_"))}
+    return {**kept, "LC_ALL": "C"}

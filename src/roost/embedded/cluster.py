@@ -1,0 +1,203 @@
+"""Make, start and stop one server. Whoever calls this holds the change lock."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import attrs
+
+from roost.embedded.account import Account
+from roost.embedded.binaries import Binaries
+from roost.embedded.errors import DataVersionError, EmbeddedPostgresError
+from roost.embedded.lock import FileLock
+from roost.embedded.place import SOCKET_NAME, Place
+from roost.embedded.probe import is_ready
+
+StopMode = Literal["fast", "immediate"]
+
+START_TIMEOUT = 60.0
+"""Seconds for a start; after a crash the server first replays its log."""
+
+STOP_TIMEOUT = 30.0
+"""Seconds for a stop in mode "fast", after which "immediate" is used."""
+
+RETRY = 0.25
+"""Seconds between two tries to start, while what a killed server left behind goes away."""
+
+NO_SUCH_PID = "4194305"
+"""One more than the largest process id that Linux can give (macOS: 99998)."""
+
+LOG_LIMIT = 1_000_000
+"""Bytes of server log above which a start sets it aside and begins a new one."""
+
+
+@attrs.frozen(kw_only=True)
+class Cluster:
+    """One server's files, programs and user."""
+
+    place: Place
+    binaries: Binaries
+    account: Account
+
+    def ensure_made(self, change_lock: FileLock) -> None:
+        """Run initdb if there is no data yet.
+
+        :param change_lock: held by the caller; initdb inherits it, so that it stays locked when
+            this process is killed in the middle and initdb runs on.
+        :raises DataVersionError: there is data, of another major version.
+        """
+        if self.place.cluster.exists():
+            self._check_version()
+            return
+        unfinished = self.place.home / "cluster.new"
+        if unfinished.exists():  # its maker was killed: we have the lock
+            shutil.rmtree(unfinished)
+        self.account.make_private_folder(unfinished)
+        # Not synced to disk: should the machine die now, there is nothing to lose yet.
+        command = ["--no-sync", "--no-instructions", "--username=postgres", "--encoding=UTF8"]
+        # Only the socket's folder keeps others out: root connects to another user's server. Hosts
+        # are refused, in case somebody starts the server by hand.
+        command += ["--auth-local=trust", "--auth-host=reject", "--locale=C"]
+        if self.binaries.major >= 17:
+            command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        done = self.account.run(
+            [self.binaries.folder / "initdb", f"--pgdata={unfinished}", *command],
+            timeout=START_TIMEOUT,
+            pass_fds=[change_lock.fileno()],
+        )
+        if done.returncode != 0:
+            raise EmbeddedPostgresError(f"initdb failed: {done.stdout.strip()}")
+        unfinished.rename(self.place.cluster)
+
+    def ensure_started(self, settings: Mapping[str, object]) -> None:
+        """Start the server if it doesn't answer; return when it takes connections.
+
+        :param settings: Postgres settings for the start; without effect if it runs already.
+        :raises EmbeddedPostgresError: it did not come up; the message has the end of its log.
+        """
+        options = _options(settings, self.place.socket_dir)
+        deadline = time.monotonic() + START_TIMEOUT
+        said = ""
+        while not self.is_ready():
+            if time.monotonic() > deadline:
+                raise EmbeddedPostgresError(
+                    f"Postgres did not start within {START_TIMEOUT:g} s: {said}\n{self._log_end()}"
+                )
+            if said:
+                time.sleep(RETRY)
+            self._bury_the_dead()
+            said = self._start(options)
+
+    def is_ready(self) -> bool:
+        """Say whether the server takes connections."""
+        return is_ready(self.place.socket_dir / SOCKET_NAME, timeout=5.0)
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop the server if it runs.
+
+        :raises EmbeddedPostgresError: it is still running afterwards.
+        """
+        pid_file = self.place.cluster / "postmaster.pid"
+        if not pid_file.exists():
+            return
+        for how in (mode, "immediate"):
+            self._bury_the_dead()
+            done = self.account.run(
+                [*self._pg_ctl("stop"), "-w", "-m", how, "-t", str(int(STOP_TIMEOUT))],
+                timeout=STOP_TIMEOUT + 10,
+            )
+            # A server that was killed leaves the file behind, and pg_ctl finds no process.
+            if done.returncode == 0 or not pid_file.exists() or not self.is_ready():
+                return
+        raise EmbeddedPostgresError(
+            f"Postgres could not be stopped: {done.stdout.strip()}\n{self._log_end()}"
+        )
+
+    def _check_version(self) -> None:
+        try:
+            made_by = (self.place.cluster / "PG_VERSION").read_text().strip()
+        except FileNotFoundError:
+            raise EmbeddedPostgresError(
+                f"{self.place.cluster} is not a Postgres data directory; move it away"
+            ) from None
+        if made_by != str(self.binaries.major):
+            raise DataVersionError(
+                f"{self.place.home} was made by Postgres {made_by}, but {self.binaries.folder} is "
+                f"{self.binaries.version}. Set ROOST_PG_BIN to the bin folder of a Postgres "
+                f"{made_by}, or, if its data is not needed, delete {self.place.home}"
+            )
+
+    def _start(self, options: list[str]) -> str:
+        log = self.place.log
+        if log.exists() and log.lstat().st_size > LOG_LIMIT:
+            log.rename(log.with_suffix(".log.old"))
+        # Its own session: see Account.run. So a Ctrl-C can't hit a server that is half started.
+        quoted = shlex.join(options)
+        done = self.account.run(
+            [*self._pg_ctl("start"), "-w", "-l", log, "-t", str(int(START_TIMEOUT)), "-o", quoted],
+            timeout=START_TIMEOUT + 10,
+        )
+        return done.stdout.strip() or "no message"
+
+    def _pg_ctl(self, verb: str) -> list[str | Path]:
+        return [self.binaries.folder / "pg_ctl", verb, "-D", self.place.cluster]
+
+    def _bury_the_dead(self) -> None:
+        """Free the lock files of a killed server whose process id is a zombie's.
+
+        In a container whose first process reaps no children it stays one for ever, and Postgres
+        takes it for alive. The files are not deleted: the shared memory that postmaster.pid names
+        is how Postgres sees that old backends still write to the data.
+        """
+        lock_files = (
+            self.place.cluster / "postmaster.pid",
+            self.place.socket_dir / f"{SOCKET_NAME}.lock",
+        )
+        for path in lock_files:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                continue
+            with os.fdopen(fd, "r+") as file:
+                pid, line_end, rest = file.read().partition("\n")
+                if pid.isdecimal() and _is_zombie(int(pid)):
+                    file.seek(0)
+                    file.write(NO_SUCH_PID + line_end + rest)
+                    file.truncate()
+
+    def _log_end(self) -> str:
+        try:
+            return self.place.log.read_text(errors="replace")[-2000:]
+        except OSError:
+            return "(no log)"
+
+
+def _options(settings: Mapping[str, object], socket_dir: Path) -> list[str]:
+    ours = {
+        "listen_addresses": "",
+        "port": "5432",
+        "unix_socket_directories": str(socket_dir),
+        "unix_socket_permissions": "0700",
+    }
+    options: list[str] = []
+    for name, value in {**settings, **ours}.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.]*", name):
+            raise EmbeddedPostgresError(f"{name!r} is not the name of a Postgres setting")
+        text = ("off", "on")[value] if isinstance(value, bool) else str(value)
+        options += ["-c", f"{name}={text}"]
+    return options
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # gone, or a system without /proc, where init reaps
+        return False
+    return stat.rpartition(")")[2].split()[0] in {"Z", "X"}

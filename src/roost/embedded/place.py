@@ -1,0 +1,100 @@
+"""Where the files of one embedded server are. Every process must come to the same answer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import attrs
+
+from roost.embedded.account import Account, check_owner
+from roost.embedded.binaries import make_root_home
+from roost.embedded.errors import EmbeddedPostgresError
+
+SOCKET_NAME = ".s.PGSQL.5432"
+
+LONGEST_SOCKET_PATH = 103
+"""Bytes of a socket's path that every system takes: Linux has room for 107, macOS for 103."""
+
+
+@attrs.frozen(kw_only=True)
+class Place:
+    """The files of one server: what the user named, or for root possibly somewhere else."""
+
+    home: Path
+    socket_dir: Path
+
+    @property
+    def cluster(self) -> Path:
+        """Postgres' own data directory."""
+        return self.home / "cluster"
+
+    @property
+    def log(self) -> Path:
+        """What the server says; the last lines go into error messages."""
+        return self.cluster / "postgres.log"
+
+    @property
+    def change_lock(self) -> Path:
+        """Held exclusively while the server is made, started or stopped."""
+        return self.home / "change.lock"
+
+    @property
+    def use_lock(self) -> Path:
+        """Held shared by every user; who gets it exclusively is the last."""
+        return self.home / "use.lock"
+
+
+def make_place(data_dir: Path, account: Account) -> Place:
+    """Create the folders that are missing and return where things are.
+
+    :raises EmbeddedPostgresError: a folder can't be made, or belongs to somebody else.
+    """
+    wanted = Path(os.path.realpath(data_dir.expanduser()))
+    try:
+        home = _make_home(wanted, account)
+        place = Place(home=home, socket_dir=_socket_dir(home))
+        if not place.socket_dir.is_relative_to(home):
+            _make_short_parent(place.socket_dir.parent, account)
+        account.make_private_folder(place.socket_dir)
+    except OSError as error:
+        raise EmbeddedPostgresError(f"can't use {wanted} as a data folder: {error}") from error
+    return place
+
+
+def _make_home(wanted: Path, account: Account) -> Path:
+    wanted.mkdir(parents=True, exist_ok=True)
+    if (wanted / "PG_VERSION").exists():
+        raise EmbeddedPostgresError(
+            f"{wanted} is a Postgres data directory that Roost did not make: choose another folder"
+        )
+    # No mode is ever changed to let the server's user in: the folder above may be private for a
+    # reason. The files go where that user can be, at a name that follows from the wanted one.
+    home = wanted
+    if not account.can_enter(wanted):
+        home = make_root_home() / f"data-{_digest(wanted)}"
+        home.mkdir(exist_ok=True, mode=0o755)
+    check_owner(home, os.geteuid())
+    return home
+
+
+def _socket_dir(home: Path) -> Path:
+    inside = home / "socket"
+    # libpq reads a comma as a list of hosts; other drivers trip over other characters in a URL.
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]+", str(inside))
+    if plain and len(os.fsencode(inside / SOCKET_NAME)) <= LONGEST_SOCKET_PATH:
+        return inside
+    # Not $TMPDIR or $XDG_RUNTIME_DIR: they may differ between processes that must meet here.
+    return Path(f"/tmp/roost-{os.geteuid()}") / _digest(home)  # noqa: S108  (owner is checked)
+
+
+def _make_short_parent(folder: Path, account: Account) -> None:
+    # In a sticky /tmp nobody but the owner can replace the folder once it was found to be ours.
+    folder.mkdir(mode=0o711 if account.drop else 0o700, exist_ok=True)
+    check_owner(folder, os.geteuid())
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
