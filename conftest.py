@@ -154,11 +154,17 @@ class Databases:
 
 
 @pytest.fixture(scope="session")
-def server_dsn(pytestconfig: pytest.Config) -> Iterator[str]:
+def run_folder(pytestconfig: pytest.Config) -> Path:
+    """Return the run's folder; servers' data folders in it are named ``pg*``."""
+    return pytestconfig.stash[RUN]
+
+
+@pytest.fixture(scope="session")
+def server_dsn(run_folder: Path) -> Iterator[str]:
     """Yield the DSN of the maintenance database of the run's server, as a superuser."""
     chosen = os.environ.get("ROOST_TEST_DSN")
     if not chosen:
-        with server(pytestconfig.stash[RUN] / "pg", settings=SETTINGS) as pg:
+        with server(run_folder / "pg", settings=SETTINGS) as pg:
             yield pg.dsn
     elif "://" in chosen:
         yield chosen
@@ -167,9 +173,9 @@ def server_dsn(pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def databases(server_dsn: str, pytestconfig: pytest.Config) -> Databases:
+def databases(server_dsn: str, run_folder: Path) -> Databases:
     """Return the maker of databases on the run's server."""
-    run = pytestconfig.stash[RUN].name.replace("-", "_")
+    run = run_folder.name.replace("-", "_")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
     return Databases(server_dsn, f"roost_{run}_{worker}")
 
@@ -242,12 +248,12 @@ class RestartableServer:
 
 
 @pytest.fixture
-def restartable_server(pytestconfig: pytest.Config) -> Iterator[RestartableServer]:
+def restartable_server(run_folder: Path) -> Iterator[RestartableServer]:
     """Yield a running server of the test's own; ``.dsn`` has Roost's schema."""
     if os.environ.get("ROOST_TEST_DSN"):
         pytest.skip("needs the embedded Postgres, and ROOST_TEST_DSN chooses another server")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    data_dir = pytestconfig.stash[RUN] / f"pg-{worker}-{next(_numbers)}"
+    data_dir = run_folder / f"pg-{worker}-{next(_numbers)}"
     try:
         with server(data_dir, settings=RESTARTABLE) as pg:
             databases = Databases(pg.dsn, "roost")

@@ -64,19 +64,16 @@ class Account:
         return self.run(["test", "-x", folder], timeout=10).returncode == 0
 
     def make_private_folder(self, folder: Path) -> None:
-        """Create ``folder`` for this user alone, or check that it is."""
-        try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            pass
-        else:
-            if self.drop:
-                os.chown(folder, self.uid, self.gid, follow_symlinks=False)
+        """Create ``folder`` for this user alone, or check that it is. Needs the change lock."""
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Ours and not yet this user's: just made, or made by one of us that was killed right there.
+        if self.drop and folder.lstat().st_uid == 0:
+            os.chown(folder, self.uid, self.gid, follow_symlinks=False)
         check_owner(folder, self.uid)
 
 
 def check_owner(folder: Path, uid: int) -> None:
-    """Refuse a folder that is a link, is somebody else's or that others may write to.
+    """Refuse a folder that is a link or somebody else's.
 
     :raises EmbeddedPostgresError: it is one of these.
     """
@@ -86,11 +83,6 @@ def check_owner(folder: Path, uid: int) -> None:
     if found.st_uid != uid:
         raise EmbeddedPostgresError(
             f"{folder} belongs to user id {found.st_uid}, not to {uid}: run as that user, "
-            "or choose another data folder"
-        )
-    if found.st_mode & 0o022:
-        raise EmbeddedPostgresError(
-            f"others may write to {folder}: take that away (chmod go-w), "
             "or choose another data folder"
         )
 

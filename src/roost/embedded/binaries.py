@@ -20,6 +20,9 @@ from roost.embedded.lock import FileLock
 
 PROGRAMS = ("postgres", "initdb", "pg_ctl")
 
+DEBIAN = Path("/usr/lib/postgresql")
+"""Where Debian's packages put each major version; not on PATH."""
+
 ROOT_HOME = Path("/var/lib/roost")
 """Where root puts what the server's user can't reach at its own place: data and binaries."""
 
@@ -112,9 +115,9 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
     yield "pg_config --bindir", _pg_config_bindir()
     on_path = shutil.which("postgres") or shutil.which("pg_ctl")
     yield "PATH", Path(on_path).resolve().parent if on_path else None
-    debian = [entry for entry in Path("/usr/lib/postgresql").glob("*/bin") if _number(entry)]
+    debian = [entry for entry in DEBIAN.glob("*/bin") if _number(entry)]
     if not debian:
-        yield "/usr/lib/postgresql/*/bin", None
+        yield f"{DEBIAN}/*/bin", None
     for folder in sorted(debian, key=_number, reverse=True):
         yield str(folder), folder
 

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Literal
 
 import attrs
@@ -17,7 +18,7 @@ from roost.embedded.account import Account
 from roost.embedded.binaries import Binaries
 from roost.embedded.errors import DataVersionError, EmbeddedPostgresError
 from roost.embedded.lock import FileLock
-from roost.embedded.place import SOCKET_NAME, Place
+from roost.embedded.place import SOCKET_NAME, Place, make_socket_dir
 from roost.embedded.probe import is_ready
 
 StopMode = Literal["fast", "immediate"]
@@ -82,18 +83,22 @@ class Cluster:
         :param settings: Postgres settings for the start; without effect if it runs already.
         :raises EmbeddedPostgresError: it did not come up; the message has the end of its log.
         """
+        make_socket_dir(self.place, self.account)
         options = _options(settings, self.place.socket_dir)
         deadline = time.monotonic() + START_TIMEOUT
-        said = ""
         while not self.is_ready():
-            if time.monotonic() > deadline:
-                raise EmbeddedPostgresError(
-                    f"Postgres did not start within {START_TIMEOUT:g} s: {said}\n{self._log_end()}"
-                )
-            if said:
-                time.sleep(RETRY)
+            # What a killed server left behind holds up a start until it is gone: its last
+            # backends, their shared memory. If nothing was left behind, a failure is final.
+            left_behind = (self.place.cluster / "postmaster.pid").exists()
             self._bury_the_dead()
-            said = self._start(options)
+            done = self._start(options)
+            if done.returncode == 0:
+                continue
+            if not left_behind or time.monotonic() > deadline:
+                raise EmbeddedPostgresError(
+                    f"Postgres did not start: {done.stdout.strip()}\n{self._log_end()}"
+                )
+            time.sleep(RETRY)
 
     def is_ready(self) -> bool:
         """Say whether the server takes connections."""
@@ -134,17 +139,16 @@ class Cluster:
                 f"{made_by}, or, if its data is not needed, delete {self.place.home}"
             )
 
-    def _start(self, options: list[str]) -> str:
+    def _start(self, options: list[str]) -> CompletedProcess[str]:
         log = self.place.log
         if log.exists() and log.lstat().st_size > LOG_LIMIT:
             log.rename(log.with_suffix(".log.old"))
         # Its own session: see Account.run. So a Ctrl-C can't hit a server that is half started.
         quoted = shlex.join(options)
-        done = self.account.run(
+        return self.account.run(
             [*self._pg_ctl("start"), "-w", "-l", log, "-t", str(int(START_TIMEOUT)), "-o", quoted],
             timeout=START_TIMEOUT + 10,
         )
-        return done.stdout.strip() or "no message"
 
     def _pg_ctl(self, verb: str) -> list[str | Path]:
         return [self.binaries.folder / "pg_ctl", verb, "-D", self.place.cluster]

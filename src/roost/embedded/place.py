@@ -19,6 +19,10 @@ LONGEST_SOCKET_PATH = 103
 """Bytes of a socket's path that every system takes: Linux has room for 107, macOS for 103."""
 
 
+SHORT_HOME = Path("/tmp")  # noqa: S108  (the owner of what is used there is checked)
+"""Where the socket goes when its path in the data folder is too long or too odd."""
+
+
 @attrs.frozen(kw_only=True)
 class Place:
     """The files of one server: what the user named, or for root possibly somewhere else."""
@@ -48,20 +52,29 @@ class Place:
 
 
 def make_place(data_dir: Path, account: Account) -> Place:
-    """Create the folders that are missing and return where things are.
+    """Create the data folder if it is missing and return where things are.
 
-    :raises EmbeddedPostgresError: a folder can't be made, or belongs to somebody else.
+    :raises EmbeddedPostgresError: it can't be made, or belongs to somebody else.
     """
     wanted = Path(os.path.realpath(data_dir.expanduser()))
     try:
         home = _make_home(wanted, account)
-        place = Place(home=home, socket_dir=_socket_dir(home))
-        if not place.socket_dir.is_relative_to(home):
-            _make_short_parent(place.socket_dir.parent, account)
-        account.make_private_folder(place.socket_dir)
     except OSError as error:
         raise EmbeddedPostgresError(f"can't use {wanted} as a data folder: {error}") from error
-    return place
+    return Place(home=home, socket_dir=_socket_dir(home))
+
+
+def make_socket_dir(place: Place, account: Account) -> None:
+    """Create the folder of the socket, again if a clean-up of /tmp took it. Needs the change lock.
+
+    :raises EmbeddedPostgresError: it belongs to somebody else.
+    """
+    parent = place.socket_dir.parent
+    if parent != place.home:
+        # In a sticky /tmp nobody but its owner can replace a folder once it was found to be ours.
+        parent.mkdir(mode=0o711 if account.drop else 0o700, exist_ok=True)
+        check_owner(parent, os.geteuid())
+    account.make_private_folder(place.socket_dir)
 
 
 def _make_home(wanted: Path, account: Account) -> Path:
@@ -87,13 +100,7 @@ def _socket_dir(home: Path) -> Path:
     if plain and len(os.fsencode(inside / SOCKET_NAME)) <= LONGEST_SOCKET_PATH:
         return inside
     # Not $TMPDIR or $XDG_RUNTIME_DIR: they may differ between processes that must meet here.
-    return Path(f"/tmp/roost-{os.geteuid()}") / _digest(home)  # noqa: S108  (owner is checked)
-
-
-def _make_short_parent(folder: Path, account: Account) -> None:
-    # In a sticky /tmp nobody but the owner can replace the folder once it was found to be ours.
-    folder.mkdir(mode=0o711 if account.drop else 0o700, exist_ok=True)
-    check_owner(folder, os.geteuid())
+    return SHORT_HOME / f"roost-{os.geteuid()}" / _digest(home)
 
 
 def _digest(path: Path) -> str:
