@@ -32,6 +32,9 @@ _TEMPORARY_STATES = frozenset(
     }
 )
 
+_BAD_TEXT = "22021"
+"""What the server says of NUL and lone surrogates; psycopg refuses them before it does."""
+
 # A server that answers "not now" outranks one that answers "never": with several hosts, or with a
 # name that has several addresses, the text holds one line for each attempt.
 _NOT_NOW = (
@@ -54,18 +57,14 @@ def translate(error: Exception, *, statement: str | None = None) -> DatabaseErro
     :param statement: the name of the statement in flight, for the message.
     """
     where = f" (in {statement})" if statement else ""
+    if isinstance(error, OSError):
+        return DatabaseUnavailableError(f"{error}{where}")
     if not isinstance(error, psycopg.Error):
-        kind = DatabaseUnavailableError if isinstance(error, OSError) else DatabaseError
-        return kind(f"{error}{where}")
+        return DatabaseError(f"{error}{where}", sqlstate=_BAD_TEXT)
     message = error.diag.message_primary or str(error) or type(error).__name__
-    if error.sqlstate is not None:
-        kind = DatabaseUnavailableError if _is_temporary(error) else DatabaseError
-        return kind(message + where, sqlstate=error.sqlstate)
-    if isinstance(error, psycopg.OperationalError):
-        return _from_connection_failure(message, where)
-    if isinstance(error, psycopg.InterfaceError) and "connection" in message:
-        return DatabaseUnavailableError(message + where)
-    return DatabaseError(message + where)
+    temporary, state = _judge(error, message)
+    kind = DatabaseUnavailableError if temporary else DatabaseError
+    return kind(message + where, sqlstate=state)
 
 
 def is_stale_plan(error: psycopg.Error) -> bool:
@@ -76,16 +75,24 @@ def is_stale_plan(error: psycopg.Error) -> bool:
     return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
 
 
-def _is_temporary(error: psycopg.Error) -> bool:
-    state = error.sqlstate or ""
-    return state[:2] in _TEMPORARY_CLASSES or state in _TEMPORARY_STATES or is_stale_plan(error)
+def _judge(error: psycopg.Error, message: str) -> tuple[bool, str | None]:
+    """Return whether the error is temporary, and its sqlstate."""
+    state = error.sqlstate
+    if state is not None:
+        classed = state[:2] in _TEMPORARY_CLASSES or state in _TEMPORARY_STATES
+        return classed or is_stale_plan(error), state
+    if isinstance(error, psycopg.OperationalError):
+        return _judge_connection_failure(message)
+    if isinstance(error, psycopg.DataError) and "NUL (0x00)" in message:
+        return False, _BAD_TEXT
+    return isinstance(error, psycopg.InterfaceError) and "connection" in message, None
 
 
-def _from_connection_failure(message: str, where: str) -> DatabaseError:
+def _judge_connection_failure(message: str) -> tuple[bool, str | None]:
     for state, pattern in _NOT_NOW:
         if pattern.search(message):
-            return DatabaseUnavailableError(message + where, sqlstate=state)
+            return True, state
     for state, pattern in _NEVER:
         if pattern.search(message):
-            return DatabaseError(message + where, sqlstate=state)
-    return DatabaseUnavailableError(message + where)
+            return False, state
+    return True, None

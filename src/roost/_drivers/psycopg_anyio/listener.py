@@ -47,8 +47,7 @@ class PsycopgListener:
             while not self._arrived:
                 await until_ready(pgconn.socket, READ)
                 # No await from here on: what is taken from libpq reaches the caller.
-                pgconn.consume_input()
-                self._drain()
+                self._read()
         except psycopg.Error as error:
             raise translate(error) from error
         arrived = list(self._arrived)
@@ -58,6 +57,17 @@ class PsycopgListener:
     async def probe(self) -> None:
         """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
         await self._connection.fetch(_PROBE)
+
+    def _read(self) -> None:
+        try:
+            self._connection.raw.pgconn.consume_input()
+        except psycopg.Error:
+            # What came before the end is delivered; the next call finds the connection closed.
+            self._drain()
+            if not self._arrived:
+                raise
+        else:
+            self._drain()
 
     def _drain(self) -> None:
         raw = self._connection.raw

@@ -1,0 +1,27 @@
+"""What every driver must do, as pytest classes to subclass. Needs pytest with anyio's plugin.
+
+A driver's test file gives them a DSN of an empty database, as a superuser, and the driver::
+
+    class TestMyDriver(AsyncDriverConformance):
+        @pytest.fixture
+        def dsn(self, empty_dsn: str) -> str:
+            return empty_dsn
+
+        def make_driver(self, dsn: str) -> AsyncDriver:
+            return MyDriver(dsn)
+
+and the same for a blocking one, with `DriverConformance` and ``make_connection``. The tests run on
+each ``anyio_backend`` that the test run provides.
+"""
+
+from roost.testing.conformance.blocking import DriverConformance as DriverConformance
+from roost.testing.conformance.cancelling import CancelConformance
+from roost.testing.conformance.listening import ListenConformance
+from roost.testing.conformance.pooling import PoolConformance
+from roost.testing.conformance.statements import StatementConformance
+
+
+class AsyncDriverConformance(
+    StatementConformance, CancelConformance, PoolConformance, ListenConformance
+):
+    """All that is asked of an ``AsyncDriver``."""

@@ -1,0 +1,81 @@
+# ruff: noqa: S101  (these are tests)
+"""What the awaiting suites share: the driver under test, and an eye on the server."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from roost._drivers.base import AsyncDriver, AsyncPool, Connection
+from roost._drivers.psycopg_sync import connect
+from roost.testing.conformance.cases import eventually, value
+
+
+class AsyncConformance:
+    """Fixtures. A subclass gives ``dsn`` and ``make_driver``."""
+
+    pytestmark = pytest.mark.anyio
+
+    def make_driver(self, dsn: str) -> AsyncDriver:
+        """Return the driver under test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def driver(self, dsn: str) -> AsyncDriver:
+        """Return the driver for the test's database."""
+        return self.make_driver(dsn)
+
+    @pytest.fixture
+    def observer(self, dsn: str) -> Iterator[Connection]:
+        """Return a blocking connection to look at the server with."""
+        with connect(dsn, application_name="observer") as connection:
+            yield connection
+
+    @pytest.fixture
+    def app(self) -> str:
+        """Return the application_name of this test's connections."""
+        return f"conformance-{uuid.uuid4().hex[:12]}"
+
+    @asynccontextmanager
+    async def pool_of(
+        self, driver: AsyncDriver, app: str, *, size: int
+    ) -> AsyncIterator[AsyncPool]:
+        """Make a pool, and close it at the end."""
+        pool = driver.pool(max_size=size, application_name=app)
+        try:
+            yield pool
+        finally:
+            await pool.aclose()
+
+
+def backends(observer: Connection, app: str, *, state: str = "%") -> int:
+    """Count the server's processes for ``app`` whose state is like ``state``."""
+    count = value(
+        observer,
+        "select count(*) from pg_stat_activity where application_name = $1::text "
+        "and coalesce(state, '') like $2::text",
+        app,
+        state,
+    )
+    assert isinstance(count, int)
+    return count
+
+
+def terminate(observer: Connection, app: str) -> int:
+    """End the server's processes for ``app``; return how many there were."""
+    ended = value(
+        observer,
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+        "where application_name = $1::text",
+        app,
+    )
+    assert isinstance(ended, int)
+    return ended
+
+
+async def until_gone(observer: Connection, app: str) -> None:
+    """Wait until the server has no process for ``app``."""
+    await eventually(lambda: backends(observer, app) == 0)
