@@ -37,9 +37,11 @@ def encode_jobs(jobs: Sequence[JobInsert]) -> str:
     except EncodingError:
         # Which job it was is asked only now, so that good batches are encoded in one call.
         for index, (job, record) in enumerate(zip(jobs, records, strict=True)):
-            error = _why_refused(job, record)
-            if error is not None:
-                raise (_in_batch(error, index) if len(jobs) > 1 else error) from error.__cause__
+            refused = _why_refused(job, record)
+            if refused is not None:
+                raise (
+                    _in_batch(refused, index) if len(jobs) > 1 else refused
+                ) from refused.__cause__
         raise
 
 

@@ -1,0 +1,165 @@
+"""A worker's parameters: their names, types, defaults, ranges and meaning, in one place."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict, TypeVar
+
+import attrs
+
+from roost._model.backoff import BackoffStrategy, exponential
+from roost._model.validate import check_name
+from roost.exceptions import InvalidSettingError
+
+T = TypeVar("T")
+
+
+class WorkerOptions(TypedDict, total=False):
+    """The keywords of `WorkerSettings`, for signatures that pass them on."""
+
+    queues: Iterable[str]
+    concurrency: int
+    prefetch: int | None
+    poll_interval: float
+    retry_strategy: BackoffStrategy | None
+    run_cron: bool
+    heartbeat_interval: float
+    orphan_reaper_interval: float
+    orphan_stale_after: float
+    shutdown_timeout: float
+    listen_reconnect_delay: float
+    error_cap: int
+    archive_after_seconds: float | None
+    archive_interval: float
+    result_ttl_seconds: float | None
+    startup_max_retries: int
+    startup_retry_delay: float
+    hooks: Any | None
+
+
+def _queues(value: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(value, str):
+        raise InvalidSettingError(f"queues must be several names, such as ({value!r},)")
+    names = tuple(dict.fromkeys(value))
+    if not names:
+        raise InvalidSettingError("queues must name one queue at least")
+    for name in names:
+        check_name("a queue", name, error=InvalidSettingError)
+    return names
+
+
+def _whole(least: int) -> Callable[[object, Any, Any], None]:
+    def check(_: object, field: Any, value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InvalidSettingError(
+                f"{field.name} must be a whole number ≥ {least}, not {value!r}"
+            )
+
+    return check
+
+
+def _seconds(*, zero: bool = False) -> Callable[[object, Any, Any], None]:
+    def check(_: object, field: Any, value: Any) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+            bound = "≥ 0" if zero else "> 0"
+            raise InvalidSettingError(f"{field.name} must be finite seconds {bound}, not {value!r}")
+
+    return check
+
+
+def _not_built(_: object, field: Any, value: object) -> None:
+    if value is not None:
+        raise InvalidSettingError(f"{field.name} is not built yet; leave it at None")
+
+
+@attrs.frozen(kw_only=True)
+class WorkerSettings:
+    """How a worker works. Times are in seconds.
+
+    :param queues: the queues that it serves; one name at least.
+    :param concurrency: how many jobs run at once, ≥ 1.
+    :param prefetch: how many claimed jobs may wait for a slot, ≥ 0; ``None`` adapts: enough to hide
+        a claim's round trip behind short jobs, none where jobs are long.
+    :param poll_interval: how long to sleep at most before looking for jobs unasked.
+    :param retry_strategy: seconds until the next attempt; ``None``: `roost.exponential`.
+    :param run_cron: whether this worker fires cron entries.
+    :param heartbeat_interval: between two heartbeats; less than half of ``orphan_stale_after``.
+    :param orphan_reaper_interval: between two looks for the jobs of dead workers.
+    :param orphan_stale_after: without a heartbeat for so long this worker counts as dead, stops its
+        own jobs, and others may take them.
+    :param shutdown_timeout: how long running jobs may go on after a stop was asked for, ≥ 0.
+    :param listen_reconnect_delay: before the listening connection is opened again.
+    :param error_cap: how many error records a job keeps, ≥ 1; the newest stay.
+    :param archive_after_seconds: not built yet.
+    :param archive_interval: not built yet.
+    :param result_ttl_seconds: not built yet.
+    :param startup_max_retries: how often to try again to reach the database at start, ≥ 0.
+    :param startup_retry_delay: between two such tries.
+    :param hooks: not built yet.
+    """
+
+    queues: tuple[str, ...] = attrs.field(default=("default",), converter=_queues)
+    concurrency: int = attrs.field(default=4, validator=_whole(1))
+    prefetch: int | None = attrs.field(default=None, validator=attrs.validators.optional(_whole(0)))
+    poll_interval: float = attrs.field(default=1.0, validator=_seconds())
+    retry_strategy: BackoffStrategy | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.is_callable())
+    )
+    run_cron: bool = True
+    heartbeat_interval: float = attrs.field(default=15.0, validator=_seconds())
+    orphan_reaper_interval: float = attrs.field(default=30.0, validator=_seconds())
+    orphan_stale_after: float = attrs.field(default=300.0, validator=_seconds())
+    shutdown_timeout: float = attrs.field(default=30.0, validator=_seconds(zero=True))
+    listen_reconnect_delay: float = attrs.field(default=1.0, validator=_seconds())
+    error_cap: int = attrs.field(default=20, validator=_whole(1))
+    archive_after_seconds: float | None = attrs.field(default=None, validator=_not_built)
+    archive_interval: float = attrs.field(default=60.0, validator=_seconds())
+    result_ttl_seconds: float | None = attrs.field(default=None, validator=_not_built)
+    startup_max_retries: int = attrs.field(default=30, validator=_whole(0))
+    startup_retry_delay: float = attrs.field(default=1.0, validator=_seconds(zero=True))
+    hooks: Any | None = attrs.field(default=None, validator=_not_built)
+
+    def __attrs_post_init__(self) -> None:
+        if self.heartbeat_interval * 2 > self.orphan_stale_after:
+            raise InvalidSettingError(
+                f"heartbeat_interval ({self.heartbeat_interval:g} s) must be at most half of "
+                f"orphan_stale_after ({self.orphan_stale_after:g} s), or one lost heartbeat "
+                "looks like a death"
+            )
+
+    @property
+    def retry(self) -> BackoffStrategy:
+        """The retry strategy in force."""
+        return self.retry_strategy or _DEFAULT_RETRY
+
+
+_DEFAULT_RETRY = exponential()
+
+
+def takes_worker_options(function: Callable[..., T]) -> Callable[..., T]:
+    """Give a function that passes ``**options`` on the signature that its callers see.
+
+    The keywords and defaults come from `WorkerSettings`, so that help, docs and completion show
+    them without a second list.
+    """
+    shown = inspect.signature(function)
+    kept = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    hints = WorkerOptions.__annotations__
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in attrs.fields(WorkerSettings)
+    ]
+    names = {parameter.name for parameter in kept}
+    signature = shown.replace(
+        parameters=kept + [option for option in options if option.name not in names]
+    )
+    function.__signature__ = signature  # type: ignore[attr-defined]  # inspect's own hook
+    return function

@@ -1,0 +1,76 @@
+"""Call a handler, in the event loop or in a thread, and say how that ended."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+
+from roost._model.registry import Handler
+from roost._model.verdict import Ending, Raised, Returned
+from roost._worker.running import RunningJob
+
+
+async def call_handler(
+    handler: Handler, args: dict[str, Any], *, running: RunningJob, threads: anyio.CapacityLimiter
+) -> Ending:
+    """Run the handler and return its ending.
+
+    A cancel that came from outside the handler is raised on; one that the handler made up itself
+    (an ``asyncio.CancelledError`` of some future it awaited) is its failure.
+    """
+    if not handler.is_async:
+        return await _call_in_thread(handler.func, args, running=running, threads=threads)
+    try:
+        return Returned(await handler.func(**args))
+    except anyio.get_cancelled_exc_class() as error:
+        if anyio.current_effective_deadline() == -math.inf:
+            raise
+        return Raised(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  (SystemExit and the like end the job, not the worker)
+        return Raised(error)
+
+
+async def _call_in_thread(
+    func: Callable[..., Any],
+    args: dict[str, Any],
+    *,
+    running: RunningJob,
+    threads: anyio.CapacityLimiter,
+) -> Ending:
+    """Run a sync handler in a worker thread and stay until the thread has ended.
+
+    A cancel can't stop a thread, so slot and lease are held until it ends by itself; the handler
+    may ask ``anyio.from_thread.check_cancelled()``. When the worker stops, ``running.linger`` gets
+    a deadline, after which the thread is left behind.
+    """
+    ended = anyio.Event()
+    token = anyio.lowlevel.current_token()
+
+    def call() -> Ending:
+        # Nothing may leave the thread as an exception: StopIteration, for one, can't be set on a
+        # future.
+        try:
+            return Returned(func(**args))
+        except BaseException as error:  # noqa: BLE001  (see above)
+            return Raised(error)
+        finally:
+            # The loop may have ended before this thread.
+            with contextlib.suppress(RuntimeError):
+                anyio.from_thread.run_sync(ended.set, token=token)
+
+    try:
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
+    except anyio.get_cancelled_exc_class():
+        with running.lingering():
+            await ended.wait()
+        running.abandoned = not ended.is_set()
+        raise

@@ -1,0 +1,123 @@
+"""Lanes: the siblings of the worker's task group, and the one loop that periodic ones share."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NoReturn, Protocol
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from roost.exceptions import DatabaseUnavailableError
+
+MAX_BACKOFF = 15.0
+"""Seconds between two tries while the database is away."""
+
+
+class Lane(Protocol):
+    """One job of the worker. It has a name for logs, a loop, and a way to end."""
+
+    name: str
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Work until cancelled; call ``task_status.started()`` when ready."""
+        ...
+
+    async def stop(self) -> None:
+        """Do what must be done before the lane is cancelled. Bounded in time."""
+        ...
+
+
+class Lanes:
+    """Starts lanes in one task group and stops each when its ``running`` block is left.
+
+    Nested blocks make the order of the stop: the innermost lane ends first.
+    """
+
+    def __init__(self, group: TaskGroup, *, on_crash: Callable[[BaseException], None]) -> None:
+        self._group = group
+        self._on_crash = on_crash
+
+    @asynccontextmanager
+    async def running(self, lane: Lane) -> AsyncIterator[None]:
+        """Start ``lane``, wait until it is ready, and stop it on exit."""
+        scope = anyio.CancelScope()
+        ended = anyio.Event()
+        await self._group.start(self._run, lane, scope, ended)
+        try:
+            yield
+        finally:
+            try:
+                if not ended.is_set():
+                    await lane.stop()
+            finally:
+                scope.cancel()
+                await ended.wait()
+
+    async def _run(
+        self,
+        lane: Lane,
+        scope: anyio.CancelScope,
+        ended: anyio.Event,
+        *,
+        task_status: TaskStatus[None],
+    ) -> None:
+        ready = StartedOnce(task_status)
+        try:
+            with scope:
+                await lane.run(task_status=ready)
+        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001
+            self._on_crash(error)  # kept, and raised again when all is stopped
+        finally:
+            ended.set()
+            # A lane that ended before it was ready must not keep its starter waiting.
+            ready.started()
+
+
+class StartedOnce:
+    """A task status that may be told twice."""
+
+    def __init__(self, status: TaskStatus[None]) -> None:
+        self._status = status
+        self._told = False
+
+    def started(self, value: None = None) -> None:  # noqa: ARG002  (the protocol's)
+        """Tell the starter, the first time."""
+        if not self._told:
+            self._told = True
+            self._status.started()
+
+
+async def every(
+    interval: float,
+    once: Callable[[], Awaitable[object]],
+    *,
+    logger: logging.Logger,
+) -> NoReturn:
+    """Call ``once`` now and then every ``interval`` seconds.
+
+    While the database is away, try again sooner and then later and later, with jitter. Any other
+    error comes out.
+    """
+    failures = 0
+    while True:
+        try:
+            await once()
+        except DatabaseUnavailableError as error:
+            failures += 1
+            logger.warning(
+                "database unavailable", extra={"error": str(error), "failures": failures}
+            )
+            await anyio.sleep(min(backoff(failures), interval))
+        else:
+            failures = 0
+            await anyio.sleep(interval)
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 0.1, doubling, capped, jittered."""
+    longest = min(0.1 * 2.0 ** min(failures, 10), MAX_BACKOFF)
+    return random.uniform(0.5, 1.0) * longest  # noqa: S311  (spreads load, guards nothing)

@@ -1,0 +1,149 @@
+"""Execute: run the handlers of claimed jobs, one scope a job, and judge how each ended."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from roost._model.registry import Handler
+from roost._model.verdict import (
+    CancelRequested,
+    Ending,
+    Interrupted,
+    Raised,
+    Returned,
+    TimedOut,
+    judge,
+)
+from roost._ops.claim import ClaimedJob
+from roost._worker.handler import call_handler
+from roost._worker.running import LINGER, Reason, RunningJob
+from roost._worker.runtime import Runtime
+
+logger = logging.getLogger("roost.worker.execute")
+
+
+class ExecuteLane:
+    """Owns the task group that every job is a child of."""
+
+    name = "execute"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._group: TaskGroup | None = None
+        self._draining = False
+        self._last_wait = anyio.CancelScope()  # its deadline is set by the stop
+        self._threads = anyio.CapacityLimiter(runtime.settings.concurrency)
+        runtime.start_waiting = self.start_waiting
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Keep the group open until cancelled; what still runs then is interrupted."""
+        try:
+            async with anyio.create_task_group() as self._group:
+                task_status.started()
+                await anyio.sleep_forever()
+        finally:
+            self._group = None
+
+    def start_waiting(self) -> None:
+        """Start waiting jobs while there are free slots."""
+        if self._group is None or self._draining:
+            return
+        while (running := self._runtime.running.start_next()) is not None:
+            self._group.start_soon(self.once, running)
+
+    async def once(self, running: RunningJob) -> None:
+        """Run one job and hand its verdict to settle; frees the slot whatever happens."""
+        runtime = self._runtime
+        claimed = running.claimed
+        ending: Ending = Interrupted()
+        try:
+            ending = await self._attempt(running)
+        finally:
+            # No await from here to the end: the slot is freed and the verdict handed over in one
+            # step, also when this task is being cancelled.
+            runtime.running.finish(running)
+            if running.abandoned:
+                logger.error("thread left behind; its job is left to a rescue", extra=_who(running))
+            elif running.reason is not Reason.LEASE_LOST:
+                runtime.settle(
+                    judge(
+                        ending,
+                        lease=claimed.lease,
+                        attempt=claimed.attempt,
+                        max_attempts=claimed.max_attempts,
+                        retry=runtime.settings.retry,
+                    )
+                )
+            self.start_waiting()
+            runtime.look.set()
+
+    async def stop(self) -> None:
+        """Hand back what hasn't started, and give what runs ``shutdown_timeout`` to end.
+
+        What is still running then is interrupted and handed back without using its attempt.
+        """
+        runtime = self._runtime
+        self._draining = True
+        runtime.release(runtime.running.give_up_waiting())
+        self.end_by(anyio.current_time() + runtime.settings.shutdown_timeout)
+        with self._last_wait:
+            await runtime.running.wait_until_none_runs()
+        for stuck in runtime.running:
+            logger.error("handler does not end; its job is left to a rescue", extra=_who(stuck))
+
+    def end_by(self, deadline: float) -> None:
+        """Interrupt every job at ``deadline``, by the loop's clock; a later one changes nothing."""
+        deadline = min(deadline, self._last_wait.deadline - LINGER)
+        self._last_wait.deadline = deadline + LINGER
+        for running in self._runtime.running:
+            running.end_by(deadline)
+
+    async def _attempt(self, running: RunningJob) -> Ending:
+        """Call the handler in the job's scope and say how the attempt ended."""
+        claimed = running.claimed
+        if not self._runtime.holds_leases():
+            running.cancel(Reason.LEASE_LOST)
+        if claimed.cancel_requested:
+            return CancelRequested()
+        try:
+            handler = self._runtime.registry.get(claimed.task)
+            args = _arguments(handler, claimed)
+        except Exception as error:  # noqa: BLE001  (bad args are this job's failure, nobody else's)
+            return Raised(error)
+        if claimed.timeout_seconds is not None:
+            running.limit(claimed.timeout_seconds)
+        ending: Ending = Interrupted()
+        with running.scope:
+            ending = await call_handler(handler, args, running=running, threads=self._threads)
+        return self._weigh(running, ending)
+
+    def _weigh(self, running: RunningJob, ending: Ending) -> Ending:
+        """Let the reason of a cancel overrule what the handler made of it."""
+        if not running.scope.cancel_called:
+            return ending
+        match running.reason:
+            case Reason.TIMEOUT:
+                # Also when the handler swallowed the cancel: it took too long.
+                return TimedOut(limit=float(running.claimed.timeout_seconds or 0))
+            case Reason.USER:
+                return CancelRequested()
+            case _:
+                # Work that was finished all the same is not thrown away.
+                return ending if isinstance(ending, Returned) else Interrupted()
+
+
+def _arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
+    """Return the handler's keywords: the job's args, or the typed fields of its model."""
+    args = claimed.args()
+    if handler.args_model is None:
+        return args
+    model = handler.args_model.model_validate(args)
+    return {name: getattr(model, name) for name in type(model).model_fields}
+
+
+def _who(running: RunningJob) -> dict[str, object]:
+    return {"job_id": running.claimed.lease.job_id, "task": running.claimed.task}

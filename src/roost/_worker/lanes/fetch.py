@@ -1,0 +1,216 @@
+"""Fetch: claim jobs when there is room and a reason to look.
+
+Reasons: a wake (a notification, a reconnect), the poll, the time at which the next known job is
+due, and room again after a claim that was full.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskStatus
+
+from roost._ops.claim import Claimed, ClaimedJob, claim_jobs
+from roost._ops.upkeep import release_unheld
+from roost._worker.lane import backoff
+from roost._worker.pace import Pace
+from roost._worker.runtime import Runtime
+from roost.exceptions import DatabaseUnavailableError
+
+logger = logging.getLogger("roost.worker.fetch")
+
+CLAIM_TIMEOUT = 30.0
+"""Seconds that one claim may take before its outcome counts as unknown."""
+STOP_TIMEOUT = 1.0
+"""Seconds that a claim in flight is still waited for when the worker stops."""
+MAX_CLAIM = 500
+"""Jobs in one claim at most."""
+MAX_UNSETTLED = 10_000
+"""Verdicts that may wait for the database; beyond it nothing new is started."""
+MAX_LINE_WAIT = 1.0
+"""Seconds without movement after which the waiting line is handed back to other workers."""
+
+
+class FetchLane:
+    """Claims jobs and puts them in the line of `Runtime.running`."""
+
+    name = "fetch"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._timeout = CLAIM_TIMEOUT
+        self._in_flight: anyio.CancelScope | None = None
+        self._unsure = False
+        self._next_look = -math.inf
+        self._pace = Pace(
+            fixed=runtime.settings.prefetch, most=max(64, 4 * runtime.settings.concurrency)
+        )
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Claim until cancelled; a claim in flight is finished first, and its jobs put in line."""
+        task_status.started()
+        failures = 0
+        while True:
+            await self._wait_for_room_and_a_reason()
+            try:
+                await self.once()
+            except DatabaseUnavailableError as error:
+                failures += 1
+                logger.warning("claim failed", extra={"error": str(error), "failures": failures})
+                await anyio.sleep(backoff(failures))
+            else:
+                failures = 0
+
+    async def once(self) -> Claimed | None:
+        """Claim as many jobs as there is room for; ``None``: there was no room.
+
+        :raises DatabaseUnavailableError: nothing was claimed, or nobody knows; what may have been
+            is given back before the next claim.
+        """
+        runtime = self._runtime
+        if self._unsure:
+            await self._give_back_the_unknown()
+        limit = min(self._room(), MAX_CLAIM)
+        if limit <= 0:
+            return None
+        began = anyio.current_time()
+        runtime.jobs_may_wait = False
+        self._next_look = began + runtime.settings.poll_interval
+        self._unsure = True
+        # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
+        with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
+            claimed = await runtime.call(
+                claim_jobs(
+                    worker_id=runtime.worker_id,
+                    queues=runtime.settings.queues,
+                    tasks=list(runtime.registry),
+                    limit=limit,
+                ),
+                timeout=self._timeout,
+            )
+            self._take(claimed, limit=limit, began=began)
+            return claimed
+        raise DatabaseUnavailableError("the claim was not answered")
+
+    async def stop(self) -> None:
+        """Let a claim in flight come home, within `STOP_TIMEOUT`."""
+        self._timeout = STOP_TIMEOUT
+        if self._in_flight is not None:
+            deadline = anyio.current_time() + STOP_TIMEOUT
+            self._in_flight.deadline = min(self._in_flight.deadline, deadline)
+
+    def _take(self, claimed: Claimed, *, limit: int, began: float) -> None:
+        """Put the jobs in line: without an await from the claim's answer to the jobs' start."""
+        runtime = self._runtime
+        self._unsure = False
+        now = anyio.current_time()
+        if claimed.jobs:
+            self._pace.claimed(began=began, ended=now)
+        if not claimed.alive:
+            runtime.heartbeat_wake.set()
+        if len(claimed.jobs) == limit:
+            runtime.jobs_may_wait = True
+        elif claimed.next_due is not None:
+            # A little late rather than a little early: the two clocks tick apart.
+            self._next_look = min(self._next_look, now + max(claimed.next_due, 0.0) + 0.001)
+        runtime.running.admit(self.choose(claimed.jobs))
+        runtime.start_waiting()
+
+    def choose(self, jobs: list[ClaimedJob]) -> list[ClaimedJob]:
+        """Return which of the claimed jobs to run: all of them."""
+        return jobs
+
+    def _room(self) -> int:
+        runtime = self._runtime
+        if len(runtime.settling) >= MAX_UNSETTLED or not runtime.holds_leases():
+            return 0
+        self._pace.finished(runtime.running.finished, now=anyio.current_time())
+        return runtime.running.room(self._pace.prefetch)
+
+    async def _wait_for_room_and_a_reason(self) -> None:
+        runtime = self._runtime
+        while True:
+            now = anyio.current_time()
+            room = self._room()
+            # With a line in front of the slots, claim when half of it is gone, not for each job.
+            if room > self._pace.prefetch // 2 and (
+                runtime.jobs_may_wait or now >= self._next_look
+            ):
+                return
+            hand_back_at = runtime.running.waiting_since + MAX_LINE_WAIT
+            if now >= hand_back_at:
+                self._hand_back_the_line()
+                continue
+            wake_at = hand_back_at
+            if room > 0:
+                wake_at = min(wake_at, self._next_look)
+            with anyio.move_on_after(wake_at - now):
+                await runtime.look.wait()
+
+    def _hand_back_the_line(self) -> None:
+        """The slots are full of long jobs: let other workers have what waits here."""
+        self._pace.stalled()
+        self._runtime.release(self._runtime.running.give_up_waiting())
+
+    async def _give_back_the_unknown(self) -> None:
+        """After a claim without an answer: it may have committed, and then nobody runs its jobs."""
+        runtime = self._runtime
+        held = {*runtime.running.ids, *(verdict.lease.job_id for verdict in runtime.settling)}
+        given_back = await runtime.call(release_unheld(runtime.worker_id, held=held))
+        self._unsure = False
+        if given_back:
+            logger.warning("gave back jobs of a lost claim", extra={"jobs": given_back})
+
+
+class DrainLane(FetchLane):
+    """Claims until nothing that it has not run before is available, then says so.
+
+    :param on_empty: called once, when all jobs have run and their verdicts are written.
+    """
+
+    def __init__(self, runtime: Runtime, *, on_empty: Callable[[], None]) -> None:
+        super().__init__(runtime)
+        self._on_empty = on_empty
+        self._seen: set[int] = set()
+        self._set_aside: list[ClaimedJob] = []
+
+    @property
+    def processed(self) -> int:
+        """How many jobs were run."""
+        return self._runtime.running.finished
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Drain, then wait to be cancelled."""
+        task_status.started()
+        failures = 0
+        while True:
+            try:
+                claimed = await self.once()
+            except DatabaseUnavailableError as error:
+                failures += 1
+                logger.warning("claim failed", extra={"error": str(error), "failures": failures})
+                await anyio.sleep(backoff(failures))
+                continue
+            failures = 0
+            if claimed is not None and claimed.jobs:
+                continue
+            if claimed is not None and not self._runtime.busy():
+                break
+            await self._runtime.look.wait()
+        self._on_empty()
+        await anyio.sleep_forever()
+
+    def choose(self, jobs: list[ClaimedJob]) -> list[ClaimedJob]:
+        """Return the jobs that have not run yet; keep the others back until the end."""
+        fresh = [job for job in jobs if job.lease.job_id not in self._seen]
+        self._set_aside += [job for job in jobs if job.lease.job_id in self._seen]
+        self._seen.update(job.lease.job_id for job in fresh)
+        return fresh
+
+    async def stop(self) -> None:
+        """Give back what was kept back."""
+        await super().stop()
+        self._runtime.release(self._set_aside)

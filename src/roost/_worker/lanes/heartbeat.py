@@ -1,0 +1,106 @@
+"""Heartbeat: keep this worker's leases, and know when they are gone.
+
+A worker that could not renew for ``orphan_stale_after`` stops its own jobs (self-fencing): by then,
+and not earlier, others may run them.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+from anyio.abc import TaskStatus
+
+from roost._ops.upkeep import forget_worker, register_worker, renew_worker
+from roost._worker.lane import backoff
+from roost._worker.runtime import Runtime
+from roost.exceptions import DatabaseUnavailableError
+
+logger = logging.getLogger("roost.worker.heartbeat")
+
+FORGET_TIMEOUT = 1.0
+"""Seconds to remove the worker's row at the end; left behind, it expires by itself."""
+
+
+class HeartbeatLane:
+    """Renews the worker's row."""
+
+    name = "heartbeat"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Renew until cancelled; `register` comes first."""
+        task_status.started()
+        failures = 0
+        while True:
+            wait = self._runtime.settings.heartbeat_interval if not failures else backoff(failures)
+            with anyio.move_on_after(min(wait, self._left())):
+                await self._runtime.heartbeat_wake.wait()
+            try:
+                await self.once()
+            except DatabaseUnavailableError as error:
+                failures += 1
+                logger.warning(
+                    "heartbeat failed", extra={"error": str(error), "failures": failures}
+                )
+            else:
+                failures = 0
+
+    async def register(self) -> None:
+        """Start a new incarnation."""
+        settings = self._runtime.settings
+        began = anyio.current_time()
+        self._runtime.worker_id = await self._runtime.call(
+            register_worker(
+                name=self._runtime.name,
+                queues=settings.queues,
+                concurrency=settings.concurrency,
+                stale_after=settings.orphan_stale_after,
+            )
+        )
+        # Counted from before the call: the row can't have been written earlier.
+        self._runtime.lease_until = began + settings.orphan_stale_after
+
+    async def once(self) -> None:
+        """Renew once; when the leases are lost, stop the jobs and begin a new incarnation.
+
+        :raises DatabaseUnavailableError: not renewed.
+        """
+        settings = self._runtime.settings
+        began = anyio.current_time()
+        if not self._runtime.holds_leases():
+            self._runtime.lose_leases()
+        try:
+            alive = await self._runtime.call(
+                renew_worker(self._runtime.worker_id, stale_after=settings.orphan_stale_after),
+                # Come back in time to fence, also when nothing answers.
+                timeout=max(0.1, min(settings.heartbeat_interval, self._left())),
+            )
+        finally:
+            if not self._runtime.holds_leases():
+                self._runtime.lose_leases()
+        if alive:
+            self._runtime.lease_until = began + settings.orphan_stale_after
+            return
+        logger.error("this worker was taken for dead", extra={"worker_id": self._runtime.worker_id})
+        self._runtime.lose_leases()
+        await self.register()
+        self._runtime.look_again()
+
+    async def stop(self) -> None:
+        """Remove the worker's row: its jobs are settled or handed back by now."""
+        if not self._runtime.running.ids:
+            with anyio.move_on_after(FORGET_TIMEOUT):
+                try:
+                    await self._runtime.call(
+                        forget_worker(self._runtime.worker_id), timeout=FORGET_TIMEOUT
+                    )
+                except DatabaseUnavailableError as error:
+                    logger.warning("worker row left behind", extra={"error": str(error)})
+
+    def _left(self) -> float:
+        """Seconds until the leases run out, > 0 while they hold; a second when they do not."""
+        left = self._runtime.lease_until - anyio.current_time()
+        return left if left > 0 else 1.0

@@ -1,0 +1,50 @@
+"""Rescue: take back the jobs of dead workers. Every worker does it; none leads."""
+
+from __future__ import annotations
+
+import logging
+
+from anyio.abc import TaskStatus
+
+from roost._ops.upkeep import expire_workers, rescue_jobs
+from roost._worker.lane import every
+from roost._worker.runtime import Runtime
+
+logger = logging.getLogger("roost.worker.rescue")
+
+BATCH = 500
+
+
+class RescueLane:
+    """Looks for workers whose expiry has passed, and for jobs that nobody holds."""
+
+    name = "rescue"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Look now and every ``orphan_reaper_interval`` seconds until cancelled."""
+        task_status.started()
+        await every(self._runtime.settings.orphan_reaper_interval, self.once, logger=logger)
+
+    async def once(self) -> int:
+        """Rescue every orphan and return how many there were.
+
+        Each batch commits by itself; a cancel between two leaves the rest to the next look.
+        """
+        for name in await self._runtime.call(expire_workers()):
+            logger.warning("worker is dead", extra={"worker": name})
+        total = 0
+        while True:
+            rescued = await self._runtime.call(
+                rescue_jobs(limit=BATCH, error_cap=self._runtime.settings.error_cap)
+            )
+            for job in rescued:
+                logger.warning("job rescued", extra={"job_id": job.job_id, "state": job.state})
+            total += len(rescued)
+            if len(rescued) < BATCH:
+                return total
+
+    async def stop(self) -> None:
+        """Nothing to do before the cancel."""

@@ -1,0 +1,53 @@
+"""How far ahead to claim: enough to hide the claim's round trip, and no more.
+
+By Little's law (L = λ·W) a worker that ends λ jobs a second needs λ·W of them in its line while a
+claim that takes W seconds is under way. λ and W are measured, so the line is long for short jobs
+and empty for long ones.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+_SMOOTHING = 0.3
+"""Weight of the newest measurement."""
+_MARGIN = 2.0
+"""Claims vary: room for one that takes twice as long as usual."""
+
+
+@attrs.define
+class Pace:
+    """Measures a worker's rate and its claims, and advises the prefetch.
+
+    :param fixed: a prefetch that was set by hand; ``None``: adapt.
+    :param most: never advise more.
+    """
+
+    fixed: int | None
+    most: int
+    _rate: float = 0.0
+    _round_trip: float = 0.0
+    _seen: int = 0
+    _seen_at: float | None = None
+
+    @property
+    def prefetch(self) -> int:
+        """How many claimed jobs may wait for a slot."""
+        if self.fixed is not None:
+            return self.fixed
+        return min(self.most, int(_MARGIN * self._rate * self._round_trip))
+
+    def claimed(self, *, began: float, ended: float) -> None:
+        """Note how long a claim took."""
+        self._round_trip += _SMOOTHING * ((ended - began) - self._round_trip)
+
+    def finished(self, count: int, *, now: float) -> None:
+        """Note that ``count`` jobs have ended in all."""
+        if self._seen_at is not None and now > self._seen_at:
+            rate = (count - self._seen) / (now - self._seen_at)
+            self._rate += _SMOOTHING * (rate - self._rate)
+        self._seen, self._seen_at = count, now
+
+    def stalled(self) -> None:
+        """Forget the rate: jobs have waited in the line for too long."""
+        self._rate = 0.0

@@ -1,0 +1,145 @@
+"""The jobs that a worker holds: claimed and waiting for a slot, or running in one.
+
+All of it is synchronous, so no cancel can leave half a change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from enum import Enum
+
+import anyio
+import attrs
+
+from roost._ops.claim import ClaimedJob
+
+LINGER = 1.0
+"""Seconds after the grace for what can't be interrupted: a thread, a handler that won't unwind."""
+
+
+class Reason(Enum):
+    """Why a running job is being cancelled; recorded before it is, since all look alike inside."""
+
+    TIMEOUT = "timeout"
+    SHUTDOWN = "shutdown"
+    USER = "user"
+    LEASE_LOST = "lease lost"
+
+
+@attrs.define(eq=False)
+class RunningJob:
+    """A job in a slot.
+
+    :param scope: cancelling it interrupts the handler.
+    :param linger: the wait for a thread that goes on after a cancel, until ``linger_until``.
+    :param reason: why the scope was, or at its deadline will be, cancelled.
+    :param abandoned: whether its thread was left behind: nobody may say that the job has ended.
+    """
+
+    claimed: ClaimedJob
+    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
+    linger: anyio.CancelScope | None = None
+    linger_until: float = math.inf
+    reason: Reason | None = None
+    abandoned: bool = False
+
+    def limit(self, seconds: float) -> None:
+        """Give the handler ``seconds`` from now, as its own timeout."""
+        self.scope.deadline = anyio.current_time() + seconds
+        self.reason = Reason.TIMEOUT
+
+    def cancel(self, reason: Reason) -> None:
+        """Interrupt the handler now, unless that was done before."""
+        if not self.scope.cancel_called:
+            self.reason = reason
+            self.scope.cancel()
+
+    def lingering(self) -> anyio.CancelScope:
+        """Return the scope for waiting until the thread has ended, so that the slot is held.
+
+        It is shielded, and only a stop of the worker gives it a deadline.
+        """
+        self.linger = anyio.move_on_after(math.inf, shield=True)
+        self.linger.deadline = self.linger_until
+        return self.linger
+
+    def end_by(self, deadline: float) -> None:
+        """Interrupt the handler for a shutdown at ``deadline``, or at its own if that is nearer."""
+        self.linger_until = deadline + LINGER
+        if self.linger is not None:
+            self.linger.deadline = self.linger_until
+        if not self.scope.cancel_called and deadline < self.scope.deadline:
+            self.reason = Reason.SHUTDOWN
+            self.scope.deadline = deadline
+
+
+class Running:
+    """Slots for ``concurrency`` jobs and a line in front of them."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        self.finished = 0
+        self._waiting: deque[ClaimedJob] = deque()
+        self._waiting_since = math.inf
+        self._running: dict[int, RunningJob] = {}
+        self._empty = anyio.Event()
+
+    def __iter__(self) -> Iterator[RunningJob]:
+        return iter(list(self._running.values()))
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many claimed jobs wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def waiting_since(self) -> float:
+        """When the line last moved, by the loop's clock; infinity when nobody waits."""
+        return self._waiting_since if self._waiting else math.inf
+
+    @property
+    def ids(self) -> Collection[int]:
+        """The ids of all jobs held here."""
+        return {*self._running, *(claimed.lease.job_id for claimed in self._waiting)}
+
+    def room(self, prefetch: int) -> int:
+        """How many more jobs may be claimed when ``prefetch`` may wait."""
+        return self.concurrency + prefetch - len(self._running) - len(self._waiting)
+
+    def admit(self, claimed: Iterable[ClaimedJob]) -> None:
+        """Put claimed jobs at the end of the line."""
+        self._waiting.extend(claimed)
+        self._waiting_since = anyio.current_time()
+
+    def start_next(self) -> RunningJob | None:
+        """Move the first waiting job into a free slot; ``None``: no job or no slot."""
+        if not self._waiting or len(self._running) >= self.concurrency:
+            return None
+        running = RunningJob(self._waiting.popleft())
+        self._running[running.claimed.lease.job_id] = running
+        self._waiting_since = anyio.current_time()
+        return running
+
+    def finish(self, running: RunningJob) -> None:
+        """Free the slot."""
+        del self._running[running.claimed.lease.job_id]
+        self.finished += 1
+        if not self._running:
+            self._empty.set()
+
+    def give_up_waiting(self) -> list[ClaimedJob]:
+        """Empty the line and return who stood in it."""
+        given_up = list(self._waiting)
+        self._waiting.clear()
+        return given_up
+
+    async def wait_until_none_runs(self) -> None:
+        """Return when every slot is free."""
+        while self._running:
+            self._empty = anyio.Event()
+            await self._empty.wait()

@@ -1,0 +1,86 @@
+"""What the lanes of one worker share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import anyio
+import attrs
+
+from roost._drivers.base import CALL_TIMEOUT, AsyncDriver, AsyncPool, run
+from roost._model.registry import HandlerRegistry
+from roost._model.settings import WorkerSettings
+from roost._model.states import Event
+from roost._model.verdict import Verdict
+from roost._ops.claim import ClaimedJob
+from roost._ops.query import Op
+from roost._worker.running import Reason, Running
+from roost._worker.wake import Wake
+
+T = TypeVar("T")
+
+
+def _nobody_starts() -> None:
+    """Stands in until the execute lane is there."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Runtime:
+    """The state of a running worker. Lanes read and change it between awaits, and wake each other.
+
+    :param worker_id: the current incarnation; a new one after its row was lost.
+    :param lease_until: by the loop's clock, when others may take this worker's jobs.
+    :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
+    :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
+    """
+
+    name: str
+    settings: WorkerSettings
+    registry: HandlerRegistry
+    driver: AsyncDriver
+    pool: AsyncPool
+    running: Running
+    worker_id: int = 0
+    lease_until: float = math.inf
+    look: Wake = attrs.field(factory=Wake)
+    settling: list[Verdict] = attrs.field(factory=list)
+    settle_wake: Wake = attrs.field(factory=Wake)
+    heartbeat_wake: Wake = attrs.field(factory=Wake)
+    jobs_may_wait: bool = True
+    start_waiting: Callable[[], None] = _nobody_starts
+
+    async def call(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
+        """Run one operation on a connection of the pool; ``timeout`` bounds both together."""
+        async with self.pool.acquire(timeout=timeout) as connection:
+            return await run(connection, operation, timeout=timeout)
+
+    def look_again(self) -> None:
+        """Tell the fetch lane that there may be jobs."""
+        self.jobs_may_wait = True
+        self.look.set()
+
+    def settle(self, verdict: Verdict) -> None:
+        """Hand a verdict to the settle lane."""
+        self.settling.append(verdict)
+        self.settle_wake.set()
+
+    def release(self, claimed: Iterable[ClaimedJob]) -> None:
+        """Hand back jobs that were never started."""
+        for job in claimed:
+            self.settle(Verdict(job.lease, Event.RELEASE))
+
+    def busy(self) -> bool:
+        """Say whether a job is held or a verdict not written yet."""
+        return bool(len(self.running) or self.running.waiting or self.settling)
+
+    def holds_leases(self) -> bool:
+        """Say whether nobody else can have taken this worker's jobs."""
+        return anyio.current_time() < self.lease_until
+
+    def lose_leases(self) -> None:
+        """Stop every job, for others may run them now (self-fencing)."""
+        self.running.give_up_waiting()
+        for running in self.running:
+            running.cancel(Reason.LEASE_LOST)

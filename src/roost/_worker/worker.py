@@ -1,0 +1,236 @@
+"""The worker: starts its lanes in order, waits for a reason to stop, and stops them in order."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Unpack
+
+import anyio
+import anyio.lowlevel
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
+
+from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver
+from roost._drivers.select import driver_for
+from roost._model.registry import HandlerRegistry, default_registry
+from roost._model.settings import WorkerOptions, WorkerSettings, takes_worker_options
+from roost._ops import schema
+from roost._worker.lane import Lane, Lanes, StartedOnce
+from roost._worker.lanes.execute import ExecuteLane
+from roost._worker.lanes.fetch import DrainLane, FetchLane
+from roost._worker.lanes.heartbeat import HeartbeatLane
+from roost._worker.lanes.listen import ListenLane
+from roost._worker.lanes.rescue import RescueLane
+from roost._worker.lanes.settle import SettleLane
+from roost._worker.running import Running
+from roost._worker.runtime import Runtime
+from roost.exceptions import DatabaseUnavailableError
+
+logger = logging.getLogger("roost.worker")
+
+POOL_SIZE = 3
+"""Connections beside the listening one: a claim, a settle and an upkeep call at the same time."""
+STOP_MARGIN = 5.0
+"""Seconds after the grace in which everything else must have ended, or is cut off."""
+
+
+class Worker:
+    """A single-process Roost worker.
+
+    Multiple workers can run against the same database: concurrency control is enforced by ``FOR
+    UPDATE SKIP LOCKED`` at the SQL level, and every write after a claim is guarded by its lease.
+    A worker uses at most four connections, whatever its concurrency.
+
+    :param dsn: where the database is.
+    :param registry: the tasks that it can run; default: the shared one, which ``@job`` fills.
+    :param options: see `WorkerSettings`.
+    :raises InvalidSettingError: a parameter is out of its range.
+    """
+
+    @takes_worker_options
+    def __init__(
+        self, dsn: str, *, registry: HandlerRegistry | None = None, **options: Unpack[WorkerOptions]
+    ) -> None:
+        self._driver = driver_for(dsn)
+        self._registry = default_registry if registry is None else registry
+        self._settings = WorkerSettings(**options)
+        self._session: _Session | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Work until a stop is asked for; ``await task_group.start(worker.run)`` waits for ready.
+
+        Every job is a child of one task group and nothing outlives this call. `request_stop`, a
+        cancel of this call and a lane that crashes end it in the same way: nothing new is claimed,
+        what hasn't started is handed back, what runs gets ``shutdown_timeout`` seconds and is then
+        interrupted and handed back without using its attempt, and what was decided is written.
+
+        :raises DatabaseUnavailableError: the database could not be reached at start, after
+            ``startup_max_retries`` further tries.
+        :raises SchemaError: its schema is missing, too old or too new.
+        :raises Exception: what a lane crashed with, after the ordered stop.
+        """
+        await self._run(lambda runtime: [RescueLane(runtime), FetchLane(runtime)], task_status)
+
+    async def run_once(self) -> int:
+        """Drain every currently-available job and exit. Returns count processed.
+
+        Skips the rescue; heartbeats go on meanwhile and jobs are claimed like a worker's, so it is
+        safe beside others. Jobs that its jobs enqueue are run too; no job is run twice, also when
+        it snoozes for no time. Ends as `run` does when it is cancelled or stopped.
+        """
+        drains: list[DrainLane] = []
+
+        def lanes(runtime: Runtime) -> list[Lane]:
+            drains.append(DrainLane(runtime, on_empty=self.request_stop))
+            return [drains[0]]
+
+        await self._run(lanes, TASK_STATUS_IGNORED)
+        return drains[0].processed if drains else 0
+
+    def request_stop(self) -> None:
+        """Ask for the ordered stop; a second call ends the grace of the running jobs now.
+
+        Synchronous, to be called from the event loop's thread; does nothing when not running.
+        """
+        if self._session is not None:
+            self._session.request_stop()
+
+    async def _run(
+        self, fetching: Callable[[Runtime], list[Lane]], task_status: TaskStatus[None]
+    ) -> None:
+        if self._session is not None:
+            raise RuntimeError("this worker is running already")
+        if not len(self._registry):
+            logger.warning("no task is registered: this worker will find nothing to do")
+        session = self._session = _Session(self._driver, self._registry, self._settings)
+        try:
+            async with anyio.create_task_group() as group:
+                # The work is a child, and shielded: a cancel reaches only the watcher, which turns
+                # it into the ordered stop. So does a task.cancel() that knows nothing of shields.
+                group.start_soon(session.stop_when_cancelled)
+                group.start_soon(session.work, fetching, task_status, group.cancel_scope)
+        finally:
+            self._session = None
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if session.crash is not None:
+            raise session.crash
+
+
+class _Session:
+    """One call of `Worker.run`."""
+
+    def __init__(
+        self, driver: AsyncDriver, registry: HandlerRegistry, settings: WorkerSettings
+    ) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        self._settings = settings
+        self._runtime = Runtime(
+            name=name,
+            settings=settings,
+            registry=registry,
+            driver=driver,
+            pool=driver.pool(max_size=POOL_SIZE, application_name=f"roost worker {name}"),
+            running=Running(settings.concurrency),
+        )
+        self._execute = ExecuteLane(self._runtime)
+        self._heartbeat = HeartbeatLane(self._runtime)
+        self._stop = anyio.Event()
+        self._starting = anyio.CancelScope()
+        self._shell = anyio.move_on_after(math.inf, shield=True)  # a stop sets the deadline
+        self.crash: BaseException | None = None
+
+    async def stop_when_cancelled(self) -> None:
+        """Turn the end of the surroundings into the ordered stop."""
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if not self._stop.is_set():
+                self.request_stop()
+
+    def request_stop(self) -> None:
+        """Begin the ordered stop; when it has begun, end the grace now."""
+        now = anyio.current_time()
+        grace = 0.0 if self._stop.is_set() else self._settings.shutdown_timeout
+        self._shell.deadline = min(self._shell.deadline, now + grace + STOP_MARGIN)
+        self._starting.cancel()
+        if self._stop.is_set():
+            self._execute.end_by(now)
+        self._stop.set()
+
+    async def work(
+        self,
+        fetching: Callable[[Runtime], list[Lane]],
+        task_status: TaskStatus[None],
+        surroundings: anyio.CancelScope,
+    ) -> None:
+        """Start, wait for the stop, stop; then end the watcher."""
+        ready = StartedOnce(task_status)
+        try:
+            with self._shell:
+                await self._reach_the_database()
+                if not self._stop.is_set():
+                    await self._run_lanes(fetching(self._runtime), ready)
+        except Exception as error:  # noqa: BLE001  (kept, and raised again by `Worker.run`)
+            self.crashed(error)
+        finally:
+            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                await self._runtime.pool.aclose()
+            if self._shell.cancelled_caught:
+                logger.error("the stop took too long and was cut off")
+            if self.crash is None:
+                ready.started()
+            surroundings.cancel()
+
+    def crashed(self, error: BaseException) -> None:
+        """Keep the first cause, and begin the ordered stop."""
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if self.crash is None:
+            self.crash = error
+            logger.critical("worker crashed", exc_info=error)
+        if not self._stop.is_set():
+            self.request_stop()
+
+    async def _reach_the_database(self) -> None:
+        """Check the schema and register, trying again while the database is away."""
+        with self._starting:
+            for retries_left in range(self._settings.startup_max_retries, -1, -1):
+                try:
+                    await self._runtime.call(schema.check())
+                    await self._heartbeat.register()
+                except DatabaseUnavailableError as error:
+                    if not retries_left:
+                        raise
+                    logger.warning(
+                        "database unavailable at start",
+                        extra={"error": str(error), "retries_left": retries_left},
+                    )
+                    await anyio.sleep(self._settings.startup_retry_delay)
+                else:
+                    return
+
+    async def _run_lanes(self, fetching: list[Lane], ready: StartedOnce) -> None:
+        """Start the lanes from the outermost in; leaving stops them from the inside out."""
+        runtime = self._runtime
+        order: list[Lane] = [
+            self._heartbeat,
+            ListenLane(runtime),
+            SettleLane(runtime),
+            self._execute,
+            *fetching,
+        ]
+        async with anyio.create_task_group() as group:
+            lanes = Lanes(group, on_crash=self.crashed)
+            async with AsyncExitStack() as started:
+                for lane in order:
+                    await started.enter_async_context(lanes.running(lane))
+                if not self._stop.is_set():
+                    logger.info("worker is ready", extra={"worker_id": runtime.worker_id})
+                    ready.started()
+                await self._stop.wait()
+                logger.info("worker is stopping", extra={"worker_id": runtime.worker_id})
