@@ -60,7 +60,7 @@ class PsycopgPool:
         self._slots = anyio.Semaphore(max_size)
         self._idle: deque[_Member] = deque()
         self._lent = 0
-        self._closed = False
+        self._shut = False
 
     @property
     def size(self) -> int:
@@ -87,8 +87,8 @@ class PsycopgPool:
 
     async def aclose(self) -> None:
         """Close every idle connection now and each borrowed one when it comes back."""
-        if not self._closed:
-            self._closed = True
+        if not self._shut:
+            self._shut = True
             while self._idle:
                 self._idle.pop().connection.raw.kill()
             # Wakes the first who waits; each passes the slot on as it finds the pool closed.
@@ -121,14 +121,14 @@ class PsycopgPool:
 
     async def _open(self) -> _Member:
         connection = await self._connect()
-        if self._closed:
+        if self._shut:
             connection.raw.kill()
             self._refuse_if_closed()
         lifetime = self._max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
         return _Member(connection, expires_at=anyio.current_time() + lifetime)
 
     def _refuse_if_closed(self) -> None:
-        if self._closed:
+        if self._shut:
             raise ClosedError("the connection pool is closed")
 
     async def _clean(self, connection: PsycopgConnection) -> None:
@@ -144,7 +144,7 @@ class PsycopgPool:
         self._lent -= 1
         self._slots.release()
         idle = raw.info.transaction_status == pq.TransactionStatus.IDLE
-        if idle and not self._closed and member.expires_at > now:
+        if idle and not self._shut and member.expires_at > now:
             member.idle_since = now
             self._idle.append(member)
         else:

@@ -1,0 +1,57 @@
+"""A psycopg AsyncConnection that belongs to the caller, used without changing anything about it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.rows import tuple_row
+
+from roost._drivers.psycopg_errors import translate
+from roost._ops.query import Query, Row
+from roost.exceptions import NotInTransactionError
+
+
+class AdoptedConnection:
+    """Runs queries in the caller's transaction.
+
+    Its own cursor: the caller's row factory and cursor class don't matter.
+
+    :raises NotInTransactionError: it is in autocommit mode and in no transaction.
+    """
+
+    def __init__(self, raw: psycopg.AsyncConnection[Any]) -> None:
+        if raw.autocommit and raw.info.transaction_status == pq.TransactionStatus.IDLE:
+            raise NotInTransactionError(
+                "conn is in autocommit mode and in no transaction: the job would be there at once, "
+                "whatever happens next; use `async with conn.transaction():`"
+            )
+        self.raw = raw
+        self._cursor = psycopg.AsyncRawCursor(raw, row_factory=tuple_row)
+
+    async def fetch(self, query: Query) -> Sequence[Row]:
+        """Run one query and return its rows; what a cancel leaves is the connection's own way."""
+        statement = query.statement
+        try:
+            if statement.script:
+                await self._cursor.execute(statement.text, prepare=False)
+                return []
+            await self._cursor.execute(statement.text, query.params)
+            result = self._cursor.pgresult
+            if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+                return []
+            return await self._cursor.fetchall()
+        except (psycopg.Error, UnicodeError) as error:
+            raise translate(error, statement=statement.name) from error
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Open a savepoint in the caller's transaction."""
+        try:
+            async with self.raw.transaction():
+                yield
+        except psycopg.Error as error:
+            raise translate(error) from error

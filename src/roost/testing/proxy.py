@@ -1,0 +1,72 @@
+"""A TCP proxy on 127.0.0.1 that can stop forwarding without closing anything: a black hole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import ByteReceiveStream, ByteSendStream, SocketAttribute, SocketStream
+
+
+class Proxy:
+    """What ``proxy_to`` yields.
+
+    ``port`` is where it listens on 127.0.0.1.
+    """
+
+    def __init__(self, target: str, port: int) -> None:
+        self.port = 0
+        self._target = target
+        self._server_port = port
+        self._swallowing = False
+
+    def swallow(self) -> None:
+        """Forward nothing from now on, in either direction; connections stay open."""
+        self._swallowing = True
+
+    def forward(self) -> None:
+        """Forward what is new; connections that lost bytes stay lost."""
+        self._swallowing = False
+
+    async def handle(self, client: SocketStream) -> None:
+        """Forward one connection until either side ends it."""
+        async with client, await self._connect() as server, anyio.create_task_group() as group:
+            lost = [False]
+            group.start_soon(self._pump, client, server, lost)
+            group.start_soon(self._pump, server, client, lost)
+
+    async def _connect(self) -> SocketStream:
+        if self._target.startswith("/"):
+            return await anyio.connect_unix(f"{self._target}/.s.PGSQL.{self._server_port}")
+        return await anyio.connect_tcp(self._target, self._server_port)
+
+    async def _pump(
+        self, source: ByteReceiveStream, sink: ByteSendStream, lost: list[bool]
+    ) -> None:
+        while True:
+            try:
+                chunk = await source.receive()
+                if self._swallowing or lost[0]:
+                    lost[0] = True
+                    continue
+                await sink.send(chunk)
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                if not lost[0]:
+                    await sink.aclose()
+                return
+
+
+@asynccontextmanager
+async def proxy_to(host: str, port: int) -> AsyncIterator[Proxy]:
+    """Forward a port of 127.0.0.1 to a Postgres server.
+
+    :param host: a host, or the folder of a unix socket.
+    """
+    proxy = Proxy(host, port)
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    proxy.port = listener.extra(SocketAttribute.local_port)  # noqa: S610  (not Django's)
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, proxy.handle)
+        yield proxy
+        group.cancel_scope.cancel()
