@@ -34,6 +34,12 @@ class DuplicateTaskError(RoostError, ValueError):
     code: ClassVar[str] = "roost.duplicate-task"
 
 
+class NotInTransactionError(RoostError, ValueError):
+    """``conn=`` got a connection that would commit the job by itself, at once."""
+
+    code: ClassVar[str] = "roost.not-in-transaction"
+
+
 class DuplicateUniqueJobError(RoostError):
     """An enqueue conflicts with an active job that has the same ``unique_key``.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import attrs
@@ -48,6 +48,11 @@ class AsyncConnection(Protocol):
     A ``fetch`` that is cancelled stops the statement on the server and leaves the connection either
     usable or closed, never in between; whether the statement took effect is unknown.
     """
+
+    @property
+    def raw(self) -> Any:
+        """The driver's own connection, for users' SQL."""
+        ...
 
     async def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows, empty where it returns none."""

@@ -13,7 +13,7 @@ from roost._model.backoff import BackoffStrategy, exponential
 from roost._model.validate import check_name
 from roost.exceptions import InvalidSettingError
 
-T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -139,7 +139,7 @@ class WorkerSettings:
 _DEFAULT_RETRY = exponential()
 
 
-def takes_worker_options(function: Callable[..., T]) -> Callable[..., T]:
+def takes_worker_options(function: F) -> F:
     """Give a function that passes ``**options`` on the signature that its callers see.
 
     The keywords and defaults come from `WorkerSettings`, so that help, docs and completion show
@@ -153,7 +153,7 @@ def takes_worker_options(function: Callable[..., T]) -> Callable[..., T]:
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=hints[field.name],
+            annotation=hints[field.name].__forward_arg__,
         )
         for field in attrs.fields(WorkerSettings)
     ]

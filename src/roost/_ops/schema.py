@@ -15,6 +15,9 @@ _SQL = statements("schema")
 _CREATE_LEDGER = attrs.evolve(_SQL["create_ledger"], script=True)
 _DROP_LEDGER = attrs.evolve(_SQL["drop_ledger"], script=True)
 
+MIGRATION_TIMEOUT = 600.0
+"""Seconds for all migrations together, waiting for another process included."""
+
 
 def newest() -> int:
     """Return the schema version that this code brings."""

@@ -1,0 +1,191 @@
+"""The entry point for asyncio and trio applications."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from pydantic import BaseModel
+
+from roost._client.compose import task_name, with_defaults
+from roost._drivers.adopt import adopt
+from roost._drivers.base import AsyncConnection, AsyncPool, run
+from roost._drivers.select import driver_for
+from roost._model.job import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    Job,
+    JobInsert,
+)
+from roost._model.record import encode_jobs
+from roost._model.registry import HandlerRegistry, default_registry
+from roost._model.settings import WorkerOptions, takes_worker_options
+from roost._ops import schema
+from roost._ops.enqueue import insert_job, insert_jobs
+from roost._ops.inspect import get_job
+from roost._ops.query import Op
+from roost._worker.worker import Worker
+from roost.exceptions import InvalidJobError
+
+T = TypeVar("T")
+
+POOL_SIZE = 10
+"""Connections that one client opens at most, when so many calls are under way at once."""
+
+
+class AsyncRoost:
+    """Entry point for async apps, on asyncio and on trio.
+
+    Opens connections on first use, ten at most, and closes them in `close` or at the end of an
+    ``async with``. Pass ``conn=`` to `enqueue` to take part in your own transaction: the job exists
+    when, and only when, that transaction commits.
+
+    :param dsn: ``postgresql://…``; nothing is connected to before the first call.
+    :param registry: where tasks are looked up; default: the shared one, which ``@job`` fills.
+    :raises InvalidSettingError: the DSN can't be read.
+    """
+
+    def __init__(self, dsn: str, *, registry: HandlerRegistry | None = None) -> None:
+        self._dsn = dsn
+        self._registry = default_registry if registry is None else registry
+        self._pool: AsyncPool = driver_for(dsn).pool(max_size=POOL_SIZE, application_name="roost")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection; further calls raise `ClosedError`. Safe to call twice."""
+        await self._pool.aclose()
+
+    async def setup_schema(self, conn: Any | None = None) -> None:
+        """Apply the migration SQL. Idempotent, and safe to call from many processes at once.
+
+        :param conn: do it in this connection's open transaction, which stays the caller's to
+            commit.
+        :raises SchemaError: the database's schema is newer than this version of Roost.
+        """
+        async with self._connection(conn) as connection, connection.transaction():
+            await run(connection, schema.apply(), timeout=schema.MIGRATION_TIMEOUT)
+
+    async def enqueue(
+        self,
+        task: str | Callable[..., Any],
+        *,
+        args: dict[str, Any] | BaseModel | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = DEFAULT_PRIORITY,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        scheduled_at: datetime | None = None,
+        unique_key: str | None = None,
+        tags: list[str] | None = None,
+        timeout_seconds: int | None = None,
+        depends_on: list[int] | None = None,
+        metadata: dict[str, Any] | None = None,
+        conn: Any | None = None,
+    ) -> int:
+        """Insert a job and return its id. Pass ``conn=`` to enqueue inside the caller's txn.
+
+        What is not passed comes from the task's ``@job(...)`` defaults. A cancel of a call without
+        ``conn`` leaves it unknown whether the job was inserted; with ``conn`` the caller's rollback
+        decides.
+
+        :param task: a registered task name, or a function decorated with ``@job(...)``.
+        :param args: the handler's keywords: a dict, or a pydantic model, which is dumped.
+        :param queue: where it waits.
+        :param priority: smaller runs first.
+        :param max_attempts: how often it may be started before it is discarded, ≥ 1.
+        :param scheduled_at: not before this time (aware).
+        :param unique_key: at most one active job has a given key.
+        :param tags: words to find it by.
+        :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1.
+        :param depends_on: not built yet.
+        :param metadata: JSON that isn't handler input: trace ids, tenant ids.
+        :param conn: a psycopg ``AsyncConnection`` in a transaction.
+        :raises InvalidJobError: a value can't be stored; the database was not touched.
+        :raises DuplicateUniqueJobError: an active job has the key; the transaction goes on.
+        :raises NotInTransactionError: ``conn`` would commit the job by itself, at once.
+        :raises TypeError: ``conn`` is of a kind that is not accepted.
+        :raises DatabaseUnavailableError: the database can't be reached, or did not answer.
+        """
+        job = JobInsert(
+            task_name(task, self._registry),
+            args,
+            queue,
+            priority,
+            max_attempts,
+            scheduled_at,
+            unique_key,
+            tags,
+            timeout_seconds,
+            depends_on,
+            metadata,
+        )
+        record = encode_jobs([with_defaults(job, self._registry)])
+        return await self._call(insert_job(record, unique_key=unique_key), conn)
+
+    async def enqueue_many(self, jobs: Sequence[JobInsert], *, conn: Any | None = None) -> int:
+        """Bulk-insert in a single round-trip. Returns the submitted count.
+
+        All or nothing. A job whose ``unique_key`` an active job has is left out without an error,
+        and still counts as submitted.
+
+        :param conn: as for `enqueue`.
+        :raises InvalidJobError: a value can't be stored; the message says which job's, and nothing
+            was inserted.
+        """
+        if isinstance(jobs, JobInsert) or not all(isinstance(job, JobInsert) for job in jobs):
+            raise InvalidJobError("enqueue_many takes a list of JobInsert")
+        records = encode_jobs([with_defaults(job, self._registry) for job in jobs])
+        if jobs:
+            await self._call(insert_jobs(records), conn)
+        return len(jobs)
+
+    async def get(self, job_id: int) -> Job:
+        """Return a job as it stands.
+
+        :raises JobNotFoundError: no job has that id.
+        """
+        return await self._call(get_job(job_id))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """Open a transaction on a connection of this client, for your own SQL beside `enqueue`.
+
+        Yields a ``psycopg.AsyncConnection`` that works on asyncio and trio alike; pass it on as
+        ``conn=``. Commits on a clean exit; an error or a cancel rolls back.
+        """
+        async with self._pool.acquire() as connection, connection.transaction():
+            yield connection.raw
+
+    @takes_worker_options
+    def worker(self, **options: Unpack[WorkerOptions]) -> Worker:
+        """Construct a `Worker` bound to this Roost's DSN and registry.
+
+        :param options: see `WorkerSettings`.
+        :raises InvalidSettingError: a parameter is out of its range.
+        """
+        return Worker(self._dsn, registry=self._registry, **options)
+
+    async def _call(self, operation: Op[T], conn: Any | None = None) -> T:
+        async with self._connection(conn) as connection:
+            return await run(connection, operation)
+
+    @asynccontextmanager
+    async def _connection(self, conn: Any | None) -> AsyncIterator[AsyncConnection]:
+        if conn is not None:
+            yield adopt(conn)
+        else:
+            async with self._pool.acquire() as connection:
+                yield connection
