@@ -37,6 +37,8 @@ SETTINGS: Mapping[str, object] = {
     "autovacuum": False,
     "max_connections": 200,
     "max_wal_size": "256MB",  # it lies in memory
+    # In the data folder, which is removed: a killed server leaves it behind.
+    "dynamic_shared_memory_type": "mmap",
 }
 
 RESTARTABLE = {**SETTINGS, "synchronous_commit": True}

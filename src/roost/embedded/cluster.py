@@ -118,12 +118,15 @@ class Cluster:
                 [*self._pg_ctl("stop"), "-w", "-m", how, "-t", str(int(STOP_TIMEOUT))],
                 timeout=STOP_TIMEOUT + 10,
             )
-            # A server that was killed leaves the file behind, and pg_ctl finds no process.
-            if done.returncode == 0 or not pid_file.exists() or not self.is_ready():
+            if done.returncode == 0 or not self._is_alive():
                 return
         raise EmbeddedPostgresError(
             f"Postgres could not be stopped: {done.stdout.strip()}\n{self._log_end()}"
         )
+
+    def _is_alive(self) -> bool:
+        # A server that was killed leaves its pid file behind; pg_ctl looks for the process.
+        return self.account.run(self._pg_ctl("status"), timeout=10).returncode == 0
 
     def _check_version(self) -> None:
         try:

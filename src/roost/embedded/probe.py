@@ -10,11 +10,14 @@ STARTUP = b"user\0postgres\0database\0postgres\0application_name\0roost-probe\0\
 PROTOCOL_3 = 196608
 
 
-def is_ready(socket_path: Path, *, timeout: float) -> bool:
-    """Say whether the server lets us in, as libpq's ``PQping`` does.
+CANNOT_CONNECT_NOW = b"C57P03\0"
 
-    A server that is starting, recovering or shutting down answers with an error, and one that is
-    gone does not answer; both are False.
+
+def is_ready(socket_path: Path, *, timeout: float) -> bool:
+    """Say whether a server takes connections there, as libpq's ``PQping`` does.
+
+    One that is starting, recovering or shutting down says so, and one that is gone says nothing:
+    both are False. One that is full answers with another error: it runs, so that is True.
 
     :param timeout: seconds for each step of the exchange.
     """
@@ -23,9 +26,9 @@ def is_ready(socket_path: Path, *, timeout: float) -> bool:
         try:
             connection.connect(str(socket_path))
             connection.sendall(struct.pack("!ii", len(STARTUP) + 8, PROTOCOL_3) + STARTUP)
-            admitted = connection.recv(1) == b"R"
-            if admitted:
+            answer = connection.recv(4096)
+            if answer.startswith(b"R"):
                 connection.sendall(b"X" + struct.pack("!i", 4))
         except OSError:
             return False
-        return admitted
+        return answer.startswith((b"R", b"E")) and CANNOT_CONNECT_NOW not in answer

@@ -1,0 +1,139 @@
+"""Users of an embedded server that run in processes of their own, to be killed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import attrs
+import pytest
+
+from roost.embedded import EmbeddedPostgresError, remove
+
+# Everything is imported before privileges are dropped: the user who remains may not be able to
+# read this Python's library.
+USER = """
+import encodings.idna, fcntl, os, pwd, subprocess, sys
+from roost.embedded import server
+data_dir, uid = sys.argv[1:]
+if int(uid) >= 0:
+    os.setgroups([])
+    os.setgid(int(uid))
+    os.setuid(int(uid))
+with server(data_dir, settings={"fsync": False, "dynamic_shared_memory_type": "mmap"}) as pg:
+    print("in", pg.dsn, flush=True)
+    sys.stdin.read()
+print("out", flush=True)
+"""
+
+_numbers = itertools.count(1)
+
+
+@attrs.frozen
+class User:
+    """A process inside (or on its way into) a `server` block."""
+
+    process: subprocess.Popen[str]
+
+    def entered(self) -> str:
+        """Wait until it is in; return the DSN it got."""
+        assert self.process.stdout is not None
+        word, _, dsn = self.process.stdout.readline().strip().partition(" ")
+        assert word == "in", f"the user said {word!r} {dsn!r}"
+        return dsn
+
+    def leave(self) -> None:
+        """Let it out in order, and wait."""
+        out, _ = self.process.communicate(timeout=60)
+        assert out.endswith("out\n")
+        assert self.process.returncode == 0
+
+    def kill(self) -> None:
+        """Kill -9, and wait."""
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+
+@pytest.fixture
+def user() -> Iterator[Callable[..., User]]:
+    """Return what starts a user of a data folder, as another operating-system user if told so."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(data_dir: Path, *, uid: int = -1) -> User:
+        process = subprocess.Popen(
+            [sys.executable, "-c", USER, str(data_dir), str(uid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return User(process)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def data_dir(run_folder: Path) -> Iterator[Path]:
+    """Yield a data folder that does not exist yet, and remove it with its server afterwards."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    folder = run_folder / f"pg-embedded-{worker}-{next(_numbers)}"
+    yield folder
+    for data in (folder, *folder.parent.glob(f"{folder.name}-*")):
+        with suppress(EmbeddedPostgresError):  # the run's end tries again
+            remove(data)
+
+
+@pytest.fixture(params=["default", "debian-15"])
+def each_postgres(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test with the Postgres that is found, and with Debian's."""
+    if request.param == "debian-15":
+        debian = Path("/usr/lib/postgresql/15/bin")
+        if not (debian / "postgres").exists():
+            pytest.skip(f"there is no Postgres in {debian}")
+        monkeypatch.setenv("ROOST_PG_BIN", str(debian))
+
+
+@attrs.frozen
+class Postmaster:
+    """The server process of a data folder."""
+
+    pid: int
+
+    @property
+    def is_alive(self) -> bool:
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except FileNotFoundError:
+            return False
+        return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.is_gone()
+
+    def is_gone(self) -> bool:
+        """Wait for its end, which follows the removal of its pid file by a moment."""
+        deadline = time.monotonic() + 10
+        while self.is_alive and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self.is_alive
+
+
+@pytest.fixture
+def postmaster() -> Callable[[Path], Postmaster]:
+    """Return what looks up the server process of a data folder."""
+
+    def look_up(data_dir: Path) -> Postmaster:
+        return Postmaster(int((data_dir / "cluster" / "postmaster.pid").read_text().split()[0]))
+
+    return look_up
