@@ -20,35 +20,69 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-LOCK = ROOT / "dev.lock"
 HOME = ROOT / ".venv-dev"
-# One environment a Python version, so that going from one to another and back rebuilds nothing.
-ENV = HOME / f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
-BIN = ENV / ("Scripts" if os.name == "nt" else "bin")
-STAMP = ENV / "roost-dev-stamp"
 
 USAGE = """\
 python3 dev.py demo [ARGUMENTS]   run `roost demo ARGUMENTS` on an embedded Postgres
 python3 dev.py test [ARGUMENTS]   run the checks and tests: `pytest ARGUMENTS`, in parallel unless
                                   the arguments choose (-n 0), or need one process (--pdb, -s)
-python3 dev.py lock [ARGUMENTS]   make dev.lock again from pyproject.toml, with uv; --upgrade to
-                                  take newer versions
+python3 dev.py docs [ARGUMENTS]   build the documentation into site/
+python3 dev.py lock [ARGUMENTS]   make dev.lock and docs.lock again from pyproject.toml, with uv;
+                                  --upgrade to take newer versions
 """
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment of one lock, for one Python version.
+
+    Going from one version to another and back rebuilds nothing.
+    """
+
+    lock: Path
+    with_roost: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        python = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
+        return HOME / f"{self.lock.stem}-{python}"
+
+    @property
+    def programs(self) -> Path:
+        """Where its programs lie."""
+        return self.folder / ("Scripts" if os.name == "nt" else "bin")
+
+    @property
+    def python(self) -> Path:
+        """Its Python, which may be gone: a Python that was removed leaves a dead link."""
+        return self.programs / ("python.exe" if os.name == "nt" else "python")
+
+    @property
+    def stamp(self) -> Path:
+        """The file that says what it was made from, written when it is complete."""
+        return self.folder / "roost-dev-stamp"
+
+
+DEV = Environment(ROOT / "dev.lock", with_roost=True)
+DOCS = Environment(ROOT / "docs.lock", with_roost=False)
 
 
 def main() -> int:
     """Run the command that the arguments name; returns only where it can't replace the process."""
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
     if command == "demo":
-        set_up()
-        return execute("roost", "demo", *arguments)
+        return execute(DEV, "roost", "demo", *arguments)
     if command == "test":
-        set_up()
         os.chdir(ROOT)  # pytest looks at `testpaths` only in the root
-        return execute("pytest", *in_parallel(arguments), *arguments)
+        return execute(DEV, "pytest", *in_parallel(arguments), *arguments)
+    if command == "docs":
+        os.chdir(ROOT)
+        return execute(DOCS, "zensical", "build", "--clean", "--strict", *arguments)
     if command == "lock":
         return lock(arguments)
     asked = command in {"-h", "--help", ""}
@@ -71,44 +105,46 @@ def in_parallel(arguments: list[str]) -> list[str]:
     return ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
 
 
-def execute(program: str, *arguments: str) -> int:
+def execute(env: Environment, program: str, *arguments: str) -> int:
     """Become a program of the environment, so that signals and the exit code are its own."""
-    path = str(BIN / program)
-    os.environ["VIRTUAL_ENV"] = str(ENV)
-    os.environ["PATH"] = f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    set_up(env)
+    path = str(env.programs / program)
+    os.environ["VIRTUAL_ENV"] = str(env.folder)
+    os.environ["PATH"] = f"{env.programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     if os.name != "nt":
         os.execv(path, [path, *arguments])
     return subprocess.call([path, *arguments])  # Windows' exec would return to the shell at once
 
 
-def set_up() -> None:
+def set_up(env: Environment) -> None:
     """Make the environment what the lock and the project say, if its stamp doesn't say so already.
 
     The stamp is written last: an interrupted set-up leaves none, and the next run starts over.
     """
-    locked = digest(LOCK.read_bytes(), sys.version, sys.base_prefix, str(ENV))
-    project = digest((ROOT / "pyproject.toml").read_bytes())
-    if stamped() == [locked, project]:
+    recipe = (env.lock.read_bytes(), Path(__file__).read_bytes())
+    packages = digest(*recipe, sys.version, sys.base_prefix, str(env.folder))
+    project = digest((ROOT / "pyproject.toml").read_bytes()) if env.with_roost else "none"
+    if stamped(env) == [packages, project]:
         return
     try:
         with one_at_a_time():
-            if stamped() == [locked, project]:
+            before = stamped(env)
+            if before == [packages, project]:
                 return
-            if stamped()[:1] != [locked] or not reinstall_project():
-                install_everything()
-            STAMP.write_text(f"{locked}\n{project}\n")
+            if before[:1] != [packages] or not reinstall_roost(env):
+                install_everything(env)
+            env.stamp.write_text(f"{packages}\n{project}\n")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"dev.py: the set-up failed: {shlex.join(map(str, error.cmd))}")
+        sys.exit(f"dev.py: the set-up failed at: {shlex.join(map(str, error.cmd))}")
     except PermissionError as error:
         sys.exit(f"dev.py: {error}. Does the checkout, or its .venv-dev, belong to another user?")
 
 
-def stamped() -> list[str]:
+def stamped(env: Environment) -> list[str]:
     """Return what the last complete set-up was made from; empty if there was none."""
-    python = BIN / ("python.exe" if os.name == "nt" else "python")
-    if not (python.exists() and STAMP.exists()):  # a Python that was removed leaves a dead link
+    if not (env.python.exists() and env.stamp.exists()):
         return []
-    return STAMP.read_text().split()
+    return env.stamp.read_text().split()
 
 
 def digest(*parts: bytes | str) -> str:
@@ -131,71 +167,77 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def install_everything() -> None:
+def install_everything(env: Environment) -> None:
     """Build the environment anew, with uv or, where that is missing or fails, with venv and pip."""
     uv = shutil.which("uv")
-    say(f"Setting up {ENV.relative_to(ROOT)} with {'uv' if uv else 'venv and pip'}, once ...")
+    say(f"Setting up {env.folder.relative_to(ROOT)} with {'uv' if uv else 'venv and pip'} ...")
     if uv:
         try:
-            return build(uv)
+            build(env, uv)
         except subprocess.CalledProcessError:
             say("uv could not do it; trying venv and pip ...")
+        else:
+            return
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         sys.exit(
             "dev.py: this Python has no venv or ensurepip. On Debian and Ubuntu: "
             "apt install python3-venv. Or install uv."
         )
-    return build(None)
+    build(env, None)
 
 
-def build(uv: str | None) -> None:
+def build(env: Environment, uv: str | None) -> None:
     """Make an empty environment and install the locked packages and the project."""
     python = getattr(sys, "_base_executable", sys.executable)  # the real one if this is a venv's
-    shutil.rmtree(ENV, ignore_errors=True)
+    shutil.rmtree(env.folder, ignore_errors=True)
     if uv:
-        call(uv, "venv", "--quiet", "--python", python, ENV)
+        call(uv, "venv", "--quiet", "--python", python, env.folder)
     else:
-        call(python, "-I", "-m", "venv", ENV)
-    call(*installer(uv), "--require-hashes", "-r", LOCK)
-    install_project(uv)
+        call(python, "-I", "-m", "venv", env.folder)
+    install(env, uv, "--require-hashes", "-r", env.lock)
+    if env.with_roost:
+        install_roost(env, uv)
 
 
-def install_project(uv: str | None) -> None:
+def install_roost(env: Environment, uv: str | None) -> None:
     """Install Roost itself, editable, with the build tools that the lock has brought."""
-    call(*installer(uv), "--no-deps", "--no-build-isolation", "-e", ROOT)
+    install(env, uv, "--no-deps", "--no-build-isolation", "-e", ROOT)
 
 
-def reinstall_project() -> bool:
+def reinstall_roost(env: Environment) -> bool:
     """Install Roost again and say whether that worked: uv, which made the rest, may be gone."""
-    STAMP.unlink()
+    env.stamp.unlink()
     try:
-        install_project(shutil.which("uv"))
+        install_roost(env, shutil.which("uv"))
     except subprocess.CalledProcessError:
         return False
     return True
 
 
-def installer(uv: str | None) -> list[str | Path]:
-    """Return the command that installs into the environment."""
-    python = BIN / "python"
+def install(env: Environment, uv: str | None, *what: str | Path) -> None:
+    """Install something into the environment."""
     if uv:
-        return [uv, "pip", "install", "--quiet", "--python", python]
-    return [python, "-I", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        call(uv, "pip", "install", "--quiet", "--python", env.python, *what)
+    else:
+        pip = ("-I", "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+        call(env.python, *pip, *what)
 
 
 def lock(arguments: list[str]) -> int:
-    """Write dev.lock: every package of every extra and the dev group, on every platform."""
+    """Write the locks, for every platform: the packages of all extras and dev, and of docs."""
     uv = shutil.which("uv")
     if uv is None:
-        sys.exit("dev.py: making the lock needs uv on PATH; using it does not.")
-    options = (
-        "--all-extras --group dev --universal --python-version 3.11 --generate-hashes --quiet "
-        "--no-annotate --no-header --no-emit-index-url --no-emit-find-links --output-file dev.lock"
-    )
+        sys.exit("dev.py: making the locks needs uv on PATH; using them does not.")
+    options = [
+        *("--universal", "--python-version", "3.11", "--generate-hashes", "--quiet"),
+        *("--no-annotate", "--no-header", "--no-emit-index-url", "--no-emit-find-links"),
+    ]
     os.chdir(ROOT)
-    call(uv, "pip", "compile", "pyproject.toml", *options.split(), *arguments)
-    if "://" in LOCK.read_text():
-        sys.exit("dev.py: dev.lock names a host; take that out before it is committed.")
+    wanted = {DEV: ["pyproject.toml", "--all-extras", "--group", "dev"], DOCS: ["--group", "docs"]}
+    for env, what in wanted.items():
+        call(uv, "pip", "compile", *what, *options, *arguments, "--output-file", env.lock.name)
+        if "://" in env.lock.read_text():
+            sys.exit(f"dev.py: {env.lock.name} names a host: take that out before it is committed.")
     return 0
 
 

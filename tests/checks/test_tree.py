@@ -1,0 +1,139 @@
+"""Rules of the source tree that no linter knows."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import roost
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {"src", "tests", "property_tests", "bench", "examples", "conftest.py", "dev.py"}
+
+SHIELD = re.compile(r"shield\s*=\s*True")
+DEADLINE = re.compile(r"\b(move_on|fail)_(after|at)\(")
+HOSTS = re.compile(r"pypi\.org|pythonhosted\.org|npmjs\.org|deb(ian)?\.debian\.org|crates\.io")
+MACHINE = re.compile(r"(?<![\w.\]}>)*~-])/(home|root|Users|work|mnt|opt)/\w")
+SLEEP = re.compile(r"\btime\.sleep\(|\b(anyio|asyncio|trio)\.sleep\(\s*(0?\.0*[1-9]|[1-9])")
+REASON = re.compile(r"# sleeps: \w")
+UNCAST = re.compile(r"\$\d+(?!\d|::)")
+MOST_LINES = 600
+
+
+def tracked() -> list[Path]:
+    """Return the text files that git tracks, or all there are in an unpacked source archive."""
+    try:
+        # Root's clone, tested by another user, is no reason to refuse.
+        names = subprocess.run(
+            ["git", "-c", "safe.directory=*", "ls-files", "-z"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split("\0")
+        files = [ROOT / name for name in names if name]
+    except (OSError, subprocess.CalledProcessError):
+        tops = [top for top in ROOT.iterdir() if not top.name.startswith(".")]
+        files = [file for top in tops for file in (top.rglob("*") if top.is_dir() else [top])]
+    return sorted(file for file in files if file.is_file() and file.suffix not in {".png", ".pyc"})
+
+
+TRACKED = tracked()
+PYTHON = [
+    file for file in TRACKED if file.suffix == ".py" and file.relative_to(ROOT).parts[0] in SOURCES
+]
+TESTS = [file for file in PYTHON if file.relative_to(ROOT).parts[0].endswith("tests")]
+
+
+def lines(files: list[Path]) -> Iterator[tuple[str, str]]:
+    """Yield each line with where it stands."""
+    for file in files:
+        text = file.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            yield f"{file.relative_to(ROOT)}:{number}: {line.strip()[:120]}", line
+
+
+def none(places: list[str], rule: str) -> None:
+    """Fail with the rule and every place that breaks it."""
+    if places:
+        pytest.fail("\n".join([rule, *places]), pytrace=False)
+
+
+def test_the_tree_is_seen() -> None:
+    assert ROOT / "src/roost/exceptions.py" in PYTHON
+    assert [file.name for file in TRACKED if file.suffix == ".sql"]
+
+
+def test_every_shield_has_a_deadline_on_its_line() -> None:
+    bare = [
+        place for place, line in lines(PYTHON) if SHIELD.search(line) and not DEADLINE.search(line)
+    ]
+    none(bare, "write `with anyio.move_on_after(seconds, shield=...)`: a shield has a deadline")
+
+
+def test_nobody_names_a_registry_or_a_folder_of_this_machine() -> None:
+    named = [place for place, line in lines(TRACKED) if HOSTS.search(line) or MACHINE.search(line)]
+    none(named, "a clone lives elsewhere, with another registry: take these out")
+
+
+def test_no_test_sleeps_for_luck() -> None:
+    lucky = [
+        place for place, line in lines(TESTS) if SLEEP.search(line) and not REASON.search(line)
+    ]
+    none(
+        lucky, "wait for what you mean; where time itself is meant, add `# sleeps: why` to the line"
+    )
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in TRACKED if file.suffix == ".sql"], ids=lambda file: file.name
+)
+def test_every_sql_parameter_has_a_cast(file: Path) -> None:
+    code = [(place, line.split("--")[0]) for place, line in lines([file])]
+    none([place for place, line in code if UNCAST.search(line)], "write $n::type")
+
+
+def test_no_file_is_too_long_to_be_one_subject() -> None:
+    long = [
+        f"{file.relative_to(ROOT)}: {count} lines"
+        for file in PYTHON
+        if (count := len(file.read_text(encoding="utf-8").splitlines())) > MOST_LINES
+    ]
+    none(long, f"no file has more than {MOST_LINES} lines")
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    public = getattr(roost, "__all__", None) or [
+        name
+        for name, value in vars(roost).items()
+        if name[0] != "_" and not inspect.ismodule(value)
+    ]
+    bare = [name for name in public for name in undocumented(name, getattr(roost, name))]
+    none(bare, "say what these are for")
+
+
+def undocumented(name: str, value: object) -> Iterator[str]:
+    """Yield the name of a class or function without a docstring of its own, and its methods'."""
+    if not inspect.isclass(value):
+        if inspect.isroutine(value) and not value.__doc__:
+            yield name
+        return
+    own = vars(value).get("__doc__") or ""
+    if not own or own.startswith(f"{value.__name__}("):  # what a dataclass writes by itself
+        yield name
+    for method, function in vars(value).items():
+        function = getattr(function, "__func__", function)
+        if inspect.isfunction(function) and method[0] != "_" and not function.__doc__:
+            yield f"{name}.{method}"
+
+
+def test_a_missing_docstring_is_found() -> None:
+    class Bare(Exception):  # noqa: N818
+        def method(self) -> None: ...
+
+    assert list(undocumented("Bare", Bare)) == ["Bare", "Bare.method"]
