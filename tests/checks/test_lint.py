@@ -31,8 +31,9 @@ def test_imports_keep_to_the_layers() -> None:
 
 
 def present() -> list[str]:
-    """Return the parts of the project that there are."""
-    return [name for name in CODE if (ROOT / name).exists()]
+    """Return the parts of the project that have code."""
+    paths = [ROOT / name for name in CODE]
+    return [path.name for path in paths if path.is_file() or any(path.rglob("*.py"))]
 
 
 def passes(*command: str) -> None:

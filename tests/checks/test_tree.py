@@ -19,7 +19,9 @@ SHIELD = re.compile(r"shield\s*=\s*True")
 DEADLINE = re.compile(r"\b(move_on|fail)_(after|at)\(")
 HOSTS = re.compile(r"pypi\.org|pythonhosted\.org|npmjs\.org|deb(ian)?\.debian\.org|crates\.io")
 MACHINE = re.compile(r"(?<![\w.\]}>)*~-])/(home|root|Users|work|mnt|opt)/\w")
-SLEEP = re.compile(r"\btime\.sleep\(|\b(anyio|asyncio|trio)\.sleep\(\s*(0?\.0*[1-9]|[1-9])")
+SLEEP = re.compile(r"\b(?:time|anyio|asyncio|trio)\.sleep\(\s*(?P<seconds>[\d._]+)")
+LONGEST_POLL = 0.05
+"""Seconds. A loop that looks again and again is no luck; one sleep in its place is longer."""
 REASON = re.compile(r"# sleeps: \w")
 UNCAST = re.compile(r"\$\d+(?!\d|::)")
 MOST_LINES = 600
@@ -82,12 +84,15 @@ def test_nobody_names_a_registry_or_a_folder_of_this_machine() -> None:
 
 
 def test_no_test_sleeps_for_luck() -> None:
-    lucky = [
-        place for place, line in lines(TESTS) if SLEEP.search(line) and not REASON.search(line)
-    ]
+    lucky = [place for place, line in lines(TESTS) if sleeps(line) and not REASON.search(line)]
     none(
         lucky, "wait for what you mean; where time itself is meant, add `# sleeps: why` to the line"
     )
+
+
+def sleeps(line: str) -> bool:
+    """Say whether the line sleeps longer than a poll."""
+    return any(float(match["seconds"]) > LONGEST_POLL for match in SLEEP.finditer(line))
 
 
 @pytest.mark.parametrize(
