@@ -42,12 +42,13 @@ class PsycopgListener:
         await anyio.lowlevel.checkpoint()
         pgconn = self._connection.raw.pgconn
         try:
-            # libpq may hold some that came with the answer to a statement.
-            self._drain()
             while not self._arrived:
                 await until_ready(pgconn.socket, READ)
                 # No await from here on: what is taken from libpq reaches the caller.
-                self._read()
+                # libpq reads 16 kB at a time and never data and the end of the stream together,
+                # so an error comes after all that was sent.
+                pgconn.consume_input()
+                self._drain()
         except psycopg.Error as error:
             raise translate(error) from error
         arrived = list(self._arrived)
@@ -57,17 +58,6 @@ class PsycopgListener:
     async def probe(self) -> None:
         """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
         await self._connection.fetch(_PROBE)
-
-    def _read(self) -> None:
-        try:
-            self._connection.raw.pgconn.consume_input()
-        except psycopg.Error:
-            # What came before the end is delivered; the next call finds the connection closed.
-            self._drain()
-            if not self._arrived:
-                raise
-        else:
-            self._drain()
 
     def _drain(self) -> None:
         raw = self._connection.raw

@@ -113,6 +113,8 @@ class ListenConformance(AsyncConformance):
     ) -> None:
         async with driver.listener(["c"], application_name=app) as listener:
             _notify(observer, "c", "last words")
+            # A server that is told to end does not send what it still has: wait until it did.
+            await listener.probe()
             terminate(observer, app)
             await until_gone(observer, app)
             assert await _receive(listener, 1) == [Notification("c", "last words")]
