@@ -154,6 +154,12 @@ def _version(folder: Path, account: Account) -> str:
 
 def _copy_for_others(folder: Path) -> Path:
     prefix = folder.resolve().parent
+    if not ((prefix / "lib").is_dir() and (prefix / "share").is_dir()):
+        # A package of a distribution: its parts are spread over the system and can't be moved.
+        raise EmbeddedPostgresError(
+            f"the server runs as another user than root, and that user can't reach {folder}: "
+            "open the folders above it, or choose other programs with ROOST_PG_BIN"
+        )
     with (prefix / "bin" / "postgres").open("rb") as program:
         digest = hashlib.file_digest(program, "sha256").hexdigest()[:16]
     home = make_root_home()
