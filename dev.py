@@ -136,6 +136,8 @@ def set_up(env: Environment) -> None:
             env.stamp.write_text(f"{packages}\n{project}\n")
     except subprocess.CalledProcessError as error:
         sys.exit(f"dev.py: the set-up failed at: {shlex.join(map(str, error.cmd))}")
+    except KeyboardInterrupt:
+        sys.exit(130)  # the next run starts over
     except PermissionError as error:
         sys.exit(f"dev.py: {error}. Does the checkout, or its .venv-dev, belong to another user?")
 
