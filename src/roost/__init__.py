@@ -25,6 +25,7 @@ from roost.exceptions import (
     RoostError,
     SchemaError,
     SnoozeJob,
+    UnknownParentError,
     UnknownTaskError,
     WorkerShutdown,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "SchemaError",
     "SnoozeJob",
     "TaskDefaults",
+    "UnknownParentError",
     "UnknownTaskError",
     "Worker",
     "WorkerSettings",

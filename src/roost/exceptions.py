@@ -63,6 +63,12 @@ class JobNotFoundError(RoostError):
     code: ClassVar[str] = "roost.job-not-found"
 
 
+class UnknownParentError(JobNotFoundError):
+    """``depends_on`` names a job that does not exist. Nothing was inserted."""
+
+    code: ClassVar[str] = "roost.unknown-parent"
+
+
 class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the API page)
     """The awaited job ended in ``discarded`` or ``cancelled``."""
 

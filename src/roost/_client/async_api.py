@@ -25,7 +25,7 @@ from roost._model.record import encode_jobs
 from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, takes_worker_options
 from roost._ops import schema
-from roost._ops.enqueue import insert_job, insert_jobs
+from roost._ops.enqueue import insert_children, insert_job, insert_jobs
 from roost._ops.inspect import get_job
 from roost._ops.query import Op
 from roost._worker.worker import Worker
@@ -110,11 +110,13 @@ class AsyncRoost:
         :param unique_key: at most one active job has a given key.
         :param tags: words to find it by.
         :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1.
-        :param depends_on: not built yet.
+        :param depends_on: ids of jobs that must be completed first; when one of them is discarded
+            or cancelled, so is this one. One that isn't committed yet is waited for.
         :param metadata: JSON that isn't handler input: trace ids, tenant ids.
         :param conn: a psycopg ``AsyncConnection`` in a transaction.
         :raises InvalidJobError: a value can't be stored; the database was not touched.
         :raises DuplicateUniqueJobError: an active job has the key; the transaction goes on.
+        :raises UnknownParentError: ``depends_on`` names a job that doesn't exist.
         :raises NotInTransactionError: ``conn`` would commit the job by itself, at once.
         :raises TypeError: ``conn`` is of a kind that is not accepted.
         :raises DatabaseUnavailableError: the database can't be reached, or did not answer.
@@ -133,6 +135,9 @@ class AsyncRoost:
             metadata,
         )
         record = encode_jobs([with_defaults(job, self._registry)])
+        if depends_on:
+            operation = insert_job(record, unique_key=unique_key, parents=depends_on)
+            return await self._call_in_transaction(operation, conn)
         return await self._call(insert_job(record, unique_key=unique_key), conn)
 
     async def enqueue_many(self, jobs: Sequence[JobInsert], *, conn: Any | None = None) -> int:
@@ -148,7 +153,10 @@ class AsyncRoost:
         if isinstance(jobs, JobInsert) or not all(isinstance(job, JobInsert) for job in jobs):
             raise InvalidJobError("enqueue_many takes a list of JobInsert")
         records = encode_jobs([with_defaults(job, self._registry) for job in jobs])
-        if jobs:
+        parents = {parent for job in jobs for parent in job.depends_on or ()}
+        if parents:
+            await self._call_in_transaction(insert_children(records, parents=parents), conn)
+        elif jobs:
             await self._call(insert_jobs(records), conn)
         return len(jobs)
 
@@ -180,6 +188,10 @@ class AsyncRoost:
 
     async def _call(self, operation: Op[T], conn: Any | None = None) -> T:
         async with self._connection(conn) as connection:
+            return await run(connection, operation)
+
+    async def _call_in_transaction(self, operation: Op[T], conn: Any | None = None) -> T:
+        async with self._connection(conn) as connection, connection.transaction():
             return await run(connection, operation)
 
     @asynccontextmanager

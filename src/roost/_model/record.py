@@ -12,6 +12,7 @@ from roost._model.job import JobInsert
 from roost._model.validate import (
     MAX_INT,
     MAX_KEY,
+    check_ids,
     check_int,
     check_name,
     check_scheduled_at,
@@ -56,8 +57,7 @@ def _record(job: JobInsert) -> dict[str, Any]:
         check_name("unique_key", job.unique_key, most=MAX_KEY)
     if job.timeout_seconds is not None:
         check_int("timeout_seconds", job.timeout_seconds, least=1)
-    if job.depends_on:
-        raise InvalidJobError("depends_on is not built yet; enqueue the child from its parent")
+    check_ids("depends_on", job.depends_on)
     if job.args is not None and not isinstance(job.args, (dict, BaseModel)):
         raise InvalidJobError(
             f"args must be a dict or a pydantic model, not {type(job.args).__name__}"
@@ -82,6 +82,8 @@ def _record(job: JobInsert) -> dict[str, Any]:
         record["timeout_seconds"] = job.timeout_seconds
     if job.metadata:
         record["metadata"] = job.metadata
+    if job.depends_on:
+        record["depends_on"] = job.depends_on
     return record
 
 

@@ -52,6 +52,16 @@ def check_tags(tags: Iterable[object] | None, *, error: type[RoostError] = Inval
         check_name("a tag", tag, error=error)
 
 
+def check_ids(what: str, ids: object) -> None:
+    """Refuse what is not a list of job ids."""
+    if ids is None:
+        return
+    if not isinstance(ids, (list, tuple, set, frozenset)):
+        raise InvalidJobError(f"{what} must be a list of job ids, not {ids!r}")
+    for job_id in ids:
+        check_int(f"an id in {what}", job_id, least=1, most=MAX_ID)
+
+
 def check_scheduled_at(value: object) -> None:
     """Refuse a time that isn't an aware datetime: a naive one means another instant elsewhere."""
     if value is None:

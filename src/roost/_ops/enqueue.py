@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from roost._ops.query import Op, Query
 from roost._sql import statements
-from roost.exceptions import DuplicateUniqueJobError
+from roost.exceptions import DuplicateUniqueJobError, UnknownParentError
 
 _SQL = statements("enqueue")
 _INSERT = _SQL["insert_jobs"]
@@ -21,14 +23,40 @@ def insert_jobs(records: str) -> Op[list[int]]:
     return [job_id for (job_id,) in rows]
 
 
-def insert_job(record: str, *, unique_key: str | None) -> Op[int]:
-    """Insert one job and return its id.
+def insert_children(records: str, *, parents: Collection[int]) -> Op[list[int]]:
+    """Insert jobs of which some depend on ``parents``, and return the new ids, in order.
+
+    Must run inside a transaction. A parent that another transaction has inserted and not committed
+    yet is waited for; one that is just ending is seen in its new state. A job whose parent has
+    failed is inserted as cancelled.
+
+    :raises UnknownParentError: a parent does not exist; nothing was inserted.
+    """
+    ids = sorted(set(parents))
+    missing = yield from _lock_parents(ids)
+    if missing:
+        yield Query(_SQL["begin_probe"])
+        yield Query(_SQL["probe_parents"], (missing,))
+        yield Query(_SQL["end_probe"])
+        yield Query(_SQL["release_probe"])
+        missing = yield from _lock_parents(ids)
+    if missing:
+        raise UnknownParentError(f"depends_on names jobs that don't exist: {missing}")
+    rows = yield Query(_SQL["insert_children"], (records,))
+    return [job_id for (job_id,) in rows]
+
+
+def insert_job(record: str, *, unique_key: str | None, parents: Collection[int] = ()) -> Op[int]:
+    """Insert one job and return its id; with ``parents`` it must run inside a transaction.
 
     :raises DuplicateUniqueJobError: an active job has the key; nothing was inserted and the
         transaction goes on.
     """
     while True:
-        ids = yield from insert_jobs(record)
+        if parents:
+            ids = yield from insert_children(record, parents=parents)
+        else:
+            ids = yield from insert_jobs(record)
         if ids:
             return ids[0]
         assert unique_key is not None, "only a unique key keeps a job out"  # noqa: S101
@@ -36,3 +64,14 @@ def insert_job(record: str, *, unique_key: str | None) -> Op[int]:
         if rows:
             raise DuplicateUniqueJobError(unique_key, rows[0][0])
         # The winner ended between the two statements: the key is free again.
+
+
+def _lock_parents(ids: list[int]) -> Op[list[int]]:
+    """Keep the parents from ending until the transaction does, and return who is not there."""
+    yield Query(_SQL["flag_parents"], (ids,))
+    rows = yield Query(_SQL["lock_parents"], (ids,))
+    missing = sorted(set(ids) - {job_id for (job_id,) in rows})
+    if missing:
+        rows = yield Query(_SQL["archived_parents"], (missing,))
+        missing = sorted(set(missing) - {job_id for (job_id,) in rows})
+    return missing

@@ -86,6 +86,28 @@ def check() -> Op[None]:
 
 
 @attrs.frozen
+class Step:
+    """One migration: whether the database has it, and whether this code knows it."""
+
+    version: int
+    name: str
+    applied: bool
+    known: bool
+
+
+def status() -> Op[list[Step]]:
+    """List every migration that the database has or this code brings, oldest first."""
+    known = {migration.version: migration.name for migration in migrations()}
+    applied: dict[int, str] = {}
+    if (yield from _exists()):
+        applied = {row.version: row.name for row in (yield from _applied())}
+    return [
+        Step(version, name, applied=version in applied, known=version in known)
+        for version, name in sorted({**applied, **known}.items())
+    ]
+
+
+@attrs.frozen
 class _Applied:
     version: int
     name: str

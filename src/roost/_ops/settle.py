@@ -4,47 +4,104 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import attrs
+
 from roost._model.codec import encode
-from roost._model.states import Event
+from roost._model.states import Event, JobState
 from roost._model.verdict import Lease, Verdict, describe
+from roost._ops.family import cancel_descendants, release_children
 from roost._ops.query import Op, Query
 from roost._sql import statements
 
 _SQL = statements("settle")
-_COMPLETE = _SQL["complete"]
-_CONCLUDE = _SQL["conclude"]
 
 
-def settle(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[list[Lease]]:
-    """Write ``verdicts`` and return the leases that no longer held; their jobs were not touched.
+@attrs.frozen
+class Settled:
+    """What became of a batch of verdicts; what is in neither list was written.
 
-    At most two statements, each a transaction of its own: completions, and everything else. Doing
-    it again after an unknown outcome is safe: what took effect is reported as lost.
+    :param lost: the lease did not hold any more; the job was not touched.
+    :param parents: not written yet: the job has children, see `settle_parents`.
+    :param busy: not written yet: the row was locked, for instance by an enqueue of a child.
+    """
+
+    lost: list[Verdict]
+    parents: list[Verdict]
+    busy: list[Verdict]
+
+
+def settle(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
+    """Write the verdicts of jobs without children.
+
+    At most two statements, each a transaction of its own: completions, and everything else; a third
+    looks at what they left. Doing it again after an unknown outcome is safe: what took effect is
+    reported as lost.
 
     :param error_cap: how many error records a row keeps, ≥ 1; the newest stay.
     """
-    completed: list[Verdict] = []
-    others: list[Verdict] = []
+    left, _, _ = yield from _write(verdicts, error_cap=error_cap, with_children=False)
+    if not left:
+        return Settled([], [], [])
+    rows = yield Query(_SQL["still_held"], _leases(left))
+    has_children: dict[int, bool] = dict(rows)
+    return Settled(
+        lost=[verdict for verdict in left if verdict.lease.job_id not in has_children],
+        parents=[verdict for verdict in left if has_children.get(verdict.lease.job_id) is True],
+        busy=[verdict for verdict in left if has_children.get(verdict.lease.job_id) is False],
+    )
+
+
+def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
+    """Write the verdicts of jobs with children, and what follows for these.
+
+    Must run inside a transaction: a completed parent releases its children, a discarded or
+    cancelled one cancels the whole subtree, and both are there together with the parent's end.
+    """
+    left, completed, failed = yield from _write(verdicts, error_cap=error_cap, with_children=True)
+    yield from release_children(completed)
+    yield from cancel_descendants(failed)
+    if not left:
+        return Settled([], [], [])
+    rows = yield Query(_SQL["still_held"], _leases(left))
+    held = {job_id for job_id, _ in rows}
+    return Settled(
+        lost=[verdict for verdict in left if verdict.lease.job_id not in held],
+        parents=[],
+        busy=[verdict for verdict in left if verdict.lease.job_id in held],
+    )
+
+
+def _write(
+    verdicts: Iterable[Verdict], *, error_cap: int, with_children: bool
+) -> Op[tuple[list[Verdict], list[int], list[int]]]:
+    """Write what can be written; return the rest, the completed ids and the failed ids."""
+    to_complete: list[Verdict] = []
+    to_conclude: list[Verdict] = []
     for verdict in verdicts:
-        (completed if verdict.event is Event.COMPLETE else others).append(verdict)
-    lost: list[Lease] = []
-    if completed:
-        rows = yield Query(
-            _COMPLETE,
-            (
-                [verdict.lease.job_id for verdict in completed],
-                [verdict.lease.worker_id for verdict in completed],
-                [verdict.lease.lease_no for verdict in completed],
-                [verdict.result for verdict in completed],
-            ),
-        )
-        lost += _missing(completed, {job_id for (job_id,) in rows})
-    if others:
-        records = encode([describe(verdict) for verdict in others])
-        rows = yield Query(_CONCLUDE, (records, error_cap))
-        lost += _missing(others, {job_id for (job_id,) in rows})
-    return lost
+        (to_complete if verdict.event is Event.COMPLETE else to_conclude).append(verdict)
+    completed: list[int] = []
+    ended: dict[int, str] = {}
+    if to_complete:
+        results = [verdict.result for verdict in to_complete]
+        rows = yield Query(_SQL["complete"], (*_leases(to_complete), results, with_children))
+        completed = [job_id for (job_id,) in rows]
+    if to_conclude:
+        records = encode([describe(verdict) for verdict in to_conclude])
+        ended = dict((yield Query(_SQL["conclude"], (records, error_cap, with_children))))
+    written = ended.keys() | set(completed)
+    left = [v for v in (*to_complete, *to_conclude) if v.lease.job_id not in written]
+    failed = [
+        job_id
+        for job_id, state in ended.items()
+        if state in (JobState.DISCARDED, JobState.CANCELLED)
+    ]
+    return left, completed, failed
 
 
-def _missing(verdicts: Sequence[Verdict], settled: set[int]) -> list[Lease]:
-    return [verdict.lease for verdict in verdicts if verdict.lease.job_id not in settled]
+def _leases(verdicts: Sequence[Verdict]) -> tuple[list[int], list[int], list[int]]:
+    leases: list[Lease] = [verdict.lease for verdict in verdicts]
+    return (
+        [lease.job_id for lease in leases],
+        [lease.worker_id for lease in leases],
+        [lease.lease_no for lease in leases],
+    )

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 import attrs
 
 from roost._model.states import JobState
-from roost._ops.query import Op, Query
+from roost._ops.family import cancel_descendants
+from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 
 _SQL = statements("upkeep")
@@ -53,19 +54,42 @@ def expire_workers() -> Op[list[str]]:
 def rescue_jobs(*, limit: int, error_cap: int) -> Op[list[Rescued]]:
     """Take back up to ``limit`` executing jobs whose worker has no row.
 
-    Each gets a ``WorkerCrash`` error record and becomes retryable, discarded when its attempts are
-    used up, or cancelled when that was requested.
+    Must run inside a transaction. Each gets a ``WorkerCrash`` error record and becomes retryable,
+    discarded when its attempts are used up, or cancelled when that was requested.
     """
     rows = yield Query(_SQL["rescue_jobs"], (limit, error_cap))
-    return [Rescued(job_id, JobState(state)) for job_id, state in rows]
+    yield from cancel_descendants(_failed_parents(rows))
+    return [Rescued(job_id, JobState(state)) for job_id, state, _ in rows]
 
 
 def release_unheld(worker_id: int, *, held: Collection[int]) -> Op[list[int]]:
     """Give back the jobs that this worker claimed without learning of it, and return their ids.
 
-    To be called only while no claim of this worker is in flight.
+    Must run inside a transaction, and only while no claim of this worker is in flight.
 
     :param held: the ids that the worker knows: waiting, running or not settled yet.
     """
     rows = yield Query(_SQL["release_unheld"], (worker_id, list(held)))
-    return [job_id for (job_id,) in rows]
+    yield from cancel_descendants(_failed_parents(rows))
+    return [job_id for job_id, _, _ in rows]
+
+
+def archive_jobs(*, after: float, limit: int) -> Op[int]:
+    """Move up to ``limit`` jobs that ended more than ``after`` seconds ago; return how many."""
+    return len((yield Query(_SQL["archive_jobs"], (after, limit))))
+
+
+def forget_results(*, after: float, limit: int) -> Op[int]:
+    """Drop the results of jobs completed more than ``after`` seconds ago; return how many.
+
+    Up to ``limit`` live jobs and as many archived ones.
+    """
+    live = yield Query(_SQL["forget_results"], (after, limit))
+    archived = yield Query(_SQL["forget_archived_results"], (after, limit))
+    return max(len(live), len(archived))
+
+
+def _failed_parents(rows: Sequence[Row]) -> list[int]:
+    """Of (id, state, has_children): the parents that ended without success."""
+    failed = (JobState.DISCARDED, JobState.CANCELLED)
+    return [job_id for job_id, state, has_children in rows if has_children and state in failed]

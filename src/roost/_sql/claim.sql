@@ -12,9 +12,16 @@ with recursive head (queue, priority) as (
         where job.queue = wanted.queue
             and job.state in ('available', 'retryable')
             and job.pending_parents = 0
+            and not job.limited
         order by job.priority
         limit 1
     ) as first
+    where not exists (
+        select
+        from roost.queues as queue
+        where queue.name = wanted.queue
+            and queue.paused_at is not null
+    )
     union all
     select head.queue, next.priority
     from head
@@ -25,6 +32,7 @@ with recursive head (queue, priority) as (
             and job.priority > head.priority
             and job.state in ('available', 'retryable')
             and job.pending_parents = 0
+            and not job.limited
         order by job.priority
         limit 1
     ) as next
@@ -42,6 +50,7 @@ share as materialized (
                 and job.priority = head.priority
                 and job.state in ('available', 'retryable')
                 and job.pending_parents = 0
+                and not job.limited
                 and job.scheduled_at <= now()
                 and job.task = any ($3::text[])
             order by job.scheduled_at, job.id
@@ -72,6 +81,7 @@ picked as materialized (
             and job.priority = share.priority
             and job.state in ('available', 'retryable')
             and job.pending_parents = 0
+            and not job.limited
             and job.scheduled_at <= now()
             and job.task = any ($3::text[])
         order by job.scheduled_at, job.id
@@ -105,6 +115,7 @@ upcoming as (
             and job.priority = head.priority
             and job.state in ('available', 'retryable')
             and job.pending_parents = 0
+            and not job.limited
             and job.scheduled_at > now()
         order by job.scheduled_at
         limit 1

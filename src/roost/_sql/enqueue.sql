@@ -18,13 +18,14 @@ with record as (
 inserted as (
     insert into roost.jobs (
         queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-        unique_key, tags, timeout_seconds, metadata
+        unique_key, tags, timeout_seconds, metadata, limited
     )
     select
         queue, task, args, priority, max_attempts,
         -- Not now(): that is when the caller's transaction began, maybe long ago.
         coalesce(scheduled_at, statement_timestamp()), statement_timestamp(),
-        unique_key, tags, timeout_seconds, metadata
+        unique_key, tags, timeout_seconds, metadata,
+        exists (select from roost.limits where limits.task = record.task)
     from record
     on conflict (unique_key)
         where unique_key is not null and state in ('available', 'executing', 'retryable')
@@ -49,3 +50,143 @@ select id
 from roost.jobs
 where unique_key = $1::text
     and state in ('available', 'executing', 'retryable');
+
+-- name: flag_parents
+-- $1 ids. From now on these are settled together with their children.
+with parent as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.id = any ($1::bigint[])
+        and job.state in ('available', 'executing', 'retryable')
+        and not job.has_children
+    order by job.id
+    for no key update of job
+)
+update roost.jobs as job
+set has_children = true
+from parent
+where job.id = parent.id;
+
+-- name: lock_parents
+-- $1 ids. Until the transaction ends they can't be settled, only read and given more children.
+select job.id
+from roost.jobs as job
+where job.id = any ($1::bigint[])
+order by job.id
+for share of job;
+
+-- name: archived_parents
+select id
+from roost.jobs_archive
+where id = any ($1::bigint[]);
+
+-- name: begin_probe
+savepoint roost_probe;
+
+-- name: probe_parents
+-- $1 ids that can't be seen. Another transaction may have inserted them and not committed yet: the
+-- primary key makes this wait for its end. Whatever is inserted here is rolled back.
+insert into roost.jobs (id, task) overriding system value
+select missing.id, 'roost.probe'
+from unnest($1::bigint[]) as missing (id)
+order by missing.id
+on conflict (id) do nothing;
+
+-- name: end_probe
+rollback to savepoint roost_probe;
+
+-- name: release_probe
+release savepoint roost_probe;
+
+-- name: insert_children
+-- Like insert_jobs, for records with depends_on. The parents are locked.
+with record as materialized (
+    select
+        nextval(pg_get_serial_sequence('roost.jobs', 'id')) as id,
+        r.*
+    from jsonb_to_recordset($1::text::jsonb) as r (
+        queue text,
+        task text,
+        args jsonb,
+        priority integer,
+        max_attempts integer,
+        scheduled_at timestamptz,
+        unique_key text,
+        tags text[],
+        timeout_seconds integer,
+        metadata jsonb,
+        depends_on bigint[]
+    )
+),
+parent as materialized (
+    select distinct record.id as child_id, live.id, live.state
+    from record
+    cross join lateral unnest(record.depends_on) as wanted (id)
+    join lateral (
+        select job.id, job.state
+        from roost.jobs as job
+        where job.id = wanted.id
+        union all
+        select job.id, job.state
+        from roost.jobs_archive as job
+        where job.id = wanted.id
+    ) as live on true
+    where live.state <> 'completed'
+),
+family as (
+    select
+        child_id,
+        count(*) as pending,
+        min(id) filter (where state in ('discarded', 'cancelled')) as failed_id,
+        (array_agg(state order by id) filter (where state in ('discarded', 'cancelled')))[1] as failed
+    from parent
+    group by child_id
+),
+inserted as (
+    insert into roost.jobs (
+        id, queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
+        unique_key, tags, timeout_seconds, metadata, limited, depends_on,
+        state, cancelled_at, pending_parents, errors
+    ) overriding system value
+    select
+        record.id, queue, task, args, priority, max_attempts,
+        coalesce(scheduled_at, statement_timestamp()), statement_timestamp(),
+        unique_key, tags, timeout_seconds, metadata,
+        exists (select from roost.limits where limits.task = record.task),
+        depends_on,
+        -- A parent that has failed already has the same consequence as one that fails later.
+        case when family.failed is null then 'available' else 'cancelled' end,
+        case when family.failed is not null then statement_timestamp() end,
+        case when family.failed is null then coalesce(family.pending, 0) else 0 end,
+        case when family.failed is not null then jsonb_build_array(jsonb_build_object(
+            'attempt', 0,
+            'at', statement_timestamp(),
+            'error', 'ParentFailed: job ' || family.failed_id || ' was ' || family.failed,
+            'trace', ''
+        )) end
+    from record
+    left join family on family.child_id = record.id
+    on conflict (unique_key)
+        where unique_key is not null and state in ('available', 'executing', 'retryable')
+        do nothing
+    returning id, queue, state, scheduled_at, pending_parents
+),
+depending as (
+    insert into roost.dependencies (parent_id, child_id)
+    select parent.id, inserted.id
+    from inserted
+    join parent on parent.child_id = inserted.id
+    where inserted.pending_parents > 0
+),
+notified as (
+    select pg_notify('roost_jobs', queue)
+    from inserted
+    where state = 'available'
+        and pending_parents = 0
+        and scheduled_at <= statement_timestamp()
+    group by queue
+)
+select id
+from inserted
+where (select count(*) from notified) >= 0
+order by id;

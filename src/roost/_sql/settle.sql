@@ -1,12 +1,14 @@
 -- name: complete
--- $1 ids, $2 worker ids, $3 lease numbers, $4 results as JSON texts (null: no result).
--- Returns the ids whose lease still held; the others are not touched.
+-- $1 ids, $2 worker ids, $3 lease numbers, $4 results as JSON texts (null: no result), $5 whether
+-- to write the jobs with children or those without. Returns the ids that were written: their lease
+-- held, and nobody had the row locked.
 with verdict as (
     select *
     from unnest($1::bigint[], $2::bigint[], $3::integer[], $4::text[])
         as v (id, worker_id, lease_no, result)
 ),
--- Batches lock in the order of ids, so that two of them never wait for each other.
+-- Rows that somebody has locked are passed over, not waited for: an enqueue of a child holds its
+-- parent until the user's transaction ends, and the rest of the batch must not wait for that.
 held as materialized (
     select job.id, verdict.result
     from verdict
@@ -15,19 +17,32 @@ held as materialized (
         and job.worker_id = verdict.worker_id
         and job.lease_no = verdict.lease_no
     where job.state = 'executing'
-    order by job.id
-    for update of job
+        and job.has_children = $5::boolean
+    for update of job skip locked
+),
+completed as (
+    update roost.jobs as job
+    set state = 'completed',
+        completed_at = now(),
+        result = held.result::jsonb
+    from held
+    where job.id = held.id
+    returning job.id, job.queue, job.limited
+),
+-- An end gives a limited task room: somebody may be waiting for it.
+notified as (
+    select pg_notify('roost_jobs', queue)
+    from completed
+    where limited
+    group by queue
 )
-update roost.jobs as job
-set state = 'completed',
-    completed_at = now(),
-    result = held.result::jsonb
-from held
-where job.id = held.id
-returning job.id;
+select id
+from completed
+where (select count(*) from notified) >= 0;
 
 -- name: conclude
--- Every other end of an attempt. $1: a JSON array of records, $2: how many errors a row keeps.
+-- Every other end of an attempt. $1: a JSON array of records, $2: how many errors a row keeps, $3:
+-- as $5 above.
 -- A job whose cancel was requested is cancelled instead of waiting for another attempt.
 with verdict as (
     select *
@@ -58,8 +73,8 @@ held as materialized (
         and job.worker_id = verdict.worker_id
         and job.lease_no = verdict.lease_no
     where job.state = 'executing'
-    order by job.id
-    for update of job
+        and job.has_children = $3::boolean
+    for update of job skip locked
 ),
 concluded as (
     update roost.jobs as job
@@ -89,16 +104,111 @@ concluded as (
         end
     from held
     where job.id = held.id
-    returning job.id, job.queue, job.state, job.scheduled_at
+    returning job.id, job.queue, job.state, job.scheduled_at, job.limited
 ),
 notified as (
     select pg_notify('roost_jobs', queue)
     from concluded
-    where state in ('available', 'retryable')
+    where limited
+        or (state in ('available', 'retryable') and scheduled_at <= now())
+    group by queue
+)
+select id, state
+from concluded
+where (select count(*) from notified) >= 0;
+
+-- name: still_held
+-- $1 ids, $2 worker ids, $3 lease numbers. Which leases hold after all: their jobs have children, or
+-- were locked.
+select job.id, job.has_children
+from unnest($1::bigint[], $2::bigint[], $3::integer[]) as verdict (id, worker_id, lease_no)
+join roost.jobs as job
+    on job.id = verdict.id
+    and job.worker_id = verdict.worker_id
+    and job.lease_no = verdict.lease_no
+where job.state = 'executing';
+
+-- name: release_children
+-- $1 parents that were completed, whose rows this transaction has locked: no child can be added to
+-- them any more.
+with gone as (
+    delete from roost.dependencies
+    where parent_id = any ($1::bigint[])
+    returning child_id
+),
+waiting as (
+    select child_id, count(*) as parents
+    from gone
+    group by child_id
+),
+held as materialized (
+    select job.id, waiting.parents
+    from waiting
+    join roost.jobs as job on job.id = waiting.child_id
+    where job.state = 'available'
+        and job.pending_parents > 0
+    -- Two parents may end at once: both lock their children in one order.
+    order by job.id
+    for update of job
+),
+released as (
+    update roost.jobs as job
+    set pending_parents = greatest(job.pending_parents - held.parents, 0),
+        limited = exists (select from roost.limits where limits.task = job.task)
+    from held
+    where job.id = held.id
+    returning job.queue, job.pending_parents, job.scheduled_at
+),
+notified as (
+    select pg_notify('roost_jobs', queue)
+    from released
+    where pending_parents = 0
         and scheduled_at <= now()
     group by queue
 )
+select count(*)
+from released
+where (select count(*) from notified) >= 0;
+
+-- name: cancel_children
+-- $1 parents that were discarded or cancelled, locked as above. Returns the children that were
+-- cancelled and have children of their own.
+with gone as (
+    delete from roost.dependencies
+    where parent_id = any ($1::bigint[])
+    returning parent_id, child_id
+),
+failed as (
+    select gone.child_id, min(gone.parent_id) as parent_id
+    from gone
+    group by gone.child_id
+),
+held as materialized (
+    select job.id, failed.parent_id
+    from failed
+    join roost.jobs as job on job.id = failed.child_id
+    where job.state = 'available'
+        and job.pending_parents > 0
+    order by job.id
+    for update of job
+),
+cancelled as (
+    update roost.jobs as job
+    set state = 'cancelled',
+        cancelled_at = now(),
+        pending_parents = 0,
+        errors = coalesce(job.errors, '[]') || jsonb_build_array(jsonb_build_object(
+            'attempt', job.attempt,
+            'at', now(),
+            'error', 'ParentFailed: job ' || held.parent_id || ' was ' || parent.state,
+            'trace', ''
+        ))
+    from held
+    join roost.jobs as parent on parent.id = held.parent_id
+    where job.id = held.id
+    returning job.id, job.has_children
+)
 select id
-from concluded
-where (select count(*) from notified) >= 0
+from cancelled
+where has_children
 order by id;

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -25,10 +26,18 @@ async def call_handler(
     A cancel that came from outside the handler is raised on; one that the handler made up itself
     (an ``asyncio.CancelledError`` of some future it awaited) is its failure.
     """
-    if not handler.is_async:
-        return await _call_in_thread(handler.func, args, running=running, threads=threads)
+    if handler.is_async:
+        return await _call_in_loop(lambda: handler.func(**args))
+    ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
+    if isinstance(ending, Returned) and inspect.iscoroutine(coroutine := ending.value):
+        # A plain function that wraps an async one: the work is still to be done.
+        return await _call_in_loop(lambda: coroutine)
+    return ending
+
+
+async def _call_in_loop(func: Callable[[], Awaitable[Any]]) -> Ending:
     try:
-        return Returned(await handler.func(**args))
+        return Returned(await func())
     except anyio.get_cancelled_exc_class() as error:
         if anyio.current_effective_deadline() == -math.inf:
             raise

@@ -56,6 +56,14 @@ class Runtime:
         async with self.pool.acquire(timeout=timeout) as connection:
             return await run(connection, operation, timeout=timeout)
 
+    async def call_in_transaction(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
+        """Do the same with all statements of the operation in one transaction."""
+        async with (
+            self.pool.acquire(timeout=timeout) as connection,
+            connection.transaction(),
+        ):
+            return await run(connection, operation, timeout=timeout)
+
     def look_again(self) -> None:
         """Tell the fetch lane that there may be jobs."""
         self.jobs_may_wait = True

@@ -159,7 +159,7 @@ class FetchLane:
         """After a claim without an answer: it may have committed, and then nobody runs its jobs."""
         runtime = self._runtime
         held = {*runtime.running.ids, *(verdict.lease.job_id for verdict in runtime.settling)}
-        given_back = await runtime.call(release_unheld(runtime.worker_id, held=held))
+        given_back = await runtime.call_in_transaction(release_unheld(runtime.worker_id, held=held))
         self._unsure = False
         if given_back:
             logger.warning("gave back jobs of a lost claim", extra={"jobs": given_back})

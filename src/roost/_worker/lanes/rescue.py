@@ -37,7 +37,7 @@ class RescueLane:
             logger.warning("worker is dead", extra={"worker": name})
         total = 0
         while True:
-            rescued = await self._runtime.call(
+            rescued = await self._runtime.call_in_transaction(
                 rescue_jobs(limit=BATCH, error_cap=self._runtime.settings.error_cap)
             )
             for job in rescued:

@@ -8,11 +8,12 @@ nothing here may make it run again.
 from __future__ import annotations
 
 import logging
+import math
 
 import anyio
 from anyio.abc import TaskStatus
 
-from roost._ops.settle import settle
+from roost._ops.settle import Settled, settle, settle_parents
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
@@ -22,6 +23,8 @@ logger = logging.getLogger("roost.worker.settle")
 MAX_BATCH = 1_000
 SETTLE_TIMEOUT = 30.0
 """Seconds that one batch may take before it counts as not written."""
+BUSY_DELAY = 0.02
+"""Seconds before a verdict is tried again whose row somebody had locked."""
 FLUSH_TIMEOUT = 1.5
 """Seconds for what is left when the worker stops; a lease that was not settled is rescued later."""
 
@@ -42,11 +45,14 @@ class SettleLane:
         """Write batches until cancelled; a batch in flight is finished first."""
         task_status.started()
         failures = 0
+        wait = math.inf
         while True:
-            await self._runtime.settle_wake.wait()
+            with anyio.move_on_after(wait):
+                await self._runtime.settle_wake.wait()
+            wait = math.inf
             while self._runtime.settling:
                 try:
-                    await self.once()
+                    busy = await self.once()
                 except DatabaseUnavailableError as error:
                     failures += 1
                     logger.warning(
@@ -56,9 +62,12 @@ class SettleLane:
                     await anyio.sleep(backoff(failures))
                 else:
                     failures = 0
+                    if busy == len(self._runtime.settling):
+                        wait = BUSY_DELAY
+                        break
 
-    async def once(self) -> None:
-        """Write one batch.
+    async def once(self) -> int:
+        """Write one batch and return how many verdicts have to wait, for their rows are locked.
 
         A cancel is taken before or after, never between: an answer that is lost would be reported
         as a lost lease by the next try.
@@ -66,27 +75,42 @@ class SettleLane:
         :raises DatabaseUnavailableError: it was not written, or nobody knows; it is kept.
         """
         async with self._flushing:
-            batch = self._runtime.settling[:MAX_BATCH]
+            runtime = self._runtime
+            error_cap = runtime.settings.error_cap
+            batch = runtime.settling[:MAX_BATCH]
             if not batch:
-                return
-            # Until it is answered, nobody knows whether this batch was written.
-            unsure, self._unsure = self._unsure, True
+                return 0
             with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
-                lost = await self._runtime.call(
-                    settle(batch, error_cap=self._runtime.settings.error_cap),
-                    timeout=self._timeout,
+                unsure, self._unsure = self._unsure, True
+                settled = await runtime.call(
+                    settle(batch, error_cap=error_cap), timeout=self._timeout
                 )
-                self._unsure = False
-                del self._runtime.settling[: len(batch)]
-                self._runtime.look.set()
-                for lease in lost:
-                    logger.log(
-                        logging.INFO if unsure else logging.WARNING,
-                        "lease lost, or the verdict was written by an earlier try"
-                        if unsure
-                        else "lease lost: the verdict was not written",
-                        extra={"job_id": lease.job_id, "lease_no": lease.lease_no},
+                self._written(len(batch), settled, unsure=unsure)
+                parents, busy = settled.parents, len(settled.busy)
+                if parents:
+                    self._unsure = True
+                    settled = await runtime.call_in_transaction(
+                        settle_parents(parents, error_cap=error_cap), timeout=self._timeout
                     )
+                    self._written(len(parents), settled, unsure=unsure)
+                    busy += len(settled.busy)
+                return busy
+            raise DatabaseUnavailableError("the batch was not answered")
+
+    def _written(self, count: int, settled: Settled, *, unsure: bool) -> None:
+        """Take the first ``count`` verdicts off the list, and put back what is not written yet."""
+        runtime = self._runtime
+        self._unsure = False
+        runtime.settling[:count] = settled.parents
+        runtime.settling += settled.busy
+        runtime.look.set()
+        for verdict in settled.lost:
+            # After a try that was not answered, a lease that is gone may have been used by it.
+            logger.log(
+                logging.INFO if unsure else logging.WARNING,
+                "verdict was written before, or its lease was lost" if unsure else "lease lost",
+                extra={"job_id": verdict.lease.job_id, "lease_no": verdict.lease.lease_no},
+            )
 
     async def stop(self) -> None:
         """Write what is left, within `FLUSH_TIMEOUT`."""
@@ -94,7 +118,8 @@ class SettleLane:
         with anyio.move_on_after(FLUSH_TIMEOUT):
             while self._runtime.settling:
                 try:
-                    await self.once()
+                    if await self.once():
+                        await anyio.sleep(BUSY_DELAY)
                 except DatabaseUnavailableError:
                     await anyio.sleep(backoff(1))
         if self._runtime.settling:

@@ -1,0 +1,29 @@
+"""What the end of a parent means for its children.
+
+Both operations must run in the transaction that ended the parents and so holds their rows: an
+enqueue of a child waits for that, or was committed before and is seen here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from roost._ops.query import Op, Query
+from roost._sql import statements
+
+_SQL = statements("settle")
+
+
+def release_children(parents: Collection[int]) -> Op[None]:
+    """Count ``parents`` as completed; children that wait for nothing else can be claimed."""
+    if parents:
+        yield Query(_SQL["release_children"], (list(parents),))
+
+
+def cancel_descendants(parents: Collection[int]) -> Op[None]:
+    """Cancel all that waits for ``parents``, which failed, however far down."""
+    while parents:
+        # A generation at a time: each statement sees the children that were enqueued until it
+        # locked their parents.
+        rows = yield Query(_SQL["cancel_children"], (list(parents),))
+        parents = [job_id for (job_id,) in rows]

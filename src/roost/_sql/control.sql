@@ -1,0 +1,149 @@
+-- name: cancel_jobs
+-- $1 ids. What waits is cancelled; what runs is asked to stop. One statement decides which, on the
+-- row as it is when its lock is granted, so a claim at the same instant is never missed.
+with target as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.id = any ($1::bigint[])
+    order by job.id
+    for update of job
+),
+changed as (
+    update roost.jobs as job
+    set state = case when job.state = 'executing' then job.state else 'cancelled' end,
+        cancelled_at = case when job.state = 'executing' then null else now() end,
+        cancel_requested = job.state = 'executing',
+        pending_parents = 0
+    from target
+    where job.id = target.id
+        and job.state in ('available', 'executing', 'retryable')
+    returning job.id, job.state, job.lease_no, job.has_children
+),
+notified as (
+    select pg_notify('roost_cancel', id || ':' || lease_no)
+    from changed
+    where state = 'executing'
+)
+select changed.id, changed.state, changed.has_children
+from changed
+where (select count(*) from notified) >= 0
+order by changed.id;
+
+-- name: states_of
+-- Live or archived.
+select id, state
+from roost.jobs
+where id = any ($1::bigint[])
+union all
+select id, state
+from roost.jobs_archive
+where id = any ($1::bigint[]);
+
+-- name: cancel_requests_of
+-- $1 worker id. What a worker that didn't hear the notification asks.
+select id, lease_no
+from roost.jobs
+where worker_id = $1::bigint
+    and state = 'executing'
+    and cancel_requested;
+
+-- name: revive_jobs
+-- $1 ids. From an end, or from waiting for a retry, to available now. The unique key must be free:
+-- a row whose key another active job has is left as it is. The errors stay as history.
+with target as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.id = any ($1::bigint[])
+        and job.state in ('completed', 'discarded', 'cancelled', 'retryable')
+        and not exists (
+            select
+            from roost.jobs as other
+            where other.unique_key = job.unique_key
+                and other.id <> job.id
+                and other.state in ('available', 'executing', 'retryable')
+        )
+    order by job.id
+    for update of job
+),
+revived as (
+    update roost.jobs as job
+    set state = 'available',
+        scheduled_at = now(),
+        completed_at = null,
+        cancelled_at = null,
+        discarded_at = null,
+        cancel_requested = false,
+        pending_parents = 0,
+        result = null,
+        -- One more attempt at least, or the next claim would be its last already.
+        max_attempts = greatest(job.max_attempts, job.attempt + 1)
+    from target
+    where job.id = target.id
+    returning job.id, job.queue
+),
+notified as (
+    select pg_notify('roost_jobs', queue)
+    from revived
+    group by queue
+)
+select id
+from revived
+where (select count(*) from notified) >= 0
+order by id;
+
+-- name: key_holder
+-- $1 id: the active job that has the same unique key.
+select other.id, other.unique_key
+from roost.jobs as job
+join roost.jobs as other
+    on other.unique_key = job.unique_key
+    and other.id <> job.id
+    and other.state in ('available', 'executing', 'retryable')
+where job.id = $1::bigint;
+
+-- name: unarchive_jobs
+-- $1 ids: back into the live table, as they were.
+with moved as (
+    delete from roost.jobs_archive
+    where id = any ($1::bigint[])
+    returning *
+)
+insert into roost.jobs (
+    id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
+    lease_no, priority, attempt, max_attempts, timeout_seconds, state, queue, task, unique_key, args,
+    metadata, tags, depends_on, errors, result, limited
+) overriding system value
+select
+    id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
+    lease_no, priority, attempt, max_attempts, timeout_seconds, state, queue, task, unique_key, args,
+    metadata, tags, depends_on, errors, result, limited
+from moved
+returning id;
+
+-- name: discarded_ids
+-- $1 queue or null, $2 task or null, $3 after this id, $4 the most.
+select id, unique_key
+from roost.jobs
+where state = 'discarded'
+    and id > $3::bigint
+    and ($1::text is null or queue = $1::text)
+    and ($2::text is null or task = $2::text)
+order by id
+limit $4::integer;
+
+-- name: pause_queue
+insert into roost.queues (name, paused_at)
+values ($1::text, now())
+on conflict (name) do update
+set paused_at = coalesce(roost.queues.paused_at, now());
+
+-- name: resume_queue
+with resumed as (
+    update roost.queues
+    set paused_at = null
+    where name = $1::text
+        and paused_at is not null
+    returning name
+)
+select pg_notify('roost_jobs', name)
+from resumed;
