@@ -1,0 +1,123 @@
+"""A blocking hand on the tables: to arrange what a test needs and to see what became of it.
+
+It goes round the client and the worker, on a connection of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from roost._drivers.base import run_sync
+from roost._drivers.psycopg_sync import connect
+from roost._model.job import Job, JobInsert
+from roost._model.record import encode_jobs
+from roost._model.verdict import Lease, Verdict
+from roost._ops.claim import Claimed, claim_jobs
+from roost._ops.enqueue import insert_jobs
+from roost._ops.inspect import get_job
+from roost._ops.query import Op, Query, Row
+from roost._ops.settle import settle
+from roost._ops.upkeep import register_worker
+from roost._sql import Statement
+
+T = TypeVar("T")
+
+
+class JobTable:
+    """One database's jobs. Closes at the end of a ``with``.
+
+    :param dsn: a database with Roost's schema.
+    """
+
+    def __init__(self, dsn: str, *, application_name: str = "roost job table") -> None:
+        self.connection = connect(dsn, application_name=application_name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.connection.close()
+
+    def run(self, operation: Op[T]) -> T:
+        """Run one of Roost's operations."""
+        return run_sync(self.connection, operation)
+
+    def rows(self, text: str, *params: object) -> Sequence[Row]:
+        """Run one statement with ``$1::type`` placeholders and return its rows."""
+        return self.connection.fetch(Query(Statement("test", text), params))
+
+    def value(self, text: str, *params: object) -> Any:
+        """Run one statement and return the one value of its one row."""
+        [[only]] = self.rows(text, *params)
+        return only
+
+    def script(self, text: str) -> None:
+        """Run several commands."""
+        self.connection.fetch(Query(Statement("test", text, script=True)))
+
+    def add(self, task: str = "work", **fields: Any) -> int:
+        """Insert one job with the fields of a `JobInsert` and return its id."""
+        [job_id] = self.add_all([JobInsert(task, **fields)])
+        return job_id
+
+    def add_all(self, jobs: Sequence[JobInsert]) -> list[int]:
+        """Insert jobs and return their ids."""
+        return self.run(insert_jobs(encode_jobs(jobs)))
+
+    def get(self, job_id: int) -> Job:
+        """Return a job as it stands."""
+        return self.run(get_job(job_id))
+
+    def column(self, job_id: int, name: str) -> Any:
+        """Return one column of a job, also those that `Job` does not show."""
+        return self.value(f"select {name} from roost.jobs where id = $1::bigint", job_id)  # noqa: S608
+
+    def change(self, job_id: int, assignments: str) -> None:
+        """Change a row behind Roost's back: ``assignments`` is what follows SET."""
+        self.rows(f"update roost.jobs set {assignments} where id = $1::bigint", job_id)  # noqa: S608
+
+    def states(self) -> dict[str, int]:
+        """Return how many jobs are in each state."""
+        return dict(self.rows("select state, count(*) from roost.jobs group by state"))
+
+    def workers(self) -> list[int]:
+        """Return the ids of the worker incarnations that have a row."""
+        return [row[0] for row in self.rows("select id from roost.workers order by id")]
+
+    def add_worker(self, name: str = "tester", *, stale_after: float = 300.0) -> int:
+        """Add a worker incarnation and return its id."""
+        return self.run(
+            register_worker(name=name, queues=["default"], concurrency=10, stale_after=stale_after)
+        )
+
+    def claim(
+        self,
+        worker_id: int,
+        *,
+        limit: int = 10,
+        queues: Sequence[str] = ("default",),
+        tasks: Sequence[str] = ("work",),
+    ) -> Claimed:
+        """Claim for a worker."""
+        return self.run(claim_jobs(worker_id=worker_id, queues=queues, tasks=tasks, limit=limit))
+
+    def settle(self, *verdicts: Verdict, error_cap: int = 20) -> list[Lease]:
+        """Write verdicts and return the leases that no longer held."""
+        settled = self.run(settle(verdicts, error_cap=error_cap))
+        return [verdict.lease for verdict in settled.lost]
+
+    def connections(self, application_name: str) -> int:
+        """Return how many connections to this database have a name like ``application_name``."""
+        count: int = self.value(
+            "select count(*) from pg_stat_activity "
+            "where datname = current_database() and application_name like $1::text",
+            application_name,
+        )
+        return count
