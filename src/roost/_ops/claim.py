@@ -12,10 +12,11 @@ from roost._model.job import Job
 from roost._model.states import JobState
 from roost._model.verdict import Lease
 from roost._ops.inspect import utc
-from roost._ops.query import Op, Query
+from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 
 _CLAIM = statements("claim")["claim_jobs"]
+_LIMITS = statements("limits")
 
 
 @attrs.frozen
@@ -81,11 +82,13 @@ class Claimed:
     :param next_due: seconds until the next waiting job is due; ``None``: none is known, or the
         claim was full and did not look.
     :param alive: whether the worker's row still stands; without it nothing can be claimed.
+    :param complete: whether every statement was answered; else more may have been claimed.
     """
 
     jobs: list[ClaimedJob]
     next_due: float | None
     alive: bool
+    complete: bool = True
 
 
 def claim_jobs(
@@ -93,9 +96,36 @@ def claim_jobs(
 ) -> Op[Claimed]:
     """Take up to ``limit`` due jobs of ``queues``, in (priority, scheduled_at, id) order.
 
-    Only jobs of ``tasks`` are taken: a task that this worker doesn't know is left to others.
+    Only jobs of ``tasks`` are taken: a task that this worker doesn't know is left to others. Jobs
+    that are marked as limited are left to `claim_limited_jobs`.
     """
     rows = yield Query(_CLAIM, (worker_id, list(queues), list(tasks), limit))
+    return _claimed(worker_id, rows)
+
+
+def claim_limited_jobs(
+    *,
+    worker_id: int,
+    queues: Sequence[str],
+    limited: Sequence[str],
+    tasks: Sequence[str],
+    limit: int,
+) -> Op[Claimed]:
+    """Take jobs of ``limited`` tasks, within their limits, that are among the first ``limit`` due.
+
+    Must run inside a transaction: it locks each such task's limit, over the whole fleet, until the
+    claim is committed. ``next_due`` is when a rate leaves room again.
+    """
+    rows = yield Query(_LIMITS["lock_limits"], (list(queues), list(limited)))
+    locked = [task for (task,) in rows]
+    if not locked:
+        return Claimed([], None, alive=True)
+    parameters = (worker_id, list(queues), locked, list(tasks), limit)
+    rows = yield Query(_LIMITS["claim_limited_jobs"], parameters)
+    return _claimed(worker_id, rows)
+
+
+def _claimed(worker_id: int, rows: Sequence[Row]) -> Claimed:
     next_due, alive = rows[0][0], rows[0][1]
     jobs = [
         ClaimedJob(Lease(row[2], worker_id, row[3]), *row[4:]) for row in rows if row[2] is not None

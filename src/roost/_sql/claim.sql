@@ -1,11 +1,19 @@
 -- name: claim_jobs
--- $1 worker id, $2 queues, $3 the tasks that the worker knows, $4 the most to take.
+-- $1 worker id, $2 queues, $3 the tasks that the worker knows, $4 the most to take (1 … 1000).
 --
 -- Waiting jobs are found per head: a (queue, priority) that has any. Each costs one index probe, so
--- jobs that are far in the future at one priority are never walked to reach the next.
+-- jobs that are far in the future at one priority are never walked to reach the next. The walk over
+-- the heads is pulled by the outer limit: exactly the returned rows are locked, and rows that
+-- another claim holds are passed over.
+--
+-- How it is written keeps the plan good whatever the statistics say; see decision 0003:
+--   where id = any (array(…))   a probe of the primary key per id, never a join
+--   heads in arrays             the planner takes the recursion for a thousand rows, these for ten
+--   limit 1000                  bounds the estimate for a head
+--   (select $n)                 hides a parameter, so that the cached plan is kept
 with recursive head (queue, priority) as (
     select wanted.queue, first.priority
-    from unnest($2::text[]) as wanted (queue)
+    from unnest((select $2::text[])) as wanted (queue)
     cross join lateral (
         select job.priority
         from roost.jobs as job
@@ -37,12 +45,22 @@ with recursive head (queue, priority) as (
         limit 1
     ) as next
 ),
--- How many of the first $4 due jobs, over all heads in running order, each head holds.
+-- Arrays, because the planner takes the recursion for a thousand rows and these for ten.
+heads as materialized (
+    select
+        array_agg(queue order by priority, queue) as queues,
+        array_agg(priority order by priority, queue) as priorities
+    from head
+),
+-- The exact order across queues matters only where two of them share a priority: then how far each
+-- head may go before the next has its turn.
 share as materialized (
-    select first.queue, first.priority, count(*) as jobs
+    select distinct on (due.queue, due.priority)
+        due.queue, due.priority, due.scheduled_at as last_at, due.id as last_id
     from (
-        select head.queue, head.priority
-        from head
+        select head.queue, head.priority, due.scheduled_at, due.id
+        from heads
+        cross join lateral unnest(heads.queues, heads.priorities) as head (queue, priority)
         cross join lateral (
             select job.scheduled_at, job.id
             from roost.jobs as job
@@ -54,12 +72,22 @@ share as materialized (
                 and job.scheduled_at <= now()
                 and job.task = any ($3::text[])
             order by job.scheduled_at, job.id
-            limit $4::integer
+            limit 1000
         ) as due
+        where (select count(*) > count(distinct head.priority) from head)
         order by head.priority, due.scheduled_at, due.id
-        limit $4::integer
-    ) as first
-    group by first.queue, first.priority
+        limit (select $4::integer)
+    ) as due
+    order by due.queue, due.priority, due.scheduled_at desc, due.id desc
+),
+plan as materialized (
+    select
+        array_agg(queue order by priority, queue) as queues,
+        array_agg(priority order by priority, queue) as priorities,
+        array_agg(last_at order by priority, queue) as last_ats,
+        array_agg(last_id order by priority, queue) as last_ids
+    from head
+    left join share using (queue, priority)
 ),
 -- A worker whose row is gone holds no leases and may take none; the lock keeps the row until the
 -- claim has committed, so that a rescue sees every job that was claimed under it.
@@ -69,25 +97,54 @@ alive as materialized (
     where worker.id = $1::bigint
     for key share
 ),
--- Locks exactly what it returns, and passes over what another claim has locked.
+-- Pulled lazily, in the order of the arrays: the limit ends the walk and with it the locking. First
+-- what `share` grants; then, where there is none or rows were locked by another claim, what follows.
 picked as materialized (
-    select free.id
-    from alive
-    cross join share
-    cross join lateral (
-        select job.id
-        from roost.jobs as job
-        where job.queue = share.queue
-            and job.priority = share.priority
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
-            and job.scheduled_at <= now()
-            and job.task = any ($3::text[])
-        order by job.scheduled_at, job.id
-        limit share.jobs
-        for update skip locked
-    ) as free
+    select pulled.id
+    from (
+        select due.id
+        from plan
+        cross join lateral unnest(plan.queues, plan.priorities, plan.last_ats, plan.last_ids)
+            as head (queue, priority, last_at, last_id)
+        cross join lateral (
+            select job.id
+            from roost.jobs as job
+            where job.queue = head.queue
+                and job.priority = head.priority
+                and job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and not job.limited
+                and job.scheduled_at <= now()
+                and job.task = any ($3::text[])
+                and (job.scheduled_at, job.id) <= (head.last_at, head.last_id)
+            order by job.scheduled_at, job.id
+            limit 1000
+            for update skip locked
+        ) as due
+        union all
+        select due.id
+        from plan
+        cross join lateral unnest(plan.queues, plan.priorities, plan.last_ats, plan.last_ids)
+            as head (queue, priority, last_at, last_id)
+        cross join lateral (
+            select job.id
+            from roost.jobs as job
+            where job.queue = head.queue
+                and job.priority = head.priority
+                and job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and not job.limited
+                and job.scheduled_at <= now()
+                and job.task = any ($3::text[])
+                and (job.scheduled_at, job.id)
+                    > (coalesce(head.last_at, '-infinity'), coalesce(head.last_id, 0))
+            order by job.scheduled_at, job.id
+            limit 1000
+            for update skip locked
+        ) as due
+    ) as pulled
+    where exists (select from alive)
+    limit (select $4::integer)
 ),
 claimed as (
     update roost.jobs as job
@@ -96,8 +153,9 @@ claimed as (
         lease_no = job.lease_no + 1,
         worker_id = $1::bigint,
         attempted_at = now()
-    from picked
-    where job.id = picked.id
+    -- Not a join: whatever the statistics say, this is a probe of the primary key per id. Not ctid:
+    -- a row that moved under the lock would stay locked and unreturned.
+    where job.id = any (array(select picked.id from picked))
     returning
         job.id, job.lease_no, job.queue, job.task, job.args::text as args, job.priority,
         job.attempt, job.max_attempts, job.scheduled_at, job.attempted_at, job.errors::text as errors,
@@ -107,7 +165,8 @@ claimed as (
 -- Seconds until the next job is due; asked only when there was less than could be taken.
 upcoming as (
     select extract(epoch from min(soonest.scheduled_at) - now())::double precision as seconds
-    from head
+    from heads
+    cross join lateral unnest(heads.queues, heads.priorities) as head (queue, priority)
     cross join lateral (
         select job.scheduled_at
         from roost.jobs as job
@@ -120,7 +179,7 @@ upcoming as (
         order by job.scheduled_at
         limit 1
     ) as soonest
-    where (select count(*) from picked) < $4::integer
+    where (select count(*) from picked) < (select $4::integer)
 )
 -- Always one row at least: it carries the seconds when nothing was claimed.
 select

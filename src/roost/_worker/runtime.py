@@ -32,6 +32,7 @@ class Runtime:
 
     :param worker_id: the current incarnation; a new one after its row was lost.
     :param lease_until: by the loop's clock, when others may take this worker's jobs.
+    :param limited_tasks: the tasks that have limits in the database, whoever declared them.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
     """
@@ -48,6 +49,7 @@ class Runtime:
     settling: list[Verdict] = attrs.field(factory=list)
     settle_wake: Wake = attrs.field(factory=Wake)
     heartbeat_wake: Wake = attrs.field(factory=Wake)
+    limited_tasks: frozenset[str] = frozenset()
     jobs_may_wait: bool = True
     start_waiting: Callable[[], None] = _nobody_starts
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import anyio
 from anyio.abc import TaskStatus
 
-from roost._ops.claim import Claimed, ClaimedJob, claim_jobs
+from roost._ops.claim import Claimed, ClaimedJob, claim_jobs, claim_limited_jobs
 from roost._ops.upkeep import release_unheld
 from roost._worker.lane import backoff
 from roost._worker.pace import Pace
@@ -82,15 +82,7 @@ class FetchLane:
         self._unsure = True
         # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
         with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
-            claimed = await runtime.call(
-                claim_jobs(
-                    worker_id=runtime.worker_id,
-                    queues=runtime.settings.queues,
-                    tasks=list(runtime.registry),
-                    limit=limit,
-                ),
-                timeout=self._timeout,
-            )
+            claimed = await self._claim(limit)
             self._take(claimed, limit=limit, began=began)
             return claimed
         raise DatabaseUnavailableError("the claim was not answered")
@@ -102,10 +94,47 @@ class FetchLane:
             deadline = anyio.current_time() + STOP_TIMEOUT
             self._in_flight.deadline = min(self._in_flight.deadline, deadline)
 
+    async def _claim(self, limit: int) -> Claimed:
+        """Claim, limited tasks first; without any, that is one statement."""
+        runtime = self._runtime
+        tasks = list(runtime.registry)
+        limited = [task for task in tasks if task in runtime.limited_tasks]
+        first = Claimed([], None, alive=True)
+        if limited:
+            first = await runtime.call_in_transaction(
+                claim_limited_jobs(
+                    worker_id=runtime.worker_id,
+                    queues=runtime.settings.queues,
+                    limited=limited,
+                    tasks=tasks,
+                    limit=limit,
+                ),
+                timeout=self._timeout,
+            )
+            if len(first.jobs) == limit:
+                return first
+        try:
+            rest = await runtime.call(
+                claim_jobs(
+                    worker_id=runtime.worker_id,
+                    queues=runtime.settings.queues,
+                    tasks=tasks,
+                    limit=limit - len(first.jobs),
+                ),
+                timeout=self._timeout,
+            )
+        except DatabaseUnavailableError:
+            # The first part is committed: run it. What the second may have taken is given back.
+            if not first.jobs:
+                raise
+            return Claimed(first.jobs, None, alive=True, complete=False)
+        waits = [wait for wait in (first.next_due, rest.next_due) if wait is not None]
+        return Claimed(first.jobs + rest.jobs, min(waits, default=None), alive=rest.alive)
+
     def _take(self, claimed: Claimed, *, limit: int, began: float) -> None:
         """Put the jobs in line: without an await from the claim's answer to the jobs' start."""
         runtime = self._runtime
-        self._unsure = False
+        self._unsure = not claimed.complete
         now = anyio.current_time()
         if claimed.jobs:
             self._pace.claimed(began=began, ended=now)

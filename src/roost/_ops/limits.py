@@ -1,0 +1,52 @@
+"""Publish the limits that a worker's registry declares, and mark the jobs that they concern."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from roost._model.registry import TaskDefaults
+from roost._ops.query import Op, Query
+from roost._sql import statements
+
+_SQL = statements("limits")
+
+MARK_BATCH = 1_000
+
+
+def publish_limits(declared: Mapping[str, TaskDefaults]) -> Op[None]:
+    """Make the limits of these tasks the fleet's; one without limits lifts what was there."""
+    limited = {
+        task: defaults
+        for task, defaults in declared.items()
+        if defaults.rate_per_minute is not None or defaults.max_concurrency is not None
+    }
+    if limited:
+        rates = [defaults.rate_per_minute for defaults in limited.values()]
+        counts = [defaults.max_concurrency for defaults in limited.values()]
+        yield Query(_SQL["publish_limits"], (list(limited), rates, counts))
+    yield Query(_SQL["lift_limits"], ([task for task in declared if task not in limited],))
+
+
+def limited_tasks() -> Op[frozenset[str]]:
+    """Return the tasks whose jobs are marked as limited."""
+    rows = yield Query(_SQL["limited_tasks"])
+    return frozenset(task for (task,) in rows)
+
+
+def mark_limited_jobs() -> Op[int]:
+    """Mark waiting jobs that were enqueued before their task had a limit; return how many.
+
+    Looks at a task again until every transaction that could not see its limit has ended.
+    """
+    rows = yield Query(_SQL["unmarked_limits"])
+    tasks = [task for task, _ in rows]
+    marked = 0
+    while tasks:
+        batch = yield Query(_SQL["mark_jobs"], (tasks, MARK_BATCH))
+        marked += len(batch)
+        if len(batch) < MARK_BATCH:
+            break
+    quiet = [task for task, is_quiet in rows if is_quiet]
+    if quiet:
+        yield Query(_SQL["finish_marking"], (quiet,))
+    return marked

@@ -1,0 +1,278 @@
+-- name: publish_limits
+-- $1 tasks, $2 jobs a minute, $3 jobs at once (null: no such limit). The last worker to start wins.
+insert into roost.limits as known (task, rate_per_minute, max_concurrency)
+select *
+from unnest($1::text[], $2::integer[], $3::integer[])
+order by 1
+on conflict (task) do update
+set rate_per_minute = excluded.rate_per_minute,
+    max_concurrency = excluded.max_concurrency
+where (known.rate_per_minute, known.max_concurrency)
+    is distinct from (excluded.rate_per_minute, excluded.max_concurrency);
+
+-- name: lift_limits
+-- $1 tasks that a starting worker knows without a limit. The row stays: jobs are marked with it.
+update roost.limits
+set rate_per_minute = null,
+    max_concurrency = null
+where task = any ($1::text[])
+    and (rate_per_minute is not null or max_concurrency is not null);
+
+-- name: limited_tasks
+select task
+from roost.limits;
+
+-- name: unmarked_limits
+-- Tasks of which there may be waiting jobs that were enqueued by a transaction that could not see
+-- the limit. Once every transaction of that time has ended there can't be new ones.
+select task, published_by < pg_snapshot_xmin(pg_current_snapshot())
+from roost.limits
+where not all_marked;
+
+-- name: mark_jobs
+-- $1 tasks, $2 the most.
+with unmarked as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.state in ('available', 'retryable')
+        and job.pending_parents = 0
+        and not job.limited
+        and job.task = any ($1::text[])
+    limit $2::integer
+    for update of job skip locked
+)
+update roost.jobs as job
+set limited = true
+where job.id = any (array(select unmarked.id from unmarked))
+returning job.id;
+
+-- name: finish_marking
+update roost.limits
+set all_marked = true
+where task = any ($1::text[]);
+
+-- name: lock_limits
+-- $1 queues, $2 tasks. Locks the limits of those that have waiting jobs, always in one order.
+select known.task
+from roost.limits as known
+where known.task = any ($2::text[])
+    and exists (
+        select
+        from unnest($1::text[]) as wanted (queue)
+        cross join lateral (
+            select
+            from roost.jobs as job
+            where job.queue = wanted.queue
+                and job.task = known.task
+                and job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and job.limited
+            limit 1
+        ) as waiting
+    )
+order by known.task
+for update of known;
+
+-- name: claim_limited_jobs
+-- $1 worker id, $2 queues, $3 tasks whose limits this transaction has locked, $4 all tasks that the
+-- worker knows, $5 the most to take. A statement of its own after the lock: only so does it see what
+-- the claim before it took.
+--
+-- Takes the limited jobs that are among the first $5 of all due jobs; the others are claimed by
+-- claim_jobs, in what room is left.
+with recursive head (queue, task, priority) as (
+    select wanted.queue, known.task, first.priority
+    from unnest((select $2::text[])) as wanted (queue)
+    cross join unnest((select $3::text[])) as known (task)
+    cross join lateral (
+        select job.priority
+        from roost.jobs as job
+        where job.queue = wanted.queue
+            and job.task = known.task
+            and job.state in ('available', 'retryable')
+            and job.pending_parents = 0
+            and job.limited
+        order by job.priority
+        limit 1
+    ) as first
+    where not exists (
+        select
+        from roost.queues as queue
+        where queue.name = wanted.queue
+            and queue.paused_at is not null
+    )
+    union all
+    select head.queue, head.task, next.priority
+    from head
+    cross join lateral (
+        select job.priority
+        from roost.jobs as job
+        where job.queue = head.queue
+            and job.task = head.task
+            and job.priority > head.priority
+            and job.state in ('available', 'retryable')
+            and job.pending_parents = 0
+            and job.limited
+        order by job.priority
+        limit 1
+    ) as next
+),
+-- Starts count for 61 s, not 60: a claimed job may stand in the worker's line for a second before
+-- it starts. Executing jobs are counted as they are: there is no counter that could drift.
+room as materialized (
+    select
+        known.task,
+        known.rate_per_minute is not null as rated,
+        least(
+            known.max_concurrency - executing.jobs,
+            known.rate_per_minute - started.jobs,
+            1000
+        ) as jobs,
+        case
+            when started.jobs >= known.rate_per_minute
+                then extract(epoch from started.first_at - statement_timestamp()) + 61
+        end as seconds
+    from roost.limits as known
+    cross join lateral (
+        select count(*) as jobs
+        from roost.jobs as job
+        where job.state = 'executing'
+            and job.task = known.task
+    ) as executing
+    cross join lateral (
+        select count(*) as jobs, min(starts.started_at) as first_at
+        from roost.starts
+        where starts.task = known.task
+            and starts.started_at > statement_timestamp() - interval '61 seconds'
+    ) as started
+    where known.task = any ($3::text[])
+),
+allowed as (
+    select ranked.id, ranked.priority, ranked.scheduled_at
+    from (
+        select
+            due.id, due.scheduled_at, head.priority, room.jobs,
+            row_number() over (
+                partition by head.task order by head.priority, due.scheduled_at, due.id
+            ) as place
+        from head
+        join room on room.task = head.task and room.jobs > 0
+        cross join lateral (
+            select job.id, job.scheduled_at
+            from roost.jobs as job
+            where job.queue = head.queue
+                and job.task = head.task
+                and job.priority = head.priority
+                and job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and job.limited
+                and job.scheduled_at <= now()
+            order by job.scheduled_at, job.id
+            limit room.jobs
+        ) as due
+    ) as ranked
+    where ranked.place <= ranked.jobs
+),
+-- What stands beside them without a limit.
+other (queue, priority) as (
+    select wanted.queue, first.priority
+    from unnest((select $2::text[])) as wanted (queue)
+    cross join lateral (
+        select job.priority
+        from roost.jobs as job
+        where job.queue = wanted.queue
+            and job.state in ('available', 'retryable')
+            and job.pending_parents = 0
+            and not job.limited
+        order by job.priority
+        limit 1
+    ) as first
+    where not exists (
+        select
+        from roost.queues as queue
+        where queue.name = wanted.queue
+            and queue.paused_at is not null
+    )
+    union all
+    select other.queue, next.priority
+    from other
+    cross join lateral (
+        select job.priority
+        from roost.jobs as job
+        where job.queue = other.queue
+            and job.priority > other.priority
+            and job.state in ('available', 'retryable')
+            and job.pending_parents = 0
+            and not job.limited
+        order by job.priority
+        limit 1
+    ) as next
+),
+first as (
+    select allowed.id, allowed.priority, allowed.scheduled_at, true as limited
+    from allowed
+    union all
+    select due.id, other.priority, due.scheduled_at, false
+    from other
+    cross join lateral (
+        select job.id, job.scheduled_at
+        from roost.jobs as job
+        where job.queue = other.queue
+            and job.priority = other.priority
+            and job.state in ('available', 'retryable')
+            and job.pending_parents = 0
+            and not job.limited
+            and job.scheduled_at <= now()
+            and job.task = any ($4::text[])
+        order by job.scheduled_at, job.id
+        limit $5::integer
+    ) as due
+    order by priority, scheduled_at, id
+    limit $5::integer
+),
+alive as materialized (
+    select worker.id
+    from roost.workers as worker
+    where worker.id = $1::bigint
+    for key share
+),
+picked as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.id = any (array(select first.id from first where first.limited))
+        and job.state in ('available', 'retryable')
+        and exists (select from alive)
+    for update of job skip locked
+),
+claimed as (
+    update roost.jobs as job
+    set state = 'executing',
+        attempt = job.attempt + 1,
+        lease_no = job.lease_no + 1,
+        worker_id = $1::bigint,
+        attempted_at = statement_timestamp()
+    where job.id = any (array(select picked.id from picked))
+    returning
+        job.id, job.lease_no, job.queue, job.task, job.args::text as args, job.priority,
+        job.attempt, job.max_attempts, job.scheduled_at, job.attempted_at, job.errors::text as errors,
+        job.unique_key, job.inserted_at, job.tags, job.timeout_seconds, job.cancel_requested,
+        job.depends_on, job.metadata::text as metadata
+),
+counted as (
+    insert into roost.starts (task, started_at)
+    select claimed.task, statement_timestamp()
+    from claimed
+    join room on room.task = claimed.task and room.rated
+),
+forgotten as (
+    delete from roost.starts
+    where task = any ($3::text[])
+        and started_at < statement_timestamp() - interval '61 seconds'
+)
+select
+    (select min(room.seconds) from room)::double precision,
+    exists (select from alive),
+    claimed.*
+from (values (1)) as one (row)
+left join claimed on true
+order by claimed.priority, claimed.scheduled_at, claimed.id;
