@@ -1,0 +1,32 @@
+"""Run an async function on the event loop that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from typing import TypeVar
+
+import anyio
+
+from roost.cli.options import Backend
+from roost.exceptions import InvalidSettingError
+
+T = TypeVar("T")
+
+
+def check_backend(backend: Backend, *, uvloop: bool = False) -> None:
+    """Make sure that the loop is there.
+
+    :raises InvalidSettingError: its package is missing, or uvloop is asked for on trio.
+    """
+    if uvloop and backend is not Backend.ASYNCIO:
+        raise InvalidSettingError(f"--uvloop is a loop of asyncio and can't be used on {backend}")
+    needed = "uvloop" if uvloop else backend.value
+    if find_spec(needed) is None:
+        raise InvalidSettingError(f"{needed} is not installed: pip install 'anyroost[{needed}]'")
+
+
+def run_on(backend: Backend, function: Callable[[], Awaitable[T]], *, uvloop: bool = False) -> T:
+    """Run ``function`` to its end and return what it returns."""
+    options = {"use_uvloop": True} if uvloop else {}
+    return anyio.run(function, backend=backend.value, backend_options=options)

@@ -1,0 +1,172 @@
+"""How the process ends: signals ask the worker to stop, and a watchdog ends what does not.
+
+A handler may hold the process up in ways that no event loop can end: a thread that goes on, a
+coroutine that swallows its cancel, or one that blocks the loop itself. So the watchdog is a thread,
+and the Python-level signal handlers tell it of a signal before the loop does anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+import anyio
+import attrs
+
+logger = logging.getLogger("roost.cli")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+AFTER_FIRST = 7.0
+"""Seconds beyond the grace: the worker's own margin is five, and the exit takes its time."""
+AFTER_SECOND = 3.0
+"""Seconds after a second signal."""
+AFTER_RETURN = 5.0
+"""Seconds for the interpreter's own exit: exit handlers, and threads that are about to end."""
+AFTER_ABANDONED = 0.3
+"""The same when a handler's thread was left behind, which would hold it up for ever."""
+LAST_WORDS = 1.0
+"""Seconds for logging and flushing before the process is ended."""
+
+
+@attrs.frozen
+class _Order:
+    """Be gone at a time of the monotonic clock."""
+
+    at: float
+    code: int
+    why: str | None
+
+
+class Watchdog:
+    """Ends the process when a deadline that was set has passed."""
+
+    def __init__(self) -> None:
+        # A SimpleQueue may be filled in a signal handler, also while the same thread is filling it.
+        self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        threading.Thread(target=self._watch, name="roost watchdog", daemon=True).start()
+
+    def exit_within(self, seconds: float, *, code: int, why: str | None = None) -> None:
+        """Exit with ``code`` unless the process has ended by itself; the nearest deadline holds."""
+        self._orders.put(_Order(time.monotonic() + seconds, code, why))
+
+    def _watch(self) -> None:
+        nearest: _Order | None = None
+        while True:
+            left = None if nearest is None else nearest.at - time.monotonic()
+            try:
+                order = self._orders.get(timeout=None if left is None else max(left, 0))
+            except queue.Empty:
+                assert nearest is not None  # noqa: S101  (without a deadline it waits for ever)
+                exit_now(nearest.code, why=nearest.why)
+            if nearest is None or order.at < nearest.at:
+                nearest = order
+
+
+def exit_now(code: int, *, why: str | None = None) -> NoReturn:
+    """End the process without waiting for threads; what was logged and printed gets out."""
+    # In a thread, for who holds the lock of a log handler or of a full pipe may be what is stuck.
+    last_words = threading.Thread(target=_flush, args=(why,), daemon=True)
+    last_words.start()
+    last_words.join(LAST_WORDS)
+    os._exit(code)
+
+
+def _flush(why: str | None) -> None:
+    if why is not None:
+        logger.critical(why)
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+
+
+def exit_within(self, seconds: float, *, code: int, why: str | None = None) -> None:
+        """Exit with ``code`` unless the process has ended by itself; the nearest deadline holds."""
+        self._orders.put(_Order(time.monotonic() + seconds, code, why))
+
+    def _watch(self) -> None:
+        nearest: _Order | None = None
+        while True:
+            left = None if nearest is None else nearest.at - time.monotonic()
+            try:
+                order = self._orders.get(timeout=None if left is None else max(left, 0))
+            except queue.Empty:
+                assert nearest is not None  # noqa: S101  (without a deadline it waits for ever)
+                exit_now(nearest.code, why=nearest.why)
+            if nearest is None or order.at < nearest.at:
+                nearest = order
+
+
+def exit_now(code: int) -> NoReturn:
+    """End the process without waiting for threads; what was logged and printed gets out."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 1
+    os._exit(code)
+
+
+def exit_with(code: int, watchdog: Watchdog) -> NoReturn:
+    """Exit as Python does, but without waiting for threads that handlers left behind."""
+    left_behind = any(
+        type(thread).__module__.startswith("anyio.") for thread in threading.enumerate()
+    )
+    watchdog.exit_within(AFTER_ABANDONED if left_behind else AFTER_RETURN, code=code)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # a late one must not change the code
+    sys.exit(code)
+
+
+async def handle_signals(stop: Callable[[], None], *, watchdog: Watchdog, grace: float) -> None:
+    """Call ``stop`` at the first and at the second signal; exit at the third. Runs until cancelled.
+
+    :param grace: seconds that ``stop`` gives to what runs.
+    """
+    with anyio.open_signal_receiver(*SIGNALS) as received, _counted(watchdog, grace):
+        async for number in received:
+            logger.info("signal received", extra={"signal": signal.Signals(number).name})
+            stop()
+
+
+@contextmanager
+def _counted(watchdog: Watchdog, grace: float) -> Iterator[None]:
+    """Count signals where the loop can't keep them back, in front of its own handlers."""
+    count = 0
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            watchdog.exit_within(
+                grace + AFTER_FIRST, code=1, why="the stop took too long; jobs are left to a rescue"
+            )
+        elif count == 2:
+            watchdog.exit_within(
+                AFTER_SECOND, code=1, why="the forced stop took too long; jobs are left to a rescue"
+            )
+        else:
+            watchdog.exit_within(0, code=1, why="third signal; jobs are left to a rescue")
+        known = before[signal.Signals(number)]
+        if callable(known):
+            known(number, frame)
+
+    for number in SIGNALS:
+        signal.signal(number, handler)
+        signal.siginterrupt(number, False)
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)

@@ -1,0 +1,88 @@
+"""Import the modules that ``-m`` names and find the tasks that they register."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from roost import HandlerRegistry, InvalidSettingError
+from roost._model.registry import default_registry
+
+FRAMES = 5
+"""How many of an import error's frames are shown: the last ones are the user's."""
+
+
+def load_registry(names: Sequence[str]) -> HandlerRegistry:
+    """Import ``package.module`` or ``package.module:registry`` from the current folder.
+
+    Return the one registry that they fill, or one with the tasks of all.
+
+    :raises InvalidSettingError: a module can't be imported, or registers no task.
+    :raises DuplicateTaskError: two registries have different functions under one name.
+    """
+    folder = str(Path.cwd())
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+    found: list[HandlerRegistry] = []
+    for name in names:
+        registry = _load(name)
+        if not any(registry is known for known in found):
+            found.append(registry)
+    if len(found) == 1:
+        return found[0]
+    merged = HandlerRegistry()
+    for registry in found:
+        for task in registry:
+            handler = registry.get(task)
+            merged.register(
+                task, handler.func, args_model=handler.args_model, defaults=handler.defaults
+            )
+    return merged
+
+
+def _load(name: str) -> HandlerRegistry:
+    module_name, _, attribute = name.partition(":")
+    before = set(default_registry)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InvalidSettingError(f"can't import {module_name!r}:\n{_gist(error)}") from error
+    if attribute:
+        registry = getattr(module, attribute, None)
+        if not isinstance(registry, HandlerRegistry):
+            raise InvalidSettingError(f"{name!r} names no HandlerRegistry")
+        if not len(registry):
+            raise InvalidSettingError(f"the registry {name!r} has no task")
+        return registry
+    if set(default_registry) == before and not _mentions_a_task(vars(module), module_name):
+        raise InvalidSettingError(
+            f"the module {module_name!r} registers no task: decorate its handlers with "
+            f"@roost.job(...), or name a registry of your own as {module_name}:<its name>"
+        )
+    return default_registry
+
+
+def _mentions_a_task(values: dict[str, object], module_name: str) -> bool:
+    """Say whether a module that was imported before has tasks all the same."""
+    functions = [default_registry.get(task).func for task in default_registry]
+    return any(
+        getattr(function, "__module__", None) == module_name
+        or any(function is value for value in values.values())
+        for function in functions
+    )
+
+
+def _gist(error: Exception) -> str:
+    """Return the error and the frames that led to it, without those of the import machinery."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__
+        and "importlib" not in Path(frame.filename).parts
+        and not frame.filename.startswith("<frozen")
+    ]
+    lines = traceback.format_list(frames[-FRAMES:]) + traceback.format_exception_only(error)
+    return "".join(lines).rstrip()

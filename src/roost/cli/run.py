@@ -1,0 +1,102 @@
+"""``roost run``: a worker as a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+import attrs
+import typer
+
+from roost import Worker, WorkerSettings
+from roost.cli.backend import check_backend, run_on
+from roost.cli.ending import Watchdog, exit_with, handle_signals
+from roost.cli.logs import configure
+from roost.cli.modules import load_registry
+from roost.cli.options import (
+    Backend,
+    ChosenBackend,
+    Dsn,
+    LogLevel,
+    resolve_dsn,
+    takes_worker_settings,
+)
+
+logger = logging.getLogger("roost.cli")
+
+DEFAULT_QUEUES: list[str] = list(attrs.fields(WorkerSettings).queues.default or ())
+
+
+@takes_worker_settings
+def run(
+    *,
+    module: Annotated[
+        list[str],
+        typer.Option(
+            "--module",
+            "-m",
+            help="A module with tasks, importable from the current folder; repeat it for more. "
+            "package.module:registry names a HandlerRegistry of your own.",
+        ),
+    ],
+    queue: Annotated[
+        list[str],
+        typer.Option("--queue", "-q", help="A queue to serve; repeat it for more."),
+    ] = DEFAULT_QUEUES,
+    dsn: Dsn = None,
+    backend: ChosenBackend = Backend.ASYNCIO,
+    uvloop: Annotated[bool, typer.Option("--uvloop", help="Use uvloop, on asyncio.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Run what is available now, then exit.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="The least important messages to show.")
+    ] = LogLevel.INFO,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON, a line each.")] = False,
+    **settings: Any,
+) -> None:
+    """Run a worker until it is told to stop.
+
+    The first SIGTERM or SIGINT stops it: running jobs get --shutdown-timeout, and are then
+    interrupted and handed back without using their attempt. A second signal ends that time at once,
+    a third the process. Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly.
+    """
+    # Until there is something to stop in order; as a container's first process it has no default.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    check_backend(backend, uvloop=uvloop)
+    address = resolve_dsn(dsn)
+    configure(log_level, as_json=log_json)
+    worker = Worker(address, registry=load_registry(module), queues=queue, **settings)
+    watchdog = Watchdog()
+    crash = run_on(
+        backend,
+        partial(_work, worker, watchdog=watchdog, grace=settings["shutdown_timeout"], once=once),
+        uvloop=uvloop,
+    )
+    if crash is not None:
+        typer.echo(f"roost: the worker crashed: {type(crash).__name__}: {crash}", err=True)
+    exit_with(0 if crash is None else 1, watchdog)
+
+
+async def _work(
+    worker: Worker, *, watchdog: Watchdog, grace: float, once: bool
+) -> Exception | None:
+    """Run the worker to its end and return what it crashed with."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(
+            partial(handle_signals, worker.request_stop, watchdog=watchdog, grace=grace)
+        )
+        try:
+            if once:
+                logger.info("nothing more to do", extra={"jobs": await worker.run_once()})
+            else:
+                await worker.run()
+        except Exception as error:  # noqa: BLE001  (whatever it is, it ends this process)
+            return error
+        finally:
+            group.cancel_scope.cancel()
+    return None

@@ -1,0 +1,78 @@
+"""``roost init`` and ``roost migrate``: the schema of a database."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from roost._drivers import psycopg_sync
+from roost._drivers.base import run_sync
+from roost._drivers.select import redact
+from roost._ops import schema
+from roost.cli.options import Dsn, resolve_dsn
+
+migrate = typer.Typer(help="Change and look at the schema.", no_args_is_help=True)
+
+
+def init(*, dsn: Dsn = None) -> None:
+    """Create Roost's schema, or bring it up to date. Safe to run again, and in several places."""
+    _up(resolve_dsn(dsn))
+
+
+@migrate.command()
+def up(*, dsn: Dsn = None) -> None:
+    """Apply the migrations that the database doesn't have yet, all or none."""
+    _up(resolve_dsn(dsn))
+
+
+@migrate.command()
+def down(
+    *,
+    to: Annotated[
+        int,
+        typer.Option("--to", min=0, help="The version to go back to; 0 removes all of Roost."),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    dsn: Dsn = None,
+) -> None:
+    """Undo every migration above a version, newest first, all or none. Its data is lost."""
+    address = resolve_dsn(dsn)
+    with psycopg_sync.connect(address, application_name="roost migrate") as connection:
+        steps = run_sync(connection, schema.status())
+        undone = [step for step in steps if step.applied and step.version > to]
+        if not undone:
+            typer.echo(f"Nothing to undo: no migration above {to} is applied.")
+            return
+        names = ", ".join(f"{step.version:04} {step.name}" for step in reversed(undone))
+        what = "This removes every job" if to == 0 else "What they added is lost"
+        if not yes:
+            typer.confirm(f"Undo {names} in {redact(address)}? {what}.", abort=True)
+        with connection.transaction():
+            for migration in run_sync(connection, schema.revert(to=to)):
+                typer.echo(f"undone   {migration.version:04} {migration.name}")
+
+
+@migrate.command()
+def status(*, dsn: Dsn = None) -> None:
+    """List the migrations and whether the database has them. Exits with 1 if one is missing."""
+    with psycopg_sync.connect(resolve_dsn(dsn), application_name="roost migrate") as connection:
+        steps = run_sync(connection, schema.status())
+    for step in steps:
+        state = "applied" if step.applied else "missing"
+        unknown = "" if step.known else "  (of a newer Roost)"
+        typer.echo(f"{state}  {step.version:04} {step.name}{unknown}")
+    if not all(step.applied for step in steps):
+        raise typer.Exit(1)
+
+
+def _up(dsn: str) -> None:
+    with (
+        psycopg_sync.connect(dsn, application_name="roost migrate") as connection,
+        connection.transaction(),
+    ):
+        applied = run_sync(connection, schema.apply())
+    for migration in applied:
+        typer.echo(f"applied  {migration.version:04} {migration.name}")
+    if not applied:
+        typer.echo(f"Nothing to do: the schema has version {schema.newest()}.")
