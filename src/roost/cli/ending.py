@@ -89,34 +89,6 @@ def _flush(why: str | None) -> None:
             stream.flush()
 
 
-def exit_within(self, seconds: float, *, code: int, why: str | None = None) -> None:
-        """Exit with ``code`` unless the process has ended by itself; the nearest deadline holds."""
-        self._orders.put(_Order(time.monotonic() + seconds, code, why))
-
-    def _watch(self) -> None:
-        nearest: _Order | None = None
-        while True:
-            left = None if nearest is None else nearest.at - time.monotonic()
-            try:
-                order = self._orders.get(timeout=None if left is None else max(left, 0))
-            except queue.Empty:
-                assert nearest is not None  # noqa: S101  (without a deadline it waits for ever)
-                exit_now(nearest.code, why=nearest.why)
-            if nearest is None or order.at < nearest.at:
-                nearest = order
-
-
-def exit_now(code: int) -> NoReturn:
-    """End the process without waiting for threads; what was logged and printed gets out."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            code = code or 1
-    os._exit(code)
-
-
 def exit_with(code: int, watchdog: Watchdog) -> NoReturn:
     """Exit as Python does, but without waiting for threads that handlers left behind."""
     left_behind = any(
