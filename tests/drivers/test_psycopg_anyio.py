@@ -20,6 +20,7 @@ from roost.exceptions import DatabaseError, DatabaseUnavailableError
 from roost.testing.conformance import AsyncDriverConformance
 from roost.testing.conformance.base import backends, until_gone
 from roost.testing.conformance.cases import sql, value
+from roost.testing.conformance.statements import StatementConformance
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ class TestPsycopgAnyio(AsyncDriverConformance):
         return PsycopgDriver(dsn)
 
 
-class TestPsycopgAnyioWithoutPreparing(AsyncDriverConformance):
+class TestPsycopgAnyioWithoutPreparing(StatementConformance):
     @pytest.fixture
     def dsn(self, empty_dsn: str) -> str:
         return empty_dsn

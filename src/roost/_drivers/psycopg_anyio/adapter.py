@@ -21,7 +21,8 @@ class PsycopgConnection:
 
     def __init__(self, raw: AnyioConnection[Row]) -> None:
         self.raw = raw
-        # One cursor for all queries: a new one for each takes 20 µs more.
+        # One cursor for all queries. A new one for each costs 3 µs of CPU more with one parameter
+        # and 24 µs with four, two of them arrays (November 2026, process_time, best of 12 × 500).
         self._cursor = psycopg.AsyncRawCursor(raw)
 
     @classmethod
