@@ -22,7 +22,7 @@ class PsycopgConnection:
     def __init__(self, raw: AnyioConnection[Row]) -> None:
         self.raw = raw
         # One cursor for all queries. A new one for each costs 3 µs of CPU more with one parameter
-        # and 24 µs with four, two of them arrays (November 2026, process_time, best of 12 runs of 500).
+        # and 24 µs with four, two of them arrays (November 2026, process_time, best of 12).
         self._cursor = psycopg.AsyncRawCursor(raw)
 
     @classmethod
