@@ -46,9 +46,11 @@ class RunningJob:
     abandoned: bool = False
 
     def limit(self, seconds: float) -> None:
-        """Give the handler ``seconds`` from now, as its own timeout."""
-        self.scope.deadline = anyio.current_time() + seconds
-        self.reason = Reason.TIMEOUT
+        """Give the handler ``seconds`` from now, as its own timeout, unless a stop is nearer."""
+        deadline = anyio.current_time() + seconds
+        if not self.scope.cancel_called and deadline < self.scope.deadline:
+            self.scope.deadline = deadline
+            self.reason = Reason.TIMEOUT
 
     def cancel(self, reason: Reason) -> None:
         """Interrupt the handler now, unless that was done before."""

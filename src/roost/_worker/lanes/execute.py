@@ -105,12 +105,15 @@ class ExecuteLane:
     async def _attempt(self, running: RunningJob) -> Ending:
         """Call the handler in the job's scope and say how the attempt ended."""
         claimed = running.claimed
-        if not self._runtime.holds_leases():
+        runtime = self._runtime
+        # A claim's answer may come when its incarnation is already over.
+        if not runtime.holds_leases() or claimed.lease.worker_id != runtime.worker_id:
             running.cancel(Reason.LEASE_LOST)
+            return Interrupted()
         if claimed.cancel_requested:
             return CancelRequested()
         try:
-            handler = self._runtime.registry.get(claimed.task)
+            handler = runtime.registry.get(claimed.task)
             args = _arguments(handler, claimed)
         except Exception as error:  # noqa: BLE001  (bad args are this job's failure, nobody else's)
             return Raised(error)

@@ -7,6 +7,7 @@ and not earlier, others may run them.
 from __future__ import annotations
 
 import logging
+import math
 
 import anyio
 from anyio.abc import TaskStatus
@@ -81,10 +82,14 @@ class HeartbeatLane:
         finally:
             if not self._runtime.holds_leases():
                 self._runtime.lose_leases()
-        if alive:
+        if alive and self._runtime.holds_leases():
             self._runtime.lease_until = began + settings.orphan_stale_after
             return
+        if alive:
+            # Too late, and nobody noticed. The jobs were stopped: without the row they are rescued.
+            await self._runtime.call(forget_worker(self._runtime.worker_id))
         logger.error("this worker was taken for dead", extra={"worker_id": self._runtime.worker_id})
+        self._runtime.lease_until = -math.inf  # what a claim in flight brings is not started
         self._runtime.lose_leases()
         await self.register()
         self._runtime.look_again()

@@ -1,0 +1,139 @@
+"""A worker that others may take for dead stops its jobs, writes nothing, and starts anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from roost import HandlerRegistry, Worker, job
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+
+class Sleeper:
+    """A handler that sleeps the first time and ends at once later."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.interrupted = 0
+
+    async def __call__(self) -> str:
+        self.started += 1
+        if self.started > 1:
+            return "again"
+        try:
+            await anyio.sleep(60)  # sleeps: until it is interrupted
+        except BaseException:
+            self.interrupted += 1
+            raise
+        return "never"
+
+
+async def test_a_worker_whose_row_is_gone_stops_its_jobs_and_registers_anew(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    sleeper = Sleeper()
+    registry.register("sleep", sleeper)
+    job_id = table.add("sleep")
+    async with working(make_worker(heartbeat_interval=0.05, orphan_reaper_interval=0.05)):
+        await eventually(lambda: sleeper.started == 1)
+        [before] = table.workers()
+        table.rows("delete from roost.workers")
+        await eventually(lambda: table.get(job_id).state == "completed")
+        [after] = table.workers()
+    assert after > before
+    assert sleeper.interrupted == 1
+    done = table.get(job_id)
+    assert (done.result, done.attempt) == ("again", 2)
+    assert [error["error"].split(":")[0] for error in done.errors] == ["WorkerCrash"]
+
+
+async def test_the_interrupted_attempt_gets_no_verdict(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    sleeper = Sleeper()
+    registry.register("sleep", sleeper)
+    job_id = table.add("sleep", timeout_seconds=50)
+    orphan = table.add("of another worker")
+    table.change(orphan, "state = 'executing', attempt = 1, worker_id = 0")
+    async with working(make_worker(heartbeat_interval=0.05, orphan_reaper_interval=100)):
+        await eventually(lambda: sleeper.started == 1)
+        await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
+        table.rows("delete from roost.workers")
+        await eventually(lambda: sleeper.interrupted == 1 and len(table.workers()) == 1)
+    # Nobody has rescued it, and the one who ran it had no right to say anything.
+    left = table.get(job_id)
+    assert (left.state, left.attempt, left.errors) == ("executing", 1, [])
+
+
+async def test_a_worker_that_could_not_renew_in_time_stops_its_jobs_and_has_them_rescued(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    sleeper = Sleeper()
+    registry.register("sleep", sleeper)
+    job_id = table.add("sleep")
+    worker = make_worker(
+        heartbeat_interval=0.1, orphan_stale_after=0.5, orphan_reaper_interval=0.05
+    )
+    async with working(worker):
+        await eventually(lambda: sleeper.started == 1)
+        [before] = table.workers()
+        with table.connection.transaction():
+            # Nobody can renew the row, and nobody can take it for expired.
+            table.rows("select id from roost.workers for update")
+            await eventually(lambda: sleeper.interrupted == 1)
+            assert table.get(job_id).state == "executing"
+        await eventually(lambda: table.get(job_id).state == "completed")
+        assert before not in table.workers()
+    assert table.get(job_id).result == "again"
+
+
+async def test_a_claim_that_is_answered_after_the_worker_was_taken_for_dead_starts_nothing(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    ran: list[int] = []
+
+    @job("work", registry=registry)
+    async def work() -> None:
+        ran.append(1)
+
+    async with working(make_worker(heartbeat_interval=0.1, poll_interval=0.05)):
+        for _ in range(20):
+            table.add("work")
+            table.rows("delete from roost.workers")
+            await eventually(lambda: len(table.workers()) == 1)
+        await eventually(
+            lambda: table.value("select count(*) from roost.jobs where state = 'available'") == 0
+        )
+    table.rows("delete from roost.workers")
+    # What was lost waits for a rescue; what ran is written.
+    assert table.states().get("completed", 0) == len(ran)
+
+
+async def test_long_jobs_on_a_live_worker_are_left_alone(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    runs: list[int] = []
+
+    @job("long", registry=registry)
+    async def long() -> None:
+        runs.append(1)
+        await anyio.sleep(1.5)  # sleeps: three times longer than a worker may be silent
+
+    job_id = table.add("long")
+    often = {
+        "heartbeat_interval": 0.1,
+        "orphan_stale_after": 0.5,
+        "orphan_reaper_interval": 0.05,
+    }
+    async with working(make_worker(**often), make_worker(**often)):
+        await eventually(lambda: table.get(job_id).state == "completed")
+    assert runs == [1]
+    assert (table.get(job_id).attempt, table.get(job_id).errors) == (1, [])
