@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from roost import HandlerRegistry, Worker, job
+from roost._ops.upkeep import rescue_jobs
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
@@ -80,18 +81,25 @@ async def test_a_worker_that_could_not_renew_in_time_stops_its_jobs_and_has_them
     registry.register("sleep", sleeper)
     job_id = table.add("sleep")
     worker = make_worker(
-        heartbeat_interval=0.1, orphan_stale_after=0.5, orphan_reaper_interval=0.05
+        heartbeat_interval=0.1, orphan_stale_after=0.5, orphan_reaper_interval=100
     )
+    orphan = table.add("of another worker")
+    table.change(orphan, "state = 'executing', attempt = 1, worker_id = 0")
     async with working(worker):
         await eventually(lambda: sleeper.started == 1)
+        await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
         [before] = table.workers()
         with table.connection.transaction():
             # Nobody can renew the row, and nobody can take it for expired.
             table.rows("select id from roost.workers for update")
             await eventually(lambda: sleeper.interrupted == 1)
             assert table.get(job_id).state == "executing"
+        # Had it gone on with its old row, nobody could tell that the job is not held.
+        await eventually(lambda: table.workers() not in ([], [before]))
+        with table.connection.transaction():
+            rescued = table.run(rescue_jobs(limit=10, error_cap=20))
+        assert [job.job_id for job in rescued] == [job_id]
         await eventually(lambda: table.get(job_id).state == "completed")
-        assert before not in table.workers()
     assert table.get(job_id).result == "again"
 
 

@@ -29,10 +29,13 @@ class Pace:
     _round_trip: float = 0.0
     _seen: int = 0
     _seen_at: float | None = None
+    _stalled: bool = False
 
     @property
     def prefetch(self) -> int:
         """How many claimed jobs may wait for a slot."""
+        if self._stalled:
+            return 0
         if self.fixed is not None:
             return self.fixed
         return min(self.most, int(_MARGIN * self._rate * self._round_trip))
@@ -43,11 +46,14 @@ class Pace:
 
     def finished(self, count: int, *, now: float) -> None:
         """Note that ``count`` jobs have ended in all."""
+        if count > self._seen:
+            self._stalled = False
         if self._seen_at is not None and now > self._seen_at:
             rate = (count - self._seen) / (now - self._seen_at)
             self._rate += _SMOOTHING * (rate - self._rate)
         self._seen, self._seen_at = count, now
 
     def stalled(self) -> None:
-        """Forget the rate: jobs have waited in the line for too long."""
+        """Advise none until a job ends: some have waited in the line for too long."""
         self._rate = 0.0
+        self._stalled = True

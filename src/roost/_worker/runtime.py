@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from roost._drivers.base import CALL_TIMEOUT, AsyncDriver, AsyncPool, run
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
 from roost._model.states import Event
-from roost._model.verdict import Verdict
+from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import ClaimedJob
 from roost._ops.query import Op
 from roost._worker.running import Reason, Running
@@ -32,8 +33,11 @@ class Runtime:
 
     :param worker_id: the current incarnation; a new one after its row was lost.
     :param lease_until: by the loop's clock, when others may take this worker's jobs.
+    :param cancels_heard: (id, lease number) of the newest cancel requests, of any worker's jobs.
+    :param listening: whether notifications arrive.
     :param limited_tasks: the tasks that have limits in the database, whoever declared them.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
+    :param due_at: by the loop's clock, when a job is due that was put off since the last claim.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
     """
 
@@ -49,8 +53,12 @@ class Runtime:
     settling: list[Verdict] = attrs.field(factory=list)
     settle_wake: Wake = attrs.field(factory=Wake)
     heartbeat_wake: Wake = attrs.field(factory=Wake)
+    control_wake: Wake = attrs.field(factory=Wake)
+    cancels_heard: deque[tuple[int, int]] = attrs.field(factory=lambda: deque(maxlen=1_000))
+    listening: bool = False
     limited_tasks: frozenset[str] = frozenset()
     jobs_may_wait: bool = True
+    due_at: float = math.inf
     start_waiting: Callable[[], None] = _nobody_starts
 
     async def call(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
@@ -71,6 +79,11 @@ class Runtime:
         self.jobs_may_wait = True
         self.look.set()
 
+    def due_in(self, seconds: float) -> None:
+        """Note that a job is due in ``seconds``; wakes nobody."""
+        # A little late rather than a little early: the two clocks tick apart.
+        self.due_at = min(self.due_at, anyio.current_time() + max(seconds, 0.0) + 0.001)
+
     def settle(self, verdict: Verdict) -> None:
         """Hand a verdict to the settle lane."""
         self.settling.append(verdict)
@@ -84,6 +97,17 @@ class Runtime:
     def busy(self) -> bool:
         """Say whether a job is held or a verdict not written yet."""
         return bool(len(self.running) or self.running.waiting or self.settling)
+
+    def cancel(self, job_id: int, lease_no: int) -> None:
+        """Interrupt a running job for a user; remember it, for a claim may be on its way here."""
+        self.cancels_heard.append((job_id, lease_no))
+        running = self.running.get(job_id)
+        if running is not None and running.claimed.lease.lease_no == lease_no:
+            running.cancel(Reason.USER)
+
+    def was_cancelled(self, lease: Lease) -> bool:
+        """Say whether a cancel of this attempt was heard before it started."""
+        return (lease.job_id, lease.lease_no) in self.cancels_heard
 
     def holds_leases(self) -> bool:
         """Say whether nobody else can have taken this worker's jobs."""

@@ -61,6 +61,7 @@ class FetchLane:
                 failures += 1
                 logger.warning("claim failed", extra={"error": str(error), "failures": failures})
                 await anyio.sleep(backoff(failures))
+                self._runtime.jobs_may_wait = True  # what it was to look for is still there
             else:
                 failures = 0
 
@@ -78,6 +79,7 @@ class FetchLane:
             return None
         began = anyio.current_time()
         runtime.jobs_may_wait = False
+        runtime.due_at = math.inf  # the answer says it
         self._next_look = began + runtime.settings.poll_interval
         self._unsure = True
         # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
@@ -143,8 +145,7 @@ class FetchLane:
         if len(claimed.jobs) == limit:
             runtime.jobs_may_wait = True
         elif claimed.next_due is not None:
-            # A little late rather than a little early: the two clocks tick apart.
-            self._next_look = min(self._next_look, now + max(claimed.next_due, 0.0) + 0.001)
+            runtime.due_in(claimed.next_due)
         runtime.running.admit(self.choose(claimed.jobs))
         runtime.start_waiting()
 
@@ -166,7 +167,7 @@ class FetchLane:
             room = self._room()
             # With a line in front of the slots, claim when half of it is gone, not for each job.
             if room > self._pace.prefetch // 2 and (
-                runtime.jobs_may_wait or now >= self._next_look
+                runtime.jobs_may_wait or now >= min(self._next_look, runtime.due_at)
             ):
                 return
             hand_back_at = runtime.running.waiting_since + MAX_LINE_WAIT
@@ -175,7 +176,7 @@ class FetchLane:
                 continue
             wake_at = hand_back_at
             if room > 0:
-                wake_at = min(wake_at, self._next_look)
+                wake_at = min(wake_at, self._next_look, runtime.due_at)
             with anyio.move_on_after(wake_at - now):
                 await runtime.look.wait()
 
@@ -216,6 +217,8 @@ class DrainLane(FetchLane):
         task_status.started()
         failures = 0
         while True:
+            # A job that ends while the claim is under way may enqueue what the claim does not see.
+            was_busy = self._runtime.busy()
             try:
                 claimed = await self.once()
             except DatabaseUnavailableError as error:
@@ -226,7 +229,7 @@ class DrainLane(FetchLane):
             failures = 0
             if claimed is not None and claimed.jobs:
                 continue
-            if claimed is not None and not self._runtime.busy():
+            if claimed is not None and claimed.alive and not was_busy and not self._runtime.busy():
                 break
             await self._runtime.look.wait()
         self._on_empty()

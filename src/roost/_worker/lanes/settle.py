@@ -101,6 +101,9 @@ class SettleLane:
         """Take the first ``count`` verdicts off the list, and put back what is not written yet."""
         runtime = self._runtime
         self._unsure = False
+        for verdict in runtime.settling[:count]:
+            if verdict.delay is not None:
+                runtime.due_in(verdict.delay)
         runtime.settling[:count] = settled.parents
         runtime.settling += settled.busy
         runtime.look.set()

@@ -1,0 +1,212 @@
+"""A worker starts what is due at once: it hears of it, or knows when to look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import anyio
+import pytest
+
+from roost import HandlerRegistry, SnoozeJob, Worker, fixed, job
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+
+async def test_an_idle_worker_hears_of_every_burst(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("tick", registry=registry)
+    async def tick() -> None: ...
+
+    async with working(make_worker(poll_interval=30)):
+        for count in range(60):
+            for _ in range(count % 3 + 1):
+                table.add("tick")
+            await anyio.sleep(0.002 * (count % 4))
+        await eventually(lambda: table.states().keys() == {"completed"}, within=5)
+    late = table.value(
+        "select percentile_disc(0.99) within group "
+        "(order by extract(epoch from attempted_at - inserted_at))::float8 from roost.jobs"
+    )
+    assert late < 0.1
+
+
+async def test_a_job_that_is_enqueued_while_another_ends_is_not_overlooked(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("chain", registry=registry)
+    async def chain(left: int) -> None:
+        if left:
+            table.add("chain", args={"left": left - 1})
+
+    table.add("chain", args={"left": 100})
+    async with working(make_worker(poll_interval=30, concurrency=1)):
+        await eventually(lambda: table.states() == {"completed": 101}, within=10)
+
+
+async def test_a_scheduled_job_starts_when_it_is_due(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("later", registry=registry)
+    async def later() -> None: ...
+
+    async with working(make_worker(poll_interval=30)):
+        await idle(table, "later")
+        job_id = table.add("later", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.3))
+        table.add("later")
+        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+    late = lateness(table, job_id)
+    assert 0 <= late < 0.2
+
+
+async def test_a_job_that_was_scheduled_before_the_start_starts_when_it_is_due(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("later", registry=registry)
+    async def later() -> None: ...
+
+    job_id = table.add("later", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.4))
+    async with working(make_worker(poll_interval=30)):
+        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+    assert 0 <= lateness(table, job_id) < 0.2
+
+
+async def test_a_future_job_alone_is_started_when_it_is_due(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("later", registry=registry)
+    async def later() -> None: ...
+
+    async with working(make_worker(poll_interval=30)):
+        await idle(table, "later")
+        job_id = table.add("later", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.3))
+        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+    assert 0 <= lateness(table, job_id) < 0.2
+
+
+async def test_a_retry_starts_when_its_wait_is_over(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("flaky", registry=registry)
+    async def flaky() -> None:
+        if table.get(job_id).attempt == 1:
+            raise RuntimeError("once")
+
+    job_id = table.add("flaky")
+    async with working(make_worker(poll_interval=30, retry_strategy=fixed(0.3))):
+        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+    assert table.get(job_id).attempt == 2
+    assert 0 <= lateness(table, job_id) < 0.2
+
+
+async def test_a_snoozed_job_starts_when_its_sleep_is_over(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    snoozed = False
+
+    @job("sleepy", registry=registry)
+    async def sleepy() -> None:
+        nonlocal snoozed
+        if not snoozed:
+            snoozed = True
+            raise SnoozeJob(0.3)
+
+    job_id = table.add("sleepy")
+    async with working(make_worker(poll_interval=30)):
+        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+    assert table.get(job_id).attempt == 1
+    assert table.get(job_id).errors == []
+    assert 0 <= lateness(table, job_id) < 0.2
+
+
+async def test_polling_alone_finds_jobs(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("quiet", registry=registry)
+    async def quiet() -> None: ...
+
+    async with working(make_worker(poll_interval=0.05)):
+        table.rows("insert into roost.jobs (task) values ('quiet')")  # nobody is notified
+        await eventually(lambda: table.states() == {"completed": 1}, within=5)
+
+
+async def test_a_claim_that_failed_is_made_again_soon(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    async with working(make_worker(poll_interval=30, heartbeat_interval=100)):
+        await idle(table, "work")
+        with table.connection.transaction():
+            # The claim waits for this lock, and dies waiting.
+            table.rows("select id from roost.workers for update")
+            with JobTable(table.connection.raw.info.dsn) as other:
+                other.add("work")
+                await eventually(lambda: blocked(other) == 1)
+                other.rows(
+                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "where wait_event_type = 'Lock' and datname = current_database()"
+                )
+                await eventually(lambda: blocked(other) == 0)
+        await eventually(lambda: table.states().keys() == {"completed"}, within=5)
+
+
+async def test_a_claim_that_lost_a_race_for_one_priority_looks_at_the_next(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    urgent = [table.add("work", priority=0) for _ in range(4)]
+    normal = [table.add("work", priority=1) for _ in range(4)]
+    with table.connection.transaction():
+        # As another worker's claim that is about to commit.
+        table.rows("select id from roost.jobs where id = any ($1::bigint[]) for update", urgent)
+        with JobTable(table.connection.raw.info.dsn) as other:
+            async with working(make_worker(poll_interval=30, concurrency=4)):
+                await eventually(
+                    lambda: {other.get(job_id).state for job_id in normal} == {"completed"},
+                    within=5,
+                )
+
+
+def lateness(table: JobTable, job_id: int) -> float:
+    late = table.value(
+        "select extract(epoch from attempted_at - scheduled_at)::float8 from roost.jobs "
+        "where id = $1::bigint",
+        job_id,
+    )
+    assert isinstance(late, float)
+    return late
+
+
+async def idle(table: JobTable, task: str) -> None:
+    """Wait until the worker has ended a job and looked for more in vain."""
+    for _ in range(2):
+        job_id = table.add(task)
+        await eventually(lambda: table.get(job_id).state == "completed")  # noqa: B023
+    await eventually(lambda: table.value(BUSY) == 0)
+
+
+BUSY = """
+select count(*) from pg_stat_activity
+where datname = current_database()
+    and application_name like 'roost worker %'
+    and (state <> 'idle' or now() - state_change < interval '30 ms')
+"""
+
+
+def blocked(table: JobTable) -> int:
+    count = table.value(
+        "select count(*) from pg_stat_activity "
+        "where wait_event_type = 'Lock' and datname = current_database()"
+    )
+    assert isinstance(count, int)
+    return count
