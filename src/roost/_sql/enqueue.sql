@@ -32,11 +32,12 @@ inserted as (
         do nothing
     returning id, queue, scheduled_at
 ),
--- One notification a queue, only for what can start now. Sent when the transaction commits.
+-- One notification a queue, only for what can start now or within a minute: who hears of it looks,
+-- and learns when to look again. Polling finds the rest in time. Sent when the transaction commits.
 notified as (
     select pg_notify('roost_jobs', queue)
     from inserted
-    where scheduled_at <= statement_timestamp()
+    where scheduled_at <= statement_timestamp() + interval '1 minute'
     group by queue
 )
 select id
@@ -183,7 +184,7 @@ notified as (
     from inserted
     where state = 'available'
         and pending_parents = 0
-        and scheduled_at <= statement_timestamp()
+        and scheduled_at <= statement_timestamp() + interval '1 minute'
     group by queue
 )
 select id

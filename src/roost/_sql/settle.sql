@@ -163,7 +163,7 @@ notified as (
     select pg_notify('roost_jobs', queue)
     from released
     where pending_parents = 0
-        and scheduled_at <= now()
+        and scheduled_at <= now() + interval '1 minute'
     group by queue
 )
 select count(*)
