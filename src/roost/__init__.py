@@ -5,10 +5,12 @@ The public names, re-exported by hand; everything with a leading underscore may 
 
 from roost._client.async_api import AsyncRoost
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
-from roost._model.job import Job, JobInsert, JobOutcome
+from roost._model.hooks import Hooks
+from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo
 from roost._model.registry import HandlerRegistry, TaskDefaults, job
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
+from roost._worker.current import current_job
 from roost._worker.worker import Worker
 from roost.exceptions import (
     ClosedError,
@@ -21,6 +23,7 @@ from roost.exceptions import (
     JobFailed,
     JobNotFoundError,
     JobTimeoutError,
+    NoCurrentJobError,
     NotInTransactionError,
     RoostError,
     SchemaError,
@@ -39,6 +42,7 @@ __all__ = [
     "DuplicateTaskError",
     "DuplicateUniqueJobError",
     "HandlerRegistry",
+    "Hooks",
     "InvalidJobError",
     "InvalidSettingError",
     "Job",
@@ -48,7 +52,9 @@ __all__ = [
     "JobOutcome",
     "JobState",
     "JobTimeoutError",
+    "NoCurrentJobError",
     "NotInTransactionError",
+    "QueueInfo",
     "RoostError",
     "SchemaError",
     "SnoozeJob",
@@ -56,8 +62,10 @@ __all__ = [
     "UnknownParentError",
     "UnknownTaskError",
     "Worker",
+    "WorkerInfo",
     "WorkerSettings",
     "WorkerShutdown",
+    "current_job",
     "exponential",
     "fixed",
     "job",

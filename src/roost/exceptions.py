@@ -121,6 +121,12 @@ class WorkerShutdown(RoostError):  # noqa: N818  (the name is on the API page)
     code: ClassVar[str] = "roost.worker-shutdown"
 
 
+class NoCurrentJobError(RoostError, LookupError):
+    """`current_job` was called outside a job."""
+
+    code: ClassVar[str] = "roost.no-current-job"
+
+
 class SchemaError(RoostError):
     """The database's schema is missing, or newer than this version of Roost can use."""
 

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel
 
+from roost._client.admin import AsyncAdmin
 from roost._client.compose import task_name, with_defaults
 from roost._drivers.adopt import adopt
 from roost._drivers.base import AsyncConnection, AsyncPool, run
@@ -18,7 +19,6 @@ from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
-    Job,
     JobInsert,
 )
 from roost._model.record import encode_jobs
@@ -26,7 +26,6 @@ from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, takes_worker_options
 from roost._ops import schema
 from roost._ops.enqueue import insert_children, insert_job, insert_jobs
-from roost._ops.inspect import get_job
 from roost._ops.query import Op
 from roost._worker.worker import Worker
 from roost.exceptions import InvalidJobError
@@ -37,7 +36,7 @@ POOL_SIZE = 10
 """Connections that one client opens at most, when so many calls are under way at once."""
 
 
-class AsyncRoost:
+class AsyncRoost(AsyncAdmin):
     """Entry point for async apps, on asyncio and on trio.
 
     Opens connections on first use, ten at most, and closes them in `close` or at the end of an
@@ -159,13 +158,6 @@ class AsyncRoost:
         elif jobs:
             await self._call(insert_jobs(records), conn)
         return len(jobs)
-
-    async def get(self, job_id: int) -> Job:
-        """Return a job as it stands.
-
-        :raises JobNotFoundError: no job has that id.
-        """
-        return await self._call(get_job(job_id))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:

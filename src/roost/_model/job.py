@@ -96,6 +96,47 @@ class JobInsert:
     metadata: dict[str, Any] | None = None
 
 
+@attrs.frozen(kw_only=True)
+class QueueInfo:
+    """What waits and runs in a queue.
+
+    :param paused_at: since when nothing is claimed from it; ``None``: it is not paused.
+    :param available: jobs that can start now.
+    :param scheduled: jobs whose time has not come, those that wait for a retry included.
+    :param retryable: failed jobs that can start again now.
+    :param blocked: jobs that wait for their parents.
+    :param executing: jobs that run.
+    """
+
+    name: str
+    paused_at: datetime | None
+    available: int
+    scheduled: int
+    retryable: int
+    blocked: int
+    executing: int
+
+
+@attrs.frozen(kw_only=True)
+class WorkerInfo:
+    """A worker as its last heartbeat left it.
+
+    :param id: of this incarnation; a restarted worker has another.
+    :param name: host and process id.
+    :param expires_at: when it counts as dead unless it is heard of.
+    :param executing: how many jobs it holds.
+    """
+
+    id: int
+    name: str
+    queues: list[str]
+    concurrency: int
+    started_at: datetime
+    heartbeat_at: datetime
+    expires_at: datetime
+    executing: int
+
+
 @attrs.frozen
 class JobOutcome:
     """How a job ended.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 import attrs
 from pydantic import BaseModel
 
+from roost._model.job import Job
 from roost._model.limits import check_limits
 from roost._model.validate import check_job_defaults, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
 
 F = TypeVar("F", bound=Callable[..., Any])
+RunIn: TypeAlias = Literal["thread", "process"]
 
 
 @attrs.frozen
@@ -47,13 +49,19 @@ class TaskDefaults:
 
 @attrs.frozen
 class Handler:
-    """A registered task: its function and what was declared with it."""
+    """A registered task: its function and what was declared with it.
+
+    :param run_in: where a plain function runs.
+    :param job_parameter: the function's parameter that is annotated with `Job`.
+    """
 
     name: str
     func: Callable[..., Any]
     args_model: type[BaseModel] | None
     defaults: TaskDefaults
     is_async: bool
+    run_in: RunIn = "thread"
+    job_parameter: str | None = None
 
 
 class HandlerRegistry:
@@ -74,6 +82,7 @@ class HandlerRegistry:
         *,
         args_model: type[BaseModel] | None = None,
         defaults: TaskDefaults | None = None,
+        run_in: RunIn = "thread",
     ) -> None:
         """Make ``func`` the handler of the task ``name``.
 
@@ -82,12 +91,16 @@ class HandlerRegistry:
 
         :param args_model: a pydantic model that validates the job's args when the handler is
             called.
-        :raises InvalidSettingError: the name is empty or unusable, or ``func`` is not callable.
+        :param run_in: see `job`.
+        :raises InvalidSettingError: the name is empty or unusable, or ``func`` is not callable or
+            can't run in a process.
         :raises DuplicateTaskError: another function has that name.
         """
         check_name("task", name, error=InvalidSettingError)
         if not callable(func):
             raise InvalidSettingError(f"the handler of {name!r} is not callable: {func!r}")
+        is_async = _is_async(func)
+        _check_run_in(name, func, run_in, is_async=is_async)
         known = self._handlers.get(name)
         if known is not None and _origin(known.func) != _origin(func):
             raise DuplicateTaskError(
@@ -99,7 +112,9 @@ class HandlerRegistry:
             func=func,
             args_model=args_model,
             defaults=defaults or TaskDefaults(),
-            is_async=_is_async(func),
+            is_async=is_async,
+            run_in=run_in,
+            job_parameter=_job_parameter(func),
         )
         self._names[id(func)] = name
 
@@ -150,13 +165,15 @@ def job(
     timeout_seconds: int | None = None,
     rate_per_minute: int | None = None,
     max_concurrency: int | None = None,
+    run_in: RunIn = "thread",
     registry: HandlerRegistry | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler for the task ``name``.
 
     The function is returned untouched: it can still be called directly, in tests for instance. It
     may be a coroutine function, which runs in the worker's event loop, or a plain one, which runs
-    in a worker thread. It is called with the job's args as keywords.
+    in a worker thread or process. It is called with the job's args as keywords; a parameter that is
+    annotated with `Job` gets the running job.
 
     ``queue``, ``priority``, ``max_attempts``, ``tags`` and ``timeout_seconds`` are the defaults of
     every enqueue of this task that doesn't pass its own.
@@ -167,6 +184,8 @@ def job(
     :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1.
     :param rate_per_minute: at most so many starts in any 60 s, over all workers.
     :param max_concurrency: at most so many at once, over all workers.
+    :param run_in: ``"thread"``, or ``"process"`` for a plain function of a module that needs a CPU
+        of its own, or whose timeouts and cancels must really end it: the process is killed.
     :param registry: where to register; default: the shared one.
     :raises InvalidSettingError: a parameter is out of its range.
     :raises DuplicateTaskError: another function has that name.
@@ -183,7 +202,7 @@ def job(
 
     def register(func: F) -> F:
         target = default_registry if registry is None else registry
-        target.register(name, func, args_model=args_model, defaults=defaults)
+        target.register(name, func, args_model=args_model, defaults=defaults, run_in=run_in)
         return func
 
     return register
@@ -195,6 +214,33 @@ def _is_async(func: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
         getattr(func, "__call__", None)  # noqa: B004  (asks what a call would return, not whether)
     )
+
+
+def _check_run_in(name: str, func: Callable[..., Any], run_in: object, *, is_async: bool) -> None:
+    if run_in not in ("thread", "process"):
+        raise InvalidSettingError(f'run_in must be "thread" or "process", not {run_in!r}')
+    if run_in == "thread":
+        return
+    if is_async:
+        raise InvalidSettingError(f"task {name!r} is async: it can't run in a process")
+    qualname = getattr(func, "__qualname__", "<")
+    if "<" in qualname:
+        raise InvalidSettingError(
+            f"task {name!r} can't run in a process: only a function at the top of a module can be "
+            "found from there"
+        )
+
+
+def _job_parameter(func: Callable[..., Any]) -> str | None:
+    """Return the parameter that is annotated with `Job`, if there is one."""
+    try:
+        hints = get_type_hints(func)
+    except Exception:  # noqa: BLE001  (annotations may name what exists for type checkers only)
+        hints = dict(getattr(func, "__annotations__", {}))
+    for name, hint in hints.items():
+        if name != "return" and hint in (Job, "Job", "roost.Job"):
+            return name
+    return None
 
 
 def _origin(func: Callable[..., Any]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict, TypeVar
 import attrs
 
 from roost._model.backoff import BackoffStrategy, exponential
+from roost._model.hooks import Hooks
 from roost._model.validate import check_name
 from roost.exceptions import InvalidSettingError
 
@@ -36,7 +37,7 @@ class WorkerOptions(TypedDict, total=False):
     result_ttl_seconds: float | None
     startup_max_retries: int
     startup_retry_delay: float
-    hooks: Any | None
+    hooks: Hooks | None
 
 
 def _queues(value: Iterable[str]) -> tuple[str, ...]:
@@ -70,9 +71,9 @@ def _seconds(*, zero: bool = False) -> Callable[[object, Any, Any], None]:
     return check
 
 
-def _not_built(_: object, field: Any, value: object) -> None:
-    if value is not None:
-        raise InvalidSettingError(f"{field.name} is not built yet; leave it at None")
+def _hooks(_: object, __: object, value: object) -> None:
+    if not isinstance(value, Hooks):
+        raise InvalidSettingError(f"hooks must be a roost.Hooks, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -93,12 +94,13 @@ class WorkerSettings:
     :param shutdown_timeout: how long running jobs may go on after a stop was asked for, ≥ 0.
     :param listen_reconnect_delay: before the listening connection is opened again.
     :param error_cap: how many error records a job keeps, ≥ 1; the newest stay.
-    :param archive_after_seconds: not built yet.
-    :param archive_interval: not built yet.
-    :param result_ttl_seconds: not built yet.
+    :param archive_after_seconds: move jobs to ``roost.jobs_archive`` so long after their end, ≥ 0;
+        ``None``: this worker archives nothing.
+    :param archive_interval: between two looks for what to archive or forget.
+    :param result_ttl_seconds: drop results so long after completion, ≥ 0; ``None``: keep them.
     :param startup_max_retries: how often to try again to reach the database at start, ≥ 0.
     :param startup_retry_delay: between two such tries.
-    :param hooks: not built yet.
+    :param hooks: what to call before and after every handler call.
     """
 
     queues: tuple[str, ...] = attrs.field(default=("default",), converter=_queues)
@@ -115,12 +117,16 @@ class WorkerSettings:
     shutdown_timeout: float = attrs.field(default=30.0, validator=_seconds(zero=True))
     listen_reconnect_delay: float = attrs.field(default=1.0, validator=_seconds())
     error_cap: int = attrs.field(default=20, validator=_whole(1))
-    archive_after_seconds: float | None = attrs.field(default=None, validator=_not_built)
+    archive_after_seconds: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_seconds(zero=True))
+    )
     archive_interval: float = attrs.field(default=60.0, validator=_seconds())
-    result_ttl_seconds: float | None = attrs.field(default=None, validator=_not_built)
+    result_ttl_seconds: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_seconds(zero=True))
+    )
     startup_max_retries: int = attrs.field(default=30, validator=_whole(0))
     startup_retry_delay: float = attrs.field(default=1.0, validator=_seconds(zero=True))
-    hooks: Any | None = attrs.field(default=None, validator=_not_built)
+    hooks: Hooks | None = attrs.field(default=None, validator=attrs.validators.optional(_hooks))
 
     def __attrs_post_init__(self) -> None:
         if self.heartbeat_interval * 2 > self.orphan_stale_after:

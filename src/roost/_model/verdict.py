@@ -45,6 +45,14 @@ class Raised:
     error: BaseException
 
 
+class RemoteError(Exception):
+    """A handler's error in another process, of which only the record came back."""
+
+    def __init__(self, record: dict[str, str]) -> None:
+        super().__init__(record["error"])
+        self.record = record
+
+
 @attrs.frozen
 class TimedOut:
     """The attempt ran longer than ``limit`` seconds."""
@@ -132,6 +140,8 @@ def result_as_json(value: object) -> str:
 
 def error_record(error: BaseException) -> dict[str, str]:
     """Return ``{"error": "Type: message", "trace": …}``, bounded and storable, whatever raised."""
+    if isinstance(error, RemoteError):
+        return error.record
     kind = type(error).__qualname__
     try:
         message = str(error)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from roost._model.codec import decode
-from roost._model.job import Job
+from roost._model.job import Job, QueueInfo, WorkerInfo
 from roost._model.states import JobState
 from roost._ops.query import Op, Query, Row
 from roost._sql import statements
@@ -24,6 +24,50 @@ def get_job(job_id: int) -> Op[Job]:
     if not rows:
         raise JobNotFoundError(f"no job has the id {job_id}")
     return _job(rows[0])
+
+
+def list_queues() -> Op[list[QueueInfo]]:
+    """Return every queue that has jobs waiting or running, a worker, or was ever paused."""
+    rows = yield Query(_SQL["list_queues"])
+    return [
+        QueueInfo(
+            name=name,
+            paused_at=None if paused_at is None else utc(paused_at),
+            available=available,
+            scheduled=scheduled,
+            retryable=retryable,
+            blocked=blocked,
+            executing=executing,
+        )
+        for name, paused_at, available, scheduled, retryable, blocked, executing in rows
+    ]
+
+
+def list_workers() -> Op[list[WorkerInfo]]:
+    """Return the workers that have not been found dead."""
+    rows = yield Query(_SQL["list_workers"])
+    return [
+        WorkerInfo(
+            id=worker_id,
+            name=name,
+            queues=list(queues),
+            concurrency=concurrency,
+            started_at=utc(started_at),
+            heartbeat_at=utc(heartbeat_at),
+            expires_at=utc(expires_at),
+            executing=executing,
+        )
+        for (
+            worker_id,
+            name,
+            queues,
+            concurrency,
+            started_at,
+            heartbeat_at,
+            expires_at,
+            executing,
+        ) in rows
+    ]
 
 
 def count_by_state(queues: Sequence[str]) -> Op[dict[JobState, int]]:

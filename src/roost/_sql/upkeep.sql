@@ -157,9 +157,8 @@ with old as materialized (
     from roost.jobs as job
     where job.state = 'completed'
         and job.result is not null
-        and greatest(job.completed_at, job.cancelled_at, job.discarded_at)
-            < now() - make_interval(secs => $1::double precision)
-    order by greatest(job.completed_at, job.cancelled_at, job.discarded_at)
+        and job.completed_at < now() - make_interval(secs => $1::double precision)
+    order by job.completed_at
     limit $2::integer
     for update of job skip locked
 )
@@ -170,6 +169,7 @@ where job.id = old.id
 returning job.id;
 
 -- name: forget_archived_results
+-- $1 seconds since the end, $2 the most.
 with old as materialized (
     select job.id
     from roost.jobs_archive as job

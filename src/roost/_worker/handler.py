@@ -1,4 +1,4 @@
-"""Call a handler, in the event loop or in a thread, and say how that ended."""
+"""Call a handler, in the event loop, a thread or a process, and say how that ended."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import anyio.to_thread
 
 from roost._model.registry import Handler
 from roost._model.verdict import Ending, Raised, Returned
+from roost._worker.process import call_in_process
 from roost._worker.running import RunningJob
 
 
 async def call_handler(
-    handler: Handler, args: dict[str, Any], *, running: RunningJob, threads: anyio.CapacityLimiter
+    handler: Handler, args: dict[str, Any], *, running: RunningJob, room: anyio.CapacityLimiter
 ) -> Ending:
     """Run the handler and return its ending.
 
@@ -28,7 +29,9 @@ async def call_handler(
     """
     if handler.is_async:
         return await _call_in_loop(lambda: handler.func(**args))
-    ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
+    if handler.run_in == "process":
+        return await call_in_process(handler.func, args, job=running.claimed.job(), processes=room)
+    ending = await _call_in_thread(handler.func, args, running=running, threads=room)
     if isinstance(ending, Returned) and inspect.iscoroutine(coroutine := ending.value):
         # A plain function that wraps an async one: the work is still to be done.
         return await _call_in_loop(lambda: coroutine)

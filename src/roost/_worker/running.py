@@ -94,6 +94,10 @@ class Running:
     def __len__(self) -> int:
         return len(self._running)
 
+    def get(self, job_id: int) -> RunningJob | None:
+        """Return the job if it is in a slot."""
+        return self._running.get(job_id)
+
     @property
     def waiting(self) -> int:
         """How many claimed jobs wait for a slot."""

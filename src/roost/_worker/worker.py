@@ -21,9 +21,12 @@ from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, WorkerSettings, takes_worker_options
 from roost._ops import schema
 from roost._worker.lane import Lane, Lanes, StartedOnce
+from roost._worker.lanes.archive import ArchiveLane
+from roost._worker.lanes.control import ControlLane
 from roost._worker.lanes.execute import ExecuteLane
 from roost._worker.lanes.fetch import DrainLane, FetchLane
 from roost._worker.lanes.heartbeat import HeartbeatLane
+from roost._worker.lanes.limits import LimitsLane
 from roost._worker.lanes.listen import ListenLane
 from roost._worker.lanes.rescue import RescueLane
 from roost._worker.lanes.settle import SettleLane
@@ -74,7 +77,7 @@ class Worker:
         :raises SchemaError: its schema is missing, too old or too new.
         :raises Exception: what a lane crashed with, after the ordered stop.
         """
-        await self._run(lambda runtime: [RescueLane(runtime), FetchLane(runtime)], task_status)
+        await self._run(_serving_lanes, task_status)
 
     async def run_once(self) -> int:
         """Drain every currently-available job and exit. Returns count processed.
@@ -119,6 +122,14 @@ class Worker:
         await anyio.lowlevel.checkpoint_if_cancelled()
         if session.crash is not None:
             raise session.crash
+
+
+def _serving_lanes(runtime: Runtime) -> list[Lane]:
+    lanes: list[Lane] = [RescueLane(runtime), LimitsLane(runtime), FetchLane(runtime)]
+    settings = runtime.settings
+    if settings.archive_after_seconds is not None or settings.result_ttl_seconds is not None:
+        lanes.insert(0, ArchiveLane(runtime))
+    return lanes
 
 
 class _Session:
@@ -202,6 +213,7 @@ class _Session:
             for retries_left in range(self._settings.startup_max_retries, -1, -1):
                 try:
                     await self._runtime.call(schema.check())
+                    await LimitsLane(self._runtime).publish()
                     await self._heartbeat.register()
                 except DatabaseUnavailableError as error:
                     if not retries_left:
@@ -220,6 +232,7 @@ class _Session:
         order: list[Lane] = [
             self._heartbeat,
             ListenLane(runtime),
+            ControlLane(runtime),
             SettleLane(runtime),
             self._execute,
             *fetching,

@@ -3,6 +3,7 @@ drop table roost.queues;
 drop table roost.starts;
 drop table roost.limits;
 drop table roost.dependencies;
+drop index roost.jobs_results;
 drop index roost.jobs_finished;
 drop index roost.jobs_claim_limited;
 drop index roost.jobs_claim;

@@ -18,6 +18,10 @@ where state in ('available', 'retryable') and pending_parents = 0 and limited;
 create index jobs_finished on roost.jobs (greatest(completed_at, cancelled_at, discarded_at))
 where state in ('completed', 'discarded', 'cancelled');
 
+-- Only what has a result, so that nobody walks over results that are gone.
+create index jobs_results on roost.jobs (completed_at)
+where state = 'completed' and result is not null;
+
 -- One row for each child that still waits for a parent; gone when the parent has ended.
 create table roost.dependencies (
     parent_id bigint not null,

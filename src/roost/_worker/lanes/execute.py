@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from roost._model.hooks import Hooks
 from roost._model.registry import Handler
 from roost._model.verdict import (
     CancelRequested,
@@ -19,7 +21,9 @@ from roost._model.verdict import (
     judge,
 )
 from roost._ops.claim import ClaimedJob
+from roost._worker.current import current
 from roost._worker.handler import call_handler
+from roost._worker.hooks import HOOK_TIMEOUT, HookCalls
 from roost._worker.running import LINGER, Reason, RunningJob
 from roost._worker.runtime import Runtime
 
@@ -36,7 +40,8 @@ class ExecuteLane:
         self._group: TaskGroup | None = None
         self._draining = False
         self._last_wait = anyio.CancelScope()  # its deadline is set by the stop
-        self._threads = anyio.CapacityLimiter(runtime.settings.concurrency)
+        # For threads or processes; never the reason to wait, for there are as many slots.
+        self._room = anyio.CapacityLimiter(runtime.settings.concurrency)
         runtime.start_waiting = self.start_waiting
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
@@ -110,10 +115,33 @@ class ExecuteLane:
         if not runtime.holds_leases() or claimed.lease.worker_id != runtime.worker_id:
             running.cancel(Reason.LEASE_LOST)
             return Interrupted()
-        if claimed.cancel_requested:
+        if claimed.cancel_requested or runtime.was_cancelled(claimed.lease):
             return CancelRequested()
+        token = current.set(claimed)
         try:
-            handler = runtime.registry.get(claimed.task)
+            if runtime.settings.hooks is None:
+                return await self._call(running)
+            return await self._call_with_hooks(running, runtime.settings.hooks)
+        finally:
+            current.reset(token)
+
+    async def _call_with_hooks(self, running: RunningJob, hooks: Hooks) -> Ending:
+        """Do the same between the hooks; none of them changes the ending."""
+        calls = HookCalls(hooks, running.claimed.job())
+        await calls.before()
+        ending: Ending = Interrupted()
+        try:
+            ending = await self._call(running)
+        finally:
+            stopping = running.linger_until < math.inf
+            await calls.after(ending, timeout=LINGER if stopping else HOOK_TIMEOUT)
+        return ending
+
+    async def _call(self, running: RunningJob) -> Ending:
+        """Call the handler in the job's scope; its time begins here."""
+        claimed = running.claimed
+        try:
+            handler = self._runtime.registry.get(claimed.task)
             args = _arguments(handler, claimed)
         except Exception as error:  # noqa: BLE001  (bad args are this job's failure, nobody else's)
             return Raised(error)
@@ -121,7 +149,7 @@ class ExecuteLane:
             running.limit(claimed.timeout_seconds)
         ending: Ending = Interrupted()
         with running.scope:
-            ending = await call_handler(handler, args, running=running, threads=self._threads)
+            ending = await call_handler(handler, args, running=running, room=self._room)
         return self._weigh(running, ending)
 
     def _weigh(self, running: RunningJob, ending: Ending) -> Ending:
@@ -140,12 +168,14 @@ class ExecuteLane:
 
 
 def _arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
-    """Return the handler's keywords: the job's args, or the typed fields of its model."""
+    """Return the handler's keywords: the args, or the fields of their model, and the job."""
     args = claimed.args()
-    if handler.args_model is None:
-        return args
-    model = handler.args_model.model_validate(args)
-    return {name: getattr(model, name) for name in type(model).model_fields}
+    if handler.args_model is not None:
+        model = handler.args_model.model_validate(args)
+        args = {name: getattr(model, name) for name in type(model).model_fields}
+    if handler.job_parameter is not None:
+        args[handler.job_parameter] = claimed.job()
+    return args
 
 
 def _who(running: RunningJob) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Listen: hear of new jobs at once. Polling finds them anyway, only later."""
+"""Listen: hear of new jobs and of cancels at once. Asking finds them anyway, only later."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from roost.exceptions import DatabaseUnavailableError
 
 logger = logging.getLogger("roost.worker.listen")
 
+JOBS, CANCEL = "roost_jobs", "roost_cancel"
+"""Channels. Payloads: a queue's name; ``<job id>:<lease number>``."""
 PROBE_INTERVAL = 30.0
 """Seconds of silence after which the connection is asked whether it still lives."""
 PROBE_TIMEOUT = 10.0
@@ -34,15 +36,20 @@ class ListenLane:
         while True:
             try:
                 async with self._runtime.driver.listener(
-                    ["roost_jobs"], application_name=f"roost listen {self._runtime.name}"
+                    [JOBS, CANCEL], application_name=f"roost listen {self._runtime.name}"
                 ) as listener:
                     task_status.started()
                     # Whatever was announced while nobody listened.
+                    self._runtime.listening = True
                     self._runtime.look_again()
+                    self._runtime.control_wake.set()
                     while True:
                         await self.once(listener)
             except DatabaseUnavailableError as error:
                 logger.warning("not listening, polling only", extra={"error": str(error)})
+            finally:
+                self._runtime.listening = False
+                self._runtime.control_wake.set()
             task_status.started()
             await anyio.sleep(self._runtime.settings.listen_reconnect_delay)
 
@@ -60,9 +67,13 @@ class ListenLane:
             if probe.cancelled_caught:
                 raise DatabaseUnavailableError("the listening connection does not answer")
             return
-        mine = self._runtime.settings.queues
-        if any(notification.payload in mine for notification in heard):
-            self._runtime.look_again()
+        queues = self._runtime.settings.queues
+        for notification in heard:
+            if notification.channel == CANCEL:
+                job_id, _, lease_no = notification.payload.partition(":")
+                self._runtime.cancel(int(job_id), int(lease_no))
+            elif notification.payload in queues:
+                self._runtime.look_again()
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""

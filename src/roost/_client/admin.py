@@ -1,0 +1,104 @@
+"""The verbs by which people steer jobs, queues and workers; a part of `AsyncRoost`."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from roost._model.job import Job, QueueInfo, WorkerInfo
+from roost._model.states import JobState
+from roost._model.validate import check_name
+from roost._ops import control, inspect
+from roost._ops.query import Op
+
+T = TypeVar("T")
+
+BATCH = 500
+
+
+class AsyncAdmin:
+    """Admin verbs over ``_call`` and ``_call_in_transaction`` of the facade."""
+
+    async def _call(self, operation: Op[T]) -> T:
+        raise NotImplementedError
+
+    async def _call_in_transaction(self, operation: Op[T]) -> T:
+        raise NotImplementedError
+
+    async def get(self, job_id: int) -> Job:
+        """Return a job as it stands, live or archived.
+
+        :raises JobNotFoundError: no job has that id.
+        """
+        return await self._call(inspect.get_job(job_id))
+
+    async def status(self, job_id: int) -> JobState:
+        """Return a job's state, live or archived.
+
+        :raises JobNotFoundError: no job has that id.
+        """
+        return await self._call(control.state_of(job_id))
+
+    async def cancel(self, job_id: int) -> bool:
+        """Cancel a waiting job, or ask its worker to interrupt a running one.
+
+        Returns ``False`` when it had ended before. A running job is ``cancelled`` when its handler
+        has unwound, and completed if that finished all the same. Jobs that wait for a cancelled
+        one are cancelled too.
+
+        :raises JobNotFoundError: no job has that id.
+        """
+        return await self._call_in_transaction(control.cancel_job(job_id))
+
+    async def retry(self, job_id: int) -> bool:
+        """Make an ended job, or one that waits for its retry, available now.
+
+        Its errors stay, its result goes, and it gets one more attempt at least. Returns ``False``
+        when it is available or executing. Children that were cancelled with it stay cancelled.
+
+        :raises JobNotFoundError: no job has that id.
+        :raises DuplicateUniqueJobError: another active job has its unique key.
+        """
+        return await self._call(control.retry_job(job_id))
+
+    async def requeue_discarded(
+        self, *, queue: str | None = None, task: str | None = None, limit: int | None = None
+    ) -> int:
+        """Make discarded jobs available again and return how many.
+
+        Works in batches that commit one by one. Of several jobs with one unique key the oldest is
+        taken, and none if an active job has the key.
+
+        :param queue: only of this queue.
+        :param task: only of this task.
+        :param limit: at most so many.
+        """
+        revived, last = 0, 0
+        while limit is None or revived < limit:
+            most = BATCH if limit is None else min(BATCH, limit - revived)
+            page = await self._call(
+                control.discarded_page(queue=queue, task=task, after=last, limit=most)
+            )
+            if page.ids:
+                revived += await self._call(control.revive_jobs(page.ids))
+            if page.last is None:
+                break
+            last = page.last
+        return revived
+
+    async def pause_queue(self, queue: str) -> None:
+        """Let no worker claim from ``queue``; what runs goes on, and jobs can be enqueued."""
+        check_name("queue", queue)
+        await self._call(control.pause_queue(queue))
+
+    async def resume_queue(self, queue: str) -> None:
+        """Undo `pause_queue` and wake the workers."""
+        check_name("queue", queue)
+        await self._call(control.resume_queue(queue))
+
+    async def list_queues(self) -> list[QueueInfo]:
+        """Return the queues that have jobs waiting or running, a worker, or were ever paused."""
+        return await self._call(inspect.list_queues())
+
+    async def list_workers(self) -> list[WorkerInfo]:
+        """Return the workers that have not been found dead."""
+        return await self._call(inspect.list_workers())

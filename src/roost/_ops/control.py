@@ -1,0 +1,131 @@
+"""What people do to jobs and queues: cancel, retry, pause."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import attrs
+
+from roost._model.states import JobState
+from roost._ops.family import cancel_descendants
+from roost._ops.query import Op, Query
+from roost._sql import statements
+from roost.exceptions import DatabaseError, DuplicateUniqueJobError, JobNotFoundError
+
+_SQL = statements("control")
+
+_UNIQUE_VIOLATION = "23505"
+
+
+def cancel_job(job_id: int) -> Op[bool]:
+    """Cancel a waiting job, or ask the worker of a running one to; ``False``: it had ended.
+
+    Must run inside a transaction: what waits for a cancelled job is cancelled with it.
+
+    :raises JobNotFoundError: no job has that id.
+    """
+    rows = yield Query(_SQL["cancel_jobs"], ([job_id],))
+    if not rows:
+        yield from state_of(job_id)
+        return False
+    yield from cancel_descendants(
+        [
+            cancelled
+            for cancelled, state, has_children in rows
+            if state == JobState.CANCELLED and has_children
+        ]
+    )
+    return True
+
+
+def state_of(job_id: int) -> Op[JobState]:
+    """Return the state of a live or archived job.
+
+    :raises JobNotFoundError: no job has that id.
+    """
+    rows = yield Query(_SQL["states_of"], ([job_id],))
+    if not rows:
+        raise JobNotFoundError(f"no job has the id {job_id}")
+    return JobState(rows[0][1])
+
+
+def cancel_requests(worker_id: int) -> Op[list[tuple[int, int]]]:
+    """Return (id, lease number) of the jobs of a worker that somebody wants cancelled."""
+    rows = yield Query(_SQL["cancel_requests_of"], (worker_id,))
+    return [(job_id, lease_no) for job_id, lease_no in rows]
+
+
+def retry_job(job_id: int) -> Op[bool]:
+    """Make a job that has ended, or waits for a retry, available now; ``False``: it is neither.
+
+    An archived job comes back.
+
+    :raises JobNotFoundError: no job has that id.
+    :raises DuplicateUniqueJobError: another active job has its unique key.
+    """
+    yield Query(_SQL["unarchive_jobs"], ([job_id],))
+    if (yield from revive_jobs([job_id])):
+        return True
+    yield from state_of(job_id)
+    holders = yield Query(_SQL["key_holder"], (job_id,))
+    for holder, key in holders:
+        raise DuplicateUniqueJobError(key, holder)
+    return False
+
+
+@attrs.frozen
+class Page:
+    """One page of discarded jobs.
+
+    :param ids: at most one for each unique key: two of them could not both be active.
+    :param last: the highest id that was looked at; ``None``: there are no more.
+    """
+
+    ids: list[int]
+    last: int | None
+
+
+def discarded_page(*, queue: str | None, task: str | None, after: int, limit: int) -> Op[Page]:
+    """Return up to ``limit`` discarded jobs with ids above ``after``."""
+    rows = yield Query(_SQL["discarded_ids"], (queue, task, after, limit))
+    first_of_key: dict[str | int, int] = {}
+    for job_id, unique_key in rows:
+        first_of_key.setdefault(job_id if unique_key is None else unique_key, job_id)
+    last = rows[-1][0] if len(rows) == limit else None
+    return Page(list(first_of_key.values()), last)
+
+
+def revive_jobs(ids: Collection[int]) -> Op[int]:
+    """Make ended jobs available, those whose unique key is taken left out; return how many.
+
+    Must not run inside a transaction: a clash undoes the batch, and then each is tried by itself.
+    """
+    try:
+        return len((yield from _revive(ids)))
+    except DatabaseError as error:
+        if error.sqlstate != _UNIQUE_VIOLATION:
+            raise
+    # A key was taken between the look and the write.
+    revived = 0
+    for job_id in ids:
+        try:
+            revived += len((yield from _revive([job_id])))
+        except DatabaseError as error:
+            if error.sqlstate != _UNIQUE_VIOLATION:
+                raise
+    return revived
+
+
+def pause_queue(queue: str) -> Op[None]:
+    """Let nothing be claimed from ``queue``; what runs goes on."""
+    yield Query(_SQL["pause_queue"], (queue,))
+
+
+def resume_queue(queue: str) -> Op[None]:
+    """Undo `pause_queue` and wake the workers."""
+    yield Query(_SQL["resume_queue"], (queue,))
+
+
+def _revive(ids: Iterable[int]) -> Op[list[int]]:
+    rows = yield Query(_SQL["revive_jobs"], (list(ids),))
+    return [job_id for (job_id,) in rows]

@@ -1,0 +1,80 @@
+"""Run users' hooks so that nothing they do changes a job."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+
+from roost._model.hooks import Hooks
+from roost._model.job import Job
+from roost._model.verdict import (
+    CancelRequested,
+    Ending,
+    Interrupted,
+    Raised,
+    Returned,
+    TimedOut,
+)
+from roost.exceptions import JobFailed, JobTimeoutError, WorkerShutdown
+
+logger = logging.getLogger("roost.worker.hooks")
+
+HOOK_TIMEOUT = 5.0
+"""Seconds that one hook may take."""
+
+
+class HookCalls:
+    """The hooks of one attempt, with their shared ``ctx``."""
+
+    def __init__(self, hooks: Hooks, job: Job) -> None:
+        self._hooks = hooks
+        self._job = job
+        self._ctx: dict[str, Any] = {}
+
+    async def before(self) -> None:
+        """Call ``before_job``."""
+        if (hook := self._hooks.before_job) is not None:
+            with anyio.move_on_after(HOOK_TIMEOUT) as bound:
+                await self._call(lambda: hook(self._job, ctx=self._ctx), "before_job")
+            self._report(bound, "before_job")
+
+    async def after(self, ending: Ending, *, timeout: float) -> None:
+        """Call ``after_job``, also for an attempt that was cancelled; ``timeout`` is in seconds."""
+        if (hook := self._hooks.after_job) is not None:
+            result = ending.value if isinstance(ending, Returned) else None
+            error = _error_of(ending, self._job)
+            with anyio.move_on_after(min(timeout, HOOK_TIMEOUT), shield=True) as bound:
+                await self._call(
+                    lambda: hook(self._job, result=result, error=error, ctx=self._ctx), "after_job"
+                )
+            self._report(bound, "after_job")
+
+    async def _call(self, call: Callable[[], Awaitable[None]], name: str) -> None:
+        try:
+            returned = call()
+            if inspect.isawaitable(returned):
+                await returned
+        except Exception:
+            logger.exception("hook failed", extra={"hook": name, "job_id": self._job.id})
+
+    def _report(self, bound: anyio.CancelScope, name: str) -> None:
+        if bound.cancelled_caught:
+            logger.error("hook took too long", extra={"hook": name, "job_id": self._job.id})
+
+
+def _error_of(ending: Ending, job: Job) -> BaseException | None:
+    match ending:
+        case Raised(error=error):
+            return error
+        case TimedOut(limit=limit):
+            return JobTimeoutError(f"timed out after {limit:g} s")
+        case CancelRequested():
+            return JobFailed(job.id, "cancelled")
+        case Interrupted():
+            return WorkerShutdown("the worker stopped")
+        case Returned():
+            return None

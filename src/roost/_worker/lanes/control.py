@@ -1,0 +1,61 @@
+"""Control: learn of cancel requests that were not heard.
+
+The listen lane hears of them at once. This lane asks from time to time, and often while nobody
+listens.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+from anyio.abc import TaskStatus
+
+from roost._ops.control import cancel_requests
+from roost._worker.lane import backoff
+from roost._worker.runtime import Runtime
+from roost.exceptions import DatabaseUnavailableError
+
+logger = logging.getLogger("roost.worker.control")
+
+DEAF_INTERVAL = 0.5
+"""Seconds between two looks while the listening connection is down."""
+
+
+class ControlLane:
+    """Asks which of this worker's jobs somebody wants cancelled."""
+
+    name = "control"
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Ask until cancelled: with every heartbeat, after a reconnect, twice a second if deaf."""
+        task_status.started()
+        failures = 0
+        while True:
+            runtime = self._runtime
+            interval = runtime.settings.heartbeat_interval if runtime.listening else DEAF_INTERVAL
+            with anyio.move_on_after(interval if not failures else backoff(failures)):
+                await runtime.control_wake.wait()
+            try:
+                await self.once()
+            except DatabaseUnavailableError as error:
+                failures += 1
+                logger.warning("cancel requests unknown", extra={"error": str(error)})
+            else:
+                failures = 0
+
+    async def once(self) -> None:
+        """Ask once; nothing is asked when nothing is held.
+
+        :raises DatabaseUnavailableError: no answer.
+        """
+        if self._runtime.running.ids:
+            requests = await self._runtime.call(cancel_requests(self._runtime.worker_id))
+            for job_id, lease_no in requests:
+                self._runtime.cancel(job_id, lease_no)
+
+    async def stop(self) -> None:
+        """Nothing to do before the cancel."""
