@@ -27,6 +27,15 @@ def check_backend(backend: Backend, *, uvloop: bool = False) -> None:
 
 
 def run_on(backend: Backend, function: Callable[[], Awaitable[T]], *, uvloop: bool = False) -> T:
-    """Run ``function`` to its end and return what it returns."""
+    """Run ``function`` to its end and return what it returns.
+
+    An error that came through task groups comes out without them, if it is the only one.
+    """
     options = {"use_uvloop": True} if uvloop else {}
-    return anyio.run(function, backend=backend.value, backend_options=options)
+    try:
+        return anyio.run(function, backend=backend.value, backend_options=options)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None

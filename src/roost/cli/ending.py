@@ -29,10 +29,10 @@ AFTER_FIRST = 7.0
 """Seconds beyond the grace: the worker's own margin is five, and the exit takes its time."""
 AFTER_SECOND = 3.0
 """Seconds after a second signal."""
-AFTER_RETURN = 5.0
-"""Seconds for the interpreter's own exit: exit handlers, and threads that are about to end."""
-AFTER_ABANDONED = 0.3
-"""The same when a handler's thread was left behind, which would hold it up for ever."""
+FOR_THREADS = 0.3
+"""Seconds in which threads without a job end; what is there afterwards still runs a handler."""
+FOR_EXIT = 5.0
+"""Seconds for the interpreter's own exit: exit handlers, and other threads that are to end."""
 LAST_WORDS = 1.0
 """Seconds for logging and flushing before the process is ended."""
 
@@ -75,8 +75,9 @@ def exit_now(code: int, *, why: str | None = None) -> NoReturn:
     """End the process without waiting for threads; what was logged and printed gets out."""
     # In a thread, for who holds the lock of a log handler or of a full pipe may be what is stuck.
     last_words = threading.Thread(target=_flush, args=(why,), daemon=True)
-    last_words.start()
-    last_words.join(LAST_WORDS)
+    with suppress(RuntimeError):  # no thread can be started late in the interpreter's exit
+        last_words.start()
+        last_words.join(LAST_WORDS)
     os._exit(code)
 
 
@@ -91,12 +92,16 @@ def _flush(why: str | None) -> None:
 
 def exit_with(code: int, watchdog: Watchdog) -> NoReturn:
     """Exit as Python does, but without waiting for threads that handlers left behind."""
-    left_behind = any(
-        type(thread).__module__.startswith("anyio.") for thread in threading.enumerate()
-    )
-    watchdog.exit_within(AFTER_ABANDONED if left_behind else AFTER_RETURN, code=code)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # a late one must not change the code
+    deadline = time.monotonic() + FOR_THREADS
+    # On trio the interpreter's exit doesn't wait for threads; anyio's own on asyncio hold it up.
+    workers = [t for t in threading.enumerate() if type(t).__module__.startswith("anyio.")]
+    for thread in workers:
+        thread.join(max(deadline - time.monotonic(), 0))
+    if any(thread.is_alive() for thread in workers):
+        exit_now(code)
+    watchdog.exit_within(FOR_EXIT, code=code)
     sys.exit(code)
 
 
