@@ -80,9 +80,7 @@ async def test_a_worker_that_could_not_renew_in_time_stops_its_jobs_and_has_them
     sleeper = Sleeper()
     registry.register("sleep", sleeper)
     job_id = table.add("sleep")
-    worker = make_worker(
-        heartbeat_interval=0.1, orphan_stale_after=0.5, orphan_reaper_interval=100
-    )
+    worker = make_worker(heartbeat_interval=0.1, orphan_stale_after=0.5, orphan_reaper_interval=100)
     orphan = table.add("of another worker")
     table.change(orphan, "state = 'executing', attempt = 1, worker_id = 0")
     async with working(worker):

@@ -12,6 +12,8 @@ from roost.exceptions import InvalidSettingError
 logger = logging.getLogger("roost.backoff")
 
 DAY = 86_400.0
+LONGEST = 36_525 * DAY
+"""The longest wait that is written, a century: Postgres's calendar ends somewhere."""
 
 
 @runtime_checkable
@@ -87,7 +89,7 @@ def delay_after(attempt: int, strategy: BackoffStrategy) -> float:
             "retry strategy gave an unusable wait", extra={"attempt": attempt, "seconds": seconds}
         )
         return _FALLBACK(attempt)
-    return min(seconds, 36_525 * DAY)
+    return min(seconds, LONGEST)
 
 
 def _jittered(seconds: float) -> float:

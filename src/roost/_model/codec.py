@@ -8,6 +8,7 @@ the database sees them: NaN and infinities, NUL and lone surrogates, keys that a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -16,6 +17,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 MAX_DEPTH = 200
 """Deeper nesting than this is refused; Postgres's own parser gives up at about 6,000."""
+MAX_DIGITS = 4_000
+"""Of a whole number: Python reads 4,300 and Postgres 131,072."""
+_MANY_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 
 
 class EncodingError(ValueError):
@@ -27,13 +31,23 @@ def encode(value: object) -> str:
 
     :raises EncodingError: it can't be stored.
     """
-    _check_keys(value, "", 0)
     try:
+        _check_keys(value, "", 0)
         text = to_json(value, by_alias=False).decode("utf-8")
+    except EncodingError:
+        raise
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise EncodingError(str(error)) from error
+    except Exception as error:
+        # Users' own mappings, properties and serializers run here.
+        raise EncodingError(f"{type(error).__name__} while it was read: {error}") from error
     # Rare markers first; only a text that has one is looked at closely.
-    if "NaN" in text or "Infinity" in text or "\\u0000" in text:
+    if (
+        "NaN" in text
+        or "Infinity" in text
+        or "\\u0000" in text
+        or (len(text) > MAX_DIGITS and _MANY_DIGITS.search(text))
+    ):
         _check_text(text)
     return text
 
@@ -69,7 +83,12 @@ def _check_text(text: str) -> None:
     def refuse(constant: str) -> NoReturn:
         raise EncodingError(f"{constant} has no JSON form")
 
-    _check_strings(json.loads(text, parse_constant=refuse))
+    def parse_int(digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            raise EncodingError(f"a number has more than {MAX_DIGITS} digits")
+        return int(digits)
+
+    _check_strings(json.loads(text, parse_constant=refuse, parse_int=parse_int))
 
 
 def _check_strings(value: object) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, assert_never
 
 import attrs
 
-from roost._model.backoff import BackoffStrategy, delay_after
+from roost._model.backoff import LONGEST, BackoffStrategy, delay_after
 from roost._model.codec import EncodingError, encode
 from roost._model.states import Event, JobState, move
 from roost.exceptions import JobTimeoutError, SnoozeJob
@@ -108,8 +108,8 @@ def judge(
         case Returned(value=value):
             result = None if value is None else result_as_json(value)
             return Verdict(lease, Event.COMPLETE, result=result)
-        case Raised(error=SnoozeJob(seconds=seconds)):
-            return Verdict(lease, Event.SNOOZE, delay=seconds)
+        case Raised(error=SnoozeJob(seconds=float() | int() as seconds)) if seconds >= 0:
+            return Verdict(lease, Event.SNOOZE, delay=min(seconds, LONGEST))
         case Raised(error=error):
             record = error_record(error)
         case TimedOut(limit=limit):
@@ -145,11 +145,15 @@ def error_record(error: BaseException) -> dict[str, str]:
     kind = type(error).__qualname__
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001  (a user's __str__ may raise anything)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything)
         message = "<its __str__ failed>"
     try:
         trace = "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001  (as above)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001  (as above)
         trace = "<its traceback can't be printed>"
     return {
         "error": clean(f"{kind}: {message}" if message else kind, MAX_ERROR),
