@@ -39,6 +39,9 @@ class Event(StrEnum):
     RESCUE_RETRY = "rescue: retry"
     RESCUE_DISCARD = "rescue: discard"
     RESCUE_CANCEL = "rescue: cancel"
+    RELEASE_CANCEL = "release: cancel"
+    PARENT_FAILED = "parent failed"
+    REVIVE = "admin retry"
 
 
 @attrs.frozen
@@ -69,6 +72,18 @@ MOVES: tuple[Move, ...] = (
     Move(_S.EXECUTING, _E.RESCUE_RETRY, _S.RETRYABLE),
     Move(_S.EXECUTING, _E.RESCUE_DISCARD, _S.DISCARDED),
     Move(_S.EXECUTING, _E.RESCUE_CANCEL, _S.CANCELLED),
+    # It was snoozed or given back, and somebody had asked for its cancel.
+    Move(_S.EXECUTING, _E.RELEASE_CANCEL, _S.CANCELLED, -1),
+    Move(_S.AVAILABLE, _E.CANCEL, _S.CANCELLED),
+    Move(_S.RETRYABLE, _E.CANCEL, _S.CANCELLED),
+    # A child: after its enqueue, and at once.
+    Move(_S.AVAILABLE, _E.PARENT_FAILED, _S.CANCELLED),
+    Move(None, _E.PARENT_FAILED, _S.CANCELLED),
+    # Only people do this; nothing else leaves an end.
+    Move(_S.COMPLETED, _E.REVIVE, _S.AVAILABLE),
+    Move(_S.DISCARDED, _E.REVIVE, _S.AVAILABLE),
+    Move(_S.CANCELLED, _E.REVIVE, _S.AVAILABLE),
+    Move(_S.RETRYABLE, _E.REVIVE, _S.AVAILABLE),
 )
 
 _BY_EVENT = {(move.source, move.event): move for move in MOVES}
