@@ -38,7 +38,11 @@ def load_registry(names: Sequence[str]) -> HandlerRegistry:
         for task in registry:
             handler = registry.get(task)
             merged.register(
-                task, handler.func, args_model=handler.args_model, defaults=handler.defaults
+                task,
+                handler.func,
+                args_model=handler.args_model,
+                defaults=handler.defaults,
+                run_in=handler.run_in,
             )
     return merged
 
