@@ -170,6 +170,16 @@ def clean(text: str, most: int, *, keep_end: bool = False) -> str:
     )
 
 
+def without_payload(verdict: Verdict, why: str) -> Verdict:
+    """Return the same verdict without what the database refused to store."""
+    note = clean(why, MAX_ERROR)
+    return attrs.evolve(
+        verdict,
+        result=None if verdict.result is None else encode({"roost.unserializable": note}),
+        error=None if verdict.error is None else {"error": f"not stored: {note}", "trace": ""},
+    )
+
+
 def describe(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as the settle statement takes it."""
     return {

@@ -51,8 +51,10 @@ class Lanes:
             yield
         finally:
             try:
-                if not ended.is_set():
-                    await lane.stop()
+                # Also after a crash: what it held is still to be handed back.
+                await lane.stop()
+            except Exception as error:  # noqa: BLE001  (kept, like a crash of its loop)
+                self._on_crash(error)
             finally:
                 scope.cancel()
                 await ended.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -23,6 +22,10 @@ from roost._worker.wake import Wake
 T = TypeVar("T")
 
 
+MAX_CANCELS_HEARD = 1_000
+"""Requests to remember; those of a claim in flight are among the newest."""
+
+
 def _nobody_starts() -> None:
     """Stands in until the execute lane is there."""
 
@@ -37,7 +40,9 @@ class Runtime:
     :param listening: whether notifications arrive.
     :param limited_tasks: the tasks that have limits in the database, whoever declared them.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
+    :param stopping: whether a stop was asked for: nothing is claimed or started any more.
     :param due_at: by the loop's clock, when a job is due that was put off since the last claim.
+    :param background: lets one lane of upkeep at a time use a connection.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
     """
 
@@ -54,17 +59,28 @@ class Runtime:
     settle_wake: Wake = attrs.field(factory=Wake)
     heartbeat_wake: Wake = attrs.field(factory=Wake)
     control_wake: Wake = attrs.field(factory=Wake)
-    cancels_heard: deque[tuple[int, int]] = attrs.field(factory=lambda: deque(maxlen=1_000))
+    cancels_heard: dict[tuple[int, int], None] = attrs.field(factory=dict)
     listening: bool = False
     limited_tasks: frozenset[str] = frozenset()
     jobs_may_wait: bool = True
+    stopping: bool = False
     due_at: float = math.inf
+    background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
     start_waiting: Callable[[], None] = _nobody_starts
 
     async def call(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
         """Run one operation on a connection of the pool; ``timeout`` bounds both together."""
         async with self.pool.acquire(timeout=timeout) as connection:
             return await run(connection, operation, timeout=timeout)
+
+    async def call_in_background(
+        self, operation: Op[T], *, in_transaction: bool = False, timeout: float = CALL_TIMEOUT
+    ) -> T:
+        """Do the same when no other upkeep does, so that claims and settles find connections."""
+        async with self.background:
+            if in_transaction:
+                return await self.call_in_transaction(operation, timeout=timeout)
+            return await self.call(operation, timeout=timeout)
 
     async def call_in_transaction(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
         """Do the same with all statements of the operation in one transaction."""
@@ -100,7 +116,9 @@ class Runtime:
 
     def cancel(self, job_id: int, lease_no: int) -> None:
         """Interrupt a running job for a user; remember it, for a claim may be on its way here."""
-        self.cancels_heard.append((job_id, lease_no))
+        self.cancels_heard[job_id, lease_no] = None
+        if len(self.cancels_heard) > MAX_CANCELS_HEARD:
+            del self.cancels_heard[next(iter(self.cancels_heard))]
         running = self.running.get(job_id)
         if running is not None and running.claimed.lease.lease_no == lease_no:
             running.cancel(Reason.USER)

@@ -169,6 +169,7 @@ class _Session:
         grace = 0.0 if self._stop.is_set() else self._settings.shutdown_timeout
         self._shell.deadline = min(self._shell.deadline, now + grace + STOP_MARGIN)
         self._starting.cancel()
+        self._runtime.stopping = True
         if self._stop.is_set():
             self._execute.end_by(now)
         self._stop.set()

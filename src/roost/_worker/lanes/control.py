@@ -53,7 +53,9 @@ class ControlLane:
         :raises DatabaseUnavailableError: no answer.
         """
         if self._runtime.running.ids:
-            requests = await self._runtime.call(cancel_requests(self._runtime.worker_id))
+            requests = await self._runtime.call_in_background(
+                cancel_requests(self._runtime.worker_id)
+            )
             for job_id, lease_no in requests:
                 self._runtime.cancel(job_id, lease_no)
 

@@ -38,7 +38,6 @@ class ExecuteLane:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._group: TaskGroup | None = None
-        self._draining = False
         self._last_wait = anyio.CancelScope()  # its deadline is set by the stop
         # For threads or processes; never the reason to wait, for there are as many slots.
         self._room = anyio.CapacityLimiter(runtime.settings.concurrency)
@@ -55,10 +54,11 @@ class ExecuteLane:
 
     def start_waiting(self) -> None:
         """Start waiting jobs while there are free slots."""
-        if self._group is None or self._draining:
+        group = self._group
+        if group is None or group.cancel_scope.cancel_called or self._runtime.stopping:
             return
         while (running := self._runtime.running.start_next()) is not None:
-            self._group.start_soon(self.once, running)
+            group.start_soon(self.once, running)
 
     async def once(self, running: RunningJob) -> None:
         """Run one job and hand its verdict to settle; frees the slot whatever happens."""
@@ -67,6 +67,10 @@ class ExecuteLane:
         ending: Ending = Interrupted()
         try:
             ending = await self._attempt(running)
+        except Exception as error:
+            # Not the handler's, which is an ending: this row can't be made into a call.
+            logger.exception("attempt failed outside its handler", extra=_who(running))
+            ending = Raised(error)
         finally:
             # No await from here to the end: the slot is freed and the verdict handed over in one
             # step, also when this task is being cancelled.
@@ -92,7 +96,6 @@ class ExecuteLane:
         What is still running then is interrupted and handed back without using its attempt.
         """
         runtime = self._runtime
-        self._draining = True
         runtime.release(runtime.running.give_up_waiting())
         self.end_by(anyio.current_time() + runtime.settings.shutdown_timeout)
         with self._last_wait:

@@ -120,7 +120,8 @@ class FetchLane:
                 claim_jobs(
                     worker_id=runtime.worker_id,
                     queues=runtime.settings.queues,
-                    tasks=tasks,
+                    # Jobs of limited tasks that are not marked yet wait until they are.
+                    tasks=[task for task in tasks if task not in runtime.limited_tasks],
                     limit=limit - len(first.jobs),
                 ),
                 timeout=self._timeout,
@@ -155,7 +156,9 @@ class FetchLane:
 
     def _room(self) -> int:
         runtime = self._runtime
-        if len(runtime.settling) >= MAX_UNSETTLED or not runtime.holds_leases():
+        if runtime.stopping or not runtime.holds_leases():
+            return 0
+        if len(runtime.settling) >= MAX_UNSETTLED:
             return 0
         self._pace.finished(runtime.running.finished, now=anyio.current_time())
         return runtime.running.room(self._pace.prefetch)

@@ -24,7 +24,7 @@ class LimitsLane:
     async def publish(self) -> None:
         """Make this worker's declarations the fleet's, before anything is claimed."""
         registry = self._runtime.registry
-        await self._runtime.call(
+        await self._runtime.call_in_background(
             publish_limits({task: registry.get(task).defaults for task in registry})
         )
         await self.once()
@@ -36,9 +36,9 @@ class LimitsLane:
 
     async def once(self) -> None:
         """Read the limits, and mark jobs that were enqueued before theirs was known."""
-        self._runtime.limited_tasks = await self._runtime.call(limited_tasks())
+        self._runtime.limited_tasks = await self._runtime.call_in_background(limited_tasks())
         if self._runtime.limited_tasks:
-            marked = await self._runtime.call(mark_limited_jobs())
+            marked = await self._runtime.call_in_background(mark_limited_jobs())
             if marked:
                 logger.info("marked jobs of newly limited tasks", extra={"jobs": marked})
                 self._runtime.look_again()

@@ -70,10 +70,18 @@ class ListenLane:
         queues = self._runtime.settings.queues
         for notification in heard:
             if notification.channel == CANCEL:
-                job_id, _, lease_no = notification.payload.partition(":")
-                self._runtime.cancel(int(job_id), int(lease_no))
+                self._cancel(notification.payload)
             elif notification.payload in queues:
                 self._runtime.look_again()
+
+    def _cancel(self, payload: str) -> None:
+        try:
+            job_id, lease_no = map(int, payload.split(":"))
+        except ValueError:
+            # Anybody may NOTIFY anything.
+            logger.warning("notification not understood", extra={"payload": payload[:100]})
+        else:
+            self._runtime.cancel(job_id, lease_no)
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""

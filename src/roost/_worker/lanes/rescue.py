@@ -33,12 +33,13 @@ class RescueLane:
 
         Each batch commits by itself; a cancel between two leaves the rest to the next look.
         """
-        for name in await self._runtime.call(expire_workers()):
+        for name in await self._runtime.call_in_background(expire_workers()):
             logger.warning("worker is dead", extra={"worker": name})
         total = 0
         while True:
-            rescued = await self._runtime.call_in_transaction(
-                rescue_jobs(limit=BATCH, error_cap=self._runtime.settings.error_cap)
+            rescued = await self._runtime.call_in_background(
+                rescue_jobs(limit=BATCH, error_cap=self._runtime.settings.error_cap),
+                in_transaction=True,
             )
             for job in rescued:
                 logger.warning("job rescued", extra={"job_id": job.job_id, "state": job.state})

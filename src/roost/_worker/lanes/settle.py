@@ -13,10 +13,11 @@ import math
 import anyio
 from anyio.abc import TaskStatus
 
+from roost._model.verdict import Verdict, without_payload
 from roost._ops.settle import Settled, settle, settle_parents
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
-from roost.exceptions import DatabaseUnavailableError
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 logger = logging.getLogger("roost.worker.settle")
 
@@ -75,27 +76,50 @@ class SettleLane:
         :raises DatabaseUnavailableError: it was not written, or nobody knows; it is kept.
         """
         async with self._flushing:
-            runtime = self._runtime
-            error_cap = runtime.settings.error_cap
-            batch = runtime.settling[:MAX_BATCH]
+            batch = self._runtime.settling[:MAX_BATCH]
             if not batch:
                 return 0
             with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
-                unsure, self._unsure = self._unsure, True
-                settled = await runtime.call(
-                    settle(batch, error_cap=error_cap), timeout=self._timeout
-                )
-                self._written(len(batch), settled, unsure=unsure)
-                parents, busy = settled.parents, len(settled.busy)
-                if parents:
-                    self._unsure = True
-                    settled = await runtime.call_in_transaction(
-                        settle_parents(parents, error_cap=error_cap), timeout=self._timeout
-                    )
-                    self._written(len(parents), settled, unsure=unsure)
-                    busy += len(settled.busy)
-                return busy
+                try:
+                    return await self._write(batch)
+                except DatabaseUnavailableError:
+                    raise
+                except DatabaseError as error:
+                    # One verdict that can't be stored must not keep the others waiting, nor its
+                    # own job from ending: the work is done.
+                    logger.error("batch refused", extra={"error": str(error)})  # noqa: TRY400
+                    return await self._write_one_by_one(len(batch))
             raise DatabaseUnavailableError("the batch was not answered")
+
+    async def _write(self, batch: list[Verdict]) -> int:
+        """Write the verdicts, which stand first in line, and return how many are busy."""
+        runtime, error_cap = self._runtime, self._runtime.settings.error_cap
+        unsure, self._unsure = self._unsure, True
+        settled = await runtime.call(settle(batch, error_cap=error_cap), timeout=self._timeout)
+        self._written(len(batch), settled, unsure=unsure)
+        parents, busy = settled.parents, len(settled.busy)
+        if parents:
+            self._unsure = True
+            settled = await runtime.call_in_transaction(
+                settle_parents(parents, error_cap=error_cap), timeout=self._timeout
+            )
+            self._written(len(parents), settled, unsure=unsure)
+            busy += len(settled.busy)
+        return busy
+
+    async def _write_one_by_one(self, count: int) -> int:
+        """Write the first ``count`` verdicts, what is refused without its result or error text."""
+        busy = 0
+        for _ in range(count):
+            verdict = self._runtime.settling[0]
+            try:
+                busy += await self._write([verdict])
+            except DatabaseUnavailableError:
+                raise
+            except DatabaseError as error:
+                self._runtime.settling[0] = without_payload(verdict, str(error))
+                busy += await self._write(self._runtime.settling[:1])
+        return busy
 
     def _written(self, count: int, settled: Settled, *, unsure: bool) -> None:
         """Take the first ``count`` verdicts off the list, and put back what is not written yet."""
