@@ -1,0 +1,318 @@
+"""Every way to end a worker is the same ordered stop: nothing is lost, and no attempt is used."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import anyio
+import anyio.abc
+import anyio.from_thread
+import pytest
+from anyio.lowlevel import checkpoint
+
+from roost import DatabaseError, HandlerRegistry, JobInsert, Worker, job
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+
+class Jobs:
+    """Handlers that are in every stage when the worker stops."""
+
+    def __init__(self, registry: HandlerRegistry) -> None:
+        self.started = 0
+        self.interrupted = 0
+        self.go_on = anyio.Event()
+        registry.register("endless", self.endless)
+        registry.register("ends", self.ends)
+        registry.register("quick", self.quick)
+
+    async def endless(self) -> None:
+        self.started += 1
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            self.interrupted += 1
+            raise
+
+    async def ends(self) -> str:
+        """Go on when the stop has begun, and end within the grace."""
+        self.started += 1
+        await self.go_on.wait()
+        return "in time"
+
+    async def quick(self) -> None:
+        await checkpoint()
+
+
+@pytest.fixture
+def jobs(registry: HandlerRegistry) -> Jobs:
+    return Jobs(registry)
+
+
+def handed_back(table: JobTable, *ids: int) -> bool:
+    return all(
+        (row.state, row.attempt, row.errors) == ("available", 0, [])
+        for row in (table.get(job_id) for job_id in ids)
+    )
+
+
+async def test_start_returns_when_the_worker_is_ready(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    worker = make_worker()
+    async with anyio.create_task_group() as group:
+        await group.start(worker.run)
+        assert len(table.workers()) == 1
+        worker.request_stop()
+    assert table.workers() == []
+
+
+async def test_a_requested_stop_gives_running_jobs_their_grace(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    finishing, endless = table.add("ends"), table.add("endless")
+    worker = make_worker(concurrency=2, shutdown_timeout=0.3, prefetch=5)
+    waiting = [table.add("endless", priority=1) for _ in range(3)]
+    async with working(worker):
+        await eventually(lambda: jobs.started == 2)
+        worker.request_stop()
+        # What had not started is handed back before the grace is over.
+        await eventually(lambda: handed_back(table, *waiting), within=0.25)
+        jobs.go_on.set()
+        await eventually(lambda: table.get(finishing).state == "completed", within=0.25)
+    assert table.get(finishing).result == "in time"
+    assert handed_back(table, endless)
+    assert jobs.interrupted == 1
+    assert jobs.started == 2
+
+
+async def test_a_second_request_ends_the_grace_at_once(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    endless = table.add("endless")
+    worker = make_worker(shutdown_timeout=1000)
+    with anyio.fail_after(5):
+        async with working(worker):
+            await eventually(lambda: jobs.started == 1)
+            worker.request_stop()  # and a second time at the end of the block
+    assert handed_back(table, endless)
+
+
+async def test_without_grace_everything_is_handed_back_at_once(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    ids = table.add_all([JobInsert("endless")] * 4)
+    with anyio.fail_after(5):
+        async with working(make_worker(shutdown_timeout=0)):
+            await eventually(lambda: jobs.started == 4)
+    assert handed_back(table, *ids)
+
+
+async def test_a_stop_starts_nothing_more(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(concurrency=1, prefetch=20)
+    ran: list[int] = []
+
+    @job("stop", registry=registry)
+    async def stop() -> None:
+        if not ran:
+            worker.request_stop()
+        ran.append(1)
+
+    table.add_all([JobInsert("stop")] * 50)
+    await worker.run()
+    assert len(ran) == 1
+    assert table.states() == {"completed": 1, "available": 49}
+    assert table.value("select max(attempt) from roost.jobs where state = 'available'") == 0
+
+
+async def test_a_cancel_of_the_surroundings_is_an_ordered_stop(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    finishing, endless = table.add("ends"), table.add("endless")
+    async with anyio.create_task_group() as group:
+        await group.start(make_worker(shutdown_timeout=0.3).run)
+        await eventually(lambda: jobs.started == 2)
+        group.cancel_scope.cancel()
+        jobs.go_on.set()
+    assert group.cancel_scope.cancelled_caught
+    assert table.get(finishing).result == "in time"
+    assert handed_back(table, endless)
+    assert table.workers() == []
+
+
+async def test_a_deadline_of_the_surroundings_is_an_ordered_stop(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    endless = table.add("endless")
+    with anyio.move_on_after(0.5) as scope:
+        await make_worker(shutdown_timeout=0.1).run()
+    assert scope.cancelled_caught
+    assert jobs.interrupted == 1
+    assert handed_back(table, endless)
+
+
+async def test_a_native_cancel_is_an_ordered_stop(
+    table: JobTable,
+    jobs: Jobs,
+    make_worker: MakeWorker,
+    anyio_backend_name: str,
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("asyncio's own task.cancel()")
+    finishing, endless = table.add("ends"), table.add("endless")
+    task = asyncio.create_task(make_worker(shutdown_timeout=0.3).run())
+    await eventually(lambda: jobs.started == 2)
+    task.cancel()
+    await checkpoint()
+    jobs.go_on.set()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert table.get(finishing).result == "in time"
+    assert handed_back(table, endless)
+    assert table.workers() == []
+
+
+async def test_repeated_native_cancels_do_not_break_the_order(
+    table: JobTable,
+    jobs: Jobs,
+    make_worker: MakeWorker,
+    anyio_backend_name: str,
+) -> None:
+    if anyio_backend_name != "asyncio":
+        pytest.skip("asyncio's own task.cancel()")
+    ids = table.add_all([JobInsert("endless")] * 4)
+    task = asyncio.create_task(make_worker(shutdown_timeout=0.2).run())
+    await eventually(lambda: jobs.started == 4)
+    while not task.done():
+        task.cancel()
+        await anyio.sleep(0.01)
+    assert task.cancelled()
+    assert handed_back(table, *ids)
+
+
+async def test_a_stop_during_the_start_ends_it(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(startup_max_retries=1000, startup_retry_delay=100)
+    with table.connection.transaction(), JobTable(table.connection.raw.info.dsn) as eye:
+        table.rows("lock table roost.migrations")
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(worker.run)
+                await eventually(lambda: eye.connections("roost worker %") == 1)
+                worker.request_stop()
+    await eventually(lambda: table.connections("roost worker %") == 0)
+
+
+async def test_a_crashed_lane_is_an_ordered_stop(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    finishing, endless = table.add("ends"), table.add("endless")
+    worker = make_worker(heartbeat_interval=0.05, shutdown_timeout=0.3)
+    async with anyio.create_task_group() as group:
+        group.start_soon(finish_when_gone, table, jobs)
+        with pytest.raises(DatabaseError, match="workers") as caught:
+            await worker.run()
+    assert caught.value.sqlstate == "42P01"
+    assert table.get(finishing).result == "in time"
+    assert handed_back(table, endless)
+    assert table.connections("roost worker %") == 0
+    assert table.connections("roost listen %") == 0
+
+
+async def finish_when_gone(table: JobTable, jobs: Jobs) -> None:
+    await eventually(lambda: jobs.started == 2)
+    table.script("alter table roost.workers rename to elsewhere")
+    await anyio.sleep(0.05)
+    jobs.go_on.set()
+
+
+async def test_a_sync_handler_is_waited_for_within_the_grace(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    @job("blocking", registry=registry)
+    def blocking() -> str:
+        started.set()
+        assert go_on.wait(timeout=10)
+        return "in time"
+
+    job_id = table.add("blocking")
+    worker = make_worker(shutdown_timeout=5)
+    async with working(worker):
+        await eventually(started.is_set)
+        worker.request_stop()
+        go_on.set()
+        await eventually(lambda: table.get(job_id).state == "completed")
+    assert table.get(job_id).result == "in time"
+
+
+async def test_a_sync_handler_that_asks_is_interrupted_and_handed_back(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    started = threading.Event()
+
+    @job("polite", registry=registry)
+    def polite() -> None:
+        started.set()
+        while True:
+            anyio.from_thread.check_cancelled()
+            threading.Event().wait(0.005)
+
+    job_id = table.add("polite")
+    async with working(make_worker(shutdown_timeout=0.1)):
+        await eventually(started.is_set)
+    assert handed_back(table, job_id)
+
+
+async def test_a_sync_handler_that_does_not_end_keeps_its_lease(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    @job("stuck", registry=registry)
+    def stuck() -> None:
+        started.set()
+        go_on.wait(timeout=20)
+
+    job_id = table.add("stuck")
+    try:
+        with anyio.fail_after(10):
+            async with working(make_worker(shutdown_timeout=0.1)):
+                await eventually(started.is_set)
+        # Nobody may say that it has ended: it runs on, and is rescued when the lease runs out.
+        assert table.get(job_id).state == "executing"
+    finally:
+        go_on.set()
+
+
+async def test_the_heartbeat_goes_on_during_the_grace(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    table.add("endless")
+    worker = make_worker(heartbeat_interval=0.05, shutdown_timeout=30)
+    async with working(worker):
+        await eventually(lambda: jobs.started == 1)
+        worker.request_stop()
+        before = table.value("select heartbeat_at from roost.workers")
+        await eventually(lambda: table.value("select heartbeat_at from roost.workers") > before)
+
+
+async def test_a_stopped_worker_leaves_no_connection(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    table.add_all([JobInsert("quick")] * 100)
+    async with working(make_worker()):
+        await eventually(lambda: table.states() == {"completed": 100})
+        assert table.connections("roost listen %") == 1
+    await eventually(lambda: table.connections("roost %") == 1)
