@@ -167,6 +167,8 @@ inserted as (
         )) end
     from record
     left join family on family.child_id = record.id
+    -- Of two jobs with one unique key the first is kept.
+    order by record.id
     on conflict (unique_key)
         where unique_key is not null and state in ('available', 'executing', 'retryable')
         do nothing
