@@ -6,8 +6,9 @@
 -- the heads is pulled by the outer limit: exactly the returned rows are locked, and rows that
 -- another claim holds are passed over.
 --
--- How it is written keeps the plan good whatever the statistics say; see decision 0003:
---   where id = any (array(…))   a probe of the primary key per id, never a join
+-- How it is written keeps the plan good on any table that has jobs in it; see decision 0003, also for
+-- a plan that was cached while the table was empty:
+--   where id = any (array(…))   never a hash join over the table
 --   heads in arrays             the planner takes the recursion for a thousand rows, these for ten
 --   limit 1000                  bounds the estimate for a head
 --   (select $n)                 hides a parameter, so that the cached plan is kept
@@ -153,7 +154,7 @@ claimed as (
         lease_no = job.lease_no + 1,
         worker_id = $1::bigint,
         attempted_at = now()
-    -- Not a join: whatever the statistics say, this is a probe of the primary key per id. Not ctid:
+    -- Not a join: that became a hash join over a scan of the table. Not ctid:
     -- a row that moved under the lock would stay locked and unreturned.
     where job.id = any (array(select picked.id from picked))
     returning

@@ -1,3 +1,7 @@
+-- name: discard_plans
+-- A plan that was cached while the table was empty scans it, and is kept until it is analysed.
+discard plans;
+
 -- name: register_worker
 -- $1 name, $2 queues, $3 concurrency, $4 seconds after which silence means death.
 insert into roost.workers (name, queues, concurrency, expires_at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -61,28 +62,40 @@ async def _call_in_thread(
     """Run a sync handler in a worker thread and stay until the thread has ended.
 
     A cancel can't stop a thread, so slot and lease are held until it ends by itself; the handler
-    may ask ``anyio.from_thread.check_cancelled()``. When the worker stops, ``running.linger`` gets
-    a deadline, after which the thread is left behind.
+    may ask ``anyio.from_thread.check_cancelled()``. What it comes to after a cancel is returned all
+    the same. When the worker stops, ``running.linger`` gets a deadline, after which the thread is
+    left behind.
     """
     ended = anyio.Event()
     token = anyio.lowlevel.current_token()
+    decided = threading.Lock()  # whoever takes it first decides whether the handler runs
+    ending: Ending | None = None
 
-    def call() -> Ending:
+    def call() -> None:
+        nonlocal ending
+        if not decided.acquire(blocking=False):
+            return
         # Nothing may leave the thread as an exception: StopIteration, for one, can't be set on a
         # future.
         try:
-            return Returned(func(**args))
+            ending = Returned(func(**args))
         except BaseException as error:  # noqa: BLE001  (see above)
-            return Raised(error)
+            ending = Raised(error)
         finally:
             # The loop may have ended before this thread.
             with contextlib.suppress(RuntimeError):
                 anyio.from_thread.run_sync(ended.set, token=token)
 
     try:
-        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
+        await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=threads)
     except anyio.get_cancelled_exc_class():
+        if decided.acquire(blocking=False):
+            raise
         with running.lingering():
             await ended.wait()
-        running.abandoned = not ended.is_set()
-        raise
+        if not ended.is_set():
+            running.abandoned = True
+            raise
+        # Not raised again: the cancel is known to the scope, and what was done must not be lost.
+    assert ending is not None  # noqa: S101  (set before the event)
+    return ending

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -9,19 +10,24 @@ from typing import TypeVar
 import anyio
 import attrs
 
-from roost._drivers.base import CALL_TIMEOUT, AsyncDriver, AsyncPool, run
+from roost._drivers.base import CALL_TIMEOUT, CLEANUP_TIMEOUT, AsyncDriver, AsyncPool, run
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import ClaimedJob
 from roost._ops.query import Op
+from roost._ops.upkeep import discard_plans
 from roost._worker.running import Reason, Running
 from roost._worker.wake import Wake
+from roost.exceptions import DatabaseError
 
 T = TypeVar("T")
 
 
+SLOW_CALL = 0.01
+"""Seconds after which a call is slow enough to doubt its plan (measured: 1–5 ms with a good one, 85
+to 3,900 ms with one that was cached on an empty table; decision 0003)."""
 MAX_CANCELS_HEARD = 1_000
 """Requests to remember; those of a claim in flight are among the newest."""
 
@@ -71,7 +77,13 @@ class Runtime:
     async def call(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
         """Run one operation on a connection of the pool; ``timeout`` bounds both together."""
         async with self.pool.acquire(timeout=timeout) as connection:
-            return await run(connection, operation, timeout=timeout)
+            began = anyio.current_time()
+            value = await run(connection, operation, timeout=timeout)
+            if anyio.current_time() - began > SLOW_CALL:
+                # Maybe by a plan from when the table was empty. The answer counts in any case.
+                with contextlib.suppress(DatabaseError):
+                    await run(connection, discard_plans(), timeout=CLEANUP_TIMEOUT)
+            return value
 
     async def call_in_background(
         self, operation: Op[T], *, in_transaction: bool = False, timeout: float = CALL_TIMEOUT
