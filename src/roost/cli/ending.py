@@ -2,7 +2,7 @@
 
 A handler may hold the process up in ways that no event loop can end: a thread that goes on, a
 coroutine that swallows its cancel, or one that blocks the loop itself. So the watchdog is a thread,
-and the Python-level signal handlers tell it of a signal before the loop does anything.
+and it hears of signals without the loop's help.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import logging
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
+from itertools import chain, repeat
 from typing import NoReturn
 
 import anyio
@@ -50,7 +51,6 @@ class Watchdog:
     """Ends the process when a deadline that was set has passed."""
 
     def __init__(self) -> None:
-        # A SimpleQueue may be filled in a signal handler, also while the same thread is filling it.
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         threading.Thread(target=self._watch, name="roost watchdog", daemon=True).start()
 
@@ -110,40 +110,48 @@ async def handle_signals(stop: Callable[[], None], *, watchdog: Watchdog, grace:
 
     :param grace: seconds that ``stop`` gives to what runs.
     """
-    with anyio.open_signal_receiver(*SIGNALS) as received, _counted(watchdog, grace):
+    with anyio.open_signal_receiver(*SIGNALS) as received, _overheard(watchdog, grace):
         async for number in received:
             logger.info("signal received", extra={"signal": signal.Signals(number).name})
             stop()
 
 
 @contextmanager
-def _counted(watchdog: Watchdog, grace: float) -> Iterator[None]:
-    """Count signals where the loop can't keep them back, in front of its own handlers."""
-    count = 0
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+def _overheard(watchdog: Watchdog, grace: float) -> Iterator[None]:
+    """Let a thread hear of each signal before the loop does, and pass it on to the loop.
 
-    def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
-            watchdog.exit_within(
-                grace + AFTER_FIRST, code=1, why="the stop took too long; jobs are left to a rescue"
-            )
-        elif count == 2:
-            watchdog.exit_within(
-                AFTER_SECOND, code=1, why="the forced stop took too long; jobs are left to a rescue"
-            )
-        else:
-            watchdog.exit_within(0, code=1, why="third signal; jobs are left to a rescue")
-        known = before[signal.Signals(number)]
-        if callable(known):
-            known(number, frame)
-
-    for number in SIGNALS:
-        signal.signal(number, handler)
-        signal.siginterrupt(number, False)
+    A Python-level signal handler will not do: it runs in the main thread, and a signal that comes
+    just before that thread sleeps in C stays unheard until the sleep is over (seen in a test).
+    """
+    ours, for_signals = socket.socketpair()
+    for_signals.setblocking(False)
+    loops = signal.set_wakeup_fd(for_signals.fileno(), warn_on_full_buffer=False)
+    ear = threading.Thread(
+        target=_listen, args=(ours, loops, watchdog, grace), name="roost signals", daemon=True
+    )
+    ear.start()
     try:
         yield
     finally:
-        for number, known in before.items():
-            signal.signal(number, known)
+        signal.set_wakeup_fd(loops)
+        for_signals.close()  # which ends the thread
+        ear.join(LAST_WORDS)
+
+
+def _listen(ours: socket.socket, loops: int, watchdog: Watchdog, grace: float) -> None:
+    orders = chain(
+        [
+            (grace + AFTER_FIRST, "the stop took too long; jobs are left to a rescue"),
+            (AFTER_SECOND, "the forced stop took too long; jobs are left to a rescue"),
+        ],
+        repeat((0.0, "third signal; jobs are left to a rescue")),
+    )
+    with ours:
+        while numbers := ours.recv(64):
+            for number in numbers:
+                if number in SIGNALS:
+                    seconds, why = next(orders)
+                    watchdog.exit_within(seconds, code=1, why=why)
+            if loops != -1:
+                with suppress(OSError):  # full: the loop is awake anyway
+                    os.write(loops, numbers)

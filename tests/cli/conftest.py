@@ -1,0 +1,165 @@
+"""The command as a process, with what it prints at hand while it runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol, Self
+
+import pytest
+
+PATIENCE = 60.0
+"""Seconds for anything that should take well under one, on a machine that does other things too."""
+
+TASKS = """
+import pathlib
+import time
+
+import anyio
+import roost
+
+HERE = pathlib.Path(__file__).parent
+
+
+@roost.job("quick")
+async def quick(number: int = 0) -> int:
+    return number + 1
+
+
+@roost.job("until_told")
+async def until_told() -> str:
+    print("job has started", flush=True)
+    while not (HERE / "go").exists():
+        await anyio.sleep(0.01)  # sleeps: polls for the test's word
+    return "told"
+
+
+@roost.job("for_ever")
+async def for_ever() -> None:
+    print("job has started", flush=True)
+    await anyio.sleep_forever()
+
+
+@roost.job("deaf")
+async def deaf() -> None:
+    print("job has started", flush=True)
+    while True:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            pass
+
+
+@roost.job("stuck_thread")
+def stuck_thread() -> None:
+    print("job has started", flush=True)
+    time.sleep(3600)  # sleeps: a handler that can't be ended
+
+
+@roost.job("blocks_the_loop")
+async def blocks_the_loop() -> None:
+    print("job has started", flush=True)
+    time.sleep(3600)  # sleeps: a handler that can't be ended
+"""
+
+
+class Roost:
+    """One process of ``python -m roost``."""
+
+    def __init__(self, arguments: tuple[str, ...], *, folder: Path, env: dict[str, str]) -> None:
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "roost", *arguments],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    @property
+    def output(self) -> str:
+        """Both streams, as far as they have come."""
+        return "".join(self._lines)
+
+    def wait_for(self, text: str, *, times: int = 1) -> None:
+        """Wait until ``text`` has been printed so many times."""
+        deadline = time.monotonic() + PATIENCE
+        with self._news:
+            while self.output.count(text) < times:
+                if not self._news.wait(deadline - time.monotonic()) or self._over():
+                    assert self.output.count(text) >= times, f"no {text!r} in:\n{self.output}"
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal. Two of one number may arrive as one."""
+        self.process.send_signal(number)
+
+    def ends(self) -> int:
+        """Wait for the end and return the exit code."""
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still there after {PATIENCE} s:\n{self.output}")
+        self._reader.join()
+        return code
+
+    def _over(self) -> bool:
+        return not self._reader.is_alive()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+
+class StartsRoost(Protocol):
+    def __call__(self, *arguments: str, **variables: str) -> Roost: ...
+
+
+@pytest.fixture
+def roost_command(tmp_path: Path) -> Iterator[StartsRoost]:
+    """Return a function that starts the command in the test's folder; it ends with the test.
+
+    Keywords are environment variables; a DSN of the surroundings is not handed on.
+    """
+    with ExitStack() as started:
+
+        def start(*arguments: str, **variables: str) -> Roost:
+            env = {k: v for k, v in os.environ.items() if k not in ("ROOST_DSN", "DATABASE_URL")}
+            env |= {"COLUMNS": "200", "NO_COLOR": "1", **variables}
+            return started.enter_context(Roost(arguments, folder=tmp_path, env=env))
+
+        yield start
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """Return the test's folder, with a module ``tasks`` in it."""
+    (tmp_path / "tasks.py").write_text(TASKS)
+    return tmp_path

@@ -1,0 +1,34 @@
+"""Where the DSN comes from, and that a worker's settings are said once."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from typer.main import get_command
+
+from roost import InvalidSettingError, WorkerSettings
+from roost.cli.app import app
+from roost.cli.options import resolve_dsn
+
+
+def test_the_option_comes_before_roost_dsn_and_that_before_database_url() -> None:
+    both = {"ROOST_DSN": "second", "DATABASE_URL": "third"}
+    assert resolve_dsn("first", both) == "first"
+    assert resolve_dsn(None, both) == "second"
+    assert resolve_dsn(None, {"DATABASE_URL": "third"}) == "third"
+
+
+def test_an_empty_value_is_none() -> None:
+    assert resolve_dsn("", {"ROOST_DSN": "", "DATABASE_URL": "third"}) == "third"
+    with pytest.raises(InvalidSettingError, match="--dsn"):
+        resolve_dsn(None, {"ROOST_DSN": ""})
+
+
+def test_the_options_of_run_have_the_defaults_of_a_worker() -> None:
+    run = get_command(app).commands["run"]  # type: ignore[attr-defined]  # it is a group
+    options = {parameter.name: parameter for parameter in run.params}
+    for field in attrs.fields(WorkerSettings):
+        if field.name not in ("queues", "retry_strategy", "hooks"):
+            assert options[field.name].default == field.default, field.name
+            assert options[field.name].help, field.name
+    assert options["queue"].default == ["default"]

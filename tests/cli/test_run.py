@@ -1,0 +1,176 @@
+"""`roost run` works off the tasks of modules in the current folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from roost import WorkerSettings
+from roost.testing.job_table import JobTable
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import StartsRoost
+
+LOOPS = [["--backend", "asyncio"], ["--backend", "asyncio", "--uvloop"], ["--backend", "trio"]]
+
+
+@pytest.mark.parametrize("loop", LOOPS, ids=" ".join)
+def test_it_runs_the_jobs_of_a_module_in_the_current_folder(
+    loop: list[str], dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    before = table.add("until_told", queue="mail")
+    other = table.add("quick", queue="other")
+    run = roost_command("run", "-m", "tasks", "-q", "mail", "-q", "post", *loop, ROOST_DSN=dsn)
+    run.wait_for("job has started")
+    while_running = table.add("quick", args={"number": 7}, queue="post")
+    (tasks / "go").touch()
+
+    wait_until_ended(table, before, while_running)
+
+    run.signal()
+    assert run.ends() == 0
+    assert table.get(before).result == "told"
+    assert table.get(while_running).result == 8
+    assert table.get(other).state == "available"
+    assert table.workers() == []
+
+
+def test_once_runs_what_is_there_and_exits(
+    dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    ids = [table.add("quick", args={"number": number}) for number in range(5)]
+
+    run = roost_command("run", "-m", "tasks", "--once", "--dsn", dsn)
+
+    assert run.ends() == 0
+    assert "nothing more to do jobs=5" in run.output
+    assert [table.get(job_id).result for job_id in ids] == [1, 2, 3, 4, 5]
+
+
+def test_the_tasks_of_several_registries_are_served_together(
+    dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    (tasks / "mine").mkdir()
+    (tasks / "mine" / "own.py").write_text(
+        "import roost\n"
+        "registry = roost.HandlerRegistry()\n"
+        "@roost.job('of_my_own', registry=registry)\n"
+        "def of_my_own(): return 'mine'\n"
+    )
+    own, shared = table.add("of_my_own"), table.add("quick")
+
+    run = roost_command(
+        "run", "-m", "mine.own:registry", "-m", "tasks", "--once", "--log-json", ROOST_DSN=dsn
+    )
+
+    assert run.ends() == 0
+    assert table.get(own).result == "mine"
+    assert table.get(shared).result == 1
+    assert '"message": "nothing more to do", "jobs": 2}' in run.output
+
+
+def test_a_worker_that_crashes_exits_with_1_and_says_why(
+    empty_dsn: str, tasks: Path, roost_command: StartsRoost
+) -> None:
+    run = roost_command("run", "-m", "tasks", ROOST_DSN=empty_dsn)
+    assert run.ends() == 1
+    assert "roost: the worker crashed: SchemaError: " in run.output
+    assert "run `roost init`" in run.output
+    assert "Traceback" not in run.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-m", "nowhere"], "can't import 'nowhere':\nModuleNotFoundError: No module named"),
+        (["-m", "broken"], 'broken.py", line 2, in <module>'),
+        (["-m", "broken"], "ValueError: while importing"),
+        (["-m", "bare"], "the module 'bare' registers no task"),
+        (["-m", "tasks:registry"], "'tasks:registry' names no HandlerRegistry"),
+        (["-m", "tasks", "--concurrency", "0"], "concurrency must be a whole number"),
+        (["-m", "tasks", "--backend", "trio", "--uvloop"], "can't be used on trio"),
+        (["-m", "tasks", "--backend", "curio"], "Invalid value"),
+        ([], "Missing option"),
+    ],
+)
+def test_a_wrong_call_exits_with_2_and_says_what_is_wrong(
+    arguments: list[str], message: str, tasks: Path, roost_command: StartsRoost
+) -> None:
+    (tasks / "broken.py").write_text("def f(): raise ValueError('while importing')\nf()\n")
+    (tasks / "bare.py").write_text("")
+    run = roost_command("run", *arguments, ROOST_DSN="postgresql://127.0.0.1:1/none")
+    assert run.ends() == 2
+    assert message in run.output
+
+
+def test_a_module_that_another_one_imported_has_tasks_all_the_same(
+    dsn: str, tasks: Path, roost_command: StartsRoost
+) -> None:
+    (tasks / "all_tasks.py").write_text("import tasks\n")
+    run = roost_command("run", "-m", "all_tasks", "-m", "tasks", "--once", ROOST_DSN=dsn)
+    assert run.ends() == 0
+
+
+@pytest.mark.parametrize("arguments", [["init"], ["run", "-m", "tasks"], ["migrate", "status"]])
+def test_without_a_database_the_call_is_wrong(
+    arguments: list[str], tasks: Path, roost_command: StartsRoost
+) -> None:
+    run = roost_command(*arguments)
+    assert run.ends() == 2
+    assert "--dsn" in run.output
+    assert "ROOST_DSN" in run.output
+
+
+UNUSABLE = "postgresql://me:geheim@127.0.0.1:1/x"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "command"),
+    [
+        (UNUSABLE, "run -m tasks --startup-max-retries 0 --log-level debug"),
+        (UNUSABLE, "migrate down --to 0"),
+        (UNUSABLE, f"demo --dsn {UNUSABLE}"),
+        (UNUSABLE, "init"),
+        ("postgresql://me:ge%%heim@127.0.0.1:1/x", "init"),
+        ("postgresql://me:geheim@127.0.0.1:1/x?nonsense=1", "run -m tasks"),
+        ("host=127.0.0.1 port=1 password=geheim", "init"),
+        ("mysql://me:geheim@127.0.0.1/x", "run -m tasks"),
+    ],
+)
+def test_no_password_is_printed_when_connecting_fails(
+    command: str, dsn: str, tasks: Path, roost_command: StartsRoost
+) -> None:
+    run = roost_command(*command.split(), ROOST_DSN=dsn)
+    assert run.ends() in (1, 2)
+    assert "roost: " in run.output
+    assert "heim" not in run.output
+
+
+def test_every_setting_of_a_worker_that_words_can_express_is_an_option(
+    roost_command: StartsRoost,
+) -> None:
+    run = roost_command("run", "--help")
+    assert run.ends() == 0
+    for field in attrs.fields(WorkerSettings):
+        if field.name not in ("queues", "retry_strategy", "hooks"):
+            option = "--" + field.name.replace("_", "-")
+            assert option in run.output
+
+
+def wait_until_ended(table: JobTable, *ids: int) -> None:
+    """Wait in the database until the jobs are completed."""
+    table.script(
+        """
+        do $$ begin
+            for _ in 1..6000 loop
+                if (select bool_and(completed_at is not null) from roost.jobs where id in (IDS))
+                then return; end if;
+                perform pg_sleep(0.01);
+            end loop;
+            raise 'the jobs have not ended';
+        end $$
+        """.replace("IDS", ", ".join(map(str, ids)))
+    )

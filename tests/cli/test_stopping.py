@@ -1,0 +1,153 @@
+"""How a worker process ends: signals, the grace, and what can't be ended in order."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from roost.testing.job_table import JobTable
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Roost, StartsRoost
+
+pytestmark = pytest.mark.parametrize("backend", ["asyncio", "asyncio --uvloop", "trio"])
+
+FOR_EVER = "600"
+"""A grace that no test waits for."""
+
+
+@pytest.fixture
+def with_job(
+    backend: str, dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> WithJob:
+    """Return a function that starts a worker and returns when it runs a job of the task."""
+
+    def start(task: str, *, grace: str, once: bool = False) -> tuple[Roost, int]:
+        job_id = table.add(task)
+        run = roost_command(
+            "run",
+            *("-m", "tasks", "--backend", *backend.split(), "--shutdown-timeout", grace),
+            *(["--once"] if once else []),
+            ROOST_DSN=dsn,
+        )
+        run.wait_for("job has started")
+        return run, job_id
+
+    return start
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class WithJob(Protocol):
+        def __call__(self, task: str, *, grace: str, once: bool = False) -> tuple[Roost, int]: ...
+
+
+def test_a_job_may_end_within_the_grace(with_job: WithJob, tasks: Path, table: JobTable) -> None:
+    run, job_id = with_job("until_told", grace=FOR_EVER)
+    run.signal()
+    run.wait_for("worker is stopping")
+    late = table.add("quick")
+    (tasks / "go").touch()
+
+    assert run.ends() == 0
+    assert table.get(job_id).state == "completed"
+    assert table.get(late).state == "available"
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["run", "once"])
+def test_after_the_grace_a_job_is_handed_back_with_its_attempt(
+    once: bool, with_job: WithJob, table: JobTable
+) -> None:
+    run, job_id = with_job("for_ever", grace="0.2", once=once)
+    run.signal()
+
+    assert run.ends() == 0
+    job = table.get(job_id)
+    assert (job.state, job.attempt, job.errors) == ("available", 0, [])
+    assert table.workers() == []
+
+
+def test_a_second_signal_ends_the_grace(with_job: WithJob, table: JobTable) -> None:
+    run, job_id = with_job("for_ever", grace=FOR_EVER)
+    run.signal()
+    run.wait_for("worker is stopping")
+    run.signal()
+
+    assert run.ends() == 0
+    job = table.get(job_id)
+    assert (job.state, job.attempt) == ("available", 0)
+
+
+def test_a_third_signal_ends_the_process(with_job: WithJob, table: JobTable) -> None:
+    run, job_id = with_job("deaf", grace=FOR_EVER)
+    for count in range(1, 3):
+        run.signal()
+        run.wait_for("signal received", times=count)
+    run.signal()
+
+    assert run.ends() == 1
+    assert "third signal; jobs are left to a rescue" in run.output
+    assert table.get(job_id).state == "executing"
+
+
+def test_a_handler_that_swallows_its_cancel_is_ended_by_the_watchdog(
+    with_job: WithJob, table: JobTable
+) -> None:
+    run, job_id = with_job("deaf", grace=FOR_EVER)
+    run.signal()
+    run.wait_for("signal received")
+    run.signal()
+
+    assert run.ends() == 1
+    assert "the forced stop took too long; jobs are left to a rescue" in run.output
+    assert table.get(job_id).state == "executing"
+
+
+def test_a_thread_that_goes_on_does_not_hold_the_process(
+    with_job: WithJob, table: JobTable
+) -> None:
+    run, job_id = with_job("stuck_thread", grace="0.2")
+    run.signal()
+
+    assert run.ends() == 0
+    assert "thread left behind" in run.output
+    assert table.get(job_id).state == "executing"
+
+
+def test_a_handler_that_blocks_the_loop_is_ended_by_the_watchdog(
+    with_job: WithJob, table: JobTable
+) -> None:
+    run, job_id = with_job("blocks_the_loop", grace=FOR_EVER)
+    run.signal(signal.SIGTERM)
+    run.signal(signal.SIGINT)
+
+    assert run.ends() == 1
+    assert "the forced stop took too long; jobs are left to a rescue" in run.output
+    assert table.get(job_id).state == "executing"
+
+
+def test_the_watchdog_waits_for_the_grace(with_job: WithJob, table: JobTable) -> None:
+    run, job_id = with_job("blocks_the_loop", grace="0")
+    run.signal()
+
+    assert run.ends() == 1
+    assert "the stop took too long; jobs are left to a rescue" in run.output
+    assert table.get(job_id).state == "executing"
+
+
+def test_a_stop_while_the_database_is_away_is_in_order(
+    backend: str, tasks: Path, roost_command: StartsRoost
+) -> None:
+    run = roost_command(
+        "run",
+        *("-m", "tasks", "--backend", *backend.split()),
+        *("--dsn", "postgresql://me@127.0.0.1:1/none"),
+        *("--startup-retry-delay", FOR_EVER),
+    )
+    run.wait_for("database unavailable at start")
+    run.signal()
+    assert run.ends() == 0
