@@ -13,6 +13,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from roost import DatabaseError, HandlerRegistry, JobInsert, Worker, job
+from roost._worker.running import Reason, RunningJob
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
@@ -316,3 +317,51 @@ async def test_a_stopped_worker_leaves_no_connection(
         await eventually(lambda: table.states() == {"completed": 100})
         assert table.connections("roost listen %") == 1
     await eventually(lambda: table.connections("roost %") == 1)
+
+
+async def test_what_a_thread_finished_after_the_grace_is_not_thrown_away(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    @job("late", registry=registry)
+    def late() -> str:
+        started.set()
+        assert go_on.wait(timeout=10)
+        return "done"
+
+    job_id = table.add("late")
+    worker = make_worker(shutdown_timeout=0)
+    async with working(worker):
+        await eventually(started.is_set)
+        worker.request_stop()
+        await anyio.sleep(0.05)
+        go_on.set()
+    assert (table.get(job_id).state, table.get(job_id).result) == ("completed", "done")
+
+
+async def test_a_sync_handler_that_is_cancelled_before_its_thread_starts_never_runs(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[int] = []
+    worker = make_worker(shutdown_timeout=0)
+    started = RunningJob.limit
+
+    def limit_and_stop(self: RunningJob, seconds: float) -> None:
+        started(self, seconds)
+        worker.request_stop()
+        self.cancel(Reason.SHUTDOWN)
+
+    monkeypatch.setattr(RunningJob, "limit", limit_and_stop)
+
+    @job("sync", registry=registry)
+    def sync() -> None:
+        ran.append(1)
+
+    job_id = table.add("sync", timeout_seconds=100)
+    await worker.run()
+    assert ran == []
+    assert handed_back(table, job_id)

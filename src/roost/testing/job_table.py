@@ -13,12 +13,12 @@ from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import connect
 from roost._model.job import Job, JobInsert
 from roost._model.record import encode_jobs
-from roost._model.verdict import Verdict
+from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import Claimed, claim_jobs
 from roost._ops.enqueue import insert_jobs
 from roost._ops.inspect import get_job
 from roost._ops.query import Op, Query, Row
-from roost._ops.settle import Settled, settle
+from roost._ops.settle import settle
 from roost._ops.upkeep import register_worker
 from roost._sql import Statement
 
@@ -108,8 +108,8 @@ class JobTable:
         """Claim for a worker."""
         return self.run(claim_jobs(worker_id=worker_id, queues=queues, tasks=tasks, limit=limit))
 
-    def settle(self, *verdicts: Verdict, error_cap: int = 20) -> Settled:
-        """Write verdicts of jobs without children and return what became of them."""
+    def settle(self, *verdicts: Verdict, error_cap: int = 20) -> list[Lease]:
+        """Write verdicts of jobs without children and return the leases that did not hold."""
         settled = self.run(settle(verdicts, error_cap=error_cap))
         return [verdict.lease for verdict in settled.lost]
 

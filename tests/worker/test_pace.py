@@ -1,0 +1,53 @@
+"""The advised prefetch hides a claim's round trip behind short jobs, and is none for long ones."""
+
+from __future__ import annotations
+
+from roost._worker.pace import Pace
+
+
+def paced(*, rate: float, round_trip: float, fixed: int | None = None, most: int = 64) -> Pace:
+    pace = Pace(fixed=fixed, most=most)
+    for second in range(50):
+        pace.claimed(began=float(second), ended=second + round_trip)
+        pace.finished(round(second * rate), now=float(second))
+    return pace
+
+
+def test_nothing_is_hoarded_before_anything_is_known() -> None:
+    assert Pace(fixed=None, most=64).prefetch == 0
+
+
+def test_short_jobs_get_a_line_of_twice_what_ends_during_a_claim() -> None:
+    assert 38 <= paced(rate=2_000, round_trip=0.01).prefetch <= 40
+
+
+def test_long_jobs_get_none() -> None:
+    assert paced(rate=0.5, round_trip=0.01).prefetch == 0
+
+
+def test_the_advice_is_bounded() -> None:
+    assert paced(rate=1_000_000, round_trip=1).prefetch == 64
+
+
+def test_a_fixed_prefetch_is_kept() -> None:
+    assert paced(rate=2_000, round_trip=0.01, fixed=3).prefetch == 3
+    assert Pace(fixed=0, most=64).prefetch == 0
+
+
+def test_after_a_stall_none_is_advised_until_a_job_ends() -> None:
+    for fixed in (None, 3):
+        pace = paced(rate=2_000, round_trip=0.01, fixed=fixed)
+        pace.stalled()
+        assert pace.prefetch == 0
+        pace.finished(98_000, now=50.0)
+        assert pace.prefetch == 0
+        pace.finished(98_001, now=51.0)
+        pace.finished(100_000, now=52.0)
+        assert pace.prefetch > 0
+
+
+def test_two_looks_at_one_instant_are_no_division_by_zero() -> None:
+    pace = Pace(fixed=None, most=64)
+    pace.finished(1, now=1.0)
+    pace.finished(5, now=1.0)
+    assert pace.prefetch == 0

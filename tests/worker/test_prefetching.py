@@ -1,0 +1,93 @@
+"""Jobs may wait in a worker's line for a slot, but not behind slots that are stuck."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from roost import HandlerRegistry, JobInsert, Worker, job
+from roost._worker.lanes import fetch
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 0.1)
+
+
+async def test_a_line_behind_stuck_slots_is_handed_back_once(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    go_on = anyio.Event()
+
+    @job("stuck", registry=registry)
+    async def stuck() -> None:
+        await go_on.wait()
+
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    table.add("stuck", priority=-1)
+    table.add_all([JobInsert("work")] * 5)
+    worker = make_worker(concurrency=1, prefetch=5, poll_interval=0.02)
+    async with working(worker):
+        await eventually(lambda: table.states() == {"executing": 6})
+        await eventually(lambda: table.states() == {"executing": 1, "available": 5})
+        assert table.value("select max(attempt) from roost.jobs where task = 'work'") == 0
+        table.add("work")  # a reason to look
+        await anyio.sleep(0.4)  # sleeps: four times as long as a line may wait
+        assert table.states() == {"executing": 1, "available": 6}
+        assert table.value("select max(lease_no) from roost.jobs") == 1
+        go_on.set()
+        await eventually(lambda: table.states() == {"completed": 7})
+
+
+async def test_what_is_handed_back_is_run_by_another_worker(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    go_on = anyio.Event()
+
+    @job("stuck", registry=registry)
+    async def stuck() -> None:
+        await go_on.wait()
+
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    table.add("stuck", priority=-1)
+    table.add_all([JobInsert("work")] * 5)
+    async with working(make_worker(concurrency=1, prefetch=5, poll_interval=30)):
+        await eventually(lambda: table.states() == {"executing": 6})
+        async with working(make_worker(concurrency=1, poll_interval=30)):
+            await eventually(lambda: table.states() == {"executing": 1, "completed": 5})
+            go_on.set()
+            await eventually(lambda: table.states() == {"completed": 6})
+
+
+async def test_without_a_prefetch_no_job_waits_in_the_worker(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    go_on = anyio.Event()
+    started = 0
+
+    @job("stuck", registry=registry)
+    async def stuck() -> None:
+        nonlocal started
+        started += 1
+        await go_on.wait()
+
+    table.add_all([JobInsert("stuck")] * 10)
+    async with working(make_worker(concurrency=3, prefetch=0, poll_interval=0.01)):
+        await eventually(lambda: started == 3)
+        await anyio.sleep(0.05)
+        assert table.states() == {"executing": 3, "available": 7}
+        go_on.set()
+        await eventually(lambda: table.states() == {"completed": 10})
