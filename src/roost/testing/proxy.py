@@ -20,6 +20,7 @@ class Proxy:
         self._target = target
         self._server_port = port
         self._swallowing = False
+        self._connections: set[anyio.CancelScope] = set()
 
     def swallow(self) -> None:
         """Forward nothing from now on, in either direction; connections stay open."""
@@ -29,8 +30,21 @@ class Proxy:
         """Forward what is new; connections that lost bytes stay lost."""
         self._swallowing = False
 
+    def cut(self) -> None:
+        """End every connection that is open now."""
+        for scope in self._connections:
+            scope.cancel()
+
     async def handle(self, client: SocketStream) -> None:
-        """Forward one connection until either side ends it."""
+        """Forward one connection until either side ends it, or it is cut."""
+        with anyio.CancelScope() as scope:
+            self._connections.add(scope)
+            try:
+                await self._forward(client)
+            finally:
+                self._connections.discard(scope)
+
+    async def _forward(self, client: SocketStream) -> None:
         async with client, await self._connect() as server, anyio.create_task_group() as group:
             lost = [False]
             group.start_soon(self._pump, client, server, lost)

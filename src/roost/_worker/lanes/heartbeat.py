@@ -19,6 +19,10 @@ from roost.exceptions import DatabaseUnavailableError
 
 logger = logging.getLogger("roost.worker.heartbeat")
 
+UNWINDING = 0.1
+"""Share of ``orphan_stale_after`` that interrupted jobs have to end before others may take them."""
+_FENCED = 0.1
+"""Seconds between two looks whether there is a lease again."""
 FORGET_TIMEOUT = 1.0
 """Seconds to remove the worker's row at the end; left behind, it expires by itself."""
 
@@ -34,6 +38,23 @@ class HeartbeatLane:
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Renew until cancelled; `register` comes first."""
         task_status.started()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._fence)
+            await self._renew()
+
+    async def _fence(self) -> None:
+        """Stop the jobs when the leases run out.
+
+        Apart from the renewing, because a call that nobody answers ends seconds after its timeout:
+        cancelling a statement takes a connection too.
+        """
+        while True:
+            await anyio.sleep_until(self._runtime.lease_until)
+            if not self._runtime.holds_leases():
+                self._runtime.lose_leases()
+                await anyio.sleep(_FENCED)
+
+    async def _renew(self) -> None:
         failures = 0
         while True:
             wait = self._runtime.settings.heartbeat_interval if not failures else backoff(failures)
@@ -61,8 +82,7 @@ class HeartbeatLane:
                 stale_after=settings.orphan_stale_after,
             )
         )
-        # Counted from before the call: the row can't have been written earlier.
-        self._runtime.lease_until = began + settings.orphan_stale_after
+        self._runtime.lease_until = began + self._lease
 
     async def once(self) -> None:
         """Renew once; when the leases are lost, stop the jobs and begin a new incarnation.
@@ -71,19 +91,12 @@ class HeartbeatLane:
         """
         settings = self._runtime.settings
         began = anyio.current_time()
-        if not self._runtime.holds_leases():
-            self._runtime.lose_leases()
-        try:
-            alive = await self._runtime.call(
-                renew_worker(self._runtime.worker_id, stale_after=settings.orphan_stale_after),
-                # Come back in time to fence, also when nothing answers.
-                timeout=max(0.1, min(settings.heartbeat_interval, self._left())),
-            )
-        finally:
-            if not self._runtime.holds_leases():
-                self._runtime.lose_leases()
+        alive = await self._runtime.call(
+            renew_worker(self._runtime.worker_id, stale_after=settings.orphan_stale_after),
+            timeout=max(0.1, min(settings.heartbeat_interval, self._left())),
+        )
         if alive and self._runtime.holds_leases():
-            self._runtime.lease_until = began + settings.orphan_stale_after
+            self._runtime.lease_until = began + self._lease
             return
         if alive:
             # Too late, and nobody noticed. The jobs were stopped: without the row they are rescued.
@@ -104,6 +117,11 @@ class HeartbeatLane:
                     )
                 except DatabaseUnavailableError as error:
                     logger.warning("worker row left behind", extra={"error": str(error)})
+
+    @property
+    def _lease(self) -> float:
+        """Seconds of a lease, counted from before the call: the row can't be written earlier."""
+        return self._runtime.settings.orphan_stale_after * (1 - UNWINDING)
 
     def _left(self) -> float:
         """Seconds until the leases run out, > 0 while they hold; a second when they do not."""
