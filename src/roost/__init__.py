@@ -5,15 +5,17 @@ The public names, re-exported by hand; everything with a leading underscore may 
 
 from roost._client.async_api import AsyncRoost
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
+from roost._model.cron import CronEntry, CronInfo
 from roost._model.hooks import Hooks
 from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo
-from roost._model.registry import HandlerRegistry, TaskDefaults, job
+from roost._model.registry import HandlerRegistry, TaskDefaults, cron, job
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
 from roost._worker.current import current_job
 from roost._worker.worker import Worker
 from roost.exceptions import (
     ClosedError,
+    CronNotFoundError,
     DatabaseError,
     DatabaseUnavailableError,
     DuplicateTaskError,
@@ -37,6 +39,9 @@ __all__ = [
     "AsyncRoost",
     "BackoffStrategy",
     "ClosedError",
+    "CronEntry",
+    "CronInfo",
+    "CronNotFoundError",
     "DatabaseError",
     "DatabaseUnavailableError",
     "DuplicateTaskError",
@@ -65,6 +70,7 @@ __all__ = [
     "WorkerInfo",
     "WorkerSettings",
     "WorkerShutdown",
+    "cron",
     "current_job",
     "exponential",
     "fixed",

@@ -69,6 +69,12 @@ class UnknownParentError(JobNotFoundError):
     code: ClassVar[str] = "roost.unknown-parent"
 
 
+class CronNotFoundError(RoostError):
+    """No cron entry has the given name."""
+
+    code: ClassVar[str] = "roost.cron-not-found"
+
+
 class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the API page)
     """The awaited job ended in ``discarded`` or ``cancelled``."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from roost._model.cron import CronInfo
 from roost._model.job import Job, QueueInfo, WorkerInfo
 from roost._model.states import JobState
 from roost._model.validate import check_name
-from roost._ops import control, inspect
+from roost._ops import control, cron, inspect
 from roost._ops.query import Op
+from roost._worker.lanes.cron import STALE_AFTER
 
 T = TypeVar("T")
 
@@ -98,6 +100,31 @@ class AsyncAdmin:
     async def list_queues(self) -> list[QueueInfo]:
         """Return the queues that have jobs waiting or running, a worker, or were ever paused."""
         return await self._call(inspect.list_queues())
+
+    async def list_cron(self) -> list[CronInfo]:
+        """Return the cron entries that workers have declared, stale ones included."""
+        return await self._call(cron.list_entries(stale_after=STALE_AFTER))
+
+    async def pause_cron(self, name: str) -> None:
+        """Let a cron entry fire nothing, on any worker.
+
+        :raises CronNotFoundError: no entry has that name.
+        """
+        await self._call(cron.pause(name))
+
+    async def resume_cron(self, name: str) -> None:
+        """Undo `pause_cron`; what was due meanwhile is not made up for.
+
+        :raises CronNotFoundError: no entry has that name.
+        """
+        await self._call_in_transaction(cron.resume(name))
+
+    async def run_cron_now(self, name: str) -> int:
+        """Enqueue a cron entry's job once, now, and return its id; its time table goes on.
+
+        :raises CronNotFoundError: no entry has that name.
+        """
+        return await self._call(cron.run_now(name))
 
     async def list_workers(self) -> list[WorkerInfo]:
         """Return the workers that have not been found dead."""

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, Unpack
 from pydantic import BaseModel
 
 from roost._client.admin import AsyncAdmin
-from roost._client.compose import task_name, with_defaults
+from roost._client.compose import task_name
 from roost._drivers.adopt import adopt
 from roost._drivers.base import AsyncConnection, AsyncPool, run
 from roost._drivers.select import driver_for
@@ -22,7 +22,7 @@ from roost._model.job import (
     JobInsert,
 )
 from roost._model.record import encode_jobs
-from roost._model.registry import HandlerRegistry, default_registry
+from roost._model.registry import HandlerRegistry, default_registry, with_defaults
 from roost._model.settings import WorkerOptions, takes_worker_options
 from roost._ops import schema
 from roost._ops.enqueue import insert_children, insert_job, insert_jobs

@@ -10,8 +10,17 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 import attrs
 from pydantic import BaseModel
 
-from roost._model.job import Job
+from roost._model.cron import CronEntry, Misfire, Overlap
+from roost._model.job import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    Job,
+    JobInsert,
+    is_default,
+)
 from roost._model.limits import check_limits
+from roost._model.schedule import Schedule
 from roost._model.validate import check_job_defaults, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
 
@@ -74,6 +83,9 @@ class HandlerRegistry:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._names: dict[int, str] = {}
+        self._cron: dict[str, CronEntry] = {}
+        # Tasks that @cron registered on the way; @job on the same function takes their place.
+        self._provisional: set[str] = set()
 
     def register(
         self,
@@ -116,7 +128,37 @@ class HandlerRegistry:
             run_in=run_in,
             job_parameter=_job_parameter(func),
         )
+        self._rename_provisional(self._names.get(id(func)), name)
         self._names[id(func)] = name
+
+    def add_cron(self, entry: CronEntry, func: Callable[..., Any]) -> None:
+        """Let ``func`` be enqueued as ``entry`` says; it becomes a task unless it is one.
+
+        :raises DuplicateTaskError: another function has an entry of that name.
+        """
+        known = self._cron.get(entry.name)
+        task = self._names.get(id(func))
+        if task is None:
+            self.register(entry.task, func)
+            self._provisional.add(entry.task)
+            task = entry.task
+        if known is not None and _origin(self._handlers[known.task].func) != _origin(func):
+            raise DuplicateTaskError(f"another function has the cron entry {entry.name!r}")
+        self._cron[entry.name] = attrs.evolve(entry, task=task)
+
+    @property
+    def cron_entries(self) -> tuple[CronEntry, ...]:
+        """The cron entries, in the order of their declaration."""
+        return tuple(self._cron.values())
+
+    def _rename_provisional(self, old: str | None, new: str) -> None:
+        if old is None or old == new or old not in self._provisional:
+            return
+        self._provisional.discard(old)
+        del self._handlers[old]
+        for entry in self.cron_entries:
+            if entry.task == old:
+                self._cron[entry.name] = attrs.evolve(entry, task=new)
 
     def get(self, name: str) -> Handler:
         """Return the handler of ``name``.
@@ -127,6 +169,10 @@ class HandlerRegistry:
             return self._handlers[name]
         except KeyError:
             raise UnknownTaskError(f"no handler is registered for task {name!r}") from None
+
+    def find_name(self, func: Callable[..., Any]) -> str | None:
+        """Return the task name of a function, or ``None``."""
+        return self._names.get(id(func))
 
     def name_of(self, func: Callable[..., Any]) -> str:
         """Return the task name of a registered function.
@@ -152,6 +198,26 @@ class HandlerRegistry:
 
 default_registry = HandlerRegistry()
 """What ``@job`` fills and clients and workers use unless told otherwise."""
+
+
+def with_defaults(job: JobInsert, registry: HandlerRegistry) -> JobInsert:
+    """Return ``job`` with the task's declared defaults where the caller passed nothing.
+
+    A task that isn't registered here has none: a producer needs no handlers.
+    """
+    if job.task not in registry:
+        return job
+    defaults = registry.get(job.task).defaults
+    changes: dict[str, Any] = {}
+    for name in ("queue", "priority", "max_attempts"):
+        declared = getattr(defaults, name)
+        if declared is not None and is_default(getattr(job, name)):
+            changes[name] = declared
+    if job.tags is None and defaults.tags is not None:
+        changes["tags"] = list(defaults.tags)
+    if job.timeout_seconds is None:
+        changes["timeout_seconds"] = defaults.timeout_seconds
+    return attrs.evolve(job, **changes)
 
 
 def job(
@@ -205,6 +271,66 @@ def job(
         target.register(name, func, args_model=args_model, defaults=defaults, run_in=run_in)
         return func
 
+    return register
+
+
+def cron(
+    expression: str,
+    *,
+    name: str | None = None,
+    queue: str = DEFAULT_QUEUE,
+    args: dict[str, Any] | None = None,
+    priority: int = DEFAULT_PRIORITY,
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+    timezone: str | None = None,
+    handler_registry: HandlerRegistry | None = None,
+    misfire: Misfire = "last",
+    jitter: float = 0.0,
+    overlap: Overlap = "allow",
+) -> Callable[[F], F]:
+    """Register a function as a cron handler under ``expression``.
+
+    ``timezone`` accepts an IANA name (``"America/Los_Angeles"``, ``"Europe/Berlin"``). Defaults to
+    UTC. The cron expression is then interpreted in that local timezone, including DST.
+
+    The function is returned untouched. ``@job`` on the same function, above or below, keeps all
+    that it declares; what is not passed here comes from its defaults.
+
+    Every worker whose registry has the entry may fire it and one of them does, once for each tick.
+    The first deployment fires no past tick.
+
+    :param expression: five fields, or six with seconds last; ``@daily`` and its like.
+    :param name: what the entry is known by; default: the task's name, or the function's.
+    :param args: the handler's keyword arguments.
+    :param handler_registry: where to register; default: the shared one.
+    :param misfire: for ticks that nobody was there to fire: ``"skip"``, ``"last"`` or ``"all"``.
+    :param jitter: spread each job's time over so many seconds after its tick.
+    :param overlap: ``"skip"`` fires nothing while the entry's last job has not ended.
+    :raises InvalidSettingError: a value is not valid; the message names the field.
+    :raises DuplicateTaskError: another function has an entry of that name.
+    """
+
+    def register(func: F) -> F:
+        target = default_registry if handler_registry is None else handler_registry
+        task = target.find_name(func) or getattr(func, "__name__", repr(func))
+        entry = CronEntry(
+            name or task,
+            expression,
+            task,
+            {} if args is None else dict(args),
+            queue,
+            priority,
+            max_attempts,
+            timezone,
+            misfire=misfire,
+            jitter=jitter,
+            overlap=overlap,
+        )
+        target.add_cron(entry, func)
+        return func
+
+    # Bad expressions and zones are refused where they are written, before there is a function.
+    Schedule(expression, timezone)
     return register
 
 

@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 
 SLOW_CALL = 0.01
-"""Seconds after which a call is slow enough to doubt its plan (measured: 1–5 ms with a good one, 85
-to 3,900 ms with one that was cached on an empty table; decision 0003)."""
+"""Seconds after which a call is slow enough to doubt its plan. Measured in November 2026: 1 to 5 ms
+with a good plan, 85 to 3,900 ms with one that was cached on an empty table; see decision 0003."""
 MAX_CANCELS_HEARD = 1_000
 """Requests to remember; those of a claim in flight are among the newest."""
 
@@ -64,6 +64,7 @@ class Runtime:
     settling: list[Verdict] = attrs.field(factory=list)
     settle_wake: Wake = attrs.field(factory=Wake)
     heartbeat_wake: Wake = attrs.field(factory=Wake)
+    cron_wake: Wake = attrs.field(factory=Wake)
     control_wake: Wake = attrs.field(factory=Wake)
     cancels_heard: dict[tuple[int, int], None] = attrs.field(factory=dict)
     listening: bool = False

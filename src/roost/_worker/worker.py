@@ -23,6 +23,7 @@ from roost._ops import schema
 from roost._worker.lane import Lane, Lanes, StartedOnce
 from roost._worker.lanes.archive import ArchiveLane
 from roost._worker.lanes.control import ControlLane
+from roost._worker.lanes.cron import CronLane
 from roost._worker.lanes.execute import ExecuteLane
 from roost._worker.lanes.fetch import DrainLane, FetchLane
 from roost._worker.lanes.heartbeat import HeartbeatLane
@@ -127,6 +128,8 @@ class Worker:
 def _serving_lanes(runtime: Runtime) -> list[Lane]:
     lanes: list[Lane] = [RescueLane(runtime), LimitsLane(runtime), FetchLane(runtime)]
     settings = runtime.settings
+    if settings.run_cron:
+        lanes.insert(0, CronLane(runtime))
     if settings.archive_after_seconds is not None or settings.result_ttl_seconds is not None:
         lanes.insert(0, ArchiveLane(runtime))
     return lanes

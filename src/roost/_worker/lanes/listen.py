@@ -13,8 +13,8 @@ from roost.exceptions import DatabaseUnavailableError
 
 logger = logging.getLogger("roost.worker.listen")
 
-JOBS, CANCEL = "roost_jobs", "roost_cancel"
-"""Channels. Payloads: a queue's name; ``<job id>:<lease number>``."""
+JOBS, CANCEL, CRON = "roost_jobs", "roost_cancel", "roost_cron"
+"""Channels. Payloads: a queue's name; ``<job id>:<lease number>``; an entry's name."""
 PROBE_INTERVAL = 30.0
 """Seconds of silence after which the connection is asked whether it still lives."""
 PROBE_TIMEOUT = 10.0
@@ -36,13 +36,14 @@ class ListenLane:
         while True:
             try:
                 async with self._runtime.driver.listener(
-                    [JOBS, CANCEL], application_name=f"roost listen {self._runtime.name}"
+                    [JOBS, CANCEL, CRON], application_name=f"roost listen {self._runtime.name}"
                 ) as listener:
                     task_status.started()
                     # Whatever was announced while nobody listened.
                     self._runtime.listening = True
                     self._runtime.look_again()
                     self._runtime.control_wake.set()
+                    self._runtime.cron_wake.set()
                     while True:
                         await self.once(listener)
             except DatabaseUnavailableError as error:
@@ -71,6 +72,8 @@ class ListenLane:
         for notification in heard:
             if notification.channel == CANCEL:
                 self._cancel(notification.payload)
+            elif notification.channel == CRON:
+                self._runtime.cron_wake.set()
             elif notification.payload in queues:
                 self._runtime.look_again()
 

@@ -1,0 +1,105 @@
+"""Cron entries: what to enqueue, and when."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any, Literal, TypeAlias, get_args
+
+import attrs
+
+from roost._model.codec import EncodingError, encode
+from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
+from roost._model.schedule import Schedule
+from roost._model.validate import MAX_INT, check_int, check_name
+from roost.exceptions import InvalidSettingError
+
+Misfire: TypeAlias = Literal["skip", "last", "all"]
+Overlap: TypeAlias = Literal["allow", "skip"]
+
+
+@attrs.frozen
+class CronEntry:
+    """A task that is enqueued by the clock.
+
+    :param name: what it is known by, in the database too; keep it stable.
+    :param expression: five cron fields, or six with seconds last.
+    :param task: the registered name of the task.
+    :param args: the handler's keyword arguments.
+    :param queue: where its jobs wait.
+    :param priority: smaller runs first.
+    :param max_attempts: how often each job may be started, ≥ 1.
+    :param timezone_name: an IANA name in which the expression is read; ``None``: UTC.
+    :param misfire: what becomes of ticks that nobody was there to fire: ``"skip"`` them, fire the
+        ``"last"`` one, or ``"all"``, the newest hundred at most.
+    :param jitter: each job is due at a random time up to so many seconds after its tick, ≥ 0.
+    :param overlap: ``"skip"`` fires nothing while the entry's last job has not ended.
+    :raises InvalidSettingError: a value is not valid; the message names it.
+    """
+
+    name: str
+    expression: str
+    task: str
+    args: dict[str, Any] = attrs.field(factory=dict)
+    queue: str = DEFAULT_QUEUE
+    priority: int = DEFAULT_PRIORITY
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    timezone_name: str | None = None
+    misfire: Misfire = attrs.field(default="last", kw_only=True)
+    jitter: float = attrs.field(default=0.0, kw_only=True)
+    overlap: Overlap = attrs.field(default="allow", kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        error = InvalidSettingError
+        check_name("the name of a cron entry", self.name, error=error)
+        check_name("task", self.task, error=error)
+        check_name("queue", self.queue, error=error)
+        check_int("priority", self.priority, least=-MAX_INT, error=error)
+        check_int("max_attempts", self.max_attempts, least=1, error=error)
+        if self.misfire not in get_args(Misfire):
+            raise error(f"misfire must be one of {get_args(Misfire)}, not {self.misfire!r}")
+        if self.overlap not in get_args(Overlap):
+            raise error(f"overlap must be one of {get_args(Overlap)}, not {self.overlap!r}")
+        if not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter < math.inf:
+            raise error(f"jitter must be finite seconds ≥ 0, not {self.jitter!r}")
+        if not isinstance(self.args, dict):
+            raise error(f"args must be a dict, not {type(self.args).__name__}")
+        try:
+            encode(self.args)
+        except EncodingError as refused:
+            raise error(f"args of cron entry {self.name!r} can't be stored: {refused}") from refused
+        # Last, for it is the slowest.
+        self.schedule()
+
+    def schedule(self) -> Schedule:
+        """Return when it fires."""
+        return Schedule(self.expression, self.timezone_name)
+
+
+@attrs.frozen(kw_only=True)
+class CronInfo:
+    """A cron entry as the database has it.
+
+    :param next_tick_at: when it fires next, unless it is paused or stale.
+    :param last_tick_at: the newest tick that was fired.
+    :param last_job_id: the job of that tick.
+    :param paused_at: since when it is paused; ``None``: it is not.
+    :param stale: no running worker's code declares it any more, so it does not fire.
+    """
+
+    name: str
+    expression: str
+    timezone_name: str | None
+    task: str
+    queue: str
+    args: dict[str, Any]
+    priority: int
+    max_attempts: int
+    misfire: str
+    overlap: str
+    jitter: float
+    next_tick_at: datetime
+    last_tick_at: datetime | None
+    last_job_id: int | None
+    paused_at: datetime | None
+    stale: bool

@@ -1,0 +1,183 @@
+"""Cron expressions: parsed by croniter, placed on the real time line here.
+
+Time zones follow Debian's cron, as its manual (cron(8)) and cronsim have it. An expression whose
+minute or hour begins with ``*`` goes by real time: it fires each real hour, twice in the hour that
+a clock repeats and never in the one that it leaves out. Every other expression means a time of day:
+it fires once, at the first of two equal times, and right after the gap that swallowed it.
+
+croniter is only asked about naive local times, where it can't go wrong about zones, and two of its
+readings are corrected: a range of one value (``28-28``) is that value, and a day field that begins
+with ``*`` restricts together with the other one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import attrs
+from croniter import CroniterBadCronError, CroniterBadDateError, croniter
+
+from roost.exceptions import InvalidSettingError
+
+FIELDS = ("minute", "hour", "day of month", "month", "day of week", "second")
+_SECOND, _DAY = timedelta(seconds=1), timedelta(days=1)
+_POINT_RANGE = re.compile(r"(?<![\w#])(\w+)-\1(/\d+)?(?![\w/-])", re.IGNORECASE)
+
+
+@attrs.frozen
+class Schedule:
+    """When an expression fires.
+
+    :param expression: five fields, or six with seconds last, or ``@daily`` and its like.
+    :param timezone_name: an IANA name; ``None``: UTC.
+    :raises InvalidSettingError: one of them is not valid; the message names the field.
+    """
+
+    expression: str
+    timezone_name: str | None = None
+    _text: str = attrs.field(init=False, repr=False)
+    _zone: ZoneInfo = attrs.field(init=False, repr=False)
+    _is_fixed: bool = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        text = _normal(self.expression)
+        set_once = object.__setattr__
+        set_once(self, "_zone", _zone(self.timezone_name))
+        set_once(self, "_text", text)
+        fields = text.split()
+        set_once(self, "_is_fixed", not any(field.startswith("*") for field in fields[:2]))
+        _check(self.expression, text)
+
+    def next_after(self, moment: datetime) -> datetime:
+        """Return the first tick after ``moment`` (aware), in UTC."""
+        find = self._next_time_of_day if self._is_fixed else self._next_real_time
+        return find(moment.astimezone(UTC))
+
+    def ticks(self, *, after: datetime, until: datetime) -> Iterator[datetime]:
+        """Yield the ticks after ``after`` up to and including ``until``, in UTC, oldest first."""
+        tick = self.next_after(after)
+        while tick <= until:
+            yield tick
+            tick = self.next_after(tick)
+
+    def last_until(self, until: datetime, *, after: datetime, most: int = 1) -> list[datetime]:
+        """Return the newest ``most`` ticks after ``after`` up to ``until``, oldest first.
+
+        Looks back over windows that double, so that a short period and a long absence cost little.
+        """
+        window = timedelta(minutes=2)
+        while True:
+            begin = max(after, until - window)
+            found = list(self.ticks(after=begin, until=until))
+            if len(found) >= most or begin == after:
+                return found[-most:]
+            window *= 4
+
+    def _next_time_of_day(self, moment: datetime) -> datetime:
+        local = moment.astimezone(self._zone).replace(tzinfo=None, fold=0)
+        # A day back, for what stands in a gap fires after it.
+        for wall in self._wall_times(local - _DAY):
+            tick = self._after_gap(wall)
+            if tick > moment:
+                return tick
+        raise AssertionError("croniter goes on for ever")
+
+    def _next_real_time(self, moment: datetime) -> datetime:
+        offset = self._offset(moment)
+        while True:
+            wall = next(self._wall_times(moment.replace(tzinfo=None) + offset))
+            tick = (wall - offset).replace(tzinfo=UTC)
+            change = self._first_change(moment, tick, offset)
+            if change is None:
+                return tick
+            # The clock was changed on the way: go on by the new one, that second included.
+            moment, offset = change - _SECOND, self._offset(change)
+
+    def _wall_times(self, after: datetime) -> Iterator[datetime]:
+        times: Any = croniter(self._text, after, ret_type=datetime, implement_cron_bug=True)
+        while True:
+            yield times.get_next()
+
+    def _after_gap(self, wall: datetime) -> datetime:
+        """Return the instant of a wall time, or the end of the gap that it stands in."""
+        tick = wall.replace(tzinfo=self._zone, fold=0).astimezone(UTC)
+        if tick.astimezone(self._zone).replace(tzinfo=None, fold=0) == wall:
+            return tick
+        # With fold=0 a time in a gap is read by the offset before it, and so lies behind the gap.
+        change = self._first_change(tick - _DAY, tick, self._offset(tick - _DAY))
+        return tick if change is None else change
+
+    def _offset(self, moment: datetime) -> timedelta:
+        offset = moment.astimezone(self._zone).utcoffset()
+        return timedelta(0) if offset is None else offset
+
+    def _first_change(self, begin: datetime, end: datetime, offset: timedelta) -> datetime | None:
+        """Return the first second in (begin, end] in which another offset is in force."""
+        low = begin
+        # A day at a time: no zone changes its clock and changes it back within one.
+        while low < end:
+            high = min(low + _DAY, end)
+            if self._offset(high) != offset:
+                while high - low > _SECOND:
+                    middle = low + timedelta(seconds=(high - low) // _SECOND // 2)
+                    if self._offset(middle) == offset:
+                        low = middle
+                    else:
+                        high = middle
+                return high
+            low = high
+        return None
+
+
+def _normal(expression: str) -> str:
+    if not isinstance(expression, str) or not expression.strip():
+        raise InvalidSettingError(f"a cron expression must be text, not {expression!r}")
+    text = _POINT_RANGE.sub(r"\1", expression.strip().lower())
+    return _NAMED.get(text, text)
+
+
+_NAMED = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+
+
+def _check(expression: str, text: str) -> None:
+    fields = text.split()
+    if len(fields) not in (5, 6):
+        raise InvalidSettingError(
+            f"cron expression {expression!r} has {len(fields)} fields, not 5 (minute, hour, day of "
+            "month, month, day of week) or 6 (second last)"
+        )
+    for index, (name, field) in enumerate(zip(FIELDS, fields, strict=False)):
+        alone = ["*"] * len(fields)
+        alone[index] = field
+        # h and r are croniter's own: a hash and a random number, another one in each process.
+        if re.fullmatch(r"[hr](\(.*\))?(/\d+)?", field) or not croniter.is_valid(" ".join(alone)):
+            raise InvalidSettingError(
+                f"cron expression {expression!r}: {field!r} is not a valid {name}"
+            )
+    try:
+        croniter(text, datetime(2000, 1, 1), implement_cron_bug=True).get_next()  # noqa: DTZ001
+    except CroniterBadDateError:
+        raise InvalidSettingError(f"cron expression {expression!r} never fires") from None
+    except (CroniterBadCronError, ValueError) as error:
+        raise InvalidSettingError(f"cron expression {expression!r}: {error}") from error
+
+
+def _zone(name: str | None) -> ZoneInfo:
+    try:
+        return ZoneInfo("UTC" if name is None else name)
+    except (LookupError, ValueError, OSError, TypeError):
+        raise InvalidSettingError(
+            f"timezone {name!r} is not an IANA name such as 'Europe/Berlin'"
+        ) from None
