@@ -1,0 +1,126 @@
+"""What holds of the tables whatever the model says: the README's list, as checks.
+
+They look at two states of the real tables, before and after one step, and know nothing of the
+model: a rule of the state machine that is wrong both in SQL and in the model is still found here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from roost._model.states import ACTIVE, MOVES, TERMINAL, JobState
+
+Tables = dict[str, list[dict[str, Any]]]
+
+ALLOWED = {(move.source, move.target, move.attempt) for move in MOVES}
+
+ALSO_MADE = {
+    # An attempt that doesn't count, of a job whose cancel was requested.
+    (JobState.EXECUTING, JobState.CANCELLED, -1),
+    # A child when its parent has failed: after its enqueue, and at once.
+    (JobState.AVAILABLE, JobState.CANCELLED, 0),
+    (None, JobState.CANCELLED, 0),
+}
+"""What SQL does and `MOVES` has no row for, or not yet."""
+
+KEPT = {"inserted_at", "priority", "max_attempts", "timeout_seconds", "queue", "task", "unique_key"}
+"""Columns that nothing changes after the enqueue."""
+
+
+def check(before: Tables, after: Tables, *, error_cap: int, revived: bool) -> None:
+    """Check every row of ``after``, and what became of every row of ``before``.
+
+    :param error_cap: how many error records a row may have.
+    :param revived: whether the step was one of the verbs that bring jobs back from their end.
+    """
+    old, new = _by_id(before), _by_id(after)
+    for job_id, row in new.items():
+        _check_row(row, error_cap)
+        if old.get(job_id) != row:
+            _check_move(old.get(job_id), row, revived=revived)
+    gone = old.keys() - new.keys()
+    assert not gone, f"jobs {sorted(gone)} are gone"
+    _check_unique_keys(after["jobs"])
+    _check_families(new, after["dependencies"])
+
+
+def check_order(jobs: Sequence[dict[str, Any]]) -> None:
+    """Check that a claim handed over jobs in the order in which they run."""
+    order = [(job["priority"], job["scheduled_at"], job["id"]) for job in jobs]
+    assert order == sorted(order), f"not in running order: {order}"
+
+
+def _by_id(tables: Tables) -> dict[int, dict[str, Any]]:
+    """Return all jobs, live and archived."""
+    live = {row["id"]: row for row in tables["jobs"]}
+    archived = {row["id"]: row for row in tables["jobs_archive"]}
+    twice = live.keys() & archived.keys()
+    assert not twice, f"jobs {sorted(twice)} are both live and archived"
+    for row in archived.values():
+        assert row["state"] in TERMINAL, f"archived before its end: {row}"
+    return live | {
+        job_id: {name: value for name, value in row.items() if name != "archived_at"}
+        for job_id, row in archived.items()
+    }
+
+
+def _check_row(row: dict[str, Any], error_cap: int) -> None:
+    assert row["attempt"] <= row["max_attempts"], f"more attempts than allowed: {row}"
+    assert len(row["errors"] or []) <= error_cap, f"more errors than allowed: {row}"
+    held = row["state"] == JobState.EXECUTING
+    assert not held or row["worker_id"], f"executing, and nobody holds it: {row}"
+    for state in TERMINAL:
+        ended = row["state"] == state
+        assert (row[f"{state}_at"] is not None) is ended, f"{state}_at doesn't fit: {row}"
+
+
+def _check_move(old: dict[str, Any] | None, row: dict[str, Any], *, revived: bool) -> None:
+    if old is None:
+        _check_allowed(None, row["state"], row["attempt"], row)
+        return
+    may_change = {"max_attempts"} if revived else set()
+    for column in KEPT - may_change:
+        assert old[column] == row[column], f"{column} changed: {old} → {row}"
+    if old["state"] in TERMINAL and not revived:
+        assert {**old, "result": None} == row, f"changed after its end: {old} → {row}"
+        return
+    claims = row["lease_no"] - old["lease_no"]
+    if old["state"] == row["state"] and not claims:
+        assert old["attempt"] == row["attempt"], f"attempt changed without a move: {old} → {row}"
+        return
+    if not revived:
+        _check_allowed(JobState(old["state"]), row["state"], row["attempt"] - old["attempt"], row)
+    # One lease at a time: a new one only for a job that nobody holds.
+    taken = row["state"] == JobState.EXECUTING
+    assert claims == (1 if taken else 0), f"a lease is counted with a claim only: {old} → {row}"
+    assert taken or old["worker_id"] == row["worker_id"], f"holder changed: {old} → {row}"
+
+
+def _check_allowed(source: JobState | None, target: str, attempt: int, row: dict[str, Any]) -> None:
+    made = (source, JobState(target), attempt)
+    assert made in ALLOWED | ALSO_MADE, f"no such move: {made}: {row}"
+
+
+def _check_unique_keys(jobs: Sequence[dict[str, Any]]) -> None:
+    active = Counter(row["unique_key"] for row in jobs if row["state"] in ACTIVE)
+    del active[None]
+    twice = [key for key, count in active.items() if count > 1]
+    assert not twice, f"several active jobs have the keys {twice}"
+
+
+def _check_families(
+    jobs: dict[int, dict[str, Any]], dependencies: Sequence[dict[str, Any]]
+) -> None:
+    waiting = Counter(row["child_id"] for row in dependencies)
+    for row in dependencies:
+        parent = jobs[row["parent_id"]]
+        assert parent["state"] in ACTIVE, f"waits for a parent that has ended: {row} {parent}"
+        assert parent["has_children"], f"waits for a parent that doesn't know: {row} {parent}"
+    for row in jobs.values():
+        # A child that was cancelled, or revived, no longer counts them.
+        counted = row["pending_parents"]
+        assert counted in (0, waiting[row["id"]]), f"counts other parents: {row}"
+        blocked = row["pending_parents"] > 0
+        assert not blocked or row["state"] == "available", f"did not wait for its parents: {row}"

@@ -1,0 +1,238 @@
+"""The life of jobs: everything that happens to a row, in any order, by workers alive or dead.
+
+Each rule says one verb to the model and to the real thing. What they answer, what they raise, whom
+they wake and, after every step, every column of every table must be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+from property_tests import invariants, strategies
+from property_tests.model import Model
+from property_tests.real import Real
+from property_tests.words import Call, Claim, Grant, NewJob
+
+from roost.exceptions import RoostError
+
+
+class Life(RuleBasedStateMachine):
+    """One example: a life that begins with empty tables.
+
+    :param real: the database; it is emptied.
+    """
+
+    def __init__(self, real: Real) -> None:
+        super().__init__()
+        self.model = Model()
+        self.real = real
+        real.reset()
+        self.before = real.tables()
+        self.last_verb = ""
+
+    # Ids and leases are never taken out: the dead and the late go on calling.
+    jobs = Bundle("jobs")
+    workers = Bundle("workers")
+    grants = Bundle("grants")
+
+    # A rule is drawn about as often as any other. So what leads on is a rule of its own, and what
+    # seldom matters shares one.
+
+    @initialize(target=workers)
+    def begin_with_a_worker(self) -> int:
+        return self.registered(strategies.QUEUES, 60)
+
+    @initialize(target=jobs, jobs=st.lists(strategies.plain_jobs(), min_size=2, max_size=4))
+    def begin_with_jobs(self, jobs: list[NewJob]) -> MultipleResults[int]:
+        return _ids(self.both(Call("enqueue_many", {"jobs": jobs})))
+
+    # Enqueue
+
+    @rule(target=jobs, job=strategies.new_jobs(jobs))
+    def enqueue(self, job: NewJob) -> MultipleResults[int]:
+        return _ids(self.both(Call("enqueue", {"job": job})))
+
+    @rule(
+        target=jobs,
+        verb=st.sampled_from(["enqueue_many", "enqueue_many", "enqueue_and_roll_back"]),
+        jobs=st.lists(strategies.new_jobs(jobs), min_size=1, max_size=4),
+    )
+    def enqueue_many(self, verb: str, jobs: list[NewJob]) -> MultipleResults[int]:
+        return _ids(self.both(Call(verb, {"jobs": jobs})))
+
+    # Claim and settle
+
+    @precondition(lambda self: self.model.workers)
+    @rule(target=grants, data=st.data(), limit=st.integers(1, 3))
+    def claim_what_there_is(self, data: st.DataObject, limit: int) -> MultipleResults[Grant]:
+        living = st.sampled_from(sorted(self.model.workers))
+        return _grants(self.both(data.draw(strategies.greedy_claims(living, limit))))
+
+    @rule(target=grants, call=strategies.claims(workers))
+    def claim(self, call: Call) -> MultipleResults[Grant]:
+        return _grants(self.both(call))
+
+    @precondition(lambda self: self.model.held())
+    @rule(data=st.data())
+    def settle_what_is_held(self, data: st.DataObject) -> None:
+        self.both(data.draw(strategies.settles(st.sampled_from(self.model.held()))))
+
+    @rule(call=strategies.settles(grants))
+    def settle_whatever_lease(self, call: Call) -> None:
+        self.both(call)
+
+    # Two at once: what the second passes over, and what it waits for
+
+    @rule(
+        target=grants,
+        first=st.one_of(
+            strategies.claims(workers),
+            strategies.settles(grants),
+            strategies.rescues(),
+            strategies.enqueues_of_children(jobs),
+        ),
+        then=st.one_of(
+            strategies.claims(workers),
+            strategies.settles(grants),
+            strategies.rescues(),
+            strategies.expires(),
+        ),
+        first_commits=st.booleans(),
+    )
+    def both_at_once(self, first: Call, then: Call, first_commits: bool) -> MultipleResults[Grant]:
+        calls = {"first": first, "then": then, "first_commits": first_commits}
+        answers = self.both(Call("both_at_once", calls))
+        return _grants(*(answers if first_commits else answers[1:]))
+
+    # Workers come, live, end and die, and others look after what they leave
+
+    @precondition(lambda self: len(self.model.workers) < strategies.MOST_WORKERS)
+    @rule(
+        target=workers,
+        queues=strategies.queues(),
+        stale_after=st.sampled_from(strategies.STALE_AFTER),
+    )
+    def register(self, queues: list[str], stale_after: int) -> int:
+        return self.registered(queues, stale_after)
+
+    @rule(call=strategies.signs_of_life(workers))
+    def renew_or_forget(self, call: Call) -> None:
+        self.both(call)
+
+    @rule(worker_id=workers, held=st.lists(grants, max_size=2))
+    def release_unheld(self, worker_id: int, held: list[Grant]) -> None:
+        known = [grant.lease.job_id for grant in held]
+        self.both(Call("release_unheld", {"worker_id": worker_id, "held": known}))
+
+    @rule(call=strategies.expires() | strategies.rescues() | strategies.rescues())
+    def look_after_the_dead(self, call: Call) -> None:
+        self.both(call)
+
+    @rule(call=strategies.housekeeping())
+    def keep_house(self, call: Call) -> None:
+        self.both(call)
+
+    # Control
+
+    @rule(job_id=jobs)
+    def cancel(self, job_id: int) -> None:
+        self.both(Call("cancel", {"job_id": job_id}))
+
+    @rule(job_id=jobs)
+    def retry(self, job_id: int) -> None:
+        self.both(Call("retry", {"job_id": job_id}))
+
+    @rule(call=strategies.control())
+    def control(self, call: Call) -> None:
+        self.both(call)
+
+    # Time, connections, and those who only look
+
+    @rule(seconds=st.sampled_from(strategies.STEPS))
+    def pass_time(self, seconds: int) -> None:
+        self.both(Call("pass_time", {"seconds": seconds}))
+
+    @rule(call=strategies.looks(jobs, workers))
+    def look(self, call: Call) -> None:
+        self.both(call)
+
+    # What must hold
+
+    @invariant()
+    def the_tables_are_the_models(self) -> None:
+        after = self.real.tables()
+        invariants.check(
+            self.before,
+            after,
+            error_cap=strategies.MOST_ERRORS,
+            revived=self.last_verb in ("retry", "requeue_discarded"),
+        )
+        self.before = after
+        differences = list(_differences(after, self.model.tables()))
+        assert not differences, "\n".join(differences)
+
+    def registered(self, queues: list[str], stale_after: int) -> int:
+        """Add a worker and return its id."""
+        worker = {"name": "worker", "queues": queues, "stale_after": stale_after}
+        number: int = self.both(Call("register", worker))
+        return number
+
+    def both(self, call: Call) -> Any:
+        """Say ``call`` to both, compare, and return what Roost answered or raised."""
+        self.last_verb = call.verb
+        expected, answer = _said(self.model, call), _said(self.real, call)
+        assert answer == expected, f"Roost answered {answer}, the model {expected}"
+        woken, self.real.woken = self.real.woken, set()
+        must_wake, self.model.woken = self.model.woken, set()
+        assert woken == must_wake, f"Roost woke {woken}, the model {must_wake}"
+        return answer
+
+
+def _ids(answer: object) -> MultipleResults[int]:
+    """Return the new ids for the bundle: one, several, or none after an error."""
+    if isinstance(answer, int):
+        return multiple(answer)
+    return multiple(*(answer if isinstance(answer, list) else ()))
+
+
+def _grants(*answers: object) -> MultipleResults[Grant]:
+    """Return the leases among ``answers`` for the bundle."""
+    claims = [answer for answer in answers if isinstance(answer, Claim)]
+    for claim in claims:
+        invariants.check_order(claim.jobs)
+    return multiple(*(grant for claim in claims for grant in claim.grants))
+
+
+def _said(to: Model | Real, call: Call) -> object:
+    try:
+        return to.say(call)
+    except RoostError as error:
+        return type(error), error.args
+
+
+def _differences(
+    real: dict[str, list[dict[str, Any]]], model: dict[str, list[dict[str, Any]]]
+) -> Iterator[str]:
+    for table in sorted(real.keys() | model.keys()):
+        rows, expected = real.get(table, []), model.get(table, [])
+        if len(rows) != len(expected):
+            yield f"{table}: Roost has {len(rows)} rows, the model {len(expected)}"
+        for row, its in zip(rows, expected, strict=False):
+            for column in sorted(row.keys() | its.keys()):
+                if row.get(column, "no column") != its.get(column, "no column"):
+                    yield (
+                        f"{table} {row.get('id')}: {column} is {row.get(column, 'no column')!r}, "
+                        f"in the model {its.get(column, 'no column')!r}"
+                    )

@@ -1,0 +1,354 @@
+"""The real thing: the verbs of the model on Roost's own operations and a real Postgres.
+
+The one thing that is not real is time. Roost's statements say ``now()`` and
+``statement_timestamp()`` without a schema, and the database's ``search_path`` puts a schema with
+functions of these names in front of Postgres's own: they answer what `Real.pass_time` has set. So
+every time in the tables can be compared exactly, and what is due is a matter of arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, assert_never
+
+import attrs
+import psycopg
+from property_tests.model import START
+from property_tests.words import (
+    Call,
+    Cancel,
+    Claim,
+    End,
+    Ending,
+    Fail,
+    Grant,
+    NewJob,
+    Release,
+    Settled,
+    Snooze,
+    Succeed,
+    TimeOut,
+)
+from psycopg.rows import dict_row
+
+from roost import JobInsert, fixed
+from roost._drivers.base import run_sync
+from roost._drivers.psycopg_sync import SyncConnection, connect
+from roost._model import verdict
+from roost._model.record import encode_jobs
+from roost._model.verdict import Verdict, judge
+from roost._ops import claim, control, enqueue, inspect, schema, settle, upkeep
+from roost._ops.query import Op
+from roost.exceptions import DatabaseUnavailableError, SnoozeJob
+
+T = TypeVar("T")
+
+CLOCK = """
+create schema clock;
+create function clock.now() returns timestamptz stable language sql
+    as $$ select current_setting('clock.now')::timestamptz $$;
+create function clock.statement_timestamp() returns timestamptz stable language sql
+    as $$ select clock.now() $$;
+create function clock.transaction_timestamp() returns timestamptz stable language sql
+    as $$ select clock.now() $$;
+create function clock.clock_timestamp() returns timestamptz stable language sql
+    as $$ select clock.now() $$;
+"""
+
+
+def prepare(dsn: str) -> None:
+    """Give an empty database the clock and, so that column defaults go by it, then the schema."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(CLOCK)
+        connection.execute(
+            f'alter database "{connection.info.dbname}" set search_path = clock, pg_catalog'
+        )
+        connection.execute(f"alter database \"{connection.info.dbname}\" set clock.now = '{START}'")
+    with connect(dsn) as prepared, prepared.transaction():
+        run_sync(prepared, schema.apply())
+
+
+class Real:
+    """The verbs, on a database that was prepared, from `reset` on with empty tables.
+
+    ``woken`` collects whom this object's own calls notified, in the model's words.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self.now = START
+        self.woken: set[str] = set()
+        self._first, self._second = self._connect(), self._connect()
+        self._connection = self._first
+        self._tables = self._table_names()
+        exist = [f"exists (select from roost.{name})" for name in self._tables]
+        self._which_are_filled = f"select {', '.join(exist)}".encode()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._first.close()
+        self._second.close()
+
+    def reset(self) -> None:
+        """Empty every table, start all numbers at 1 and turn the clock back."""
+        tables = ", ".join(f"roost.{name}" for name in self._tables)
+        self._first.raw.execute(f"truncate {tables} restart identity".encode())
+        self.now = START
+        self.woken = set()
+        self._set_clocks()
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Return every table by name, its rows in the order of their ids."""
+        # Most tables are empty most of the time: one question says which.
+        filled = self._first.raw.execute(self._which_are_filled).fetchone()
+        assert filled is not None
+        return {
+            name: self._rows(name) if has_rows else []
+            for name, has_rows in zip(self._tables, filled, strict=True)
+        }
+
+    def pass_time(self, *, seconds: int) -> None:
+        """Let the clock run."""
+        self.now += timedelta(seconds=seconds)
+        self._set_clocks()
+
+    def reconnect(self) -> None:
+        """Leave the connections, with all that was prepared on them, and make new ones."""
+        self.close()
+        self._first, self._second = self._connect(), self._connect()
+        self._connection = self._first
+        self._set_clocks()
+
+    # The verbs, as the model has them
+
+    def enqueue(self, *, job: NewJob) -> int:
+        record = encode_jobs([self._insert(job)])
+        if not job.depends_on:
+            return self._run(enqueue.insert_job(record, unique_key=job.unique_key))
+        return self._run_whole(
+            enqueue.insert_job(record, unique_key=job.unique_key, parents=job.depends_on)
+        )
+
+    def enqueue_many(self, *, jobs: Sequence[NewJob]) -> list[int]:
+        records = encode_jobs([self._insert(job) for job in jobs])
+        parents = {parent for job in jobs for parent in job.depends_on or []}
+        if not parents:
+            return self._run(enqueue.insert_jobs(records))
+        return self._run_whole(enqueue.insert_children(records, parents=parents))
+
+    def enqueue_and_roll_back(self, *, jobs: Sequence[NewJob]) -> None:
+        with self._connection.transaction():
+            self.enqueue_many(jobs=jobs)
+            raise psycopg.Rollback
+
+    def claim(
+        self, *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], limit: int
+    ) -> Claim:
+        answer = self._run(
+            claim.claim_jobs(worker_id=worker_id, queues=queues, tasks=tasks, limit=limit)
+        )
+        return Claim(
+            grants=[Grant(job.lease, job.attempt, job.max_attempts) for job in answer.jobs],
+            jobs=[_comparable(job.job().model_dump()) for job in answer.jobs],
+            next_due=answer.next_due,
+            alive=answer.alive,
+        )
+
+    def settle(self, *, ends: Sequence[End], error_cap: int) -> Settled:
+        verdicts = [_judge(end) for end in ends]
+        settled = self._run(settle.settle(verdicts, error_cap=error_cap))
+        parents, lost, busy = settled.parents, settled.lost, settled.busy
+        if parents:
+            try:
+                settled = self._run_whole(settle.settle_parents(parents, error_cap=error_cap))
+            except DatabaseUnavailableError:
+                busy = busy + parents  # somebody holds a child: the lane tries again
+            else:
+                lost, busy = lost + settled.lost, busy + settled.busy
+        return Settled({verdict.lease for verdict in lost}, {verdict.lease for verdict in busy})
+
+    def cancel(self, *, job_id: int) -> bool:
+        return self._run_whole(control.cancel_job(job_id))
+
+    def cancel_requests(self, *, worker_id: int) -> set[tuple[int, int]]:
+        return set(self._run(control.cancel_requests(worker_id)))
+
+    def retry(self, *, job_id: int) -> bool:
+        return self._run(control.retry_job(job_id))
+
+    def requeue_discarded(self, *, queue: str | None) -> int:
+        page = self._run(control.discarded_page(queue=queue, task=None, after=0, limit=1_000))
+        return self._run(control.revive_jobs(page.ids))
+
+    def pause(self, *, queue: str) -> None:
+        self._run(control.pause_queue(queue))
+
+    def resume(self, *, queue: str) -> None:
+        self._run(control.resume_queue(queue))
+
+    def register(self, *, name: str, queues: Sequence[str], stale_after: int) -> int:
+        return self._run(
+            upkeep.register_worker(name=name, queues=queues, concurrency=4, stale_after=stale_after)
+        )
+
+    def renew(self, *, worker_id: int, stale_after: int) -> bool:
+        return self._run(upkeep.renew_worker(worker_id, stale_after=stale_after))
+
+    def forget(self, *, worker_id: int) -> None:
+        self._run(upkeep.forget_worker(worker_id))
+
+    def expire(self) -> set[str]:
+        return set(self._run(upkeep.expire_workers()))
+
+    def rescue(self, *, limit: int, error_cap: int) -> dict[int, str]:
+        rescued = self._run_whole(upkeep.rescue_jobs(limit=limit, error_cap=error_cap))
+        return {job.job_id: str(job.state) for job in rescued}
+
+    def release_unheld(self, *, worker_id: int, held: Collection[int]) -> list[int]:
+        return self._run_whole(upkeep.release_unheld(worker_id, held=held))
+
+    def archive_jobs(self, *, after: int) -> int:
+        return self._run(upkeep.archive_jobs(after=after, limit=1_000))
+
+    def forget_results(self, *, after: int) -> int:
+        return self._run(upkeep.forget_results(after=after, limit=1_000))
+
+    def look(self, *, job_id: int) -> dict[str, Any]:
+        return _comparable(self._run(inspect.get_job(job_id)).model_dump())
+
+    def list_queues(self) -> dict[str, dict[str, Any]]:
+        listed = [attrs.asdict(queue) for queue in self._run(inspect.list_queues())]
+        return {queue.pop("name"): queue for queue in listed}
+
+    def list_workers(self) -> dict[int, int]:
+        return {worker.id: worker.executing for worker in self._run(inspect.list_workers())}
+
+    def count(self, *, queues: Sequence[str]) -> dict[str, int]:
+        counted = self._run(inspect.count_by_state(queues))
+        return {str(state): jobs for state, jobs in counted.items()}
+
+    def both_at_once(
+        self, *, first: Call, then: Call, first_commits: bool
+    ) -> tuple[object, object]:
+        with self._second.transaction():
+            with self._on(self._second):
+                answer = self.say(first)
+            other_answer: object = "waits"
+            with suppress(DatabaseUnavailableError):
+                other_answer = self.say(then)
+            if not first_commits:
+                raise psycopg.Rollback
+        return answer, other_answer
+
+    def say(self, call: Call) -> object:
+        """Do what ``call`` says."""
+        answer: object = getattr(self, call.verb)(**call.parameters)
+        return answer
+
+    # Below the verbs
+
+    def _run(self, operation: Op[T]) -> T:
+        return run_sync(self._connection, operation)
+
+    def _run_whole(self, operation: Op[T]) -> T:
+        with self._connection.transaction():
+            return self._run(operation)
+
+    @contextmanager
+    def _on(self, connection: SyncConnection) -> Iterator[None]:
+        self._connection = connection
+        try:
+            yield
+        finally:
+            self._connection = self._first
+
+    def _connect(self) -> SyncConnection:
+        connection = connect(self._dsn)
+        # Whoever has a lock here keeps it, for there is one thread: waiting is soon an error.
+        connection.raw.execute("set lock_timeout = '20ms'")
+        connection.raw.execute("listen roost_jobs")
+        connection.raw.execute("listen roost_cancel")
+        pid = connection.raw.info.backend_pid
+
+        def notified(notify: psycopg.Notify) -> None:
+            # A session has its own notifications when its commit returns, others' any time later.
+            if notify.pid == pid:
+                kind = "cancel " if notify.channel == "roost_cancel" else ""
+                self.woken.add(kind + notify.payload)
+
+        connection.raw.add_notify_handler(notified)
+        return connection
+
+    def _table_names(self) -> list[str]:
+        query = "select tablename from pg_tables where schemaname = 'roost' order by tablename"
+        names = [name for (name,) in self._first.raw.execute(query)]
+        return [name for name in names if name != "migrations"]
+
+    def _rows(self, table: str) -> list[dict[str, Any]]:
+        cursor = self._first.raw.cursor(row_factory=dict_row)
+        rows = cursor.execute(f"select * from roost.{table} order by 1, 2".encode()).fetchall()
+        return [_comparable(row) for row in rows]
+
+    def _set_clocks(self) -> None:
+        for connection in (self._first, self._second):
+            connection.raw.execute(
+                "select set_config('clock.now', %s, false)", (self.now.isoformat(),)
+            )
+
+    def _insert(self, job: NewJob) -> JobInsert:
+        due = None if job.due_in is None else self.now + timedelta(seconds=job.due_in)
+        return JobInsert(
+            task=job.task,
+            args=job.args,
+            queue=job.queue,
+            priority=job.priority,
+            max_attempts=job.max_attempts,
+            scheduled_at=due,
+            unique_key=job.unique_key,
+            tags=job.tags,
+            timeout_seconds=job.timeout_seconds,
+            metadata=job.metadata,
+            depends_on=job.depends_on,
+        )
+
+
+def _judge(end: End) -> Verdict:
+    ending, retry_in = _ending(end.ending)
+    return judge(
+        ending,
+        lease=end.grant.lease,
+        attempt=end.grant.attempt,
+        max_attempts=end.grant.max_attempts,
+        retry=fixed(retry_in),
+    )
+
+
+def _ending(ending: Ending) -> tuple[verdict.Ending, int]:
+    match ending:
+        case Succeed(result=result):
+            return verdict.Returned(result), 0
+        case Fail(text=text, retry_in=retry_in):
+            return verdict.Raised(ValueError(text)), retry_in
+        case TimeOut(limit=limit, retry_in=retry_in):
+            return verdict.TimedOut(limit), retry_in
+        case Snooze(seconds=seconds):
+            return verdict.Raised(SnoozeJob(seconds)), 0
+        case Release():
+            return verdict.Interrupted(), 0
+        case Cancel():
+            return verdict.CancelRequested(), 0
+        case _:
+            assert_never(ending)
+
+
+def _comparable(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose error records hold their time as a time."""
+    if row.get("errors"):
+        records = [
+            {**record, "at": datetime.fromisoformat(record["at"]).astimezone(UTC)}
+            for record in row["errors"]
+        ]
+        return {**row, "errors": records}
+    return row

@@ -1,0 +1,69 @@
+"""The rows that the model keeps: one class a table, its fields the columns."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+
+@attrs.define(kw_only=True)
+class JobRow:
+    """A row of ``roost.jobs``; the fields are its columns."""
+
+    id: int
+    scheduled_at: datetime
+    inserted_at: datetime
+    attempted_at: datetime | None = None
+    completed_at: datetime | None = None
+    cancelled_at: datetime | None = None
+    discarded_at: datetime | None = None
+    worker_id: int | None = None
+    lease_no: int = 0
+    priority: int
+    attempt: int = 0
+    max_attempts: int
+    timeout_seconds: int | None
+    pending_parents: int = 0
+    cancel_requested: bool = False
+    state: str = "available"
+    queue: str
+    task: str
+    unique_key: str | None
+    args: dict[str, Any]
+    metadata: dict[str, Any] | None
+    tags: list[str] | None
+    depends_on: list[int] | None = None
+    errors: list[dict[str, Any]] | None = None
+    result: Any = None
+    has_children: bool = False
+    limited: bool = False
+
+
+@attrs.define(kw_only=True)
+class WorkerRow:
+    """A row of ``roost.workers``; the fields are its columns."""
+
+    id: int
+    name: str
+    queues: list[str]
+    concurrency: int
+    started_at: datetime
+    heartbeat_at: datetime
+    expires_at: datetime
+
+
+@attrs.define(kw_only=True)
+class ArchivedRow(JobRow):
+    """A row of ``roost.jobs_archive``."""
+
+    archived_at: datetime
+
+
+@attrs.define(kw_only=True)
+class QueueRow:
+    """A row of ``roost.queues``: a queue that was ever paused."""
+
+    name: str
+    paused_at: datetime | None

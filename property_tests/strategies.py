@@ -1,0 +1,178 @@
+"""What the rules draw from: alphabets so small that things collide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+from hypothesis import strategies as st
+from property_tests.words import (
+    Call,
+    Cancel,
+    End,
+    Ending,
+    Fail,
+    Grant,
+    NewJob,
+    Release,
+    Snooze,
+    Succeed,
+    TimeOut,
+)
+
+QUEUES = ["mail", "media"]
+TASKS = ["resize", "send"]
+UNKNOWN_TASK = "gone"  # no worker knows it
+UNKNOWN_JOB = 10**6
+KEYS = ["one", "two"]
+WAITS = [0, 5, 60]
+"""Seconds of a snooze, a retry, a schedule. `STEPS` meets them exactly, and one second beside."""
+STEPS = [1, 4, 5, 60]
+STALE_AFTER = [5, 60]
+MOST_WORKERS = 3
+MOST_ERRORS = 3
+
+ARGS: list[dict[str, Any]] = [{}, {"size": 7}, {"to": {"name": "Zoë", "ids": [1, 2.5, None]}}]
+
+
+def queues() -> st.SearchStrategy[list[str]]:
+    """Return lists of one queue or both, in either order."""
+    return st.sampled_from([QUEUES, QUEUES[::-1], QUEUES[:1], QUEUES[1:]])
+
+
+def plain_jobs() -> st.SearchStrategy[NewJob]:
+    """Return due jobs that nothing keeps from running."""
+    return st.builds(
+        NewJob,
+        task=st.sampled_from(TASKS),
+        queue=st.sampled_from(QUEUES),
+        priority=st.integers(0, 2),
+        max_attempts=st.integers(1, 3),
+    )
+
+
+def new_jobs(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[NewJob]:
+    """Return jobs of every kind; some are children of ``jobs``, or of one that doesn't exist."""
+    parents = st.lists(jobs, min_size=1, max_size=2)
+    return st.builds(
+        NewJob,
+        task=st.sampled_from([*TASKS, *TASKS, UNKNOWN_TASK]),
+        queue=st.sampled_from(QUEUES),
+        priority=st.integers(0, 2),
+        max_attempts=st.integers(1, 3),
+        due_in=st.sampled_from([None, None, None, -60, 0, 5, 60, 61]),
+        unique_key=st.sampled_from([None, None, None, *KEYS]),
+        tags=st.sampled_from([None, [], ["red", "blue"]]),
+        timeout_seconds=st.sampled_from([None, 30]),
+        args=st.sampled_from(ARGS),
+        metadata=st.sampled_from([None, {}, {"trace": "a1"}]),
+        depends_on=st.one_of(
+            st.none(), st.none(), parents, parents, parents, st.just([UNKNOWN_JOB])
+        ),
+    )
+
+
+def enqueues_of_children(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return enqueues of a child each."""
+
+    def of(job: NewJob, parents: list[int]) -> Call:
+        return Call("enqueue", {"job": attrs.evolve(job, depends_on=parents)})
+
+    return st.builds(of, new_jobs(jobs), st.lists(jobs, min_size=1, max_size=2))
+
+
+def claims(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return claims by workers that have, or had, a row."""
+    return _calls(
+        "claim",
+        worker_id=workers,
+        queues=queues(),
+        tasks=st.sampled_from([TASKS, TASKS, TASKS[:1], []]),
+        limit=st.integers(1, 3),
+    )
+
+
+def greedy_claims(workers: st.SearchStrategy[int], limit: int) -> st.SearchStrategy[Call]:
+    """Return claims of whatever task in whatever queue."""
+    return _calls(
+        "claim",
+        worker_id=workers,
+        queues=st.just(QUEUES),
+        tasks=st.just(TASKS),
+        limit=st.just(limit),
+    )
+
+
+def settles(grants: st.SearchStrategy[Grant]) -> st.SearchStrategy[Call]:
+    """Return settles of a batch of leases, held or not; one lease a job, as a worker has it."""
+    ends = st.lists(
+        st.builds(End, grants, endings()),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda end: end.grant.lease.job_id,
+    )
+    return _calls("settle", ends=ends, error_cap=error_caps())
+
+
+def endings() -> st.SearchStrategy[Ending]:
+    """Return what an attempt can end in."""
+    return st.one_of(
+        st.builds(Succeed, st.sampled_from([None, 0, "done", [1, {"a": None}]])),
+        st.builds(Fail, st.sampled_from(["no", "never"]), st.sampled_from(WAITS)),
+        st.builds(TimeOut, st.just(30), st.sampled_from(WAITS)),
+        st.builds(Snooze, st.sampled_from(WAITS)),
+        st.just(Release()),
+        st.just(Cancel()),
+    )
+
+
+def error_caps() -> st.SearchStrategy[int]:
+    """Return how many errors a row keeps."""
+    return st.integers(1, MOST_ERRORS)
+
+
+def rescues() -> st.SearchStrategy[Call]:
+    """Return rescues."""
+    return _calls("rescue", limit=st.integers(1, 2), error_cap=error_caps())
+
+
+def expires() -> st.SearchStrategy[Call]:
+    """Return the removal of silent workers."""
+    return _calls("expire")
+
+
+def signs_of_life(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return heartbeats, and the last word of a worker that ends."""
+    return _calls("renew", worker_id=workers, stale_after=st.sampled_from(STALE_AFTER)) | _calls(
+        "forget", worker_id=workers
+    )
+
+
+def housekeeping() -> st.SearchStrategy[Call]:
+    """Return what is done with jobs long after their end."""
+    after = st.sampled_from(STEPS)
+    return _calls("archive_jobs", after=after) | _calls("forget_results", after=after)
+
+
+def control() -> st.SearchStrategy[Call]:
+    """Return what people do to whole queues; mostly what lets jobs run."""
+    queue = st.sampled_from(QUEUES)
+    requeue = _calls("requeue_discarded", queue=st.none() | queue)
+    resume = _calls("resume", queue=queue)
+    return st.one_of(requeue, requeue, resume, resume, _calls("pause", queue=queue))
+
+
+def looks(jobs: st.SearchStrategy[int], workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return questions, and a reconnect: nothing in the tables changes."""
+    return st.one_of(
+        _calls("look", job_id=jobs | st.just(UNKNOWN_JOB)),
+        _calls("cancel_requests", worker_id=workers),
+        _calls("count", queues=queues()),
+        _calls("list_queues"),
+        _calls("list_workers"),
+        _calls("reconnect"),
+    )
+
+
+def _calls(verb: str, **parameters: st.SearchStrategy[Any]) -> st.SearchStrategy[Call]:
+    return st.builds(Call, st.just(verb), st.fixed_dictionaries(parameters))

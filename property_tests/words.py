@@ -1,0 +1,123 @@
+"""What rules say to the model and to Roost alike, and what both answer."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import attrs
+
+from roost._model.verdict import Lease
+
+
+@attrs.frozen(kw_only=True)
+class NewJob:
+    """A job to enqueue.
+
+    :param due_in: seconds from now until it is due, negative for the past; ``None``: not given.
+    """
+
+    task: str
+    queue: str
+    priority: int = 0
+    max_attempts: int = 20
+    due_in: int | None = None
+    unique_key: str | None = None
+    tags: list[str] | None = None
+    timeout_seconds: int | None = None
+    args: dict[str, Any] = attrs.field(factory=dict)
+    metadata: dict[str, Any] | None = None
+    depends_on: list[int] | None = None
+
+
+@attrs.frozen
+class Succeed:
+    """The handler returned ``result``."""
+
+    result: Any
+
+
+@attrs.frozen
+class Fail:
+    """The handler raised ``ValueError(text)``; its strategy waits ``retry_in`` seconds."""
+
+    text: str
+    retry_in: int
+
+
+@attrs.frozen
+class TimeOut:
+    """The attempt ran longer than ``limit`` seconds; its strategy waits ``retry_in`` seconds."""
+
+    limit: int
+    retry_in: int
+
+
+@attrs.frozen
+class Snooze:
+    """The handler raised ``SnoozeJob(seconds)``."""
+
+    seconds: int
+
+
+@attrs.frozen
+class Release:
+    """The worker stopped the attempt, or never started it."""
+
+
+@attrs.frozen
+class Cancel:
+    """A requested cancel ended the attempt."""
+
+
+Ending: TypeAlias = Succeed | Fail | TimeOut | Snooze | Release | Cancel
+
+
+@attrs.frozen
+class Grant:
+    """A lease with what its worker knows of the job."""
+
+    lease: Lease
+    attempt: int
+    max_attempts: int
+
+
+@attrs.frozen
+class End:
+    """An attempt, and what it ended in."""
+
+    grant: Grant
+    ending: Ending
+
+
+@attrs.frozen
+class Claim:
+    """The answer to a claim.
+
+    :param jobs: each job as a `roost.Job` shows it, in running order.
+    :param next_due: seconds until the next job is due, if that was asked.
+    """
+
+    grants: list[Grant]
+    jobs: list[dict[str, Any]]
+    next_due: float | None
+    alive: bool
+
+
+@attrs.frozen
+class Settled:
+    """The answer to a settle.
+
+    :param lost: the lease did not hold; nothing was done.
+    :param busy: not written yet: somebody holds what would have to change.
+    """
+
+    lost: set[Lease]
+    busy: set[Lease]
+
+
+@attrs.frozen
+class Call:
+    """A verb with its parameters, still to be said."""
+
+    verb: str
+    parameters: dict[str, Any]
