@@ -1,0 +1,181 @@
+"""Workers that are killed, stopped and taken for dead: their jobs are run again, once each."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from roost._ops import control
+
+if TYPE_CHECKING:
+    from tests.chaos.conftest import Chaos
+
+QUICK: dict[str, Any] = {
+    "heartbeat_interval": 0.3,
+    "orphan_stale_after": 1.5,
+    "orphan_reaper_interval": 0.2,
+}
+STALE = 1.5
+
+
+def crashes(chaos: Chaos, job_id: int) -> list[tuple[int, str]]:
+    """Return attempt and kind of each error record."""
+    errors = chaos.table.get(job_id).errors
+    return [(error["attempt"], error["error"].split(":")[0]) for error in errors]
+
+
+def test_the_job_of_a_killed_worker_runs_once_more_elsewhere(chaos: Chaos) -> None:
+    chaos.start_ready("asyncio", "trio", **QUICK)
+    job_id = chaos.hold()
+    victim = chaos.worker(chaos.started(job_id).pid)
+    killed_at = victim.kill()
+
+    again = chaos.started(job_id, times=2)
+    chaos.measure("kill -9 to re-run, stale after 1.5 s", again.at - killed_at)
+    chaos.open("gate")
+    chaos.reached(job_id, "completed")
+
+    assert again.pid != victim.pid
+    assert again.attempt == 2
+    assert again.at - killed_at < STALE + 2
+    assert len(chaos.starts(job_id)) == 2
+    assert chaos.table.get(job_id).attempt == 2
+    assert crashes(chaos, job_id) == [(1, "WorkerCrash")]
+
+
+def test_a_long_job_on_a_live_worker_runs_once_with_a_peer_watching(chaos: Chaos) -> None:
+    workers = chaos.start_ready("asyncio", "trio", concurrency=1, prefetch=0, **QUICK)
+    jobs = [chaos.hold(), chaos.hold()]
+    assert {chaos.started(job_id).pid for job_id in jobs} == {worker.pid for worker in workers}
+    # Both have renewed their rows long after both jobs would be stale by their age.
+    chaos.until(
+        lambda: chaos.table.value(
+            "select min(heartbeat_at) > now() - interval '1 second' "
+            "and min(heartbeat_at) > max(attempted_at) + interval '3 seconds' "
+            "from roost.workers, roost.jobs where state = 'executing'"
+        )
+    )
+    chaos.open("gate")
+    chaos.ends(jobs, "completed")
+    for job_id in jobs:
+        assert len(chaos.starts(job_id)) == 1
+        assert (chaos.table.get(job_id).attempt, chaos.table.get(job_id).errors) == (1, [])
+
+
+def test_what_a_stopped_worker_says_after_its_job_was_rescued_changes_nothing(
+    chaos: Chaos,
+) -> None:
+    victims = chaos.start_ready("asyncio", "trio", concurrency=1, prefetch=0, **QUICK)
+    jobs = [chaos.hold("hold"), chaos.hold("hold")]
+    for job_id in jobs:
+        chaos.started(job_id)
+    before = chaos.table.workers()
+    for victim in victims:
+        victim.send(signal.SIGSTOP)
+    [rescuer] = chaos.start_ready("asyncio", **QUICK)
+    for job_id in jobs:
+        assert chaos.started(job_id, times=2).pid == rescuer.pid
+    chaos.open("gate")
+    chaos.ends(jobs, "completed")
+    rescuer.send(signal.SIGTERM)
+    assert rescuer.ended()[0] == 0
+
+    def rows() -> Any:
+        return list(chaos.table.rows("select j::text from roost.jobs as j order by id"))
+
+    finished = rows()
+    for victim in victims:
+        victim.send(signal.SIGCONT)
+    for victim in victims:
+        victim.logged("this worker was taken for dead")
+    # Each goes on under a new incarnation.
+    chaos.until(lambda: len(chaos.table.workers()) == 2)
+    assert min(chaos.table.workers()) > max(before)
+    more = [chaos.hold(gate="later"), chaos.hold(gate="later")]
+    assert {chaos.started(job_id).pid for job_id in more} == {victim.pid for victim in victims}
+    assert rows()[:2] == finished
+    chaos.open("later")
+    chaos.ends(more, "completed")
+    assert all(chaos.table.get(job_id).attempt == 1 for job_id in more)
+    for job_id in jobs:
+        assert len(chaos.starts(job_id)) == 2
+        assert crashes(chaos, job_id) == [(1, "WorkerCrash")]
+
+
+@pytest.mark.parametrize("task", ["hold", "hold_thread"])
+def test_a_verdict_that_is_written_after_a_rescue_changes_nothing(chaos: Chaos, task: str) -> None:
+    # The victims' own clocks tell them nothing: they believe in their leases when they write.
+    victims = chaos.start_ready("asyncio", "trio", concurrency=1, prefetch=0, poll_interval=0.2)
+    jobs = [chaos.hold(task), chaos.hold(task)]
+    for job_id in jobs:
+        chaos.started(job_id)
+    for victim in victims:
+        victim.send(signal.SIGSTOP)
+    chaos.table.rows("update roost.workers set expires_at = now()")
+    [rescuer] = chaos.start_ready("asyncio", **QUICK)
+    for job_id in jobs:
+        chaos.started(job_id, times=2)
+    chaos.open("gate")
+    chaos.ends(jobs, "completed")
+    rescuer.send(signal.SIGTERM)
+    assert rescuer.ended()[0] == 0
+
+    finished = list(chaos.table.rows("select j::text from roost.jobs as j order by id"))
+    for victim in victims:
+        victim.send(signal.SIGCONT)
+    for victim in victims:
+        victim.logged("lease lost")
+        victim.logged("this worker was taken for dead")
+    assert len(chaos.journal(event="ended")) == 4
+    assert list(chaos.table.rows("select j::text from roost.jobs as j order by id")) == finished
+
+
+def test_a_job_that_kills_its_process_is_discarded_after_its_last_attempt(chaos: Chaos) -> None:
+    job_id = chaos.table.add("die", max_attempts=3)
+    backends = itertools.cycle(["asyncio", "trio"])
+    deaths = []
+    # A supervisor: whoever dies is replaced.
+    while chaos.table.get(job_id).state != "discarded":
+        worker = chaos.start(next(backends), **QUICK)
+        while worker.process.poll() is None and chaos.table.get(job_id).state != "discarded":
+            time.sleep(0.01)
+        deaths.append(worker.process.poll())
+    assert deaths == [9, 9, 9, None]
+    assert [entry.attempt for entry in chaos.starts(job_id)] == [1, 2, 3]
+    assert crashes(chaos, job_id) == [(n, "WorkerCrash") for n in (1, 2, 3)]
+    assert chaos.table.get(job_id).attempt == 3
+
+
+@pytest.mark.parametrize("task", ["hold", "serial_hold"])
+def test_neither_a_pause_nor_a_limit_keeps_back_a_rescue_or_a_cancel(
+    chaos: Chaos, task: str
+) -> None:
+    chaos.start_ready("asyncio", "trio", **QUICK)
+    job_id = chaos.hold(task)
+    victim = chaos.worker(chaos.started(job_id).pid)
+    pause(chaos)
+    waiting = chaos.hold(task)
+    victim.kill()
+    chaos.reached(job_id, "retryable")
+    assert crashes(chaos, job_id) == [(1, "WorkerCrash")]
+    assert chaos.cancel(waiting) == "cancelled"
+
+    resume(chaos)
+    chaos.started(job_id, times=2)  # a limit's slot was returned by the rescue
+    pause(chaos)
+    assert chaos.cancel(job_id) == "executing"
+    chaos.reached(job_id, "cancelled", within=2)
+    assert len(chaos.starts(job_id)) == 2
+    assert chaos.starts(waiting) == []
+
+
+def pause(chaos: Chaos) -> None:
+    chaos.table.run(control.pause_queue("default"))
+
+
+def resume(chaos: Chaos) -> None:
+    chaos.table.run(control.resume_queue("default"))
