@@ -35,15 +35,19 @@ class DuplicateTaskError(RoostError, ValueError):
 
 
 class NotInTransactionError(RoostError, ValueError):
-    """``conn=`` got a connection that would commit the job by itself, at once."""
+    """``conn=`` got a connection in autocommit mode and in no transaction.
+
+    The job would be there at once, whatever happens next. Nothing was inserted.
+    """
 
     code: ClassVar[str] = "roost.not-in-transaction"
 
 
 class DuplicateUniqueJobError(RoostError):
-    """An enqueue conflicts with an active job that has the same ``unique_key``.
+    """An enqueue, or a retry, conflicts with an active job that has the same ``unique_key``.
 
-    The caller's transaction stays usable.
+    Nothing was changed, and the caller's transaction stays usable. ``existing_id`` is the active
+    job's id.
     """
 
     code: ClassVar[str] = "roost.duplicate-unique-job"
@@ -76,7 +80,11 @@ class CronNotFoundError(RoostError):
 
 
 class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the API page)
-    """The awaited job ended in ``discarded`` or ``cancelled``."""
+    """A job ended in ``discarded`` or ``cancelled``.
+
+    An ``after_job`` hook gets it for a job that was cancelled; waiting for a job, which will raise
+    it, is not built yet.
+    """
 
     code: ClassVar[str] = "roost.job-failed"
 
@@ -92,7 +100,11 @@ class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the AP
 
 
 class JobTimeoutError(RoostError, TimeoutError):
-    """A job took longer than its ``timeout_seconds``, or a wait for one longer than its timeout."""
+    """An attempt took longer than the job's ``timeout_seconds``.
+
+    Its error record names it, and an ``after_job`` hook gets it. Handlers never see it: they are
+    cancelled.
+    """
 
     code: ClassVar[str] = "roost.job-timeout"
 
@@ -100,7 +112,10 @@ class JobTimeoutError(RoostError, TimeoutError):
 class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)
     """Raise inside a handler to reschedule the job without counting it as a failure.
 
-    :param seconds: how long to sleep, in seconds, ≥ 0 and finite.
+    The attempt is given back, and no error is recorded.
+
+    :param seconds: how long to wait until the job is available again, ≥ 0 and finite.
+    :raises ValueError: ``seconds`` is negative, infinite or NaN.
     """
 
     code: ClassVar[str] = "roost.snooze-job"
@@ -116,13 +131,16 @@ class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)
 
 
 class UnknownTaskError(RoostError):
-    """A worker met a job whose task name is not in its registry."""
+    """A task name, or a function, is not in the registry.
+
+    An enqueue by function raises it; one by name does not, for a producer needs no handlers.
+    """
 
     code: ClassVar[str] = "roost.unknown-task"
 
 
 class WorkerShutdown(RoostError):  # noqa: N818  (the name is on the API page)
-    """Raised internally to interrupt the worker on graceful shutdown."""
+    """The worker stopped while the job ran; an ``after_job`` hook gets it as ``error``."""
 
     code: ClassVar[str] = "roost.worker-shutdown"
 
@@ -134,7 +152,11 @@ class NoCurrentJobError(RoostError, LookupError):
 
 
 class SchemaError(RoostError):
-    """The database's schema is missing, or newer than this version of Roost can use."""
+    """The database's schema is missing, too old, or newer than this version of Roost can use.
+
+    ``roost init`` or `AsyncRoost.setup_schema` brings it up to date; one that is too new needs a
+    newer Roost. Nothing was changed.
+    """
 
     code: ClassVar[str] = "roost.schema"
 

@@ -87,7 +87,7 @@ class WorkerSettings:
     :param poll_interval: how long to sleep at most before looking for jobs unasked.
     :param retry_strategy: seconds until the next attempt; ``None``: `roost.exponential`.
     :param run_cron: whether this worker fires cron entries.
-    :param heartbeat_interval: between two heartbeats; less than half of ``orphan_stale_after``.
+    :param heartbeat_interval: between two heartbeats; at most half of ``orphan_stale_after``.
     :param orphan_reaper_interval: between two looks for the jobs of dead workers.
     :param orphan_stale_after: without a heartbeat for so long this worker counts as dead, stops its
         own jobs, and others may take them.
