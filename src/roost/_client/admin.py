@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from roost._client import calls
 from roost._model.cron import CronInfo
 from roost._model.job import Job, QueueInfo, WorkerInfo
 from roost._model.states import JobState
-from roost._model.validate import check_name
-from roost._ops import control, cron, inspect
-from roost._ops.query import Op
-from roost._worker.lanes.cron import STALE_AFTER
 
 T = TypeVar("T")
 
-BATCH = 500
-
 
 class AsyncAdmin:
-    """Admin verbs over ``_call`` and ``_call_in_transaction`` of the facade."""
+    """Admin verbs over ``_run`` of the facade."""
 
-    async def _call(self, operation: Op[T]) -> T:
-        raise NotImplementedError
-
-    async def _call_in_transaction(self, operation: Op[T]) -> T:
+    async def _run(self, call: calls.Call[T]) -> T:
         raise NotImplementedError
 
     async def get(self, job_id: int) -> Job:
@@ -31,25 +23,25 @@ class AsyncAdmin:
 
         :raises JobNotFoundError: no job has that id.
         """
-        return await self._call(inspect.get_job(job_id))
+        return await self._run(calls.get(job_id))
 
     async def status(self, job_id: int) -> JobState:
         """Return a job's state, live or archived.
 
         :raises JobNotFoundError: no job has that id.
         """
-        return await self._call(control.state_of(job_id))
+        return await self._run(calls.status(job_id))
 
     async def cancel(self, job_id: int) -> bool:
         """Cancel a waiting job, or ask its worker to interrupt a running one.
 
         Returns ``False`` when it had ended before. A running job is ``cancelled`` when its handler
-        has unwound, and completed if that finished all the same. Jobs that wait for a cancelled
-        one are cancelled too.
+        has unwound, and completed if that had returned before it could be interrupted; it is not
+        retried. Jobs that wait for a cancelled one are cancelled too.
 
         :raises JobNotFoundError: no job has that id.
         """
-        return await self._call_in_transaction(control.cancel_job(job_id))
+        return await self._run(calls.cancel(job_id))
 
     async def retry(self, job_id: int) -> bool:
         """Make an ended job, or one that waits for its retry, available now.
@@ -60,7 +52,7 @@ class AsyncAdmin:
         :raises JobNotFoundError: no job has that id.
         :raises DuplicateUniqueJobError: another active job has its unique key.
         """
-        return await self._call(control.retry_job(job_id))
+        return await self._run(calls.retry(job_id))
 
     async def requeue_discarded(
         self, *, queue: str | None = None, task: str | None = None, limit: int | None = None
@@ -74,58 +66,45 @@ class AsyncAdmin:
         :param task: only of this task.
         :param limit: at most so many.
         """
-        revived, last = 0, 0
-        while limit is None or revived < limit:
-            most = BATCH if limit is None else min(BATCH, limit - revived)
-            page = await self._call(
-                control.discarded_page(queue=queue, task=task, after=last, limit=most)
-            )
-            if page.ids:
-                revived += await self._call(control.revive_jobs(page.ids))
-            if page.last is None:
-                break
-            last = page.last
-        return revived
+        return await self._run(calls.requeue_discarded(queue, task, limit))
 
     async def pause_queue(self, queue: str) -> None:
         """Let no worker claim from ``queue``; what runs goes on, and jobs can be enqueued."""
-        check_name("queue", queue)
-        await self._call(control.pause_queue(queue))
+        await self._run(calls.pause_queue(queue))
 
     async def resume_queue(self, queue: str) -> None:
         """Undo `pause_queue` and wake the workers."""
-        check_name("queue", queue)
-        await self._call(control.resume_queue(queue))
+        await self._run(calls.resume_queue(queue))
 
     async def list_queues(self) -> list[QueueInfo]:
         """Return the queues that have jobs waiting or running, a worker, or were ever paused."""
-        return await self._call(inspect.list_queues())
+        return await self._run(calls.list_queues())
 
     async def list_cron(self) -> list[CronInfo]:
         """Return the cron entries that workers have declared, stale ones included."""
-        return await self._call(cron.list_entries(stale_after=STALE_AFTER))
+        return await self._run(calls.list_cron())
 
     async def pause_cron(self, name: str) -> None:
         """Let a cron entry fire nothing, on any worker.
 
         :raises CronNotFoundError: no entry has that name.
         """
-        await self._call(cron.pause(name))
+        await self._run(calls.pause_cron(name))
 
     async def resume_cron(self, name: str) -> None:
         """Undo `pause_cron`; what was due meanwhile is not made up for.
 
         :raises CronNotFoundError: no entry has that name.
         """
-        await self._call_in_transaction(cron.resume(name))
+        await self._run(calls.resume_cron(name))
 
     async def run_cron_now(self, name: str) -> int:
         """Enqueue a cron entry's job once, now, and return its id; its time table goes on.
 
         :raises CronNotFoundError: no entry has that name.
         """
-        return await self._call(cron.run_now(name))
+        return await self._run(calls.run_cron_now(name))
 
     async def list_workers(self) -> list[WorkerInfo]:
         """Return the workers that have not been found dead."""
-        return await self._call(inspect.list_workers())
+        return await self._run(calls.list_workers())

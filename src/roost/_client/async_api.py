@@ -10,8 +10,8 @@ from typing import Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel
 
+from roost._client import calls
 from roost._client.admin import AsyncAdmin
-from roost._client.compose import task_name
 from roost._drivers.adopt import adopt
 from roost._drivers.base import AsyncConnection, AsyncPool, run
 from roost._drivers.select import driver_for
@@ -21,14 +21,9 @@ from roost._model.job import (
     DEFAULT_QUEUE,
     JobInsert,
 )
-from roost._model.record import encode_jobs
-from roost._model.registry import HandlerRegistry, default_registry, with_defaults
+from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, takes_worker_options
-from roost._ops import schema
-from roost._ops.enqueue import insert_children, insert_job, insert_jobs
-from roost._ops.query import Op
 from roost._worker.worker import Worker
-from roost.exceptions import InvalidJobError
 
 T = TypeVar("T")
 
@@ -75,8 +70,7 @@ class AsyncRoost(AsyncAdmin):
             commit.
         :raises SchemaError: the database's schema is newer than this version of Roost.
         """
-        async with self._connection(conn) as connection, connection.transaction():
-            await run(connection, schema.apply(), timeout=schema.MIGRATION_TIMEOUT)
+        await self._run(calls.setup_schema(), conn)
 
     async def enqueue(
         self,
@@ -121,7 +115,7 @@ class AsyncRoost(AsyncAdmin):
         :raises DatabaseUnavailableError: the database can't be reached, or did not answer.
         """
         job = JobInsert(
-            task_name(task, self._registry),
+            calls.task_name(task, self._registry),
             args,
             queue,
             priority,
@@ -133,11 +127,7 @@ class AsyncRoost(AsyncAdmin):
             depends_on,
             metadata,
         )
-        record = encode_jobs([with_defaults(job, self._registry)])
-        if depends_on:
-            operation = insert_job(record, unique_key=unique_key, parents=depends_on)
-            return await self._call_in_transaction(operation, conn)
-        return await self._call(insert_job(record, unique_key=unique_key), conn)
+        return await self._run(calls.enqueue(self._registry, job), conn)
 
     async def enqueue_many(self, jobs: Sequence[JobInsert], *, conn: Any | None = None) -> int:
         """Bulk-insert in a single round-trip. Returns the submitted count.
@@ -149,14 +139,9 @@ class AsyncRoost(AsyncAdmin):
         :raises InvalidJobError: a value can't be stored; the message says which job's, and nothing
             was inserted.
         """
-        if isinstance(jobs, JobInsert) or not all(isinstance(job, JobInsert) for job in jobs):
-            raise InvalidJobError("enqueue_many takes a list of JobInsert")
-        records = encode_jobs([with_defaults(job, self._registry) for job in jobs])
-        parents = {parent for job in jobs for parent in job.depends_on or ()}
-        if parents:
-            await self._call_in_transaction(insert_children(records, parents=parents), conn)
-        elif jobs:
-            await self._call(insert_jobs(records), conn)
+        call = calls.enqueue_many(self._registry, jobs)
+        if call is not None:
+            await self._run(call, conn)
         return len(jobs)
 
     @asynccontextmanager
@@ -178,13 +163,12 @@ class AsyncRoost(AsyncAdmin):
         """
         return Worker(self._dsn, registry=self._registry, **options)
 
-    async def _call(self, operation: Op[T], conn: Any | None = None) -> T:
+    async def _run(self, call: calls.Call[T], conn: Any | None = None) -> T:
         async with self._connection(conn) as connection:
-            return await run(connection, operation)
-
-    async def _call_in_transaction(self, operation: Op[T], conn: Any | None = None) -> T:
-        async with self._connection(conn) as connection, connection.transaction():
-            return await run(connection, operation)
+            if not call.in_transaction:
+                return await run(connection, call.operation, timeout=call.timeout)
+            async with connection.transaction():
+                return await run(connection, call.operation, timeout=call.timeout)
 
     @asynccontextmanager
     async def _connection(self, conn: Any | None) -> AsyncIterator[AsyncConnection]:

@@ -15,6 +15,7 @@ from roost.exceptions import DatabaseError, DuplicateUniqueJobError, JobNotFound
 _SQL = statements("control")
 
 _UNIQUE_VIOLATION = "23505"
+PAGE = 500
 
 
 def cancel_job(job_id: int) -> Op[bool]:
@@ -113,6 +114,23 @@ def revive_jobs(ids: Collection[int]) -> Op[int]:
         except DatabaseError as error:
             if error.sqlstate != _UNIQUE_VIOLATION:
                 raise
+    return revived
+
+
+def requeue_discarded(*, queue: str | None, task: str | None, limit: int | None) -> Op[int]:
+    """Make discarded jobs available again, a page at a time; return how many.
+
+    Must not run inside a transaction: each page commits by itself, and a clash undoes only its own.
+    """
+    revived, last = 0, 0
+    while limit is None or revived < limit:
+        most = PAGE if limit is None else min(PAGE, limit - revived)
+        page = yield from discarded_page(queue=queue, task=task, after=last, limit=most)
+        if page.ids:
+            revived += yield from revive_jobs(page.ids)
+        if page.last is None:
+            break
+        last = page.last
     return revived
 
 

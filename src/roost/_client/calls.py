@@ -1,0 +1,145 @@
+"""Every verb of the clients, once: checked arguments in, an operation out.
+
+The facades differ only in how they wait: each of their methods runs one of these calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from roost._drivers.base import CALL_TIMEOUT
+from roost._model.cron import CronInfo
+from roost._model.job import Job, JobInsert, QueueInfo, WorkerInfo
+from roost._model.record import encode_jobs
+from roost._model.registry import HandlerRegistry, with_defaults
+from roost._model.states import JobState
+from roost._model.validate import check_name
+from roost._ops import control, cron, inspect, schema
+from roost._ops.enqueue import insert_children, insert_job, insert_jobs
+from roost._ops.query import Op
+from roost._worker.lanes.cron import STALE_AFTER
+from roost.exceptions import InvalidJobError
+
+T = TypeVar("T")
+
+BULK_TIMEOUT = 3_600.0
+"""Seconds for a verb that works through any number of jobs, a batch at a time."""
+
+
+@attrs.frozen
+class Call(Generic[T]):
+    """An operation and how to run it.
+
+    :param in_transaction: all its statements commit together.
+    :param timeout: seconds for the whole of it.
+    """
+
+    operation: Op[T]
+    in_transaction: bool = False
+    timeout: float = CALL_TIMEOUT
+
+
+def setup_schema() -> Call[object]:
+    """Apply the missing migrations."""
+    return Call(schema.apply(), in_transaction=True, timeout=schema.MIGRATION_TIMEOUT)
+
+
+def enqueue(registry: HandlerRegistry, job: JobInsert) -> Call[int]:
+    """Insert one job."""
+    job = with_defaults(job, registry)
+    record = encode_jobs([job])
+    parents = job.depends_on or ()
+    operation = insert_job(record, unique_key=job.unique_key, parents=parents)
+    return Call(operation, in_transaction=bool(parents))
+
+
+def enqueue_many(registry: HandlerRegistry, jobs: Sequence[JobInsert]) -> Call[object] | None:
+    """Insert several jobs, all or none; ``None``: there are none."""
+    if isinstance(jobs, JobInsert) or not all(isinstance(job, JobInsert) for job in jobs):
+        raise InvalidJobError("enqueue_many takes a list of JobInsert")
+    if not jobs:
+        return None
+    records = encode_jobs([with_defaults(job, registry) for job in jobs])
+    parents = {parent for job in jobs for parent in job.depends_on or ()}
+    if parents:
+        return Call(insert_children(records, parents=parents), in_transaction=True)
+    return Call(insert_jobs(records))
+
+
+def task_name(task: str | Callable[..., Any], registry: HandlerRegistry) -> str:
+    """Return the name of a task given by name or as the decorated function.
+
+    :raises UnknownTaskError: the function is not registered.
+    """
+    return registry.name_of(task) if callable(task) else task
+
+
+def get(job_id: int) -> Call[Job]:
+    """Read one job."""
+    return Call(inspect.get_job(job_id))
+
+
+def status(job_id: int) -> Call[JobState]:
+    """Read one job's state."""
+    return Call(control.state_of(job_id))
+
+
+def cancel(job_id: int) -> Call[bool]:
+    """Cancel one job and what waits for it."""
+    return Call(control.cancel_job(job_id), in_transaction=True)
+
+
+def retry(job_id: int) -> Call[bool]:
+    """Revive one job."""
+    return Call(control.retry_job(job_id))
+
+
+def requeue_discarded(queue: str | None, task: str | None, limit: int | None) -> Call[int]:
+    """Revive discarded jobs in batches."""
+    operation = control.requeue_discarded(queue=queue, task=task, limit=limit)
+    return Call(operation, timeout=BULK_TIMEOUT)
+
+
+def pause_queue(queue: str) -> Call[None]:
+    """Pause a queue."""
+    check_name("queue", queue)
+    return Call(control.pause_queue(queue))
+
+
+def resume_queue(queue: str) -> Call[None]:
+    """Resume a queue."""
+    check_name("queue", queue)
+    return Call(control.resume_queue(queue))
+
+
+def list_queues() -> Call[list[QueueInfo]]:
+    """Read the queues."""
+    return Call(inspect.list_queues())
+
+
+def list_workers() -> Call[list[WorkerInfo]]:
+    """Read the workers."""
+    return Call(inspect.list_workers())
+
+
+def list_cron() -> Call[list[CronInfo]]:
+    """Read the cron entries."""
+    return Call(cron.list_entries(stale_after=STALE_AFTER))
+
+
+def pause_cron(name: str) -> Call[None]:
+    """Pause a cron entry."""
+    return Call(cron.pause(name))
+
+
+def resume_cron(name: str) -> Call[None]:
+    """Resume a cron entry."""
+    return Call(cron.resume(name), in_transaction=True)
+
+
+def run_cron_now(name: str) -> Call[int]:
+    """Enqueue a cron entry's job."""
+    return Call(cron.run_now(name))
