@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain, repeat
 from typing import NoReturn
 
@@ -36,6 +37,8 @@ FOR_EXIT = 5.0
 """Seconds for the interpreter's own exit: exit handlers, and other threads that are to end."""
 LAST_WORDS = 1.0
 """Seconds for logging and flushing before the process is ended."""
+FAREWELL = 1.5
+"""Seconds for the very last write."""
 
 
 @attrs.frozen
@@ -48,9 +51,14 @@ class _Order:
 
 
 class Watchdog:
-    """Ends the process when a deadline that was set has passed."""
+    """Ends the process when a deadline that was set has passed.
 
-    def __init__(self) -> None:
+    :param farewell: called at the very end, from another thread; it gets `FAREWELL` seconds.
+    """
+
+    def __init__(self, farewell: Callable[[], None]) -> None:
+        self._farewell = farewell
+        self._ending = threading.Lock()
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         threading.Thread(target=self._watch, name="roost watchdog", daemon=True).start()
 
@@ -66,19 +74,25 @@ class Watchdog:
                 order = self._orders.get(timeout=None if left is None else max(left, 0))
             except queue.Empty:
                 assert nearest is not None  # noqa: S101  (without a deadline it waits for ever)
-                exit_now(nearest.code, why=nearest.why)
+                self.exit_now(nearest.code, why=nearest.why)
             if nearest is None or order.at < nearest.at:
                 nearest = order
 
+    def exit_now(self, code: int, *, why: str | None = None) -> NoReturn:
+        """End the process without waiting for threads; what was logged and printed gets out."""
+        self._ending.acquire()  # for ever: whoever comes second waits for the end
+        _within(LAST_WORDS, partial(_flush, why))
+        _within(FAREWELL, self._farewell)
+        os._exit(code)
 
-def exit_now(code: int, *, why: str | None = None) -> NoReturn:
-    """End the process without waiting for threads; what was logged and printed gets out."""
+
+def _within(seconds: float, function: Callable[[], None]) -> None:
+    """Call ``function`` and stop waiting for it after ``seconds``; what it raises is shown."""
     # In a thread, for who holds the lock of a log handler or of a full pipe may be what is stuck.
-    last_words = threading.Thread(target=_flush, args=(why,), daemon=True)
+    thread = threading.Thread(target=function, daemon=True)
     with suppress(RuntimeError):  # no thread can be started late in the interpreter's exit
-        last_words.start()
-        last_words.join(LAST_WORDS)
-    os._exit(code)
+        thread.start()
+        thread.join(seconds)
 
 
 def _flush(why: str | None) -> None:
@@ -90,8 +104,11 @@ def _flush(why: str | None) -> None:
             stream.flush()
 
 
-def exit_with(code: int, watchdog: Watchdog) -> NoReturn:
-    """Exit as Python does, but without waiting for threads that handlers left behind."""
+def exit_with(code: int, watchdog: Watchdog, *, at_once: bool) -> NoReturn:
+    """Exit as Python does, but without waiting for threads that handlers left behind.
+
+    :param at_once: skip also what Python does at its exit, for there is a job in such a thread.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # a late one must not change the code
     deadline = time.monotonic() + FOR_THREADS
@@ -99,8 +116,8 @@ def exit_with(code: int, watchdog: Watchdog) -> NoReturn:
     workers = [t for t in threading.enumerate() if type(t).__module__.startswith("anyio.")]
     for thread in workers:
         thread.join(max(deadline - time.monotonic(), 0))
-    if any(thread.is_alive() for thread in workers):
-        exit_now(code)
+    if at_once or any(thread.is_alive() for thread in workers):
+        watchdog.exit_now(code)
     watchdog.exit_within(FOR_EXIT, code=code)
     sys.exit(code)
 
@@ -141,10 +158,10 @@ def _overheard(watchdog: Watchdog, grace: float) -> Iterator[None]:
 def _listen(ours: socket.socket, loops: int, watchdog: Watchdog, grace: float) -> None:
     orders = chain(
         [
-            (grace + AFTER_FIRST, "the stop took too long; jobs are left to a rescue"),
-            (AFTER_SECOND, "the forced stop took too long; jobs are left to a rescue"),
+            (grace + AFTER_FIRST, "the stop took too long"),
+            (AFTER_SECOND, "the forced stop took too long"),
         ],
-        repeat((0.0, "third signal; jobs are left to a rescue")),
+        repeat((0.0, "third signal")),
     )
     with ours:
         while numbers := ours.recv(64):

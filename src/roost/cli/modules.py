@@ -44,6 +44,8 @@ def load_registry(names: Sequence[str]) -> HandlerRegistry:
                 defaults=handler.defaults,
                 run_in=handler.run_in,
             )
+        for entry in registry.cron_entries:
+            merged.add_cron(entry, registry.get(entry.task).func)
     return merged
 
 

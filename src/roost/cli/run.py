@@ -13,6 +13,9 @@ import attrs
 import typer
 
 from roost import Worker, WorkerSettings
+from roost._drivers import psycopg_sync
+from roost._drivers.base import run_sync
+from roost._worker.farewell import hand_back
 from roost.cli.backend import check_backend, run_on
 from roost.cli.ending import Watchdog, exit_with, handle_signals
 from roost.cli.logs import configure
@@ -62,8 +65,8 @@ def run(
     """Run a worker until it is told to stop.
 
     The first SIGTERM or SIGINT stops it: running jobs get --shutdown-timeout, and are then
-    interrupted and handed back without using their attempt. A second signal ends that time at once,
-    a third the process. Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly.
+    interrupted and handed back without using their attempt, also those that can't be interrupted:
+    the process ends under them. A second signal ends that time at once, a third the process. Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly.
     """
     # Until there is something to stop in order; as a container's first process it has no default.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -71,7 +74,7 @@ def run(
     address = resolve_dsn(dsn)
     configure(log_level, as_json=log_json)
     worker = Worker(address, registry=load_registry(module), queues=queue, **settings)
-    watchdog = Watchdog()
+    watchdog = Watchdog(partial(_hand_back, worker, address))
     crash = run_on(
         backend,
         partial(_work, worker, watchdog=watchdog, grace=settings["shutdown_timeout"], once=once),
@@ -79,7 +82,17 @@ def run(
     )
     if crash is not None:
         typer.echo(f"roost: the worker crashed: {type(crash).__name__}: {crash}", err=True)
-    exit_with(0 if crash is None else 1, watchdog)
+    exit_with(0 if crash is None else 1, watchdog, at_once=worker.unfinished() is not None)
+
+
+def _hand_back(worker: Worker, address: str) -> None:
+    """Give back what still runs, with its attempt; the process ends right after it."""
+    if (unfinished := worker.unfinished()) is not None:
+        with (
+            psycopg_sync.connect(address, application_name="roost farewell") as connection,
+            connection.transaction(),
+        ):
+            run_sync(connection, hand_back(unfinished))
 
 
 async def _work(
