@@ -15,6 +15,9 @@ from roost._sql import statements
 
 _SQL = statements("settle")
 
+CHILD_WAIT = 20
+"""Milliseconds that the settle of parents waits for a child that somebody has locked."""
+
 
 @attrs.frozen
 class Settled:
@@ -56,7 +59,11 @@ def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled
 
     Must run inside a transaction: a completed parent releases its children, a discarded or
     cancelled one cancels the whole subtree, and both are there together with the parent's end.
+
+    :raises DatabaseUnavailableError: with the sqlstate ``55P03``, nothing was written: somebody
+        holds a child, for instance to enqueue a child of that, and may do so for long.
     """
+    yield Query(_SQL["bound_lock_waits"], (str(CHILD_WAIT),))
     left, completed, failed = yield from _write(verdicts, error_cap=error_cap, with_children=True)
     yield from release_children(completed)
     yield from cancel_descendants(failed)

@@ -128,6 +128,10 @@ join roost.jobs as job
     and job.lease_no = verdict.lease_no
 where job.state = 'executing';
 
+-- name: bound_lock_waits
+-- $1 milliseconds, for the rest of the transaction: a child that somebody holds is not waited for.
+select set_config('lock_timeout', $1::text, true);
+
 -- name: release_children
 -- $1 parents that were completed, whose rows this transaction has locked: no child can be added to
 -- them any more.

@@ -21,6 +21,7 @@ from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 logger = logging.getLogger("roost.worker.settle")
 
+LOCK_NOT_AVAILABLE = "55P03"
 MAX_BATCH = 1_000
 SETTLE_TIMEOUT = 30.0
 """Seconds that one batch may take before it counts as not written."""
@@ -97,15 +98,29 @@ class SettleLane:
         unsure, self._unsure = self._unsure, True
         settled = await runtime.call(settle(batch, error_cap=error_cap), timeout=self._timeout)
         self._written(len(batch), settled, unsure=unsure)
-        parents, busy = settled.parents, len(settled.busy)
-        if parents:
-            self._unsure = True
+        busy = len(settled.busy)
+        if settled.parents:
+            busy += await self._write_parents(settled.parents, unsure=unsure)
+        return busy
+
+    async def _write_parents(self, parents: list[Verdict], *, unsure: bool) -> int:
+        """Write verdicts of jobs with children, first in line too; return how many are busy."""
+        runtime, error_cap = self._runtime, self._runtime.settings.error_cap
+        self._unsure = True
+        try:
             settled = await runtime.call_in_transaction(
                 settle_parents(parents, error_cap=error_cap), timeout=self._timeout
             )
-            self._written(len(parents), settled, unsure=unsure)
-            busy += len(settled.busy)
-        return busy
+        except DatabaseUnavailableError as error:
+            if error.sqlstate != LOCK_NOT_AVAILABLE:
+                raise
+            # Somebody holds a child of one of them, and nothing was written.
+            self._unsure = unsure
+            if len(parents) > 1:
+                return sum([await self._write_parents([one], unsure=unsure) for one in parents])
+            settled = Settled(lost=[], parents=[], busy=parents)
+        self._written(len(parents), settled, unsure=unsure)
+        return len(settled.busy)
 
     async def _write_one_by_one(self, count: int) -> int:
         """Write the first ``count`` verdicts, what is refused without its result or error text."""
