@@ -1,0 +1,158 @@
+"""The reference pages say what the code says.
+
+Run as a program, this writes the generated parts anew: ``python tests/docs/test_generated.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+
+import roost
+from roost import RoostError, WorkerSettings
+from roost._model.settings import WorkerOptions
+from roost._model.states import MOVES, TERMINAL
+from roost._sql import migrations
+from roost.testing.job_table import JobTable
+
+PAGES = Path(__file__).parents[2] / "docs"
+PART = re.compile(
+    r"(?P<begin><!-- generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
+)
+COLUMN = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>[\w\[\] ]+?) \|", re.MULTILINE)
+
+
+def settings() -> str:
+    """Return the table of the worker's settings."""
+    said = re.findall(
+        r":param (\w+): (.*?)(?=\n *:param|\Z)", WorkerSettings.__doc__ or "", re.DOTALL
+    )
+    meanings = {name: " ".join(text.split()).replace("``", "`") for name, text in said}
+    rows = [
+        f"| `{field.name}` | `{kind(field.name)}` | `{field.default!r}` | {meanings[field.name]} |"
+        for field in attrs.fields(WorkerSettings)
+    ]
+    return as_table("setting | type | default | meaning", rows)
+
+
+def kind(name: str) -> str:
+    """Return a setting's type, its bars escaped for a table."""
+    annotation: str = WorkerOptions.__annotations__[name].__forward_arg__
+    return annotation.replace("|", "\\|")
+
+
+def errors() -> str:
+    """Return the table of the public exceptions."""
+    rows = []
+    for name in roost.__all__:
+        value = getattr(roost, name)
+        if inspect.isclass(value) and issubclass(value, RoostError):
+            bases = ", ".join(f"`{base.__name__}`" for base in value.__bases__)
+            rows.append(f"| `{name}` | `{value.code}` | {bases} | {summary(value)} |")
+    return as_table("error | code | bases | raised when", rows)
+
+
+def diagram() -> str:
+    """Return the diagram of the states; moves between the same two states share an arrow."""
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for move in MOVES:
+        arrows.setdefault((move.source or "[*]", move.target), []).append(move.event)
+    lines = [
+        f"    {source} --> {target} : {', '.join(dict.fromkeys(events)).replace(':', '')}"
+        for (source, target), events in arrows.items()
+    ]
+    lines += [f"    {state} --> [*]" for state in sorted(TERMINAL)]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"]) + "\n"
+
+
+def moves() -> str:
+    """Return the table of the moves."""
+    rows = [
+        f"| {move.source or ''} | {move.event} | {move.target} |"
+        f" {format(move.attempt, '+d') if move.attempt else ''} |"
+        for move in MOVES
+    ]
+    return as_table("from | event | to | attempt", rows)
+
+
+def as_table(heading: str, rows: list[str]) -> str:
+    columns = heading.count("|") + 1
+    return "\n".join([f"| {heading} |", "|---" * columns + "|", *rows]) + "\n"
+
+
+def summary(value: type) -> str:
+    """Return the first paragraph of a docstring, in Markdown."""
+    paragraph = inspect.cleandoc(value.__doc__ or "").split("\n\n")[0]
+    return re.sub(r"`{1,2}", "`", " ".join(paragraph.split()))
+
+
+def schema_versions() -> str:
+    """Return the table of the migrations."""
+    rows = []
+    for step in migrations():
+        older = step.oldest_code < step.version
+        beside = f"yes, from version {step.oldest_code} on" if older else "no"
+        rows.append(f"| {step.version} | `{step.version:04}_{step.name}` | {beside} |")
+    return as_table("schema version | migration | older code may run beside it", rows)
+
+
+GENERATED = {
+    "settings": settings,
+    "errors": errors,
+    "diagram": diagram,
+    "moves": moves,
+    "migrations": schema_versions,
+}
+
+
+def renewed(text: str) -> str:
+    """Return a page's text with its generated parts made anew."""
+    return PART.sub(lambda part: part["begin"] + GENERATED[part["name"]]() + part["end"], text)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "reference/settings.md",
+        "reference/errors.md",
+        "reference/states.md",
+        "how-to/deploy-and-upgrade.md",
+    ],
+)
+def test_the_generated_parts_are_what_the_code_says(page: str) -> None:
+    text = (PAGES / page).read_text(encoding="utf-8")
+    assert PART.search(text)
+    assert text == renewed(text), "run: python tests/docs/test_generated.py"
+
+
+def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:
+    text = (PAGES / "reference/api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^::: roost\.(\w+)$", text, re.MULTILINE)) == sorted(roost.__all__)
+
+
+def test_the_tables_have_the_columns_of_the_page(table: JobTable) -> None:
+    text = (PAGES / "reference/sql.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## roost\.(\w+)\n(.*?)(?=^## )", text, re.DOTALL | re.MULTILINE))
+    shown = {name: dict(COLUMN.findall(section)) for name, section in sections.items()}
+    shown["jobs_archive"] |= shown["jobs"]
+    there: dict[str, dict[str, str]] = {}
+    for relation, column, type_name in table.rows(
+        """
+        select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod)
+        from pg_attribute as a
+        join pg_class as c on c.oid = a.attrelid and c.relkind = 'r'
+        where c.relnamespace = 'roost'::regnamespace and a.attnum > 0 and not a.attisdropped
+        """
+    ):
+        short = type_name.replace("timestamp with time zone", "timestamptz")
+        there.setdefault(relation, {})[column] = short
+    assert shown == there
+
+
+if __name__ == "__main__":
+    for file in PAGES.rglob("*.md"):
+        file.write_text(renewed(file.read_text(encoding="utf-8")), encoding="utf-8")
