@@ -90,8 +90,10 @@ def test_a_third_signal_ends_the_process(with_job: WithJob, table: JobTable) -> 
     run.signal()
 
     assert run.ends() == 1
-    assert "third signal; jobs are left to a rescue" in run.output
-    assert table.get(job_id).state == "executing"
+    assert "third signal" in run.output
+    job = table.get(job_id)
+    assert (job.state, job.attempt, job.errors) == ("available", 0, [])
+    assert table.workers() == []
 
 
 def test_a_handler_that_swallows_its_cancel_is_ended_by_the_watchdog(
@@ -103,8 +105,10 @@ def test_a_handler_that_swallows_its_cancel_is_ended_by_the_watchdog(
     run.signal()
 
     assert run.ends() == 1
-    assert "the forced stop took too long; jobs are left to a rescue" in run.output
-    assert table.get(job_id).state == "executing"
+    assert "the forced stop took too long" in run.output
+    job = table.get(job_id)
+    assert (job.state, job.attempt, job.errors) == ("available", 0, [])
+    assert table.workers() == []
 
 
 def test_a_thread_that_goes_on_does_not_hold_the_process(
@@ -115,7 +119,9 @@ def test_a_thread_that_goes_on_does_not_hold_the_process(
 
     assert run.ends() == 0
     assert "thread left behind" in run.output
-    assert table.get(job_id).state == "executing"
+    job = table.get(job_id)
+    assert (job.state, job.attempt, job.errors) == ("available", 0, [])
+    assert table.workers() == []
 
 
 def test_a_handler_that_blocks_the_loop_is_ended_by_the_watchdog(
@@ -126,8 +132,10 @@ def test_a_handler_that_blocks_the_loop_is_ended_by_the_watchdog(
     run.signal(signal.SIGINT)
 
     assert run.ends() == 1
-    assert "the forced stop took too long; jobs are left to a rescue" in run.output
-    assert table.get(job_id).state == "executing"
+    assert "the forced stop took too long" in run.output
+    job = table.get(job_id)
+    assert (job.state, job.attempt, job.errors) == ("available", 0, [])
+    assert table.workers() == []
 
 
 def test_the_watchdog_waits_for_the_grace(with_job: WithJob, table: JobTable) -> None:
@@ -135,8 +143,10 @@ def test_the_watchdog_waits_for_the_grace(with_job: WithJob, table: JobTable) ->
     run.signal()
 
     assert run.ends() == 1
-    assert "the stop took too long; jobs are left to a rescue" in run.output
-    assert table.get(job_id).state == "executing"
+    assert "the stop took too long" in run.output
+    job = table.get(job_id)
+    assert (job.state, job.attempt, job.errors) == ("available", 0, [])
+    assert table.workers() == []
 
 
 def test_a_stop_while_the_database_is_away_is_in_order(

@@ -47,6 +47,7 @@ class Runtime:
     :param limited_tasks: the tasks that have limits in the database, whoever declared them.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
     :param stopping: whether a stop was asked for: nothing is claimed or started any more.
+    :param abandoned: whether a thread with a job was left behind, whose lease this worker keeps.
     :param due_at: by the loop's clock, when a job is due that was put off since the last claim.
     :param background: lets one lane of upkeep at a time use a connection.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
@@ -71,6 +72,7 @@ class Runtime:
     limited_tasks: frozenset[str] = frozenset()
     jobs_may_wait: bool = True
     stopping: bool = False
+    abandoned: bool = False
     due_at: float = math.inf
     background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
     start_waiting: Callable[[], None] = _nobody_starts

@@ -20,6 +20,7 @@ from roost._drivers.select import driver_for
 from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, WorkerSettings, takes_worker_options
 from roost._ops import schema
+from roost._worker.farewell import Unfinished
 from roost._worker.lane import Lane, Lanes, StartedOnce
 from roost._worker.lanes.archive import ArchiveLane
 from roost._worker.lanes.control import ControlLane
@@ -64,6 +65,7 @@ class Worker:
         self._registry = default_registry if registry is None else registry
         self._settings = WorkerSettings(**options)
         self._session: _Session | None = None
+        self._unfinished: Unfinished | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Work until a stop is asked for; ``await task_group.start(worker.run)`` waits for ready.
@@ -104,6 +106,15 @@ class Worker:
         if self._session is not None:
             self._session.request_stop()
 
+    def unfinished(self) -> Unfinished | None:
+        """Return what the end of the process would cut off; ``None``: nothing.
+
+        That are the jobs of threads that outlived `run`, and of all handlers while it has not
+        returned. May be called from any thread. Give it to `hand_back` right before the process is
+        ended by force; otherwise their leases end when the worker's row expires.
+        """
+        return self._unfinished if self._session is None else self._session.unfinished()
+
     async def _run(
         self, fetching: Callable[[Runtime], list[Lane]], task_status: TaskStatus[None]
     ) -> None:
@@ -119,6 +130,7 @@ class Worker:
                 group.start_soon(session.stop_when_cancelled)
                 group.start_soon(session.work, fetching, task_status, group.cancel_scope)
         finally:
+            self._unfinished = session.unfinished()
             self._session = None
         await anyio.lowlevel.checkpoint_if_cancelled()
         if session.crash is not None:
@@ -165,6 +177,14 @@ class _Session:
         finally:
             if not self._stop.is_set():
                 self.request_stop()
+
+    def unfinished(self) -> Unfinished | None:
+        """Return the leases that are still held."""
+        runtime = self._runtime
+        if not runtime.worker_id or not (runtime.abandoned or runtime.running.ids):
+            return None
+        error_cap = runtime.settings.error_cap
+        return Unfinished(runtime.worker_id, list(runtime.settling), error_cap)
 
     def request_stop(self) -> None:
         """Begin the ordered stop; when it has begun, end the grace now."""

@@ -12,7 +12,7 @@ import anyio
 import attrs
 import typer
 
-from roost import Worker, WorkerSettings
+from roost import RoostError, Worker, WorkerSettings
 from roost._drivers import psycopg_sync
 from roost._drivers.base import run_sync
 from roost._worker.farewell import hand_back
@@ -66,7 +66,8 @@ def run(
 
     The first SIGTERM or SIGINT stops it: running jobs get --shutdown-timeout, and are then
     interrupted and handed back without using their attempt, also those that can't be interrupted:
-    the process ends under them. A second signal ends that time at once, a third the process. Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly.
+    the process ends under them. A second signal ends that time at once, a third the process.
+    Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly.
     """
     # Until there is something to stop in order; as a container's first process it has no default.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -87,12 +88,16 @@ def run(
 
 def _hand_back(worker: Worker, address: str) -> None:
     """Give back what still runs, with its attempt; the process ends right after it."""
-    if (unfinished := worker.unfinished()) is not None:
+    if (unfinished := worker.unfinished()) is None:
+        return
+    try:
         with (
             psycopg_sync.connect(address, application_name="roost farewell") as connection,
             connection.transaction(),
         ):
             run_sync(connection, hand_back(unfinished))
+    except RoostError as error:
+        logger.error("jobs are left to a rescue", extra={"error": str(error)})  # noqa: TRY400
 
 
 async def _work(

@@ -75,9 +75,12 @@ class ExecuteLane:
             # No await from here to the end: the slot is freed and the verdict handed over in one
             # step, also when this task is being cancelled.
             runtime.running.finish(running)
-            if running.abandoned:
-                logger.error("thread left behind; its job is left to a rescue", extra=_who(running))
-            elif running.reason is not Reason.LEASE_LOST:
+            if running.reason is Reason.LEASE_LOST:
+                pass  # whoever has it now says how it ends
+            elif running.abandoned:
+                runtime.abandoned = True
+                logger.error("thread left behind", extra=_who(running))
+            else:
                 runtime.settle(
                     judge(
                         ending,
@@ -101,7 +104,7 @@ class ExecuteLane:
         with self._last_wait:
             await runtime.running.wait_until_none_runs()
         for stuck in runtime.running:
-            logger.error("handler does not end; its job is left to a rescue", extra=_who(stuck))
+            logger.error("handler does not end", extra=_who(stuck))
 
     def end_by(self, deadline: float) -> None:
         """Interrupt every job at ``deadline``, by the loop's clock; a later one changes nothing."""

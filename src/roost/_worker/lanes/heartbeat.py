@@ -108,8 +108,11 @@ class HeartbeatLane:
         self._runtime.look_again()
 
     async def stop(self) -> None:
-        """Remove the worker's row: its jobs are settled or handed back by now."""
-        if not self._runtime.running.ids:
+        """Remove the worker's row: its jobs are settled or handed back by now.
+
+        It stays, and expires, when a handler still runs: its job must not run twice at once.
+        """
+        if not self._runtime.running.ids and not self._runtime.abandoned:
             with anyio.move_on_after(FORGET_TIMEOUT):
                 try:
                     await self._runtime.call(
