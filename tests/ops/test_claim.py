@@ -1,0 +1,214 @@
+"""A claim takes what is due, in order, once, and says when to come again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from roost import JobInsert
+from roost._model.verdict import Lease
+from roost.testing.job_table import JobTable
+
+
+@pytest.fixture
+def worker(table: JobTable) -> int:
+    return table.add_worker()
+
+
+@pytest.fixture
+def rival(dsn: str, table: JobTable) -> Iterator[JobTable]:
+    """A second connection, of another worker."""
+    with JobTable(dsn) as rival:
+        yield rival
+
+
+@contextmanager
+def rolled_back(table: JobTable) -> Iterator[None]:
+    """Undo what is done inside."""
+    with table.connection.raw.transaction(force_rollback=True):
+        yield
+
+
+def later(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def test_jobs_come_in_order_of_priority_time_and_id(table: JobTable, worker: int) -> None:
+    past = datetime(2026, 1, 1, tzinfo=UTC)
+    expected = [
+        table.add(queue="b", priority=-5),
+        table.add(queue="a", priority=0, scheduled_at=past),
+        table.add(queue="b", priority=0, scheduled_at=past + timedelta(seconds=1)),
+        table.add(queue="a", priority=0, scheduled_at=past + timedelta(seconds=2)),
+        table.add(queue="a", priority=0, scheduled_at=past + timedelta(seconds=2)),
+        table.add(queue="c", priority=1, scheduled_at=past),
+        table.add(queue="b", priority=2_000_000_000),
+    ]
+    table.add(queue="other", priority=-100)
+    for limit in (1, 2, 3, 10):
+        with rolled_back(table):
+            claimed = table.claim(worker, queues=["a", "b", "c"], limit=limit)
+            assert [job.lease.job_id for job in claimed.jobs] == expected[:limit]
+    taken: list[int] = []
+    while jobs := table.claim(worker, queues=["c", "b", "a"], limit=2).jobs:
+        taken += [job.lease.job_id for job in jobs]
+    assert taken == expected
+
+
+def test_a_claim_changes_the_row_and_brings_all_that_a_worker_needs(
+    table: JobTable, worker: int
+) -> None:
+    job_id = table.add(
+        args={"a": [1, {"b": None}]},
+        priority=3,
+        max_attempts=4,
+        unique_key="key",
+        tags=["x", "y"],
+        timeout_seconds=9,
+        metadata={"trace": "1"},
+    )
+    [claimed] = table.claim(worker).jobs
+    assert claimed.lease == Lease(job_id, worker, 1)
+    assert claimed.args() == {"a": [1, {"b": None}]}
+    assert (claimed.attempt, claimed.max_attempts, claimed.timeout_seconds) == (1, 4, 9)
+    row = table.get(job_id)
+    assert claimed.job() == row
+    assert row.state == "executing"
+    assert row.attempted_at is not None
+    assert table.column(job_id, "worker_id") == worker
+
+
+def test_every_claim_is_another_lease(table: JobTable, worker: int) -> None:
+    job_id = table.add()
+    for number in (1, 2, 3):
+        [claimed] = table.claim(worker).jobs
+        assert claimed.lease.lease_no == number
+        table.change(job_id, "state = 'available', attempt = 0")
+
+
+def test_retryable_jobs_are_claimed_like_available_ones(table: JobTable, worker: int) -> None:
+    job_id = table.add()
+    table.change(job_id, "state = 'retryable', attempt = 2")
+    [claimed] = table.claim(worker).jobs
+    assert claimed.attempt == 3
+
+
+@pytest.mark.parametrize("state", ["executing", "completed", "discarded", "cancelled"])
+def test_no_other_state_is_claimed(table: JobTable, worker: int, state: str) -> None:
+    table.change(table.add(), f"state = '{state}'")
+    assert table.claim(worker).jobs == []
+
+
+def test_future_jobs_stay_and_the_claim_says_when_they_are_due(
+    table: JobTable, worker: int
+) -> None:
+    table.add(scheduled_at=later(100), priority=-1)
+    table.add(scheduled_at=later(50), priority=7)
+    table.add(scheduled_at=later(20), queue="other")
+    claimed = table.claim(worker)
+    assert claimed.jobs == []
+    assert claimed.next_due is not None
+    assert 45 < claimed.next_due <= 50
+
+
+def test_a_retry_that_waits_counts_as_due_then(table: JobTable, worker: int) -> None:
+    table.change(table.add(), "state = 'retryable', scheduled_at = now() + interval '30 s'")
+    claimed = table.claim(worker)
+    assert claimed.next_due is not None
+    assert 25 < claimed.next_due <= 30
+
+
+def test_an_empty_queue_has_no_next_time(table: JobTable, worker: int) -> None:
+    claimed = table.claim(worker)
+    assert (claimed.jobs, claimed.next_due, claimed.alive) == ([], None, True)
+
+
+def test_future_jobs_at_one_priority_do_not_hide_due_ones_at_the_next(
+    table: JobTable, worker: int
+) -> None:
+    table.add_all([JobInsert("work", priority=-1, scheduled_at=later(100))] * 20)
+    due = table.add(priority=5)
+    assert [job.lease.job_id for job in table.claim(worker).jobs] == [due]
+
+
+def test_unknown_tasks_are_left_and_hide_nothing(table: JobTable, worker: int) -> None:
+    unknown = [table.add("new", priority=-1) for _ in range(20)]
+    known = table.add("old")
+    claimed = table.claim(worker, tasks=["old", "older"], limit=5)
+    assert [job.lease.job_id for job in claimed.jobs] == [known]
+    for job_id in unknown:
+        assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
+        assert table.column(job_id, "lease_no") == 0
+
+
+def test_blocked_jobs_are_left(table: JobTable, worker: int) -> None:
+    job_id = table.add()
+    table.change(job_id, "pending_parents = 1")
+    assert table.claim(worker).jobs == []
+
+
+def test_a_worker_without_a_row_claims_nothing(table: JobTable, worker: int) -> None:
+    job_id = table.add()
+    claimed = table.claim(worker + 1)
+    assert (claimed.jobs, claimed.alive) == ([], False)
+    assert table.get(job_id).state == "available"
+
+
+def test_a_worker_that_is_being_expired_claims_nothing(
+    table: JobTable, rival: JobTable, worker: int
+) -> None:
+    job_id = table.add()
+    rival.rows("delete from roost.workers")
+    assert table.claim(worker).alive is False
+    assert table.get(job_id).attempt == 0
+
+
+def test_a_claim_passes_over_what_another_has_locked_and_is_still_full(
+    table: JobTable, rival: JobTable, worker: int
+) -> None:
+    other = table.add_worker("other")
+    ids = table.add_all([JobInsert("work")] * 10 + [JobInsert("work", priority=1)] * 10)
+    with rival.connection.transaction():
+        first = rival.claim(other, limit=10).jobs
+        second = table.claim(worker, limit=6).jobs
+        third = table.claim(worker, limit=10).jobs
+    taken = [[job.lease.job_id for job in jobs] for jobs in (first, second, third)]
+    assert taken == [ids[:10], ids[10:16], ids[16:]]
+
+
+def test_a_claim_that_shares_a_priority_over_queues_is_still_full_beside_another(
+    table: JobTable, rival: JobTable, worker: int
+) -> None:
+    other = table.add_worker("other")
+    ids = table.add_all([JobInsert("work", queue=queue) for queue in "ab" * 10])
+    with rival.connection.transaction():
+        first = rival.claim(other, limit=8, queues=["a", "b"]).jobs
+        second = table.claim(worker, limit=8, queues=["a", "b"]).jobs
+    assert [job.lease.job_id for job in first] == ids[:8]
+    assert len(second) == 8
+    assert not {job.lease.job_id for job in first} & {job.lease.job_id for job in second}
+
+
+def test_a_claim_that_was_rolled_back_leaves_its_jobs_to_others(
+    table: JobTable, rival: JobTable, worker: int
+) -> None:
+    job_id = table.add()
+    with rolled_back(rival):
+        assert len(rival.claim(worker).jobs) == 1
+    [claimed] = table.claim(worker).jobs
+    assert (claimed.lease.job_id, claimed.attempt, claimed.lease.lease_no) == (job_id, 1, 1)
+
+
+def test_a_requested_cancel_is_handed_over_with_the_job(table: JobTable, worker: int) -> None:
+    table.change(table.add(), "cancel_requested = true")
+    [claimed] = table.claim(worker).jobs
+    assert claimed.cancel_requested
+
+
+def test_the_same_queue_twice_brings_each_job_once(table: JobTable, worker: int) -> None:
+    ids = table.add_all([JobInsert("work")] * 3)
+    claimed = table.claim(worker, queues=["default", "default"])
+    assert [job.lease.job_id for job in claimed.jobs] == ids

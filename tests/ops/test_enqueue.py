@@ -1,0 +1,243 @@
+"""What an enqueue puts into the table, what it keeps out, and whom it tells."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import pytest
+
+from roost import DuplicateUniqueJobError, JobInsert
+from roost._model.record import encode_jobs
+from roost._ops.enqueue import insert_job
+from roost.testing.job_table import JobTable
+
+
+@pytest.fixture
+def rival(dsn: str, table: JobTable) -> Iterator[JobTable]:
+    with JobTable(dsn) as rival:
+        yield rival
+
+
+def insert(table: JobTable, key: str | None = "key", task: str = "work") -> int:
+    record = encode_jobs([JobInsert(task, unique_key=key)])
+    return table.run(insert_job(record, unique_key=key))
+
+
+def test_ids_come_in_the_order_of_the_jobs(table: JobTable) -> None:
+    ids = table.add_all([JobInsert("work", args={"n": n}) for n in range(2_000)])
+    assert ids == sorted(ids)
+    rows = table.rows("select id, (args ->> 'n')::int from roost.jobs order by id")
+    assert list(rows) == list(zip(ids, range(2_000), strict=True))
+
+
+def test_what_is_left_out_has_the_documented_default(table: JobTable) -> None:
+    before = table.value("select clock_timestamp()")
+    job_id = table.add("work")
+    row = table.get(job_id)
+    assert row.model_dump(exclude={"id", "scheduled_at", "inserted_at"}) == {
+        "queue": "default",
+        "task": "work",
+        "args": {},
+        "state": "available",
+        "priority": 0,
+        "attempt": 0,
+        "max_attempts": 20,
+        "attempted_at": None,
+        "completed_at": None,
+        "cancelled_at": None,
+        "discarded_at": None,
+        "errors": [],
+        "unique_key": None,
+        "tags": [],
+        "timeout_seconds": None,
+        "cancel_requested": False,
+        "result": None,
+        "depends_on": [],
+        "metadata": {},
+    }
+    assert before <= row.scheduled_at == row.inserted_at
+
+
+def test_a_job_of_a_long_transaction_is_due_when_it_was_enqueued(
+    table: JobTable, rival: JobTable
+) -> None:
+    with table.connection.transaction():
+        began = table.value("select now()")
+        rival.value("select pg_sleep(0.05)")
+        job_id = table.add()
+    assert table.get(job_id).inserted_at - began >= timedelta(seconds=0.05)
+
+
+def test_a_second_active_job_of_a_key_is_refused_with_the_first_ones_id(table: JobTable) -> None:
+    first = insert(table)
+    with table.connection.transaction():
+        with pytest.raises(DuplicateUniqueJobError) as caught:
+            insert(table)
+        other = insert(table, "other")  # the transaction goes on
+    assert (caught.value.unique_key, caught.value.existing_id) == ("key", first)
+    assert table.get(other).unique_key == "other"
+    assert table.states() == {"available": 2}
+
+
+@pytest.mark.parametrize("state", ["available", "executing", "retryable"])
+def test_the_key_is_taken_while_the_job_is_active(table: JobTable, state: str) -> None:
+    table.change(insert(table), f"state = '{state}'")
+    with pytest.raises(DuplicateUniqueJobError):
+        insert(table)
+
+
+@pytest.mark.parametrize("state", ["completed", "discarded", "cancelled"])
+def test_the_key_is_free_after_each_terminal_state(table: JobTable, state: str) -> None:
+    for _ in range(3):
+        table.change(insert(table), f"state = '{state}'")
+    assert table.states() == {state: 3}
+
+
+def test_a_bulk_insert_leaves_duplicates_out(table: JobTable) -> None:
+    insert(table, "taken")
+    keys = ["a", "taken", None, "a", "b", None]
+    ids = table.add_all([JobInsert("work", unique_key=key) for key in keys])
+    assert len(ids) == 4
+    stored = [table.get(job_id).unique_key for job_id in ids]
+    assert stored == ["a", None, "b", None]
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_fifty_enqueues_wait_for_an_uncommitted_first_one(
+    dsn: str, table: JobTable, ending: Literal["commit", "rollback"]
+) -> None:
+    everybody = threading.Barrier(51)
+
+    def enqueue() -> int | DuplicateUniqueJobError:
+        with JobTable(dsn) as own:
+            everybody.wait(timeout=30)
+            try:
+                return insert(own)
+            except DuplicateUniqueJobError as error:
+                return error
+
+    raw = table.connection.raw
+    raw.execute(b"begin")
+    first = insert(table)
+    with JobTable(dsn) as eye, ThreadPoolExecutor(50) as threads:
+        futures: list[Future[int | DuplicateUniqueJobError]] = [
+            threads.submit(enqueue) for _ in range(50)
+        ]
+        everybody.wait(timeout=30)
+        wait_for(lambda: eye.value(WAITING) == 50)
+        raw.execute(ending.encode())
+        outcomes = [future.result(timeout=30) for future in futures]
+    inserted = [outcome for outcome in outcomes if isinstance(outcome, int)]
+    refused = [outcome for outcome in outcomes if not isinstance(outcome, int)]
+    [[job_id]] = table.rows("select id from roost.jobs")
+    if ending == "commit":
+        assert (inserted, job_id) == ([], first)
+    else:
+        assert inserted == [job_id]
+        assert job_id != first
+    assert {error.existing_id for error in refused} == {job_id}
+    assert len(inserted) + len(refused) == 50
+
+
+WAITING = """
+select count(*) from pg_stat_activity
+where datname = current_database() and wait_event_type = 'Lock'
+"""
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(3_000):
+        if condition():
+            return
+        pause.wait(0.005)
+    raise TimeoutError
+
+
+def test_enqueues_that_race_with_an_end_have_only_documented_outcomes(
+    dsn: str, table: JobTable
+) -> None:
+    """The winner may end between the refused insert and the look for it."""
+    done = threading.Event()
+
+    def keep_ending() -> None:
+        with JobTable(dsn) as own:
+            while not done.is_set():
+                own.rows("update roost.jobs set state = 'completed' where state = 'available'")
+
+    def enqueue() -> int:
+        inserted = 0
+        with JobTable(dsn) as own:
+            for _ in range(100):
+                try:
+                    insert(own)
+                except DuplicateUniqueJobError:
+                    continue
+                inserted += 1
+        return inserted
+
+    with ThreadPoolExecutor(5) as threads:
+        ending = threads.submit(keep_ending)
+        total = sum(threads.map(lambda _: enqueue(), range(4)))
+        done.set()
+        ending.result(timeout=30)
+    assert table.value("select count(*) from roost.jobs") == total > 0
+
+
+def heard(listener: JobTable) -> list[str]:
+    """Return what was announced until now."""
+    listener.rows("notify roost_jobs, 'end'")
+    payloads: list[str] = []
+    for notify in listener.connection.raw.notifies(timeout=10):
+        if notify.payload == "end":
+            return payloads
+        payloads.append(notify.payload)
+    raise AssertionError("not even the end was heard")
+
+
+def test_each_queue_is_told_once_of_jobs_that_are_due_soon(
+    table: JobTable, rival: JobTable
+) -> None:
+    rival.rows("listen roost_jobs")
+    soon, late = (datetime.now(UTC) + timedelta(seconds=wait) for wait in (30, 3_000))
+    table.add_all(
+        [JobInsert("work", queue="a")] * 50
+        + [JobInsert("work", queue="b"), JobInsert("work", queue="c", scheduled_at=soon)]
+        + [JobInsert("work", queue="d", scheduled_at=late)]
+    )
+    assert sorted(heard(rival)) == ["a", "b", "c"]
+
+
+def test_nobody_is_told_before_the_commit_nor_after_a_rollback(
+    table: JobTable, rival: JobTable
+) -> None:
+    rival.rows("listen roost_jobs")
+    raw = table.connection.raw
+    raw.execute(b"begin")
+    table.add(queue="a")
+    assert heard(rival) == []
+    raw.execute(b"commit")
+    assert heard(rival) == ["a"]
+    raw.execute(b"begin")
+    table.add(queue="a")
+    raw.execute(b"rollback")
+    assert heard(rival) == []
+
+
+def test_a_duplicate_tells_nobody(table: JobTable, rival: JobTable) -> None:
+    insert(table)
+    rival.rows("listen roost_jobs")
+    with pytest.raises(DuplicateUniqueJobError):
+        insert(table)
+    assert heard(rival) == []
+
+
+def test_the_longest_queue_name_fits_a_notification(table: JobTable, rival: JobTable) -> None:
+    rival.rows("listen roost_jobs")
+    name = "\N{HATCHING CHICK}" * 200
+    table.add(queue=name)
+    assert heard(rival) == [name]

@@ -1,0 +1,177 @@
+"""Dead workers are forgotten, and their jobs taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import pytest
+
+from roost import JobInsert
+from roost._ops.upkeep import (
+    Rescued,
+    expire_workers,
+    forget_worker,
+    release_unheld,
+    renew_worker,
+    rescue_jobs,
+)
+from roost.testing.job_table import JobTable
+
+
+@pytest.fixture
+def rival(dsn: str, table: JobTable) -> Iterator[JobTable]:
+    with JobTable(dsn) as rival:
+        yield rival
+
+
+def rescue(table: JobTable, *, limit: int = 100, error_cap: int = 20) -> list[Rescued]:
+    with table.connection.transaction():
+        return table.run(rescue_jobs(limit=limit, error_cap=error_cap))
+
+
+def release(table: JobTable, worker: int, held: Collection[int] = ()) -> list[int]:
+    with table.connection.transaction():
+        return table.run(release_unheld(worker, held=held))
+
+
+def test_a_worker_is_renewed_until_its_row_is_gone(table: JobTable) -> None:
+    worker = table.add_worker(stale_after=10)
+    assert table.run(renew_worker(worker, stale_after=500)) is True
+    left = table.value("select extract(epoch from expires_at - now())::float8 from roost.workers")
+    assert 495 < left <= 500
+    table.run(forget_worker(worker))
+    assert table.run(renew_worker(worker, stale_after=500)) is False
+    assert table.workers() == []
+
+
+def test_only_expired_workers_are_removed(table: JobTable) -> None:
+    alive, dead = table.add_worker("alive"), table.add_worker("dead")
+    table.rows(
+        "update roost.workers set expires_at = now() - interval '1 ms' where id = $1::bigint", dead
+    )
+    assert table.run(expire_workers()) == ["dead"]
+    assert table.workers() == [alive]
+    assert table.run(expire_workers()) == []
+
+
+def test_a_claim_under_way_keeps_its_worker_from_being_expired(
+    table: JobTable, rival: JobTable
+) -> None:
+    worker = table.add_worker()
+    table.add()
+    table.rows("update roost.workers set expires_at = now() - interval '1 s'")
+    with table.connection.transaction():
+        table.claim(worker)
+        assert rival.run(expire_workers()) == []
+    assert rival.run(expire_workers()) == ["tester"]
+    assert [job.state for job in rescue(rival)] == ["retryable"]
+
+
+def test_jobs_of_a_worker_without_a_row_are_rescued_with_a_record(table: JobTable) -> None:
+    worker = table.add_worker()
+    job_id = table.add()
+    table.claim(worker)
+    assert rescue(table) == []
+    table.run(forget_worker(worker))
+    [rescued] = rescue(table)
+    assert (rescued.job_id, rescued.state) == (job_id, "retryable")
+    row = table.get(job_id)
+    assert (row.state, row.attempt) == ("retryable", 1)
+    [error] = row.errors
+    assert error["attempt"] == 1
+    assert error["error"].startswith(f"WorkerCrash: worker {worker} ")
+    assert set(error) == {"attempt", "at", "error", "trace"}
+    # It is due at once.
+    [claimed] = table.claim(table.add_worker()).jobs
+    assert (claimed.attempt, claimed.lease.lease_no) == (2, 2)
+    assert rescue(table) == []
+
+
+def test_the_last_attempt_is_not_given_again(table: JobTable) -> None:
+    job_id = table.add(max_attempts=1)
+    table.claim(table.add_worker())
+    table.rows("delete from roost.workers")
+    [rescued] = rescue(table)
+    assert rescued.state == "discarded"
+    row = table.get(job_id)
+    assert (row.state, row.attempt, len(row.errors)) == ("discarded", 1, 1)
+    assert row.discarded_at is not None
+    assert row.cancelled_at is None
+
+
+def test_a_job_whose_cancel_was_requested_is_cancelled(table: JobTable) -> None:
+    job_id = table.add()
+    table.claim(table.add_worker())
+    table.change(job_id, "cancel_requested = true")
+    table.rows("delete from roost.workers")
+    [rescued] = rescue(table)
+    assert rescued.state == "cancelled"
+    assert table.get(job_id).cancelled_at is not None
+    assert table.get(job_id).discarded_at is None
+
+
+@pytest.mark.parametrize("cap", [1, 4])
+def test_crash_records_keep_to_the_cap(table: JobTable, cap: int) -> None:
+    job_id = table.add()
+    for _ in range(6):
+        table.claim(table.add_worker())
+        table.rows("delete from roost.workers")
+        rescue(table, error_cap=cap)
+    errors = table.get(job_id).errors
+    assert [error["attempt"] for error in errors] == list(range(7 - cap, 7))
+
+
+def test_a_rescue_is_bounded_and_goes_on(table: JobTable) -> None:
+    table.add_all([JobInsert("work")] * 7)
+    table.claim(table.add_worker())
+    table.rows("delete from roost.workers")
+    assert [len(rescue(table, limit=3)) for _ in range(4)] == [3, 3, 1, 0]
+
+
+def test_two_rescues_share_the_orphans(table: JobTable, rival: JobTable) -> None:
+    ids = table.add_all([JobInsert("work")] * 6)
+    table.claim(table.add_worker())
+    table.rows("delete from roost.workers")
+    with rival.connection.transaction():
+        first = rival.run(rescue_jobs(limit=4, error_cap=20))
+        second = rescue(table)
+    assert sorted(job.job_id for job in [*first, *second]) == ids
+    assert len(first) == 4
+
+
+def test_the_age_of_an_attempt_says_nothing(table: JobTable) -> None:
+    job_id = table.add()
+    table.claim(table.add_worker())
+    table.change(job_id, "attempted_at = now() - interval '1 year'")
+    assert rescue(table) == []
+
+
+def test_what_a_worker_does_not_know_of_is_given_back_without_an_error(table: JobTable) -> None:
+    worker, other = table.add_worker(), table.add_worker("other")
+    ids = table.add_all([JobInsert("work")] * 5)
+    table.claim(other, limit=1)
+    table.claim(worker)
+    table.change(ids[4], "cancel_requested = true")
+    assert release(table, worker, held=ids[:2]) == ids[2:]
+    assert [table.get(job_id).state for job_id in ids] == [
+        "executing",
+        "executing",
+        "available",
+        "available",
+        "cancelled",
+    ]
+    given_back = table.get(ids[2])
+    assert (given_back.attempt, given_back.errors) == (0, [])
+    assert table.get(ids[4]).cancelled_at is not None
+    assert release(table, worker, held=ids[:2]) == []
+
+
+def test_a_rescue_tells_the_queue(table: JobTable, rival: JobTable) -> None:
+    rival.rows("listen roost_jobs")
+    table.claim(table.add_worker()) if table.add() else None
+    rival.rows("select 1")
+    list(rival.connection.raw.notifies(timeout=0, stop_after=1))
+    table.rows("delete from roost.workers")
+    rescue(table)
+    [heard] = rival.connection.raw.notifies(timeout=5, stop_after=1)
+    assert heard.payload == "default"
