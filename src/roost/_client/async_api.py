@@ -8,10 +8,12 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+import anyio
 from pydantic import BaseModel
 
 from roost._client import calls
 from roost._client.admin import AsyncAdmin
+from roost._client.waiting import Waiting
 from roost._drivers.adopt import adopt
 from roost._drivers.base import AsyncConnection, AsyncPool, run
 from roost._drivers.select import driver_for
@@ -20,6 +22,7 @@ from roost._model.job import (
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
     JobInsert,
+    JobOutcome,
 )
 from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, takes_worker_options
@@ -46,7 +49,9 @@ class AsyncRoost(AsyncAdmin):
     def __init__(self, dsn: str, *, registry: HandlerRegistry | None = None) -> None:
         self._dsn = dsn
         self._registry = default_registry if registry is None else registry
-        self._pool: AsyncPool = driver_for(dsn).pool(max_size=POOL_SIZE, application_name="roost")
+        driver = driver_for(dsn)
+        self._pool: AsyncPool = driver.pool(max_size=POOL_SIZE, application_name="roost")
+        self._waiting = Waiting(driver)
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,6 +148,34 @@ class AsyncRoost(AsyncAdmin):
         if call is not None:
             await self._run(call, conn)
         return len(jobs)
+
+    async def wait_for(
+        self,
+        job_id: int,
+        *,
+        timeout: float | None = 30.0,
+        poll_interval: float = 1.0,
+        raise_on_failure: bool = True,
+    ) -> JobOutcome:
+        """Block until ``job_id`` reaches a terminal state, and return how it ended.
+
+        Any number of waiters share one listening connection; a result is there within milliseconds.
+        While the database is away it goes on waiting. A cancel leaves nothing behind.
+
+        :param timeout: seconds; ``None``: for ever.
+        :param poll_interval: seconds between two looks that don't rely on notifications, > 0.
+        :param raise_on_failure: raise when the job ended in ``discarded`` or ``cancelled``.
+        :raises JobNotFoundError: no job has that id, neither live nor archived.
+        :raises JobTimeoutError: it has not ended in time.
+        :raises JobFailed: it ended in ``discarded`` or ``cancelled``.
+        """
+        calls.check_wait(timeout, poll_interval)
+        outcome: JobOutcome | None = None
+        with anyio.move_on_after(timeout):
+            outcome = await self._waiting.wait(
+                job_id, lambda: self._run(calls.await_outcome(job_id)), poll_interval=poll_interval
+            )
+        return calls.check_outcome(job_id, outcome, timeout, raise_on_failure=raise_on_failure)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:

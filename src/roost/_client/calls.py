@@ -12,7 +12,7 @@ import attrs
 
 from roost._drivers.base import CALL_TIMEOUT
 from roost._model.cron import CronInfo
-from roost._model.job import Job, JobInsert, QueueInfo, WorkerInfo
+from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo
 from roost._model.record import encode_jobs
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
@@ -21,7 +21,7 @@ from roost._ops import control, cron, inspect, schema
 from roost._ops.enqueue import insert_children, insert_job, insert_jobs
 from roost._ops.query import Op
 from roost._worker.lanes.cron import STALE_AFTER
-from roost.exceptions import InvalidJobError
+from roost.exceptions import InvalidJobError, InvalidSettingError, JobFailed, JobTimeoutError
 
 T = TypeVar("T")
 
@@ -143,3 +143,32 @@ def resume_cron(name: str) -> Call[None]:
 def run_cron_now(name: str) -> Call[int]:
     """Enqueue a cron entry's job."""
     return Call(cron.run_now(name))
+
+
+def await_outcome(job_id: int) -> Call[JobOutcome | None]:
+    """Read how a job ended, or ask for its end to be announced."""
+    return Call(inspect.await_outcome(job_id))
+
+
+def check_wait(timeout: float | None, poll_interval: float) -> None:
+    """Refuse a wait that can't be meant.
+
+    :raises InvalidSettingError: a number of seconds is out of its range.
+    """
+    if timeout is not None and not timeout >= 0:
+        raise InvalidSettingError(f"timeout must be seconds ≥ 0 or None, not {timeout!r}")
+    if not 0 < poll_interval < float("inf"):
+        raise InvalidSettingError(
+            f"poll_interval must be finite seconds > 0, not {poll_interval!r}"
+        )
+
+
+def check_outcome(
+    job_id: int, outcome: JobOutcome | None, timeout: float | None, *, raise_on_failure: bool
+) -> JobOutcome:
+    """Return a good outcome; ``None`` is one that did not come in time."""
+    if outcome is None:
+        raise JobTimeoutError(f"job {job_id} has not ended within {timeout:g} s")
+    if raise_on_failure and outcome.state != JobState.COMPLETED:
+        raise JobFailed(job_id, outcome.state, outcome.errors)
+    return outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -71,6 +72,17 @@ class SyncConnection:
                 yield
         except psycopg.Error as error:
             raise translate(error) from error
+
+    def is_quiet(self) -> bool:
+        """Say, without a round trip, whether the idle connection still stands.
+
+        An idle server says nothing; what can be read is its farewell.
+        """
+        if self.raw.closed:
+            return False
+        poll = select.poll()
+        poll.register(self.raw.fileno(), select.POLLIN | select.POLLPRI)
+        return not poll.poll(0)
 
     def close(self) -> None:
         """Close; safe to call twice."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from roost._model.codec import decode
-from roost._model.job import Job, QueueInfo, WorkerInfo
-from roost._model.states import JobState
+from roost._model.job import Job, JobOutcome, QueueInfo, WorkerInfo
+from roost._model.states import TERMINAL, JobState
 from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 from roost.exceptions import JobNotFoundError
@@ -24,6 +24,23 @@ def get_job(job_id: int) -> Op[Job]:
     if not rows:
         raise JobNotFoundError(f"no job has the id {job_id}")
     return _job(rows[0])
+
+
+def await_outcome(job_id: int) -> Op[JobOutcome | None]:
+    """Return how a job ended; ``None``: it has not, and its end will be announced.
+
+    :raises JobNotFoundError: no job has that id.
+    """
+    yield Query(_SQL["await_job"], (job_id,))
+    rows = yield Query(_SQL["outcome_of"], (job_id,))
+    if not rows:
+        raise JobNotFoundError(f"no job has the id {job_id}")
+    _, state, result, errors = rows[0]
+    if JobState(state) not in TERMINAL:
+        return None
+    return JobOutcome(
+        job_id, state, None if result is None else decode(result), decode(errors or "[]")
+    )
 
 
 def list_queues() -> Op[list[QueueInfo]]:

@@ -17,12 +17,17 @@ changed as (
     from target
     where job.id = target.id
         and job.state in ('available', 'executing', 'retryable')
-    returning job.id, job.state, job.lease_no, job.has_children
+    returning job.id, job.state, job.lease_no, job.has_children, job.awaited
 ),
 notified as (
     select pg_notify('roost_cancel', id || ':' || lease_no)
     from changed
     where state = 'executing'
+    union all
+    select pg_notify('roost_finished', id::text)
+    from changed
+    where awaited
+        and state = 'cancelled'
 )
 select changed.id, changed.state, changed.has_children
 from changed

@@ -81,3 +81,22 @@ cross join lateral (
         and job.worker_id = worker.id
 ) as executing
 order by worker.id;
+
+-- name: await_job
+-- From here on whoever ends the job announces it. A statement of its own before `outcome_of`, which
+-- then sees an end that came first.
+update roost.jobs
+set awaited = true
+where id = $1::bigint
+    and not awaited
+    and state in ('available', 'executing', 'retryable');
+
+-- name: outcome_of
+-- Live or archived.
+select id, state, result::text, errors::text
+from roost.jobs
+where id = $1::bigint
+union all
+select id, state, result::text, errors::text
+from roost.jobs_archive
+where id = $1::bigint;

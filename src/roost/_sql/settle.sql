@@ -27,14 +27,19 @@ completed as (
         result = held.result::jsonb
     from held
     where job.id = held.id
-    returning job.id, job.queue, job.limited
+    returning job.id, job.queue, job.limited, job.awaited
 ),
--- An end gives a limited task room: somebody may be waiting for it.
+-- An end gives a limited task room: somebody may be waiting for it. And somebody may be waiting for
+-- this very job.
 notified as (
     select pg_notify('roost_jobs', queue)
     from completed
     where limited
     group by queue
+    union all
+    select pg_notify('roost_finished', id::text)
+    from completed
+    where awaited
 )
 select id
 from completed
@@ -104,7 +109,7 @@ concluded as (
         end
     from held
     where job.id = held.id
-    returning job.id, job.queue, job.state, job.scheduled_at, job.limited
+    returning job.id, job.queue, job.state, job.scheduled_at, job.limited, job.awaited
 ),
 notified as (
     select pg_notify('roost_jobs', queue)
@@ -112,6 +117,11 @@ notified as (
     where limited
         or (state in ('available', 'retryable') and scheduled_at <= now())
     group by queue
+    union all
+    select pg_notify('roost_finished', id::text)
+    from concluded
+    where awaited
+        and state in ('discarded', 'cancelled')
 )
 select id, state
 from concluded
@@ -210,9 +220,15 @@ cancelled as (
     from held
     join roost.jobs as parent on parent.id = held.parent_id
     where job.id = held.id
-    returning job.id, job.has_children
+    returning job.id, job.has_children, job.awaited
+),
+notified as (
+    select pg_notify('roost_finished', id::text)
+    from cancelled
+    where awaited
 )
 select id
 from cancelled
 where has_children
+    and (select count(*) from notified) >= 0
 order by id;

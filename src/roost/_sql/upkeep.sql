@@ -77,7 +77,7 @@ rescued as (
         )
     from orphan
     where job.id = orphan.id
-    returning job.id, job.queue, job.state, job.limited, job.has_children
+    returning job.id, job.queue, job.state, job.limited, job.has_children, job.awaited
 ),
 notified as (
     select pg_notify('roost_jobs', queue)
@@ -85,6 +85,11 @@ notified as (
     where limited
         or state = 'retryable'
     group by queue
+    union all
+    select pg_notify('roost_finished', id::text)
+    from rescued
+    where awaited
+        and state in ('discarded', 'cancelled')
 )
 select id, state, has_children
 from rescued

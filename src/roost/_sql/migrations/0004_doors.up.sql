@@ -1,0 +1,52 @@
+-- What clients in other languages and waiting clients need.
+
+-- Somebody waits for this job's end: whoever ends it announces it.
+alter table roost.jobs add column awaited boolean not null default false;
+
+alter table roost.jobs_archive add column awaited boolean not null default false;
+
+create function roost.enqueue(
+    task text,
+    args jsonb default '{}',
+    queue text default 'default',
+    priority integer default 0,
+    max_attempts integer default 20,
+    scheduled_at timestamptz default null,
+    unique_key text default null,
+    tags text[] default null,
+    timeout_seconds integer default null,
+    metadata jsonb default null
+)
+returns bigint
+language plpgsql
+as $$
+declare
+    new_id bigint;
+begin
+    if length(task) > 200 or length(queue) > 200 or length(unique_key) > 500 then
+        raise exception 'task and queue have at most 200 characters, unique_key 500'
+            using errcode = 'string_data_right_truncation';
+    end if;
+    insert into roost.jobs (
+        task, args, queue, priority, max_attempts, scheduled_at, inserted_at, unique_key, tags,
+        timeout_seconds, metadata, limited
+    )
+    values (
+        enqueue.task, enqueue.args, enqueue.queue, enqueue.priority, enqueue.max_attempts,
+        coalesce(enqueue.scheduled_at, statement_timestamp()), statement_timestamp(),
+        enqueue.unique_key, enqueue.tags, enqueue.timeout_seconds, enqueue.metadata,
+        exists (select from roost.limits where limits.task = enqueue.task)
+    )
+    on conflict do nothing
+    returning id into new_id;
+    if new_id is not null
+        and coalesce(enqueue.scheduled_at, '-infinity') <= statement_timestamp() + interval '1 minute'
+    then
+        perform pg_notify('roost_jobs', enqueue.queue);
+    end if;
+    return new_id;
+end
+$$;
+
+comment on function roost.enqueue is
+    'Insert a job and return its id; null: an active job has the unique key. For triggers and other languages.';
