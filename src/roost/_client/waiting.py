@@ -72,6 +72,9 @@ class Waiting:
                     await self._hear(waiter)
         finally:
             del self._waiters[waiter]
+            if self._pump is None:
+                # It may have been called to listen, and leaves instead.
+                self._call_another(waiter)
             if not self._waiters:
                 with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
                     await self._stop_listening()
