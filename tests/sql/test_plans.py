@@ -1,0 +1,212 @@
+"""On a large table the hot statements use their indexes, and touch no more blocks than they must.
+
+The table is built once: finished and future jobs, in front of a few that are due.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pytest
+
+from roost import JobInsert
+from roost._model.record import encode_jobs
+from roost._sql import Statement, statements
+from roost.testing.job_table import JobTable
+
+FINISHED, FUTURE, DUE, EXECUTING = 200_000, 50_000, 2_000, 300
+
+LARGE = f"""
+    insert into roost.workers (name, queues, concurrency, expires_at)
+    values ('tester', array['default'], 10, now() + interval '1 day');
+
+    insert into roost.jobs (task, state, completed_at, attempt, worker_id, lease_no)
+    select 'work', 'completed', now() - interval '1 day', 1, 1, 1
+    from generate_series(1, {FINISHED});
+
+    insert into roost.jobs (task, state, priority, scheduled_at)
+    select 'work', case n % 9 when 0 then 'retryable' else 'available' end, n % 3 - 1,
+        now() + interval '1 hour' + n * interval '1 s'
+    from generate_series(1, {FUTURE}) as n;
+
+    insert into roost.jobs (task, priority)
+    select 'work', 1
+    from generate_series(1, {DUE});
+
+    insert into roost.jobs (task, state, attempt, worker_id, lease_no)
+    select 'work', 'executing', 1, 1, 1
+    from generate_series(1, {EXECUTING});
+"""
+
+
+class Databases(Protocol):
+    """What the project's conftest yields."""
+
+    def fresh(self, template: str) -> Any: ...
+
+    def dsn_for(self, database: str) -> str: ...
+
+
+@pytest.fixture(scope="module")
+def large(databases: Databases, template: str) -> Iterator[JobTable]:
+    with (
+        databases.fresh(template) as name,
+        JobTable(databases.dsn_for(name)) as table,
+    ):
+        table.script(LARGE)
+        table.rows("vacuum analyze roost.jobs")
+        table.rows("analyze roost.workers")
+        yield table
+
+
+class Plan:
+    """What EXPLAIN says, in a transaction that is rolled back."""
+
+    def __init__(
+        self, table: JobTable, statement: Statement, *params: object, run: bool = True
+    ) -> None:
+        options = "analyze, buffers, format json" if run else "format json"
+        with table.connection.raw.transaction(force_rollback=True):
+            # As a worker's connection after a few uses: one plan for all parameters.
+            table.rows("set local plan_cache_mode = force_generic_plan")
+            explained = table.value(f"explain ({options}) {statement.text}", *params)
+        [self.root] = json.loads(explained) if isinstance(explained, str) else explained
+        self.nodes = list(_nodes(self.root["Plan"]))
+
+    @property
+    def scanned(self) -> set[str]:
+        """The tables that are read from end to end."""
+        return {node["Relation Name"] for node in self.nodes if node["Node Type"] == "Seq Scan"}
+
+    @property
+    def indexes(self) -> set[str]:
+        return {node["Index Name"] for node in self.nodes if "Index Name" in node}
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it looked at, cached or not."""
+        top = self.root["Plan"]
+        hit, read = top["Shared Hit Blocks"], top["Shared Read Blocks"]
+        assert isinstance(hit, int)
+        assert isinstance(read, int)
+        return hit + read
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for child in node.get("Plans", []):
+        yield from _nodes(child)
+
+
+def statement(name: str) -> Statement:
+    stage, _, rest = name.partition(".")
+    return statements(stage)[rest]
+
+
+def claim(table: JobTable, *, limit: int = 10, queue: str = "default") -> Plan:
+    return Plan(table, statement("claim.claim_jobs"), 1, [queue], ["work", "other"], limit)
+
+
+def executing(table: JobTable, count: int) -> list[int]:
+    rows = table.rows(
+        "select id from roost.jobs where state = 'executing' order by id limit $1::int", count
+    )
+    return [job_id for (job_id,) in rows]
+
+
+def verdicts(ids: list[int]) -> str:
+    return json.dumps(
+        [
+            {
+                "id": job_id,
+                "worker_id": 1,
+                "lease_no": 1,
+                "state": "retryable",
+                "attempt": 0,
+                "delay": 5.0,
+                "error": {"error": "ValueError", "trace": ""},
+            }
+            for job_id in ids
+        ]
+    )
+
+
+def test_the_table_is_as_large_as_it_is_said_to_be(large: JobTable) -> None:
+    assert large.states()["completed"] == FINISHED
+    assert large.value("select relpages from pg_class where oid = 'roost.jobs'::regclass") > 3_000
+
+
+def test_a_claim_walks_its_index_and_finds_its_jobs(large: JobTable) -> None:
+    plan = claim(large)
+    assert "jobs" not in plan.scanned
+    assert "jobs_claim" in plan.indexes
+    locked = [node for node in plan.nodes if node["Node Type"] == "LockRows"]
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in locked) >= 10
+
+
+def test_a_claim_of_ten_touches_few_blocks_whatever_lies_in_the_future(large: JobTable) -> None:
+    # Ten rows, five indexes, and the heads: 50,000 future jobs are not among it.
+    assert claim(large).blocks < 600
+
+
+def test_a_claim_that_finds_nothing_touches_few_blocks(large: JobTable) -> None:
+    assert claim(large, queue="empty").blocks < 30
+
+
+def test_a_larger_claim_costs_in_proportion(large: JobTable) -> None:
+    ten, hundred = claim(large, limit=10).blocks, claim(large, limit=100).blocks
+    assert hundred < 12 * ten
+
+
+@pytest.mark.parametrize("with_children", [False, True])
+def test_completions_probe_their_rows(large: JobTable, with_children: bool) -> None:
+    ids = executing(large, 10)
+    plan = Plan(
+        large,
+        statement("settle.complete"),
+        ids,
+        [1] * 10,
+        [1] * 10,
+        [None] * 10,
+        with_children,
+    )
+    assert "jobs" not in plan.scanned
+    assert plan.blocks < 400
+
+
+@pytest.mark.parametrize("with_children", [False, True])
+def test_other_verdicts_probe_their_rows(large: JobTable, with_children: bool) -> None:
+    records = verdicts(executing(large, 10))
+    plan = Plan(large, statement("settle.conclude"), records, 20, with_children)
+    assert "jobs" not in plan.scanned
+    assert plan.blocks < 800
+
+
+def test_an_insert_touches_only_what_it_adds(large: JobTable) -> None:
+    records = encode_jobs([JobInsert("work", unique_key=f"key {n}") for n in range(10)])
+    plan = Plan(large, statement("enqueue.insert_jobs"), records)
+    assert "jobs" not in plan.scanned
+    assert plan.blocks < 400
+
+
+PROBES: list[tuple[str, tuple[object, ...], int]] = [
+    ("inspect.get_job", (150_000,), 20),
+    ("enqueue.find_active_by_unique_key", ("nobody has it",), 20),
+    ("upkeep.rescue_jobs", (500, 20), 5_000),
+    ("upkeep.renew_worker", (1, 100.0), 50),
+    ("upkeep.expire_workers", (), 50),
+    ("upkeep.release_unheld", (1, [1]), 8_000),
+    ("settle.still_held", ([5], [1], [1]), 50),
+]
+"""A statement, its parameters, and how many blocks it may look at."""
+
+
+@pytest.mark.parametrize(("name", "params", "most"), PROBES, ids=[name for name, _, _ in PROBES])
+def test_the_other_hot_statements_are_probes(
+    large: JobTable, name: str, params: tuple[object, ...], most: int
+) -> None:
+    plan = Plan(large, statement(name), *params)
+    assert "jobs" not in plan.scanned
+    assert plan.blocks < most

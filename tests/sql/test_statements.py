@@ -1,0 +1,74 @@
+"""Postgres understands every statement: each is prepared as it stands in its file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import roost._sql
+from roost._sql import STAGES, Statement, statements
+from roost.testing.job_table import JobTable
+
+FOLDER = Path(roost._sql.__file__).parent
+STATEMENTS = [statement for stage in STAGES for statement in statements(stage).values()]
+
+SCRIPTS = {"schema.create_ledger", "schema.drop_ledger"}
+"""Several commands in one text, sent without parameters: these can't be prepared."""
+
+UTILITY = re.compile(r"\A\s*(savepoint|rollback|release)\b")
+"""Commands that Postgres runs but does not prepare."""
+
+
+def body(statement: Statement) -> str:
+    """Return the text without its leading comments."""
+    return re.sub(r"\A(\s*--[^\n]*\n)+", "", statement.text)
+
+
+def test_every_file_is_a_stage() -> None:
+    assert {file.stem for file in FOLDER.glob("*.sql")} == set(STAGES)
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.sql")), ids=lambda file: file.stem)
+def test_no_statement_of_a_file_is_overlooked(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    names = re.findall(r"^--\s*name:\s*(.*)$", text, flags=re.MULTILINE)
+    assert names == list(statements(file.stem))
+    assert len(names) == len(set(names))
+    # Nothing stands before the first name, where nobody would find it.
+    assert text.startswith("-- name: ")
+
+
+def test_names_are_unique() -> None:
+    names = [statement.name for statement in STATEMENTS]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        statement
+        for statement in STATEMENTS
+        if statement.name not in SCRIPTS and not UTILITY.match(body(statement))
+    ],
+    ids=lambda statement: statement.name,
+)
+def test_every_statement_can_be_prepared(table: JobTable, statement: Statement) -> None:
+    result = table.connection.raw.pgconn.prepare(b"each", statement.text.encode())
+    assert not result.error_message, result.error_message
+    described = table.connection.raw.pgconn.describe_prepared(b"each")
+    numbers = {int(number) for number in re.findall(r"\$(\d+)", body(statement))}
+    assert numbers == set(range(1, described.nparams + 1))
+
+
+@pytest.mark.parametrize("statement", STATEMENTS, ids=lambda statement: statement.name)
+def test_every_name_is_qualified(statement: Statement) -> None:
+    """Whatever the search_path of the caller's connection is."""
+    code = re.sub(r"--[^\n]*", "", statement.text)
+    # Everything else that a FROM or JOIN names is a CTE, a function or an alias of its own.
+    tables = r"jobs|jobs_archive|workers|limits|starts|queues|dependencies|migrations"
+    bare = re.findall(rf"\b(?:from|join|update|into|table)\s+(?:{tables})\b", code)
+    assert bare == []
+    literal = r"'(?:[^']|'')*'"
+    assert not re.search(r"\bset\s+(local|session)\b", re.sub(literal, "''", code))
