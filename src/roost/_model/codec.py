@@ -40,7 +40,8 @@ def encode(value: object) -> str:
         raise EncodingError(str(error)) from error
     except Exception as error:
         # Users' own mappings, properties and serializers run here.
-        raise EncodingError(f"{type(error).__name__} while it was read: {error}") from error
+        kind = type(error).__name__
+        raise EncodingError(f"{kind} while it was read: {_message(error)}") from error
     # Rare markers first; only a text that has one is looked at closely.
     if (
         "NaN" in text
@@ -50,6 +51,13 @@ def encode(value: object) -> str:
     ):
         _check_text(text)
     return text
+
+
+def _message(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  (a user's __str__ may raise anything)
+        return "<its __str__ failed>"
 
 
 def decode(text: str) -> Any:
