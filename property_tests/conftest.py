@@ -10,29 +10,30 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
-# A shared machine or a cold database is no failure.
 settings.register_profile(
     "default",
     max_examples=150,
     derandomize=True,
+    # A shared machine or a cold database is no failure.
     deadline=None,
-    # What a failure needs, and no more: one bug, shrunk.
-    phases=set(Phase) - {Phase.explain},
-    report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow],
+    # What a failure needs, and no more: one bug, shrunk.
+    phases=[Phase.explicit, Phase.generate, Phase.target, Phase.shrink],
+    report_multiple_bugs=False,
 )
 settings.register_profile(
     "thorough",
+    settings.get_profile("default"),
     max_examples=5_000,
-    deadline=None,
+    derandomize=False,
+    phases=list(Phase),
     print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
 )
+# To see how soon a bug that was made on purpose is found.
 settings.register_profile(
-    "quick",
-    settings.get_profile("thorough"),
-    max_examples=1000,
+    "mutants",
+    settings.get_profile("default"),
+    max_examples=1_000,
     phases=[Phase.generate],
-    report_multiple_bugs=False,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

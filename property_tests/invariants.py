@@ -10,20 +10,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from roost._model.states import ACTIVE, MOVES, TERMINAL, JobState
+from roost._model.states import ACTIVE, MOVES, TERMINAL, Event, JobState
 
 Tables = dict[str, list[dict[str, Any]]]
 
-ALLOWED = {(move.source, move.target, move.attempt) for move in MOVES}
-
-ALSO_MADE = {
-    # An attempt that doesn't count, of a job whose cancel was requested.
-    (JobState.EXECUTING, JobState.CANCELLED, -1),
-    # A child when its parent has failed: after its enqueue, and at once.
-    (JobState.AVAILABLE, JobState.CANCELLED, 0),
-    (None, JobState.CANCELLED, 0),
+ALLOWED = {
+    (move.source, move.target, move.attempt) for move in MOVES if move.event is not Event.REVIVE
 }
-"""What SQL does and `MOVES` has no row for, or not yet."""
+REVIVALS = {
+    (move.source, move.target, move.attempt) for move in MOVES if move.event is Event.REVIVE
+}
 
 KEPT = {"inserted_at", "priority", "max_attempts", "timeout_seconds", "queue", "task", "unique_key"}
 """Columns that nothing changes after the enqueue."""
@@ -78,10 +74,11 @@ def _check_row(row: dict[str, Any], error_cap: int) -> None:
 
 def _check_move(old: dict[str, Any] | None, row: dict[str, Any], *, revived: bool) -> None:
     if old is None:
-        _check_allowed(None, row["state"], row["attempt"], row)
+        made = (None, JobState(row["state"]), row["attempt"])
+        assert made in ALLOWED, f"no such move: {made}: {row}"
         return
-    may_change = {"max_attempts"} if revived else set()
-    for column in KEPT - may_change:
+    # A revived job gets another attempt, at least.
+    for column in KEPT - ({"max_attempts"} if revived else set()):
         assert old[column] == row[column], f"{column} changed: {old} → {row}"
     if old["state"] in TERMINAL and not revived:
         assert {**old, "result": None} == row, f"changed after its end: {old} → {row}"
@@ -90,17 +87,12 @@ def _check_move(old: dict[str, Any] | None, row: dict[str, Any], *, revived: boo
     if old["state"] == row["state"] and not claims:
         assert old["attempt"] == row["attempt"], f"attempt changed without a move: {old} → {row}"
         return
-    if not revived:
-        _check_allowed(JobState(old["state"]), row["state"], row["attempt"] - old["attempt"], row)
+    change = (JobState(old["state"]), JobState(row["state"]), row["attempt"] - old["attempt"])
+    assert change in (REVIVALS if revived else ALLOWED), f"no such move: {change}: {row}"
     # One lease at a time: a new one only for a job that nobody holds.
     taken = row["state"] == JobState.EXECUTING
     assert claims == (1 if taken else 0), f"a lease is counted with a claim only: {old} → {row}"
     assert taken or old["worker_id"] == row["worker_id"], f"holder changed: {old} → {row}"
-
-
-def _check_allowed(source: JobState | None, target: str, attempt: int, row: dict[str, Any]) -> None:
-    made = (source, JobState(target), attempt)
-    assert made in ALLOWED | ALSO_MADE, f"no such move: {made}: {row}"
 
 
 def _check_unique_keys(jobs: Sequence[dict[str, Any]]) -> None:

@@ -84,9 +84,7 @@ class Model:
         return {
             "jobs": [attrs.asdict(row) for _, row in sorted(self.jobs.items())],
             "jobs_archive": [attrs.asdict(row) for _, row in sorted(self.archive.items())],
-            "limits": [],
             "queues": [attrs.asdict(row) for _, row in sorted(self.queues.items())],
-            "starts": [],
             "workers": [attrs.asdict(row) for _, row in sorted(self.workers.items())],
             "dependencies": [
                 {"parent_id": parent, "child_id": child}
@@ -520,7 +518,10 @@ class Model:
         answers "waits".
         """
         beside = copy.deepcopy(self)
-        answer = beside.say(first)
+        try:
+            answer = beside.say(first)
+        finally:
+            self.last_job = beside.last_job  # a sequence knows no rollback
         changed = {
             job_id: row for job_id, row in beside.jobs.items() if row != self.jobs.get(job_id)
         }
@@ -530,7 +531,6 @@ class Model:
         with suppress(Waits), self._all_or_nothing():
             other_answer = self.say(then)
         self._held = Held()
-        self.last_job = beside.last_job  # a sequence knows no rollback
         if first_commits:
             self.jobs |= changed
             self.dependencies -= before - beside.dependencies
@@ -628,7 +628,14 @@ class Model:
         return self.now + timedelta(seconds=seconds)
 
     def _view(self, row: JobRow) -> dict[str, Any]:
-        hidden = ("worker_id", "lease_no", "pending_parents", "has_children", "limited")
+        hidden = (
+            "worker_id",
+            "lease_no",
+            "pending_parents",
+            "has_children",
+            "limited",
+            "archived_at",
+        )
         view = {name: value for name, value in attrs.asdict(row).items() if name not in hidden}
         for name, empty in (("errors", []), ("tags", []), ("depends_on", []), ("metadata", {})):
             view[name] = view[name] or empty

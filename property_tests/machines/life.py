@@ -116,6 +116,19 @@ class Life(RuleBasedStateMachine):
         answers = self.both(Call("both_at_once", calls))
         return _grants(*(answers if first_commits else answers[1:]))
 
+    @precondition(lambda self: self.model.held())
+    @rule(data=st.data(), first_commits=st.booleans())
+    def settle_what_another_holds(self, data: st.DataObject, first_commits: bool) -> None:
+        held = self.model.held()
+        settles = strategies.settles(st.sampled_from(held))
+        parents = st.sampled_from([grant.lease.job_id for grant in held])
+        calls = {
+            "first": data.draw(settles | strategies.enqueues_of_children(parents)),
+            "then": data.draw(settles),
+            "first_commits": first_commits,
+        }
+        self.both(Call("both_at_once", calls))
+
     # Workers come, live, end and die, and others look after what they leave
 
     @precondition(lambda self: len(self.model.workers) < strategies.MOST_WORKERS)

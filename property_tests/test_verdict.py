@@ -1,0 +1,188 @@
+"""A verdict is reached whatever a handler returns or raises, and Postgres can store it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from property_tests.test_codec import through_jsonb
+from property_tests.values import SURROGATES, Box, Hostile, Traps, hostiles
+
+from roost import SnoozeJob, fixed
+from roost._model.backoff import LONGEST
+from roost._model.codec import encode
+from roost._model.states import Event, JobState
+from roost._model.verdict import (
+    MAX_ERROR,
+    MAX_TRACE,
+    CancelRequested,
+    Ending,
+    Interrupted,
+    Lease,
+    Raised,
+    Returned,
+    TimedOut,
+    Verdict,
+    describe,
+    judge,
+)
+
+LEASE = Lease(job_id=1, worker_id=2, lease_no=3)
+
+
+@pytest.fixture(scope="module")
+def postgres(server_dsn: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        yield connection
+
+
+class Strange(BaseException):
+    """No Exception, with attributes that nobody expects."""
+
+    __qualname__ = "Strange" + SURROGATES
+
+    def __str__(self) -> str:
+        return "\0" + SURROGATES
+
+
+class Silent(Exception):  # noqa: N818
+    """Says something that is no text."""
+
+    __str__ = lambda self: None  # type: ignore[assignment, return-value]  # noqa: E731  (hostile on purpose)
+
+
+class Exits(Exception):  # noqa: N818
+    """Ends the process when it is printed."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+def exceptions() -> st.SearchStrategy[BaseException]:
+    """Return whatever can be raised, with causes and in groups."""
+    messages = st.text() | st.sampled_from(["", SURROGATES, "\0", "\u2028\r\n"])
+    messages |= st.sampled_from([999, 1_000, 50_000]).map(lambda length: "é" * length)
+    leaves = st.one_of(
+        st.builds(ValueError, messages),
+        st.builds(KeyError, messages, st.binary()),
+        st.builds(
+            UnicodeDecodeError, st.just("utf-8"), st.binary(), *[st.integers(0, 9)] * 2, messages
+        ),
+        st.sampled_from([Hostile, Silent, Strange, Exits, Exception]).map(lambda kind: kind()),
+        st.sampled_from([StopIteration, StopAsyncIteration, GeneratorExit]).map(
+            lambda kind: kind()
+        ),
+        st.builds(SystemExit, st.integers()),
+        st.builds(SyntaxError, messages, st.just(("file", 1, 2, "text\ud800", 1, 9))),
+    )
+    return st.recursive(
+        leaves,
+        lambda inner: st.one_of(
+            st.builds(_caused, inner, inner),
+            st.builds(_noted, inner, st.text() | st.none() | st.builds(Hostile)),
+            st.builds(BaseExceptionGroup, st.just("many"), st.lists(inner, min_size=1, max_size=3)),
+        ),
+        max_leaves=5,
+    )
+
+
+def _noted(error: BaseException, note: object) -> BaseException:
+    error.__notes__ = [note, "\0", SURROGATES]  # type: ignore[list-item]  # hostile on purpose
+    return error
+
+
+def _caused(error: BaseException, cause: BaseException) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as raised:  # noqa: BLE001  (GeneratorExit among them)
+        return raised
+
+
+def endings() -> st.SearchStrategy[Ending]:
+    """Return every way in which an attempt ends."""
+    snoozed = st.floats(0, allow_infinity=False).map(SnoozeJob)
+    return st.one_of(
+        st.builds(lambda box: Returned(box.value), hostiles()),
+        st.builds(Raised, exceptions() | snoozed),
+        st.builds(TimedOut, st.floats(0, 1e9)),
+        st.just(Interrupted()),
+        st.just(CancelRequested()),
+    )
+
+
+@given(ending=endings().map(Box), attempt=st.integers(1, 5), max_attempts=st.integers(1, 5))
+@example(ending=Box(Returned(Traps())), attempt=1, max_attempts=1)
+@example(ending=Box(Raised(Exits())), attempt=1, max_attempts=1)
+@example(ending=Box(Raised(Strange())), attempt=1, max_attempts=1)
+@example(ending=Box(Raised(ValueError("\0" * 50_000))), attempt=1, max_attempts=1)
+def test_every_ending_has_a_verdict_that_postgres_can_store(
+    postgres: psycopg.Connection, ending: Box, attempt: int, max_attempts: int
+) -> None:
+    verdict = reach(ending, attempt, max_attempts)
+
+    assert verdict.lease == LEASE
+    assert verdict.delay is None or 0 <= verdict.delay <= LONGEST
+    if verdict.result is not None:
+        through_jsonb(postgres, verdict.result)
+    record = json.loads(through_jsonb(postgres, encode(describe(verdict))))
+    assert record["error"] == verdict.error
+    if verdict.error is not None:
+        assert verdict.error.keys() == {"error", "trace"}
+        assert 0 < len(verdict.error["error"]) <= MAX_ERROR
+        assert len(verdict.error["trace"]) <= MAX_TRACE
+
+
+@given(ending=endings().map(Box), attempt=st.integers(1, 5), max_attempts=st.integers(1, 5))
+def test_only_failures_count_and_the_last_of_them_discards(
+    ending: Box, attempt: int, max_attempts: int
+) -> None:
+    verdict = reach(ending, attempt, max_attempts)
+
+    match ending.value:
+        case Returned():
+            assert verdict.event is Event.COMPLETE
+        case Raised(error=SnoozeJob()):
+            assert verdict.event is Event.SNOOZE
+        case Interrupted():
+            assert verdict.event is Event.RELEASE
+        case CancelRequested():
+            assert verdict.event is Event.CANCEL
+        case _:
+            last = attempt >= max_attempts
+            assert verdict.state is (JobState.DISCARDED if last else JobState.RETRYABLE)
+            assert (verdict.delay is None) is last
+            assert verdict.error
+    assert verdict.attempt == (-1 if verdict.state is JobState.AVAILABLE else 0)
+
+
+@given(seconds=st.floats(max_value=-1e-9) | st.just(float("nan")) | st.just(float("inf")))
+def test_a_snooze_that_can_not_be_is_a_value_error_in_the_handler(seconds: float) -> None:
+    with pytest.raises(ValueError, match="seconds"):
+        SnoozeJob(seconds)
+
+
+@given(seconds=st.one_of(st.floats(), st.text(), st.none(), st.integers(max_value=10**400)))
+def test_a_snooze_that_was_tampered_with_is_a_failure_or_within_bounds(seconds: object) -> None:
+    error = SnoozeJob(0)
+    error.seconds = seconds  # type: ignore[assignment]  # hostile on purpose
+    verdict = reach(Box(Raised(error)), 1, 2)
+
+    assume(verdict.event is not Event.RETRY)
+    assert verdict.event is Event.SNOOZE
+    assert verdict.delay is not None
+    assert 0 <= verdict.delay <= LONGEST
+
+
+def reach(ending: Box, attempt: int, max_attempts: int) -> Verdict:
+    """Judge it."""
+    return judge(
+        ending.value,
+        lease=LEASE,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        retry=fixed(1.0),
+    )
