@@ -34,10 +34,11 @@ def limited_tasks() -> Op[frozenset[str]]:
 
 
 def mark_limited_jobs() -> Op[int]:
-    """Mark waiting jobs that were enqueued before their task had a limit; return how many.
+    """Mark active jobs that were enqueued before their task had a limit; return how many.
 
     Looks at a task again until every transaction that could not see its limit has ended.
     """
+    yield Query(_SQL["stamp_limits"])
     rows = yield Query(_SQL["unmarked_limits"])
     tasks = [task for task, _ in rows]
     marked = 0

@@ -79,6 +79,7 @@ revived as (
         discarded_at = null,
         cancel_requested = false,
         pending_parents = 0,
+        limited = exists (select from roost.limits where limits.task = job.task),
         result = null,
         -- One more attempt at least, or the next claim would be its last already.
         max_attempts = greatest(job.max_attempts, job.attempt + 1)

@@ -22,16 +22,32 @@ where task = any ($1::text[])
 select task
 from roost.limits;
 
+-- name: stamp_limits
+-- A statement whose snapshot is older than the limit may still insert jobs without a mark. When there
+-- is none left, the current transaction id is above all that ever did.
+update roost.limits as known
+set snapshots_gone = true,
+    published_by = pg_current_xact_id()
+where not known.snapshots_gone
+    and not exists (
+        select
+        from pg_stat_activity as other
+        where other.datname = current_database()
+            and other.pid <> pg_backend_pid()
+            and age(other.backend_xmin) >= age(known.published_by::xid)
+    );
+
 -- name: unmarked_limits
--- Tasks of which there may be waiting jobs that were enqueued by a transaction that could not see
--- the limit. Once every transaction of that time has ended there can't be new ones.
-select task, published_by < pg_snapshot_xmin(pg_current_snapshot())
+-- Tasks of which there may be jobs that were enqueued by a transaction that could not see the limit.
+-- Once every transaction of that time has ended there can't be new ones.
+select task, snapshots_gone and published_by < pg_snapshot_xmin(pg_current_snapshot())
 from roost.limits
 where not all_marked;
 
 -- name: mark_jobs
--- $1 tasks, $2 the most.
-with unmarked as materialized (
+-- $1 tasks, $2 the most of each kind. Running jobs too, for they may come back; blocked ones are
+-- marked when they are released.
+with waiting as materialized (
     select job.id
     from roost.jobs as job
     where job.state in ('available', 'retryable')
@@ -40,16 +56,41 @@ with unmarked as materialized (
         and job.task = any ($1::text[])
     limit $2::integer
     for update of job skip locked
+),
+running as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.state = 'executing'
+        and not job.limited
+        and job.task = any ($1::text[])
+    limit $2::integer
+    for update of job skip locked
 )
 update roost.jobs as job
 set limited = true
-where job.id = any (array(select unmarked.id from unmarked))
+where job.id = any (array(select id from waiting union all select id from running))
 returning job.id;
 
 -- name: finish_marking
-update roost.limits
+-- $1 tasks. Not while somebody holds a job that could not be marked for that.
+update roost.limits as known
 set all_marked = true
-where task = any ($1::text[]);
+where known.task = any ($1::text[])
+    and not exists (
+        select
+        from roost.jobs as job
+        where job.state in ('available', 'retryable')
+            and job.pending_parents = 0
+            and not job.limited
+            and job.task = known.task
+    )
+    and not exists (
+        select
+        from roost.jobs as job
+        where job.state = 'executing'
+            and not job.limited
+            and job.task = known.task
+    );
 
 -- name: lock_limits
 -- $1 queues, $2 tasks. Locks the limits of those that have waiting jobs, always in one order.
@@ -128,10 +169,8 @@ room as materialized (
             known.rate_per_minute - started.jobs,
             1000
         ) as jobs,
-        case
-            when started.jobs >= known.rate_per_minute
-                then extract(epoch from started.first_at - statement_timestamp()) + 61
-        end as seconds
+        known.rate_per_minute - started.jobs as starts,
+        coalesce(started.first_at, statement_timestamp()) as first_at
     from roost.limits as known
     cross join lateral (
         select count(*) as jobs
@@ -270,7 +309,32 @@ forgotten as (
         and started_at < statement_timestamp() - interval '61 seconds'
 )
 select
-    (select min(room.seconds) from room)::double precision,
+    extract(epoch from least(
+        -- When a rate that is used up, maybe by this claim, leaves room again.
+        (
+            select min(room.first_at) + interval '61 seconds'
+            from room
+            where room.starts <= (select count(*) from claimed where claimed.task = room.task)
+        ),
+        -- When the next limited job is due.
+        (
+            select min(soonest.scheduled_at)
+            from head
+            cross join lateral (
+                select job.scheduled_at
+                from roost.jobs as job
+                where job.queue = head.queue
+                    and job.task = head.task
+                    and job.priority = head.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and job.limited
+                    and job.scheduled_at > now()
+                order by job.scheduled_at
+                limit 1
+            ) as soonest
+        )
+    ) - statement_timestamp())::double precision,
     exists (select from alive),
     claimed.*
 from (values (1)) as one (row)

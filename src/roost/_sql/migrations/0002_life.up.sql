@@ -36,6 +36,7 @@ create table roost.limits (
     max_concurrency integer check (max_concurrency >= 1),
     -- Jobs enqueued by transactions that could not see the row yet are marked later; see upkeep.sql.
     published_by xid8 not null default pg_current_xact_id(),
+    snapshots_gone boolean not null default false,
     all_marked boolean not null default false
 );
 

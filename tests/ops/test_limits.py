@@ -1,0 +1,341 @@
+"""Limits are exact over the fleet, whoever claims, whenever they were published."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from roost import JobInsert, TaskDefaults
+from roost._model.states import Event
+from roost._model.verdict import Verdict
+from roost._ops import control
+from roost._ops.claim import Claimed, ClaimedJob, claim_jobs, claim_limited_jobs
+from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
+from roost._ops.settle import settle
+from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
+from roost.testing.job_table import JobTable
+
+
+def publish(hand: JobTable, task: str = "work", **limits: int) -> None:
+    hand.run(publish_limits({task: TaskDefaults(**limits)}))  # type: ignore[arg-type]  # only whole numbers
+    hand.run(mark_limited_jobs())
+
+
+def claim(
+    hand: JobTable,
+    worker: int,
+    *,
+    limit: int = 100,
+    tasks: Sequence[str] = ("work",),
+    queues: Sequence[str] = ("default",),
+) -> Claimed:
+    """Claim limited jobs."""
+    with hand.connection.transaction():
+        return hand.run(
+            claim_limited_jobs(
+                worker_id=worker, queues=queues, limited=list(tasks), tasks=tasks, limit=limit
+            )
+        )
+
+
+def complete(hand: JobTable, *jobs: ClaimedJob, event: Event = Event.COMPLETE) -> None:
+    delay = 0.0 if event is Event.SNOOZE else None
+    settled = hand.run(
+        settle([Verdict(job.lease, event, delay=delay) for job in jobs], error_cap=20)
+    )
+    assert not settled.lost
+
+
+def ids_of(claimed: Claimed) -> list[int]:
+    return [job.lease.job_id for job in claimed.jobs]
+
+
+def test_no_more_run_at_once_than_allowed_whoever_claims(table: JobTable, crew: Any) -> None:
+    publish(table, max_concurrency=3)
+    table.add_all([JobInsert("work", queue=f"q{n % 2}", priority=n % 3) for n in range(600)])
+    running, peak, count = 0, 0, threading.Lock()
+    done = 0
+
+    def work(hand: JobTable, worker: int) -> None:
+        nonlocal running, peak, done
+        while done < 600:
+            jobs = claim(hand, worker, limit=2, queues=["q0", "q1"]).jobs
+            with count:
+                running += len(jobs)
+                peak = max(peak, running)
+            for job in jobs:
+                # Counted as ended before it is: the count is never above the truth.
+                with count:
+                    running -= 1
+                    done += 1
+                complete(hand, job)
+
+    calls = []
+    for _ in range(4):
+        hand, worker = crew.hand(), table.add_worker()
+        calls.append(crew.aside(lambda hand=hand, worker=worker: work(hand, worker)))
+    for call in calls:
+        call.result(60)
+    assert peak <= 3
+    assert peak > 1, "nothing ran side by side"
+    assert table.states() == {"completed": 600}
+    assert table.value("select max(attempt) from roost.jobs") == 1
+
+
+def test_no_more_are_started_in_a_minute_than_allowed(table: JobTable, crew: Any) -> None:
+    publish(table, rate_per_minute=500)
+    table.add_all([JobInsert("work")] * 700)
+
+    def work(hand: JobTable, worker: int) -> int:
+        taken = misses = 0
+        while misses < 3:
+            jobs = claim(hand, worker, limit=7).jobs
+            complete(hand, *jobs)
+            taken += len(jobs)
+            misses += not jobs
+        return taken
+
+    calls = []
+    for _ in range(4):
+        hand, worker = crew.hand(), table.add_worker()
+        calls.append(crew.aside(lambda hand=hand, worker=worker: work(hand, worker)))
+    taken = [call.result(60) for call in calls]
+    assert sum(taken) == 500
+    assert sum(1 for n in taken if n) > 1, "only one claimed"
+
+
+def test_a_rate_counts_snoozes_retries_and_archived_jobs(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, rate_per_minute=3)
+    table.add()
+    for event in (Event.SNOOZE, Event.SNOOZE, Event.COMPLETE):
+        complete(table, *claim(table, worker).jobs, event=event)
+    table.run(archive_jobs(after=0, limit=10))
+    table.add()
+    claimed = claim(table, worker)
+    assert claimed.jobs == []
+    assert claimed.next_due is not None
+    assert 59 < claimed.next_due < 61.1
+
+
+def test_a_rate_leaves_room_again_a_minute_after_the_first_start(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, rate_per_minute=2)
+    table.add_all([JobInsert("work")] * 4)
+    assert len(claim(table, worker).jobs) == 2
+    table.rows("update roost.starts set started_at = started_at - interval '30 seconds'")
+    claimed = claim(table, worker)
+    assert claimed.next_due == pytest.approx(31, abs=1)
+    table.rows("update roost.starts set started_at = started_at - interval '31 seconds'")
+    assert len(claim(table, worker).jobs) == 2
+    assert table.value("select count(*) from roost.starts") == 2, "old starts are forgotten"
+
+
+def test_the_claim_that_uses_up_a_rate_says_when_there_is_room_again(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, rate_per_minute=2)
+    table.add_all([JobInsert("work")] * 4)
+    claimed = claim(table, worker)
+    assert len(claimed.jobs) == 2
+    assert claimed.next_due == pytest.approx(61, abs=1)
+
+
+def test_a_claim_says_when_the_next_limited_job_is_due(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, max_concurrency=2)
+    for seconds in (500, 5, 50):
+        job_id = table.add(priority=seconds)
+        table.change(job_id, f"scheduled_at = now() + interval '{seconds} seconds'")
+    claimed = claim(table, worker)
+    assert claimed.jobs == []
+    assert claimed.next_due == pytest.approx(5, abs=1)
+
+
+def test_unlimited_tasks_are_not_affected(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, "slow", max_concurrency=1)
+    table.add_all([JobInsert("slow", priority=-1)] * 50 + [JobInsert("work")] * 5)
+    assert [job.task for job in table.claim(worker).jobs] == ["work"] * 5
+    assert claim(table, worker, tasks=["slow", "work"]).jobs[0].task == "slow"
+    assert table.run(limited_tasks()) == {"slow"}
+
+
+def test_two_limited_tasks_do_not_share_their_room(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, "a", max_concurrency=1)
+    publish(table, "b", max_concurrency=2)
+    table.add_all([JobInsert(task) for task in "aabbb"])
+    claimed = claim(table, worker, tasks=["a", "b"])
+    assert sorted(job.task for job in claimed.jobs) == ["a", "b", "b"]
+    assert claim(table, worker, tasks=["a", "b"]).jobs == []
+
+
+def test_limited_and_unlimited_jobs_keep_one_order(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, "slow", max_concurrency=10)
+    tasks = ["slow", "work"]
+    jobs = [table.add(tasks[n % 2], priority=priority) for n, priority in enumerate((3, 1, 0, 2))]
+    claimed = claim(table, worker, tasks=tasks, limit=2)
+    assert ids_of(claimed) == [jobs[2]], "of the first two, the limited one"
+    rest = table.run(claim_jobs(worker_id=worker, queues=["default"], tasks=["work"], limit=1))
+    assert ids_of(rest) == [jobs[1]]
+
+
+def test_the_first_in_order_take_a_task_s_room(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, max_concurrency=2)
+    jobs = [table.add(queue=queue, priority=priority) for queue, priority in (
+        ("a", 5), ("b", 1), ("a", 2), ("b", 9)
+    )]  # fmt: skip
+    claimed = claim(table, worker, queues=["a", "b"])
+    assert ids_of(claimed) == [jobs[1], jobs[2]]
+
+
+def test_a_lost_worker_gives_its_room_back(table: JobTable) -> None:
+    worker, dead = table.add_worker(), table.add_worker(stale_after=0.0)
+    publish(table, max_concurrency=1)
+    table.add_all([JobInsert("work")] * 2)
+    assert len(claim(table, dead).jobs) == 1
+    assert claim(table, worker).jobs == []
+    table.run(expire_workers())
+    with table.connection.transaction():
+        assert len(table.run(rescue_jobs(limit=10, error_cap=20))) == 1
+    assert len(claim(table, worker).jobs) == 1
+
+
+def test_a_worker_without_a_row_claims_nothing_and_uses_no_start(table: JobTable) -> None:
+    publish(table, rate_per_minute=1)
+    table.add()
+    claimed = claim(table, 12345)
+    assert (claimed.jobs, claimed.alive) == ([], False)
+    assert len(claim(table, table.add_worker()).jobs) == 1
+
+
+def test_a_paused_queue_gives_no_limited_jobs(table: JobTable) -> None:
+    publish(table, max_concurrency=5)
+    table.add()
+    table.run(control.pause_queue("default"))
+    assert claim(table, table.add_worker()).jobs == []
+
+
+def test_a_claim_waits_for_the_one_before_it(table: JobTable, crew: Any) -> None:
+    publish(table, max_concurrency=1)
+    table.add_all([JobInsert("work")] * 2)
+    worker, first, second = table.add_worker(), crew.hand(), crew.hand()
+    with first.connection.transaction():
+        assert len(claim(first, worker).jobs) == 1
+        call = crew.aside(lambda: claim(second, worker))
+        crew.until_waiting()
+        table.add("other")
+        assert len(table.claim(worker, tasks=["other"]).jobs) == 1, "others don't wait"
+    assert call.result(10).jobs == []
+
+
+def test_a_limit_marks_the_jobs_that_were_there(table: JobTable) -> None:
+    worker = table.add_worker()
+    waiting, retryable, running = table.add(), table.add(), table.add()
+    for claimed in table.claim(worker).jobs:
+        if claimed.lease.job_id == retryable:
+            table.run(settle([Verdict(claimed.lease, Event.RETRY, delay=0.0)], error_cap=20))
+        elif claimed.lease.job_id == waiting:
+            complete(table, claimed, event=Event.RELEASE)
+    ended = table.add()
+    with table.connection.transaction():
+        table.run(control.cancel_job(ended))
+    publish(table, max_concurrency=1)
+    table.run(mark_limited_jobs())
+    assert all(table.column(job_id, "limited") for job_id in (waiting, retryable, running))
+    assert table.value("select all_marked from roost.limits") is True
+    assert table.claim(worker).jobs == []
+    assert claim(table, worker).jobs == [], "the running one takes the room"
+    assert table.run(control.retry_job(ended)) is True
+    assert table.column(ended, "limited") is True
+
+
+def test_a_job_that_could_not_be_marked_is_marked_later(table: JobTable, crew: Any) -> None:
+    job_id = table.add()
+    holder = crew.hand()
+    with holder.connection.transaction():
+        holder.rows("select from roost.jobs where id = $1::bigint for update", job_id)
+        publish(table, max_concurrency=1)
+        table.run(mark_limited_jobs())
+        table.run(mark_limited_jobs())
+    assert table.column(job_id, "limited") is False
+    assert table.value("select all_marked from roost.limits") is False
+    assert table.run(mark_limited_jobs()) == 1
+    assert table.column(job_id, "limited") is True
+
+
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_jobs_of_transactions_that_were_open_are_marked(
+    table: JobTable, crew: Any, isolation: str, when: str
+) -> None:
+    """Enqueued before or after the limit was published, in a transaction that began before."""
+    producer, marker = crew.hand(), crew.hand()
+    with producer.connection.transaction():
+        producer.script(f"set transaction isolation level {isolation}")
+        producer.rows("select count(*) from roost.limits")
+        if when == "before":
+            job_id = producer.add()
+        publish(marker, max_concurrency=1)
+        if when == "after":
+            job_id = producer.add()
+        for _ in range(3):
+            assert marker.run(mark_limited_jobs()) == 0
+    sees_the_limit = when == "after" and isolation == "read committed"
+    assert table.column(job_id, "limited") is sees_the_limit
+    assert marker.run(mark_limited_jobs()) == (not sees_the_limit)
+    assert table.column(job_id, "limited") is True
+    marker.run(mark_limited_jobs())
+    assert marker.value("select all_marked from roost.limits") is True
+
+
+def test_a_lifted_limit_lets_the_marked_jobs_run(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, max_concurrency=1, rate_per_minute=1)
+    table.add_all([JobInsert("work")] * 20)
+    assert len(claim(table, worker).jobs) == 1
+    publish(table)
+    table.add()
+    claimed = claim(table, worker)
+    assert len(claimed.jobs) == 20
+    assert claimed.next_due is None
+    publish(table, max_concurrency=30)
+    table.add_all([JobInsert("work")] * 20)
+    assert len(claim(table, worker).jobs) == 9
+
+
+def test_children_are_marked_when_they_are_released(table: JobTable) -> None:
+    from roost._model.record import encode_jobs
+    from roost._ops.enqueue import insert_children
+    from roost._ops.settle import settle_parents
+
+    worker = table.add_worker()
+    parent = table.add("parent")
+    with table.connection.transaction():
+        [child] = table.run(
+            insert_children(encode_jobs([JobInsert("work", depends_on=[parent])]), parents=[parent])
+        )
+    publish(table, max_concurrency=1)
+    [claimed] = table.claim(worker, tasks=["parent"]).jobs
+    with table.connection.transaction():
+        table.run(settle_parents([Verdict(claimed.lease, Event.COMPLETE)], error_cap=20))
+    assert table.column(child, "limited") is True
+    assert ids_of(claim(table, worker)) == [child]
+
+
+def test_the_end_of_a_limited_job_is_announced(table: JobTable, crew: Any) -> None:
+    publish(table, max_concurrency=1)
+    listener = crew.hand()
+    listener.script("listen roost_jobs")
+    worker = table.add_worker()
+    for event in (Event.COMPLETE, Event.CANCEL, Event.DISCARD):
+        table.add()
+        [job] = claim(table, worker).jobs
+        list(listener.connection.raw.notifies(timeout=0.2, stop_after=1))
+        complete(table, job, event=event)
+        assert list(listener.connection.raw.notifies(timeout=5, stop_after=1)), event
