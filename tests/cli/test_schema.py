@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import psycopg
+import pytest
 
 from roost._sql import migrations
+from roost.cli import main
 
 if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs the command in this process: a process each takes a second."""
+
+    def run(*arguments: str, **variables: str) -> tuple[int, str]:
+        for name in ("ROOST_DSN", "DATABASE_URL"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["roost", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        said = capfd.readouterr()
+        return int(exit_.value.code or 0), said.out + said.err
+
+    return run
 
 
 def has_jobs(dsn: str) -> bool:
@@ -20,37 +46,38 @@ def has_jobs(dsn: str) -> bool:
 
 
 def test_init_creates_the_schema_and_a_second_time_nothing(
-    empty_dsn: str, roost_command: StartsRoost
+    empty_dsn: str, command: Command
 ) -> None:
-    first = roost_command("init", ROOST_DSN=empty_dsn)
-    assert first.ends() == 0
-    assert first.output.count("applied") == len(migrations())
+    code, said = command("init", ROOST_DSN=empty_dsn)
+    assert (code, said.count("applied")) == (0, len(migrations()))
     assert has_jobs(empty_dsn)
 
-    second = roost_command("init", "--dsn", empty_dsn, ROOST_DSN="postgresql://127.0.0.1:1/not")
-    assert second.ends() == 0
-    assert "Nothing to do" in second.output
+    code, said = command("init", "--dsn", empty_dsn, ROOST_DSN="postgresql://127.0.0.1:1/not")
+    assert code == 0
+    assert "Nothing to do" in said
 
 
-def test_migrations_go_up_and_down_and_status_tells(
-    empty_dsn: str, roost_command: StartsRoost
-) -> None:
-    def ends(*arguments: str) -> tuple[int, str]:
-        done = roost_command("migrate", *arguments, DATABASE_URL=empty_dsn)
-        return done.ends(), done.output
+def test_init_works_as_a_process(empty_dsn: str, roost_command: StartsRoost) -> None:
+    assert roost_command("init", ROOST_DSN=empty_dsn).ends() == 0
+    assert has_jobs(empty_dsn)
 
-    code, said = ends("status")
+
+def test_migrations_go_up_and_down_and_status_tells(empty_dsn: str, command: Command) -> None:
+    def migrate(*arguments: str) -> tuple[int, str]:
+        return command("migrate", *arguments, DATABASE_URL=empty_dsn)
+
+    code, said = migrate("status")
     assert (code, said.count("missing")) == (1, len(migrations()))
-    assert ends("up")[0] == 0
-    code, said = ends("status")
+    assert migrate("up")[0] == 0
+    code, said = migrate("status")
     assert (code, said.count("applied")) == (0, len(migrations()))
 
-    code, said = ends("down", "--to", "0")
+    code, said = migrate("down", "--to", "0")
     assert code == 1
     assert "removes every job" in said
     assert has_jobs(empty_dsn), "nobody said yes"
 
-    code, said = ends("down", "--to", "0", "--yes")
+    code, said = migrate("down", "--to", "0", "--yes")
     assert (code, said.count("undone")) == (0, len(migrations()))
     assert not has_jobs(empty_dsn)
-    assert "Nothing to undo" in ends("down", "--to", "0", "--yes")[1]
+    assert "Nothing to undo" in migrate("down", "--to", "0", "--yes")[1]
