@@ -115,12 +115,17 @@ released as (
         attempt = greatest(job.attempt - 1, 0)
     from unheld
     where job.id = unheld.id
-    returning job.id, job.queue, job.state, job.has_children
+    returning job.id, job.queue, job.state, job.has_children, job.awaited
 ),
 notified as (
     select pg_notify('roost_jobs', queue)
     from released
     group by queue
+    union all
+    select pg_notify('roost_finished', id::text)
+    from released
+    where awaited
+        and state = 'cancelled'
 )
 select id, state, has_children
 from released
