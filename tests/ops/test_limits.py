@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from roost._ops.claim import Claimed, ClaimedJob, claim_jobs, claim_limited_jobs
 from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
 from roost._ops.settle import settle
 from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
+from roost._sql import statements
 from roost.testing.job_table import JobTable
 
 
@@ -339,3 +341,38 @@ def test_the_end_of_a_limited_job_is_announced(table: JobTable, crew: Any) -> No
         list(listener.connection.raw.notifies(timeout=0.2, stop_after=1))
         complete(table, job, event=event)
         assert list(listener.connection.raw.notifies(timeout=5, stop_after=1)), event
+
+
+def test_the_plans_stay_cheap_on_a_large_table(table: JobTable) -> None:
+    """A generic plan walks no finished row, and is far from where the JIT begins (100,000)."""
+    worker = table.add_worker()
+    publish(table, "slow", max_concurrency=1000, rate_per_minute=9000)
+    table.rows(
+        "insert into roost.jobs (task, state, completed_at, limited) "
+        "select 'slow', 'completed', now(), true from generate_series(1, 100000)"
+    )
+    table.rows(
+        "insert into roost.jobs (task, limited, priority) "
+        "select 'slow', true, n % 5 from generate_series(1, 10000) n"
+    )
+    table.rows("insert into roost.jobs (task) select 'work' from generate_series(1, 5000)")
+    table.rows("insert into roost.starts select 'slow', now() from generate_series(1, 3000)")
+    table.rows("analyze")
+    table.script("set plan_cache_mode = force_generic_plan")
+    queues, tasks, both = "array['default']", "array['slow']", "array['slow', 'work']"
+    for name, parameters in (
+        ("lock_limits", f"{queues}, {tasks}"),
+        ("claim_limited_jobs", f"{worker}, {queues}, {tasks}, {both}, 10"),
+    ):
+        table.script(f"prepare {name} as {statements('limits')[name].text}")
+        execute = f"execute {name}({parameters})"
+        plan = [row[0] for row in table.rows(f"explain (analyze, buffers, timing off) {execute}")]
+        text = "\n".join(plan)
+        assert "Seq Scan on jobs" not in text, text
+        assert "JIT" not in text, text
+        cost = re.search(r"cost=[\d.]+\.\.([\d.]+)", plan[0])
+        assert cost is not None
+        assert float(cost[1]) < 50_000, text
+        hits = re.search(r"shared hit=(\d+)", text)
+        assert hits is not None
+        assert int(hits[1]) < 1_000, text

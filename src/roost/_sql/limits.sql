@@ -108,6 +108,8 @@ where known.task = any ($2::text[])
                 and job.state in ('available', 'retryable')
                 and job.pending_parents = 0
                 and job.limited
+            -- Without an order it may scan the table for the first one.
+            order by job.priority, job.scheduled_at, job.id
             limit 1
         ) as waiting
     )
@@ -120,7 +122,8 @@ for update of known;
 -- the claim before it took.
 --
 -- Takes the limited jobs that are among the first $5 of all due jobs; the others are claimed by
--- claim_jobs, in what room is left.
+-- claim_jobs, in what room is left. Heads, arrays, (select $n) and limit 1000: as in claim.sql, or the
+-- estimates grow with the table until the JIT compiles the plan.
 with recursive head (queue, task, priority) as (
     select wanted.queue, known.task, first.priority
     from unnest((select $2::text[])) as wanted (queue)
@@ -158,6 +161,13 @@ with recursive head (queue, task, priority) as (
         limit 1
     ) as next
 ),
+heads as materialized (
+    select
+        array_agg(queue order by priority, queue, task) as queues,
+        array_agg(task order by priority, queue, task) as tasks,
+        array_agg(priority order by priority, queue, task) as priorities
+    from head
+),
 -- Starts count for 61 s, not 60: a claimed job may stand in the worker's line for a second before
 -- it starts. Executing jobs are counted as they are: there is no counter that could drift.
 room as materialized (
@@ -167,7 +177,7 @@ room as materialized (
         least(
             known.max_concurrency - executing.jobs,
             known.rate_per_minute - started.jobs,
-            1000
+            (select $5::integer)
         ) as jobs,
         known.rate_per_minute - started.jobs as starts,
         coalesce(started.first_at, statement_timestamp()) as first_at
@@ -194,19 +204,25 @@ allowed as (
             row_number() over (
                 partition by head.task order by head.priority, due.scheduled_at, due.id
             ) as place
-        from head
+        from heads
+        cross join lateral unnest(heads.queues, heads.tasks, heads.priorities)
+            as head (queue, task, priority)
         join room on room.task = head.task and room.jobs > 0
         cross join lateral (
-            select job.id, job.scheduled_at
-            from roost.jobs as job
-            where job.queue = head.queue
-                and job.task = head.task
-                and job.priority = head.priority
-                and job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and job.limited
-                and job.scheduled_at <= now()
-            order by job.scheduled_at, job.id
+            select bounded.id, bounded.scheduled_at
+            from (
+                select job.id, job.scheduled_at
+                from roost.jobs as job
+                where job.queue = head.queue
+                    and job.task = head.task
+                    and job.priority = head.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and job.limited
+                    and job.scheduled_at <= now()
+                order by job.scheduled_at, job.id
+                limit 1000
+            ) as bounded
             limit room.jobs
         ) as due
     ) as ranked
@@ -247,27 +263,38 @@ other (queue, priority) as (
         limit 1
     ) as next
 ),
+others as materialized (
+    select
+        array_agg(queue order by priority, queue) as queues,
+        array_agg(priority order by priority, queue) as priorities
+    from other
+),
 first as (
     select allowed.id, allowed.priority, allowed.scheduled_at, true as limited
     from allowed
     union all
     select due.id, other.priority, due.scheduled_at, false
-    from other
+    from others
+    cross join lateral unnest(others.queues, others.priorities) as other (queue, priority)
     cross join lateral (
-        select job.id, job.scheduled_at
-        from roost.jobs as job
-        where job.queue = other.queue
-            and job.priority = other.priority
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
-            and job.scheduled_at <= now()
-            and job.task = any ($4::text[])
-        order by job.scheduled_at, job.id
-        limit $5::integer
+        select bounded.id, bounded.scheduled_at
+        from (
+            select job.id, job.scheduled_at
+            from roost.jobs as job
+            where job.queue = other.queue
+                and job.priority = other.priority
+                and job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and not job.limited
+                and job.scheduled_at <= now()
+                and job.task = any ($4::text[])
+            order by job.scheduled_at, job.id
+            limit 1000
+        ) as bounded
+        limit (select $5::integer)
     ) as due
     order by priority, scheduled_at, id
-    limit $5::integer
+    limit (select $5::integer)
 ),
 alive as materialized (
     select worker.id
@@ -319,7 +346,9 @@ select
         -- When the next limited job is due.
         (
             select min(soonest.scheduled_at)
-            from head
+            from heads
+            cross join lateral unnest(heads.queues, heads.tasks, heads.priorities)
+                as head (queue, task, priority)
             cross join lateral (
                 select job.scheduled_at
                 from roost.jobs as job

@@ -10,7 +10,14 @@ from typing import TypeVar
 import anyio
 import attrs
 
-from roost._drivers.base import CALL_TIMEOUT, CLEANUP_TIMEOUT, AsyncDriver, AsyncPool, run
+from roost._drivers.base import (
+    CALL_TIMEOUT,
+    CLEANUP_TIMEOUT,
+    AsyncConnection,
+    AsyncDriver,
+    AsyncPool,
+    run,
+)
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
 from roost._model.states import Event
@@ -82,10 +89,7 @@ class Runtime:
         async with self.pool.acquire(timeout=timeout) as connection:
             began = anyio.current_time()
             value = await run(connection, operation, timeout=timeout)
-            if anyio.current_time() - began > SLOW_CALL:
-                # Maybe by a plan from when the table was empty. The answer counts in any case.
-                with contextlib.suppress(DatabaseError):
-                    await run(connection, discard_plans(), timeout=CLEANUP_TIMEOUT)
+            await self._plan_anew_if_slow(connection, began)
             return value
 
     async def call_in_background(
@@ -99,11 +103,18 @@ class Runtime:
 
     async def call_in_transaction(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
         """Do the same with all statements of the operation in one transaction."""
-        async with (
-            self.pool.acquire(timeout=timeout) as connection,
-            connection.transaction(),
-        ):
-            return await run(connection, operation, timeout=timeout)
+        async with self.pool.acquire(timeout=timeout) as connection:
+            began = anyio.current_time()
+            async with connection.transaction():
+                value = await run(connection, operation, timeout=timeout)
+            await self._plan_anew_if_slow(connection, began)
+            return value
+
+    async def _plan_anew_if_slow(self, connection: AsyncConnection, began: float) -> None:
+        if anyio.current_time() - began > SLOW_CALL:
+            # Maybe by a plan from when the table was empty. The answer counts in any case.
+            with contextlib.suppress(DatabaseError):
+                await run(connection, discard_plans(), timeout=CLEANUP_TIMEOUT)
 
     def look_again(self) -> None:
         """Tell the fetch lane that there may be jobs."""
