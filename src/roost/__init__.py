@@ -4,6 +4,7 @@ The public names, re-exported by hand; everything with a leading underscore may 
 """
 
 from roost._client.async_api import AsyncRoost
+from roost._client.sync_api import Roost
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.cron import CronEntry, CronInfo
 from roost._model.hooks import Hooks
@@ -60,6 +61,7 @@ __all__ = [
     "NoCurrentJobError",
     "NotInTransactionError",
     "QueueInfo",
+    "Roost",
     "RoostError",
     "SchemaError",
     "SnoozeJob",

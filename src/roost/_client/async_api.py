@@ -92,6 +92,7 @@ class AsyncRoost(AsyncAdmin):
         depends_on: list[int] | None = None,
         metadata: dict[str, Any] | None = None,
         conn: Any | None = None,
+        transactional: bool = True,
     ) -> int:
         """Insert a job and return its id. Pass ``conn=`` to enqueue inside the caller's txn.
 
@@ -112,6 +113,7 @@ class AsyncRoost(AsyncAdmin):
             or cancelled, so is this one. One that isn't committed yet is waited for.
         :param metadata: JSON that isn't handler input: trace ids, tenant ids.
         :param conn: a psycopg ``AsyncConnection`` in a transaction.
+        :param transactional: ``False`` accepts a ``conn`` that commits by itself.
         :raises InvalidJobError: a value can't be stored; the database was not touched.
         :raises DuplicateUniqueJobError: an active job has the key; the transaction goes on.
         :raises UnknownParentError: ``depends_on`` names a job that doesn't exist.
@@ -132,9 +134,13 @@ class AsyncRoost(AsyncAdmin):
             depends_on,
             metadata,
         )
-        return await self._run(calls.enqueue(self._registry, job), conn)
+        return await self._run(
+            calls.enqueue(self._registry, job), conn, transactional=transactional
+        )
 
-    async def enqueue_many(self, jobs: Sequence[JobInsert], *, conn: Any | None = None) -> int:
+    async def enqueue_many(
+        self, jobs: Sequence[JobInsert], *, conn: Any | None = None, transactional: bool = True
+    ) -> int:
         """Bulk-insert in a single round-trip. Returns the submitted count.
 
         All or nothing. A job whose ``unique_key`` an active job has is left out without an error,
@@ -146,7 +152,7 @@ class AsyncRoost(AsyncAdmin):
         """
         call = calls.enqueue_many(self._registry, jobs)
         if call is not None:
-            await self._run(call, conn)
+            await self._run(call, conn, transactional=transactional)
         return len(jobs)
 
     async def wait_for(
@@ -196,17 +202,21 @@ class AsyncRoost(AsyncAdmin):
         """
         return Worker(self._dsn, registry=self._registry, **options)
 
-    async def _run(self, call: calls.Call[T], conn: Any | None = None) -> T:
-        async with self._connection(conn) as connection:
+    async def _run(
+        self, call: calls.Call[T], conn: Any | None = None, *, transactional: bool = True
+    ) -> T:
+        async with self._connection(conn, transactional=transactional) as connection:
             if not call.in_transaction:
                 return await run(connection, call.operation, timeout=call.timeout)
             async with connection.transaction():
                 return await run(connection, call.operation, timeout=call.timeout)
 
     @asynccontextmanager
-    async def _connection(self, conn: Any | None) -> AsyncIterator[AsyncConnection]:
+    async def _connection(
+        self, conn: Any | None, *, transactional: bool
+    ) -> AsyncIterator[AsyncConnection]:
         if conn is not None:
-            yield adopt(conn)
+            yield adopt(conn, transactional=transactional)
         else:
             async with self._pool.acquire() as connection:
                 yield connection

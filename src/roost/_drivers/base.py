@@ -42,6 +42,49 @@ class Connection(Protocol):
         ...
 
 
+class SyncPool(Protocol):
+    """A bounded set of blocking connections for threads, opened when first needed."""
+
+    def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AbstractContextManager[Connection]:
+        """Borrow a connection; wait up to ``timeout`` seconds for a free one.
+
+        :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
+        :raises ClosedError: the pool was closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close every idle connection now and each borrowed one when it comes back."""
+        ...
+
+
+class SyncListener(Protocol):
+    """A dedicated blocking connection that listens. One thread uses it at a time."""
+
+    def receive(self, *, timeout: float) -> Sequence[Notification]:
+        """Wait up to ``timeout`` seconds for something to arrive and return all that has.
+
+        :raises DatabaseUnavailableError: the connection is gone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close; safe to call twice."""
+        ...
+
+
+class SyncDriver(Protocol):
+    """A way to reach one database with blocking calls, not yet connected."""
+
+    def pool(self, *, max_size: int, application_name: str) -> SyncPool:
+        """Return an unopened pool; touches nothing."""
+        ...
+
+    def listener(self, channels: Sequence[str], *, application_name: str) -> SyncListener:
+        """Connect and LISTEN on ``channels``."""
+        ...
+
+
 class AsyncConnection(Protocol):
     """A connection for one task at a time.
 

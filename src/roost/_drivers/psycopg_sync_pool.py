@@ -14,7 +14,7 @@ from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost.exceptions import ClosedError, DatabaseUnavailableError
 
 
-class SyncPool:
+class PsycopgSyncPool:
     """Up to ``max_size`` connections, opened when needed, the last one used first.
 
     A process that was forked from one that used the pool starts with none: the parent's connections

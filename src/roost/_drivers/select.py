@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from roost.exceptions import InvalidSettingError
 
 if TYPE_CHECKING:
-    from roost._drivers.base import AsyncDriver
+    from roost._drivers.base import AsyncDriver, SyncDriver
 
 _SCHEME = re.compile(r"^(?P<base>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9_]+))?://", re.IGNORECASE)
 _HIDDEN = "***"
@@ -33,6 +33,16 @@ def driver_for(dsn: str) -> AsyncDriver:
     from roost._drivers.psycopg_anyio import PsycopgDriver
 
     return PsycopgDriver(dsn)
+
+
+def sync_driver_for(dsn: str) -> SyncDriver:
+    """Return the blocking driver; whatever async driver the DSN asks for, it is psycopg.
+
+    :raises InvalidSettingError: the DSN can't be read.
+    """
+    from roost._drivers.psycopg_sync_driver import PsycopgSyncDriver
+
+    return PsycopgSyncDriver(re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", dsn))
 
 
 _URL_PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/?#@]*):[^/?#]*(?=@)")

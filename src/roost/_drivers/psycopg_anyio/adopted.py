@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 import psycopg
@@ -23,11 +23,12 @@ class AdoptedConnection:
     :raises NotInTransactionError: it is in autocommit mode and in no transaction.
     """
 
-    def __init__(self, raw: psycopg.AsyncConnection[Any]) -> None:
-        if raw.autocommit and raw.info.transaction_status == pq.TransactionStatus.IDLE:
+    def __init__(self, raw: psycopg.AsyncConnection[Any], *, transactional: bool = True) -> None:
+        idle = raw.info.transaction_status == pq.TransactionStatus.IDLE
+        if transactional and raw.autocommit and idle:
             raise NotInTransactionError(
                 "conn is in autocommit mode and in no transaction: the job would be there at once, "
-                "whatever happens next; use `async with conn.transaction():`"
+                "whatever happens next; use `async with conn.transaction():` or transactional=False"
             )
         self.raw = raw
         self._cursor = psycopg.AsyncRawCursor(raw, row_factory=tuple_row)
@@ -47,11 +48,6 @@ class AdoptedConnection:
         except (psycopg.Error, UnicodeError) as error:
             raise translate(error, statement=statement.name) from error
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
-        """Open a savepoint in the caller's transaction."""
-        try:
-            async with self.raw.transaction():
-                yield
-        except psycopg.Error as error:
-            raise translate(error) from error
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """Do nothing: all is in the caller's transaction already."""
+        return nullcontext()

@@ -1,0 +1,206 @@
+"""The entry point for code that doesn't await: scripts, Flask, Django, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel
+
+from roost._client import calls
+from roost._client.sync_waiting import SyncWaiting
+from roost._drivers.adopt import adopt_sync
+from roost._drivers.base import Connection, SyncPool, run_sync
+from roost._drivers.select import sync_driver_for
+from roost._model.cron import CronInfo
+from roost._model.job import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    Job,
+    JobInsert,
+    JobOutcome,
+    QueueInfo,
+    WorkerInfo,
+)
+from roost._model.registry import HandlerRegistry, default_registry
+from roost._model.states import JobState
+
+T = TypeVar("T")
+
+POOL_SIZE = 10
+"""Connections that one client opens at most, when so many threads call at once."""
+
+
+class Roost:
+    """Synchronous entry point.
+
+    The same verbs as `AsyncRoost`, which documents them in full; each call blocks its thread. Safe
+    to use from any number of threads. A forked process opens connections of its own.
+
+    :param dsn: ``postgresql://…``; nothing is connected to before the first call.
+    :param registry: where tasks are looked up; default: the shared one, which ``@job`` fills.
+    :raises InvalidSettingError: the DSN can't be read.
+    """
+
+    def __init__(self, dsn: str, *, registry: HandlerRegistry | None = None) -> None:
+        driver = sync_driver_for(dsn)
+        self._registry = default_registry if registry is None else registry
+        self._pool: SyncPool = driver.pool(max_size=POOL_SIZE, application_name="roost")
+        self._waiting = SyncWaiting(driver)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection; further calls raise `ClosedError`. Safe to call twice."""
+        self._pool.close()
+
+    def setup_schema(self, conn: Any | None = None) -> None:
+        """Apply the migration SQL; see `AsyncRoost.setup_schema`."""
+        self._run(calls.setup_schema(), conn)
+
+    def enqueue(
+        self,
+        task: str | Callable[..., Any],
+        *,
+        args: dict[str, Any] | BaseModel | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = DEFAULT_PRIORITY,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        scheduled_at: datetime | None = None,
+        unique_key: str | None = None,
+        tags: list[str] | None = None,
+        timeout_seconds: int | None = None,
+        depends_on: list[int] | None = None,
+        metadata: dict[str, Any] | None = None,
+        conn: Any | None = None,
+        transactional: bool = True,
+    ) -> int:
+        """Insert a job and return its id; see `AsyncRoost.enqueue`.
+
+        :param conn: a blocking connection in a transaction: psycopg, SQLAlchemy or Django.
+        """
+        job = JobInsert(
+            calls.task_name(task, self._registry),
+            args,
+            queue,
+            priority,
+            max_attempts,
+            scheduled_at,
+            unique_key,
+            tags,
+            timeout_seconds,
+            depends_on,
+            metadata,
+        )
+        return self._run(calls.enqueue(self._registry, job), conn, transactional=transactional)
+
+    def enqueue_many(
+        self, jobs: Sequence[JobInsert], *, conn: Any | None = None, transactional: bool = True
+    ) -> int:
+        """Bulk-insert in a single round-trip; see `AsyncRoost.enqueue_many`."""
+        call = calls.enqueue_many(self._registry, jobs)
+        if call is not None:
+            self._run(call, conn, transactional=transactional)
+        return len(jobs)
+
+    def wait_for(
+        self,
+        job_id: int,
+        *,
+        timeout: float | None = 30.0,
+        poll_interval: float = 1.0,
+        raise_on_failure: bool = True,
+    ) -> JobOutcome:
+        """Block until ``job_id`` reaches a terminal state; see `AsyncRoost.wait_for`."""
+        calls.check_wait(timeout, poll_interval)
+        outcome = self._waiting.wait(
+            job_id,
+            lambda: self._run(calls.await_outcome(job_id)),
+            timeout=timeout,
+            poll_interval=poll_interval,
+        )
+        return calls.check_outcome(job_id, outcome, timeout, raise_on_failure=raise_on_failure)
+
+    def get(self, job_id: int) -> Job:
+        """Return a job as it stands; see `AsyncRoost.get`."""
+        return self._run(calls.get(job_id))
+
+    def status(self, job_id: int) -> JobState:
+        """Return a job's state; see `AsyncRoost.status`."""
+        return self._run(calls.status(job_id))
+
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a job; see `AsyncRoost.cancel`."""
+        return self._run(calls.cancel(job_id))
+
+    def retry(self, job_id: int) -> bool:
+        """Make an ended job available again; see `AsyncRoost.retry`."""
+        return self._run(calls.retry(job_id))
+
+    def requeue_discarded(
+        self, *, queue: str | None = None, task: str | None = None, limit: int | None = None
+    ) -> int:
+        """Make discarded jobs available again; see `AsyncRoost.requeue_discarded`."""
+        return self._run(calls.requeue_discarded(queue, task, limit))
+
+    def pause_queue(self, queue: str) -> None:
+        """Let no worker claim from ``queue``; see `AsyncRoost.pause_queue`."""
+        self._run(calls.pause_queue(queue))
+
+    def resume_queue(self, queue: str) -> None:
+        """Undo `pause_queue`; see `AsyncRoost.resume_queue`."""
+        self._run(calls.resume_queue(queue))
+
+    def list_queues(self) -> list[QueueInfo]:
+        """Return the queues; see `AsyncRoost.list_queues`."""
+        return self._run(calls.list_queues())
+
+    def list_workers(self) -> list[WorkerInfo]:
+        """Return the workers; see `AsyncRoost.list_workers`."""
+        return self._run(calls.list_workers())
+
+    def list_cron(self) -> list[CronInfo]:
+        """Return the cron entries; see `AsyncRoost.list_cron`."""
+        return self._run(calls.list_cron())
+
+    def pause_cron(self, name: str) -> None:
+        """Let a cron entry fire nothing; see `AsyncRoost.pause_cron`."""
+        self._run(calls.pause_cron(name))
+
+    def resume_cron(self, name: str) -> None:
+        """Undo `pause_cron`; see `AsyncRoost.resume_cron`."""
+        self._run(calls.resume_cron(name))
+
+    def run_cron_now(self, name: str) -> int:
+        """Enqueue a cron entry's job once, now; see `AsyncRoost.run_cron_now`."""
+        return self._run(calls.run_cron_now(name))
+
+    def _run(
+        self, call: calls.Call[T], conn: Any | None = None, *, transactional: bool = True
+    ) -> T:
+        with self._connection(conn, transactional=transactional) as connection:
+            if not call.in_transaction:
+                return run_sync(connection, call.operation)
+            with connection.transaction():
+                return run_sync(connection, call.operation)
+
+    @contextmanager
+    def _connection(self, conn: Any | None, *, transactional: bool) -> Iterator[Connection]:
+        if conn is not None:
+            yield adopt_sync(conn, transactional=transactional)
+        else:
+            with self._pool.acquire() as connection:
+                yield connection

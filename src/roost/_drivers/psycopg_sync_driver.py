@@ -1,0 +1,72 @@
+"""The blocking driver: a DSN and how to make connections of it. Touches nothing until used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from roost._drivers.base import Notification
+from roost._drivers.psycopg_errors import translate
+from roost._drivers.psycopg_setup import connection_parameters
+from roost._drivers.psycopg_sync import SyncConnection, connect
+from roost._drivers.psycopg_sync_pool import PsycopgSyncPool
+
+
+class PsycopgSyncDriver:
+    """psycopg for threads.
+
+    :param dsn: see ``connection_parameters``; what it does not set gets Roost's defaults.
+    :raises InvalidSettingError: the DSN can't be read.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        connection_parameters(dsn, application_name="roost")
+        self._dsn = dsn
+
+    def __repr__(self) -> str:
+        return "PsycopgSyncDriver(…)"
+
+    def pool(self, *, max_size: int, application_name: str = "roost") -> PsycopgSyncPool:
+        """Return an unopened pool; touches nothing."""
+        return PsycopgSyncPool(self._dsn, max_size=max_size, application_name=application_name)
+
+    def listener(
+        self, channels: Sequence[str], *, application_name: str = "roost"
+    ) -> PsycopgSyncListener:
+        """Connect and LISTEN on ``channels``.
+
+        :raises DatabaseUnavailableError: the server can't be reached.
+        """
+        connection = connect(self._dsn, application_name=application_name)
+        try:
+            for channel in channels:
+                connection.raw.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        except psycopg.Error as error:
+            connection.close()
+            raise translate(error) from error
+        return PsycopgSyncListener(connection)
+
+
+class PsycopgSyncListener:
+    """Receives what is sent to its channels."""
+
+    def __init__(self, connection: SyncConnection) -> None:
+        self._connection = connection
+
+    def receive(self, *, timeout: float) -> Sequence[Notification]:
+        """Wait up to ``timeout`` seconds for something to arrive and return all that has.
+
+        :raises DatabaseUnavailableError: the connection is gone.
+        """
+        try:
+            # Ends after the first bunch, which may be several.
+            heard = list(self._connection.raw.notifies(timeout=timeout, stop_after=1))
+        except psycopg.Error as error:
+            raise translate(error) from error
+        return [Notification(notify.channel, notify.payload) for notify in heard]
+
+    def close(self) -> None:
+        """Close; safe to call twice."""
+        self._connection.close()
