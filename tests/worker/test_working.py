@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import anyio
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from roost import HandlerRegistry, JobInsert, Worker, job
 from roost.testing.conformance.cases import eventually
@@ -79,6 +79,22 @@ async def test_a_handler_with_args_model_gets_typed_values(
     await make_worker().run_once()
     assert table.get(job_id).state == "completed"
     assert got == [(outer.number, outer.at, outer.price, [inner])]
+
+
+class Aliased(BaseModel):
+    number: int = Field(alias="No")
+
+
+async def test_a_model_with_aliases_comes_back_as_it_was_enqueued(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("aliased", args_model=Aliased, registry=registry)
+    async def aliased(number: int) -> int:
+        return number
+
+    jobs = [table.add("aliased", args=args) for args in (Aliased(No=7), {"No": 8}, {"number": 9})]
+    await make_worker().run_once()
+    assert [table.get(job_id).result for job_id in jobs] == [7, 8, 9]
 
 
 async def test_args_that_the_model_refuses_fail_the_job_alone(

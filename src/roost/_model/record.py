@@ -67,7 +67,7 @@ def _record(job: JobInsert) -> dict[str, Any]:
     record: dict[str, Any] = {
         "task": job.task,
         "queue": job.queue,
-        "args": {} if job.args is None else job.args,
+        "args": _dumped(job.task, job.args),
         "priority": job.priority,
         "max_attempts": job.max_attempts,
     }
@@ -85,6 +85,23 @@ def _record(job: JobInsert) -> dict[str, Any]:
     if job.depends_on:
         record["depends_on"] = job.depends_on
     return record
+
+
+def _dumped(task: str, args: dict[str, Any] | BaseModel | None) -> dict[str, Any]:
+    """Return the args as a dict; a model's NaN stays one, and is refused later."""
+    if args is None:
+        return {}
+    if isinstance(args, dict):
+        return args
+    try:
+        dumped = args.model_dump(mode="json")
+    except Exception as error:  # users' serializers run here
+        raise InvalidJobError(f"args of task {task!r} can't be stored: {error}") from error
+    if not isinstance(dumped, dict):
+        raise InvalidJobError(
+            f"args must have named fields, and {type(args).__name__} is dumped as {dumped!r}"
+        )
+    return dumped
 
 
 def _why_refused(job: JobInsert, record: dict[str, Any]) -> InvalidJobError | None:

@@ -71,9 +71,19 @@ def _seconds(*, zero: bool = False) -> Callable[[object, Any, Any], None]:
     return check
 
 
-def _hooks(_: object, __: object, value: object) -> None:
+def _hooks(_: object, __: object, value: Any) -> None:
     if not isinstance(value, Hooks):
         raise InvalidSettingError(f"hooks must be a roost.Hooks, not {value!r}")
+
+
+def _callable(_: object, field: Any, value: object) -> None:
+    if value is not None and not callable(value):
+        raise InvalidSettingError(f"{field.name} must be a function of the attempt, not {value!r}")
+
+
+def _yes_or_no(_: object, field: Any, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidSettingError(f"{field.name} must be True or False, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -107,10 +117,8 @@ class WorkerSettings:
     concurrency: int = attrs.field(default=4, validator=_whole(1))
     prefetch: int | None = attrs.field(default=None, validator=attrs.validators.optional(_whole(0)))
     poll_interval: float = attrs.field(default=1.0, validator=_seconds())
-    retry_strategy: BackoffStrategy | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.is_callable())
-    )
-    run_cron: bool = True
+    retry_strategy: BackoffStrategy | None = attrs.field(default=None, validator=_callable)
+    run_cron: bool = attrs.field(default=True, validator=_yes_or_no)
     heartbeat_interval: float = attrs.field(default=15.0, validator=_seconds())
     orphan_reaper_interval: float = attrs.field(default=30.0, validator=_seconds())
     orphan_stale_after: float = attrs.field(default=300.0, validator=_seconds())

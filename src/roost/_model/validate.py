@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
 
 MAX_INT = 2**31 - 1
 MAX_ID = 2**63 - 1
+EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
+LATEST = datetime(9998, 12, 31, tzinfo=UTC)
+"""What comes back from the database must be a datetime in every zone."""
 MAX_NAME = 200
 """Characters of a queue, task or tag: an index entry and a NOTIFY payload have room for it."""
 MAX_KEY = 500
@@ -70,6 +73,8 @@ def check_scheduled_at(value: object) -> None:
         raise InvalidJobError(f"scheduled_at must be a datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
         raise InvalidJobError(f"scheduled_at must have a time zone: {value.isoformat()} has none")
+    if not EARLIEST <= value <= LATEST:
+        raise InvalidJobError(f"scheduled_at must be in the years 2 to 9998, not {value}")
 
 
 def check_job_defaults(

@@ -1,0 +1,90 @@
+"""JSON in and out: what is accepted comes back equal, and what is not says where and why."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from roost._model.codec import MAX_DEPTH, MAX_DIGITS, EncodingError, decode, encode
+
+SAME: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    10**300,
+    1.5,
+    1e308,
+    "",
+    'text with " and \\ and \n and \x7f and \N{HATCHING CHICK}',
+    "NaN",
+    "-Infinity",
+    "\\u0000",
+    [],
+    {},
+    {"": [{"a": None}]},
+    [[[]]],
+    {"NaN": "Infinity"},
+]
+
+
+@pytest.mark.parametrize("value", SAME, ids=lambda value: repr(value)[:30])
+def test_what_is_accepted_comes_back(value: Any) -> None:
+    assert decode(encode(value)) == value
+    assert json.loads(encode(value)) == value
+
+
+def nested(levels: int) -> Any:
+    value: Any = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def cyclic() -> Any:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+class Hostile(dict[str, int]):
+    def items(self) -> Any:
+        raise LookupError("not today")
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "NaN": (lambda: math.nan, "NaN"),
+    "infinity": (lambda: {"a": [math.inf]}, "Infinity"),
+    "negative infinity": (lambda: -math.inf, "-Infinity"),
+    "NUL": (lambda: ["a\0b"], "NUL"),
+    "NUL in a key": (lambda: {"\0": 1}, "NUL"),
+    "surrogate": (lambda: "\ud800", "surrogate"),
+    "int key": (lambda: {"a": [{"b": {3: 4}}]}, r"key 3 at a\[0\]\.b is not a string"),
+    "None key": (lambda: {None: 4}, "key None is not a string"),
+    "object": (object, "object"),
+    "bytes": (lambda: b"\xff", "utf"),
+    "depth": (lambda: nested(MAX_DEPTH + 5), "nested deeper"),
+    "cycle": (cyclic, "nested deeper"),
+    "digits": (lambda: [10**MAX_DIGITS], "digits"),
+    "negative digits": (lambda: -(10**MAX_DIGITS), "digits"),
+    "hostile": (lambda: {"a": Hostile(a=1)}, "not today"),
+}
+
+
+@pytest.mark.parametrize(("make", "why"), REFUSED.values(), ids=REFUSED)
+def test_what_is_refused_says_why(make: Callable[[], Any], why: str) -> None:
+    with pytest.raises(EncodingError, match=why):
+        encode(make())
+
+
+def test_what_is_just_within_the_limits_is_accepted() -> None:
+    number = 10 ** (MAX_DIGITS - 1)
+    assert decode(encode([number])) == [number]
+    assert decode(encode(nested(MAX_DEPTH))) == nested(MAX_DEPTH)
+    digits = "9" * (MAX_DIGITS * 2)
+    assert decode(encode({digits: digits})) == {digits: digits}

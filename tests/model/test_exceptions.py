@@ -1,0 +1,98 @@
+"""Every documented error exists, with its code and its bases, and survives pickling."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+
+import roost
+from roost import exceptions
+from roost.exceptions import RoostError
+
+DOCUMENTED = {
+    "RoostError": "roost.error",
+    "DuplicateUniqueJobError": "roost.duplicate-unique-job",
+    "JobFailed": "roost.job-failed",
+    "JobNotFoundError": "roost.job-not-found",
+    "JobTimeoutError": "roost.job-timeout",
+    "SnoozeJob": "roost.snooze-job",
+    "UnknownTaskError": "roost.unknown-task",
+    "WorkerShutdown": "roost.worker-shutdown",
+}
+"""The API page's classes and codes."""
+
+ALL = [
+    kind
+    for kind in vars(exceptions).values()
+    if inspect.isclass(kind) and issubclass(kind, RoostError)
+]
+
+
+@pytest.mark.parametrize(("name", "code"), DOCUMENTED.items())
+def test_the_documented_errors_have_their_codes(name: str, code: str) -> None:
+    kind = getattr(roost, name)
+    assert kind.code == code
+    assert issubclass(kind, RoostError)
+
+
+def test_codes_are_unique_and_of_one_form() -> None:
+    codes = [kind.code for kind in ALL]
+    assert len(codes) == len(set(codes))
+    assert all(code.startswith("roost.") and code == code.lower() for code in codes)
+
+
+def test_every_error_is_public_and_documented() -> None:
+    for kind in ALL:
+        assert getattr(roost, kind.__name__) is kind
+        assert kind.__name__ in roost.__all__
+        assert inspect.getdoc(kind)
+
+
+def test_errors_can_be_caught_as_what_they_also_are() -> None:
+    assert issubclass(roost.JobFailed, RuntimeError)
+    assert issubclass(roost.JobTimeoutError, TimeoutError)
+    assert issubclass(roost.InvalidJobError, ValueError)
+    assert issubclass(roost.InvalidSettingError, ValueError)
+    assert issubclass(roost.DatabaseUnavailableError, roost.DatabaseError)
+
+
+INSTANCES = [
+    roost.DuplicateUniqueJobError("key", 7),
+    roost.JobFailed(7, "discarded", [{"error": "ValueError: no"}]),
+    roost.JobFailed(7, "cancelled"),
+    roost.SnoozeJob(1.5),
+    roost.DatabaseError("no", sqlstate="42P01"),
+    roost.DatabaseUnavailableError("away"),
+]
+
+
+@pytest.mark.parametrize("error", INSTANCES, ids=repr)
+def test_errors_with_fields_survive_pickling(error: RoostError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_every_error_survives_pickling(kind: type[RoostError]) -> None:
+    samples: dict[str, tuple[object, ...]] = {
+        "DuplicateUniqueJobError": ("key", 1),
+        "JobFailed": (1, "discarded"),
+        "SnoozeJob": (1,),
+    }
+    error = kind(*samples.get(kind.__name__, ("text",)))
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert (str(again), vars(again)) == (str(error), vars(error))
+
+
+def test_the_messages_say_what_happened() -> None:
+    assert "7" in str(INSTANCES[0])
+    assert "'key'" in str(INSTANCES[0])
+    assert str(INSTANCES[1]) == "job 7 was discarded: ValueError: no"
+    assert str(INSTANCES[2]) == "job 7 was cancelled"
+    failed = roost.JobFailed(7, "cancelled")
+    assert (failed.job_id, failed.state, failed.errors) == (7, "cancelled", [])

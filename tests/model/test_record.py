@@ -1,0 +1,175 @@
+"""What can't be stored is refused with the name of the argument, before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, Field, RootModel
+
+from roost import InvalidJobError, JobInsert
+from roost._model.record import encode_jobs
+
+BEYOND_INT = 2**31
+
+
+class Unzoned(tzinfo):
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        return None
+
+    def tzname(self, moment: datetime | None) -> None:
+        return None
+
+    def dst(self, moment: datetime | None) -> timedelta | None:
+        return None
+
+
+class FloatModel(BaseModel):
+    value: float
+
+
+class Text(RootModel[str]):
+    pass
+
+
+BAD: list[tuple[str, list[Any]]] = [
+    ("task", ["", "x" * 201, "a\0b", "\ud800", None, 3, b"work", [], {}]),
+    ("queue", ["", "x" * 201, "a\0b", "\ud800", None, 3]),
+    ("priority", [BEYOND_INT, -BEYOND_INT, "1", 1.0, True, None, 10**30]),
+    ("max_attempts", [0, -1, BEYOND_INT, "1", 1.5, True, None]),
+    (
+        "scheduled_at",
+        [
+            datetime(2026, 1, 1),  # noqa: DTZ001
+            "2026-01-01",
+            5,
+            datetime(2026, 1, 1, tzinfo=Unzoned()),
+            datetime.max.replace(tzinfo=UTC),
+            datetime.min.replace(tzinfo=UTC),
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-23))),
+        ],
+    ),
+    ("unique_key", ["", "x" * 501, "a\0b", "\ud800", 3]),
+    ("tag", ["one", [""], [None], ["a\0"], [3], 5, {"a": 1}, ["x" * 201]]),
+    ("timeout_seconds", [0, -1, 0.5, "1", True, BEYOND_INT]),
+    ("depends_on", [5, "1", [0], [-1], ["1"], [2**63], [True], [1.0]]),
+    (
+        "args",
+        [
+            [],
+            "text",
+            5,
+            {1: 2},
+            {"a": {2: 3}},
+            {"a": math.nan},
+            {"a": [math.inf]},
+            {"a": -math.inf},
+            {"a": "x\0"},
+            {"a\0": 1},
+            {"a": "\ud800"},
+            {"a": object()},
+            {"a": b"\xff"},
+            {"a": lambda: None},
+            {"a": 10**5_000},
+            FloatModel(value=math.nan),
+            Text("text"),
+        ],
+    ),
+    ("metadata", [[], "text", {1: 2}, {"a": math.nan}, {"a": "\0"}, {"a": object()}]),
+]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [(argument, value) for argument, values in BAD for value in values],
+    ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
+)
+def test_bad_values_are_refused_by_name(argument: str, value: Any) -> None:
+    name = "tags" if argument == "tag" else argument
+    bad = JobInsert(**{"task": "work", name: value})
+    with pytest.raises(InvalidJobError, match=argument) as alone:
+        encode_jobs([bad])
+    assert alone.value.code == "roost.invalid-job"
+    assert "batch" not in str(alone.value)
+    with pytest.raises(InvalidJobError, match=rf"job 2 of the batch: .*{argument}"):
+        encode_jobs([JobInsert("work"), JobInsert("work"), bad, JobInsert("work")])
+
+
+def test_nesting_without_end_is_refused() -> None:
+    endless: dict[str, Any] = {}
+    endless["a"] = endless
+    with pytest.raises(InvalidJobError, match="args"):
+        encode_jobs([JobInsert("work", args=endless)])
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    [stored] = json.loads(encode_jobs([JobInsert("work", **fields)]))
+    assert isinstance(stored, dict)
+    return stored
+
+
+def test_what_is_left_out_is_not_sent() -> None:
+    assert record() == {
+        "task": "work",
+        "queue": "default",
+        "args": {},
+        "priority": 0,
+        "max_attempts": 20,
+    }
+
+
+def test_everything_else_is_sent() -> None:
+    fields: dict[str, Any] = {
+        "queue": "q",
+        "priority": -(2**31) + 1,
+        "max_attempts": 2**31 - 1,
+        "unique_key": "k" * 500,
+        "tags": ["a", "b"],
+        "timeout_seconds": 1,
+        "depends_on": [3, 2],
+        "metadata": {"trace": "t"},
+        "args": {"a": 1},
+    }
+    assert record(**fields) == {"task": "work", **fields}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
+        datetime(2026, 3, 1, 18, 0, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    ],
+)
+def test_a_time_keeps_its_instant(moment: datetime) -> None:
+    sent = record(scheduled_at=moment)["scheduled_at"]
+    assert datetime.fromisoformat(sent) == datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+
+
+class Inner(BaseModel):
+    at: datetime
+
+
+class Outer(BaseModel):
+    number: UUID
+    price: Decimal
+    inner: list[Inner]
+    renamed: int = Field(alias="Other")
+
+
+def test_a_model_is_sent_by_field_name_and_a_dict_of_its_values_alike() -> None:
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    number = UUID(int=7)
+    model = Outer(number=number, price=Decimal("1.10"), inner=[Inner(at=noon)], Other=3)
+    values = {"number": number, "price": Decimal("1.10"), "inner": [{"at": noon}], "renamed": 3}
+    assert record(args=model)["args"] == record(args=values)["args"]
+    assert record(args=model)["args"] == {
+        "number": str(number),
+        "price": "1.10",
+        "inner": [{"at": "2026-03-01T12:00:00Z"}],
+        "renamed": 3,
+    }

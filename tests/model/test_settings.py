@@ -1,0 +1,153 @@
+"""A worker's parameters: the documented names and defaults, and a clear no to anything else."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import pytest
+
+from roost import (
+    AsyncRoost,
+    HandlerRegistry,
+    Hooks,
+    InvalidSettingError,
+    Worker,
+    WorkerSettings,
+    fixed,
+)
+from roost._model.settings import WorkerOptions
+
+DOCUMENTED: dict[str, object] = {
+    "queues": ("default",),
+    "concurrency": 4,
+    "prefetch": None,
+    "poll_interval": 1.0,
+    "retry_strategy": None,
+    "run_cron": True,
+    "heartbeat_interval": 15.0,
+    "orphan_reaper_interval": 30.0,
+    "orphan_stale_after": 300.0,
+    "shutdown_timeout": 30.0,
+    "listen_reconnect_delay": 1.0,
+    "error_cap": 20,
+    "archive_after_seconds": None,
+    "archive_interval": 60.0,
+    "result_ttl_seconds": None,
+    "startup_max_retries": 30,
+    "startup_retry_delay": 1.0,
+    "hooks": None,
+}
+"""The keywords of the API page, with their defaults."""
+
+DSN = "postgresql:///nobody-connects"
+
+
+def defaults(function: Callable[..., Any]) -> dict[str, object]:
+    return {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def test_the_signatures_show_the_documented_keywords_and_defaults() -> None:
+    assert defaults(AsyncRoost.worker) == DOCUMENTED
+    assert defaults(Worker) == {"registry": None, **DOCUMENTED}
+    assert next(iter(inspect.signature(Worker).parameters)) == "dsn"
+
+
+def test_the_settings_and_the_options_have_the_same_names() -> None:
+    fields = {field.name: field.default for field in attrs.fields(WorkerSettings)}
+    assert fields == DOCUMENTED
+    assert list(WorkerOptions.__annotations__) == list(DOCUMENTED)
+
+
+ACCEPTED: dict[str, list[Any]] = {
+    "queues": [("a",), ["a", "b"], {"a"}, (name for name in "ab")],
+    "concurrency": [1, 1_000],
+    "prefetch": [None, 0, 50],
+    "poll_interval": [0.01, 60],
+    "retry_strategy": [None, fixed(1), lambda attempt: 1.0],
+    "run_cron": [True, False],
+    "heartbeat_interval": [0.01, 150],
+    "orphan_reaper_interval": [0.01, 3_600],
+    "orphan_stale_after": [30.0, 1e6],
+    "shutdown_timeout": [0, 0.5, 3_600],
+    "listen_reconnect_delay": [0.01, 60],
+    "error_cap": [1, 1_000],
+    "archive_after_seconds": [None, 1, 0.5, 86_400],
+    "archive_interval": [0.01, 3_600],
+    "result_ttl_seconds": [None, 1, 86_400],
+    "startup_max_retries": [0, 1_000],
+    "startup_retry_delay": [0, 0.1, 60],
+    "hooks": [None, Hooks()],
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_each_documented_parameter_is_accepted(name: str) -> None:
+    for value in ACCEPTED[name]:
+        Worker(DSN, registry=HandlerRegistry(), **{name: value})
+
+
+POSITIVE = [0, -1, math.nan, math.inf, "1", None, True]
+NOT_NEGATIVE = [-1, -0.1, math.nan, math.inf, "1", None, True]
+REFUSED: dict[str, list[Any]] = {
+    "queues": ["default", (), [""], ["x" * 201], [None], ["a\0"]],
+    "concurrency": [0, -1, 1.5, "4", None, True],
+    "prefetch": [-1, 1.5, "4", True],
+    "poll_interval": POSITIVE,
+    "retry_strategy": [5, "exponential"],
+    "run_cron": [1, None, "yes"],
+    "heartbeat_interval": POSITIVE,
+    "orphan_reaper_interval": POSITIVE,
+    "orphan_stale_after": POSITIVE,
+    "shutdown_timeout": NOT_NEGATIVE,
+    "listen_reconnect_delay": POSITIVE,
+    "error_cap": [0, -1, 1.5, "4", None, True],
+    "archive_after_seconds": [-1, math.nan, math.inf, "1", True],
+    "archive_interval": POSITIVE,
+    "result_ttl_seconds": [-1, math.nan, math.inf, "1", True],
+    "startup_max_retries": [-1, 1.5, "4", None, True],
+    "startup_retry_delay": NOT_NEGATIVE,
+    "hooks": [5, "hooks"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, values in REFUSED.items() for value in values],
+)
+def test_each_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
+    what = "queue" if name == "queues" else name
+    with pytest.raises(InvalidSettingError, match=what) as caught:
+        Worker(DSN, registry=HandlerRegistry(), **{name: value})
+    assert caught.value.code == "roost.invalid-setting"
+
+
+def test_all_documented_parameters_have_a_refused_and_an_accepted_value() -> None:
+    assert REFUSED.keys() == ACCEPTED.keys() == DOCUMENTED.keys()
+
+
+def test_a_heartbeat_that_can_not_be_missed_once_is_refused() -> None:
+    with pytest.raises(InvalidSettingError, match="half of orphan_stale_after"):
+        WorkerSettings(heartbeat_interval=10, orphan_stale_after=19.9)
+    WorkerSettings(heartbeat_interval=10, orphan_stale_after=20)
+
+
+def test_an_unknown_parameter_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="speed"):
+        Worker(DSN, speed=11)  # type: ignore[call-arg]  # the mistake under test
+
+
+def test_queues_are_named_once() -> None:
+    assert WorkerSettings(queues=["b", "a", "b"]).queues == ("b", "a")
+
+
+def test_without_a_strategy_waits_are_exponential() -> None:
+    assert 1.8 <= WorkerSettings().retry(1) <= 2
+    assert WorkerSettings(retry_strategy=fixed(7)).retry(1) == 7

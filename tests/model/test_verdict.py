@@ -1,0 +1,182 @@
+"""How an attempt ended and how many are left decide what is written."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from roost import JobState, SnoozeJob, fixed
+from roost._model.backoff import LONGEST
+from roost._model.codec import decode, encode
+from roost._model.states import Event
+from roost._model.verdict import (
+    MAX_ERROR,
+    MAX_TRACE,
+    CancelRequested,
+    Ending,
+    Interrupted,
+    Lease,
+    Raised,
+    Returned,
+    TimedOut,
+    Verdict,
+    clean,
+    describe,
+    error_record,
+    judge,
+)
+
+LEASE = Lease(1, 2, 3)
+
+
+def judged(ending: Ending, *, attempt: int = 1, max_attempts: int = 3) -> Verdict:
+    return judge(ending, lease=LEASE, attempt=attempt, max_attempts=max_attempts, retry=fixed(9))
+
+
+FAILURES = [Raised(ValueError("no")), TimedOut(limit=2)]
+
+
+@pytest.mark.parametrize(
+    ("ending", "event", "state", "attempt", "delay"),
+    [
+        (Returned(None), Event.COMPLETE, "completed", 0, None),
+        (FAILURES[0], Event.RETRY, "retryable", 0, 9),
+        (FAILURES[1], Event.RETRY, "retryable", 0, 9),
+        (Raised(SnoozeJob(5)), Event.SNOOZE, "available", -1, 5),
+        (Interrupted(), Event.RELEASE, "available", -1, None),
+        (CancelRequested(), Event.CANCEL, "cancelled", 0, None),
+    ],
+)
+def test_each_ending_has_its_move(
+    ending: Ending, event: Event, state: str, attempt: int, delay: float | None
+) -> None:
+    verdict = judged(ending)
+    assert (verdict.lease, verdict.event) == (LEASE, event)
+    assert (verdict.state, verdict.attempt, verdict.delay) == (state, attempt, delay)
+    assert (verdict.error is not None) == (event is Event.RETRY)
+
+
+@pytest.mark.parametrize("ending", FAILURES)
+@pytest.mark.parametrize(
+    ("attempt", "max_attempts", "state"),
+    [(1, 1, "discarded"), (2, 3, "retryable"), (3, 3, "discarded"), (4, 3, "discarded")],
+)
+def test_the_last_attempt_discards(
+    ending: Ending, attempt: int, max_attempts: int, state: str
+) -> None:
+    verdict = judged(ending, attempt=attempt, max_attempts=max_attempts)
+    assert verdict.state == state
+    assert (verdict.delay is None) == (state == "discarded")
+    assert verdict.error is not None
+
+
+@pytest.mark.parametrize(
+    "ending", [Returned(1), Raised(SnoozeJob(5)), Interrupted(), CancelRequested()]
+)
+def test_other_endings_do_not_ask_how_many_attempts_are_left(ending: Ending) -> None:
+    assert judged(ending, attempt=9, max_attempts=1).state is not JobState.DISCARDED
+
+
+def test_a_timeout_names_its_limit() -> None:
+    error = judged(TimedOut(limit=2)).error
+    assert error is not None
+    assert error["error"] == "JobTimeoutError: timed out after 2 s"
+
+
+def test_a_snooze_is_bounded() -> None:
+    assert judged(Raised(SnoozeJob(0))).delay == 0
+    assert judged(Raised(SnoozeJob(1e300))).delay == LONGEST
+
+
+@pytest.mark.parametrize("seconds", ["soon", None, math.nan, -1])
+def test_a_snooze_that_was_tampered_with_is_a_failure(seconds: object) -> None:
+    snooze = SnoozeJob(1)
+    snooze.seconds = seconds  # type: ignore[assignment]  # the mistake under test
+    assert judged(Raised(snooze)).event is Event.RETRY
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.001, math.nan, math.inf])
+def test_a_snooze_of_no_length_is_a_value_error(seconds: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        SnoozeJob(seconds)
+
+
+def test_results_are_json_texts() -> None:
+    assert judged(Returned(None)).result is None
+    assert judged(Returned({"a": [1]})).result == '{"a":[1]}'
+    assert judged(Returned(False)).result == "false"
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, "a\0", {1: 2}, object(), b"\xff", 10**200_000], ids="nxkobd"
+)
+def test_a_result_that_can_not_be_stored_is_replaced_by_a_note(value: object) -> None:
+    verdict = judged(Returned(value))
+    assert verdict.event is Event.COMPLETE
+    assert verdict.result is not None
+    note = decode(verdict.result)
+    assert list(note) == ["roost.unserializable"]
+    assert note["roost.unserializable"].startswith(f"{type(value).__qualname__}: ")
+
+
+class Silent(Exception):  # noqa: N818
+    pass
+
+
+class BadText(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("a"), "ValueError: a"),
+        (Silent(), "Silent"),
+        (BadText(), "BadText: <its __str__ failed>"),
+        (ValueError("a\0b"), "ValueError: a\N{REPLACEMENT CHARACTER}b"),
+        (ValueError("a\ud800b"), "ValueError: a?b"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (ExceptionGroup("many", [ValueError()]), "ExceptionGroup: many (1 sub-exception)"),
+    ],
+)
+def test_an_error_record_is_storable(error: BaseException, text: str) -> None:
+    record = error_record(error)
+    assert record["error"] == text
+    assert set(record) == {"error", "trace"}
+    encode(record)
+
+
+def test_an_error_record_is_bounded_and_keeps_the_end_of_the_trace() -> None:
+    def sink(depth: int) -> None:
+        if depth:
+            sink(depth - 1)
+        raise ValueError("x" * 3_000_000)
+
+    with pytest.raises(ValueError, match="x") as caught:
+        sink(50)
+    record = error_record(caught.value)
+    assert len(record["error"]) == MAX_ERROR
+    assert len(record["trace"]) == MAX_TRACE
+    assert record["error"].endswith("…")
+    assert record["trace"].startswith("…")
+
+
+def test_cleaning_leaves_good_text_alone() -> None:
+    assert clean("grüß \N{HATCHING CHICK}\n", 100) == "grüß \N{HATCHING CHICK}\n"
+    assert clean("abcdef", 4) == "abc…"
+    assert clean("abcdef", 4, keep_end=True) == "…def"
+    assert clean("abcd", 4) == "abcd"
+
+
+def test_a_verdict_is_described_for_the_statement() -> None:
+    assert describe(judged(Raised(SnoozeJob(5)))) == {
+        "id": 1,
+        "worker_id": 2,
+        "lease_no": 3,
+        "state": "available",
+        "attempt": -1,
+        "delay": 5,
+        "error": None,
+    }
