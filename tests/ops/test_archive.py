@@ -100,7 +100,8 @@ def test_nothing_is_lost_on_the_way_to_the_archive_and_back(table: JobTable) -> 
     table.change(
         job_id,
         "state = 'completed', completed_at = now(), attempted_at = now(), attempt = 2, "
-        "lease_no = 5, errors = '[{\"error\": \"x\"}]', result = '{\"r\": 1}', depends_on = '{1,2}'",
+        "lease_no = 5, "
+        "errors = '[{\"error\": \"x\"}]', result = '{\"r\": 1}', depends_on = '{1,2}'",
     )
     query = "select to_jsonb(j) - 'archived_at' from {} as j where id = $1::bigint"
     before = table.value(query.format("roost.jobs"), job_id)
