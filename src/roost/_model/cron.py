@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -16,6 +15,9 @@ from roost.exceptions import InvalidSettingError
 
 Misfire: TypeAlias = Literal["skip", "last", "all"]
 Overlap: TypeAlias = Literal["allow", "skip"]
+
+MAX_JITTER = 366 * 86_400.0
+"""Seconds. Postgres refuses what leads out of its calendar."""
 
 
 @attrs.frozen
@@ -33,7 +35,8 @@ class CronEntry:
     :param misfire: what becomes of ticks that nobody was there to fire: ``"skip"`` them, fire the
         ``"last"`` one, or ``"all"``, the newest hundred at most.
     :param jitter: each job is due at a random time up to so many seconds after its tick, ≥ 0.
-    :param overlap: ``"skip"`` fires nothing while the entry's last job has not ended.
+    :param overlap: ``"skip"`` fires nothing while the job of the last tick has not ended, and never
+        two jobs at once.
     :raises InvalidSettingError: a value is not valid; the message names it.
     """
 
@@ -60,8 +63,8 @@ class CronEntry:
             raise error(f"misfire must be one of {get_args(Misfire)}, not {self.misfire!r}")
         if self.overlap not in get_args(Overlap):
             raise error(f"overlap must be one of {get_args(Overlap)}, not {self.overlap!r}")
-        if not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter < math.inf:
-            raise error(f"jitter must be finite seconds ≥ 0, not {self.jitter!r}")
+        if not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= MAX_JITTER:
+            raise error(f"jitter must be seconds from 0 to {MAX_JITTER:.0f}, not {self.jitter!r}")
         if not isinstance(self.args, dict):
             raise error(f"args must be a dict, not {type(self.args).__name__}")
         try:

@@ -73,6 +73,12 @@ class Handler:
     job_parameter: str | None = None
 
 
+class _TakenName(str):
+    """The name of a cron entry that nobody named: its task's."""
+
+    __slots__ = ()
+
+
 class HandlerRegistry:
     """Task names and their handlers.
 
@@ -119,6 +125,10 @@ class HandlerRegistry:
                 f"task {name!r} is already handled by {_origin(known.func)[1]}; "
                 "give one of the two another name"
             )
+        self._rename_provisional(self._names.get(id(func)), name)
+        if known is not None and known.func is not func:
+            # Its number may be given to another function once it is gone.
+            self._names.pop(id(known.func), None)
         self._handlers[name] = Handler(
             name=name,
             func=func,
@@ -128,23 +138,33 @@ class HandlerRegistry:
             run_in=run_in,
             job_parameter=_job_parameter(func),
         )
-        self._rename_provisional(self._names.get(id(func)), name)
+        self._provisional.discard(name)
         self._names[id(func)] = name
 
     def add_cron(self, entry: CronEntry, func: Callable[..., Any]) -> None:
         """Let ``func`` be enqueued as ``entry`` says; it becomes a task unless it is one.
 
-        :raises DuplicateTaskError: another function has an entry of that name.
+        :raises DuplicateTaskError: another entry has that name. The same function of a module that
+            is imported twice or reloaded replaces its own.
         """
-        known = self._cron.get(entry.name)
         task = self._names.get(id(func))
+        self._check_cron_name(entry.name, func, attrs.evolve(entry, task=task or entry.task))
         if task is None:
             self.register(entry.task, func)
             self._provisional.add(entry.task)
             task = entry.task
-        if known is not None and _origin(self._handlers[known.task].func) != _origin(func):
-            raise DuplicateTaskError(f"another function has the cron entry {entry.name!r}")
         self._cron[entry.name] = attrs.evolve(entry, task=task)
+
+    def _check_cron_name(self, name: str, func: Callable[..., Any], entry: CronEntry) -> None:
+        known = self._cron.get(name)
+        if known is None or known == entry:
+            return
+        before = self._handlers[known.task].func
+        if before is func or _origin(before) != _origin(func):
+            raise DuplicateTaskError(
+                f"{_origin(before)[1]} has the cron entry {name!r} already; give one of the two "
+                "another name"
+            )
 
     @property
     def cron_entries(self) -> tuple[CronEntry, ...]:
@@ -152,13 +172,21 @@ class HandlerRegistry:
         return tuple(self._cron.values())
 
     def _rename_provisional(self, old: str | None, new: str) -> None:
+        """Let the task that @cron registered be ``new``, and so the entry that is named by it."""
         if old is None or old == new or old not in self._provisional:
             return
+        func = self._handlers[old].func
+        for entry in self.cron_entries:
+            if entry.task != old:
+                continue
+            renamed = attrs.evolve(entry, task=new)
+            if isinstance(entry.name, _TakenName):
+                renamed = attrs.evolve(renamed, name=_TakenName(new))
+                self._check_cron_name(new, func, renamed)
+                del self._cron[entry.name]
+            self._cron[renamed.name] = renamed
         self._provisional.discard(old)
         del self._handlers[old]
-        for entry in self.cron_entries:
-            if entry.task == old:
-                self._cron[entry.name] = attrs.evolve(entry, task=new)
 
     def get(self, name: str) -> Handler:
         """Return the handler of ``name``.
@@ -260,7 +288,8 @@ def job(
         queue=queue,
         priority=priority,
         max_attempts=max_attempts,
-        tags=None if tags is None else tuple(tags),
+        # What is no list is left for the check to refuse: a str would become its characters.
+        tags=tuple(tags) if isinstance(tags, list) else tags,
         timeout_seconds=timeout_seconds,
         rate_per_minute=rate_per_minute,
         max_concurrency=max_concurrency,
@@ -312,9 +341,11 @@ def cron(
 
     def register(func: F) -> F:
         target = default_registry if handler_registry is None else handler_registry
-        task = target.find_name(func) or getattr(func, "__name__", repr(func))
+        task = target.find_name(func) or getattr(func, "__name__", name)
+        if task is None:
+            raise InvalidSettingError(f"{func!r} has no name of its own; pass one to @cron")
         entry = CronEntry(
-            name or task,
+            _TakenName(task) if name is None else name,
             expression,
             task,
             {} if args is None else dict(args),

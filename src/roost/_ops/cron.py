@@ -12,18 +12,18 @@ import attrs
 from roost._model.codec import decode, encode
 from roost._model.cron import CronInfo
 from roost._model.job import JobInsert
-from roost._model.schedule import Schedule
+from roost._model.schedule import Schedule, schedule_of
 from roost._ops.inspect import utc
 from roost._ops.query import Op, Query
 from roost._sql import statements
-from roost.exceptions import CronNotFoundError
+from roost.exceptions import CronNotFoundError, InvalidSettingError
 
 _SQL = statements("cron")
 
 MAX_CATCH_UP = 100
 """Ticks that ``misfire="all"`` fires at once, the newest."""
 ON_TIME = timedelta(seconds=10)
-"""A tick that is fired so late was not missed."""
+"""An entry whose oldest due tick is no older has missed nothing: each of its ticks is fired."""
 
 
 @attrs.frozen
@@ -36,6 +36,19 @@ class Declaration:
     misfire: str
     overlap: str
     jitter: float
+
+
+@attrs.frozen
+class Fired:
+    """What `fire_due` did.
+
+    :param job_ids: the new jobs.
+    :param unreadable: due entries whose expression or time zone means nothing to this worker. They
+        are left as they are.
+    """
+
+    job_ids: list[int]
+    unreadable: list[str]
 
 
 def declare(entries: Sequence[Declaration]) -> Op[None]:
@@ -68,23 +81,37 @@ def renew_declared(names: Sequence[str]) -> Op[None]:
     yield Query(_SQL["renew_declared"], (list(names),))
 
 
-def fire_due(names: Sequence[str]) -> Op[list[int]]:
-    """Insert the jobs of the ticks of ``names`` that are due, and return their ids.
+def fire_due(names: Sequence[str]) -> Op[Fired]:
+    """Insert the jobs of the ticks of ``names`` that are due.
 
-    Must run inside a transaction: an entry is locked, its jobs inserted and its next tick set, or
-    none of it. So each tick is fired once, by whichever worker comes first, and the database's
-    clock says when.
+    Exactly one worker fires a tick: the jobs are inserted and the entry moved on in one statement,
+    which does nothing where another worker was faster. The database's clock says what is due.
     """
-    ids: list[int] = []
-    for name, expression, zone, misfire, jitter, due_at, now, busy in (
-        yield Query(_SQL["take_due"], (list(names),))
-    ):
-        schedule = Schedule(expression, zone)
-        ticks = [] if busy else _to_fire(schedule, misfire, due_at=due_at, now=now)
-        delays = [random.uniform(0, jitter) for _ in ticks]  # noqa: S311  (spreads load)
-        rows = yield Query(_SQL["fire"], (name, ticks, delays, schedule.next_after(now)))
-        ids += [job_id for (job_id,) in rows]
-    return ids
+    due = yield Query(_SQL["due"], (list(names),))
+    seen: list[tuple[str, str, str | None, datetime, datetime]] = []
+    ticks: list[tuple[str, datetime, float]] = []
+    unreadable = []
+    for name, expression, zone, misfire, overlap, jitter, due_at, now, busy in due:
+        try:
+            schedule = schedule_of(expression, zone)
+        except InvalidSettingError:
+            # Somebody wrote it into the table, or this Roost or its time zones are older.
+            unreadable.append(name)
+            continue
+        seen.append((name, expression, zone, due_at, schedule.next_after(now)))
+        to_fire = [] if busy else _to_fire(schedule, misfire, due_at=due_at, now=now)
+        if overlap == "skip":
+            to_fire = to_fire[-1:]
+        ticks += [(name, tick, random.uniform(0, jitter)) for tick in to_fire]  # noqa: S311  (spreads load)
+    job_ids: list[int] = []
+    if seen:
+        columns = (*_columns(seen, 5), *_columns(ticks, 3))
+        job_ids = [job_id for (job_id,) in (yield Query(_SQL["fire"], columns))]
+    return Fired(job_ids, unreadable)
+
+
+def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    return [[row[column] for row in rows] for column in range(width)]
 
 
 def next_in(names: Sequence[str]) -> Op[float | None]:
@@ -149,16 +176,19 @@ def pause(name: str) -> Op[None]:
 def resume(name: str) -> Op[None]:
     """Undo `pause`; the next tick after now is the first.
 
-    Must run inside a transaction.
-
     :raises CronNotFoundError: no entry has that name.
     """
-    rows = yield Query(_SQL["schedule_of"], (name,))
-    if not rows:
-        raise _not_found(name)
-    expression, zone, paused_at, now = rows[0]
-    if paused_at is not None:
-        yield Query(_SQL["resume"], (name, Schedule(expression, zone).next_after(now)))
+    while True:
+        rows = yield Query(_SQL["time_table"], (name,))
+        if not rows:
+            raise _not_found(name)
+        expression, zone, paused_at, now = rows[0]
+        if paused_at is None:
+            return
+        first = schedule_of(expression, zone).next_after(now)
+        if (yield Query(_SQL["resume"], (name, expression, zone, first))):
+            return
+        # It was declared anew in between: read it again.
 
 
 def run_now(name: str) -> Op[int]:
@@ -178,12 +208,11 @@ def _to_fire(
 ) -> list[datetime]:
     """Return which of the ticks from ``due_at`` to ``now`` to fire."""
     before = due_at - timedelta(microseconds=1)
-    if misfire == "all":
+    if misfire == "all" or now - due_at <= ON_TIME:
         return schedule.last_until(now, after=before, most=MAX_CATCH_UP)
-    last = schedule.last_until(now, after=before)
     if misfire == "skip":
-        return [tick for tick in last if now - tick <= ON_TIME]
-    return last
+        return list(schedule.ticks(after=max(before, now - ON_TIME), until=now))
+    return schedule.last_until(now, after=before)
 
 
 def _utc(moment: datetime | None) -> datetime | None:

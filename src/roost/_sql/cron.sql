@@ -1,71 +1,77 @@
 -- name: now
 select now();
 
--- name: known
--- $1 names. What decides when an entry fires next.
-select name, expression, timezone
-from roost.cron
-where name = any ($1::text[]);
-
 -- name: declare
 -- $1 a JSON array of entries with the tick that each would fire first. What is new or has another
 -- time table starts from there; what is known keeps its place. The last worker to start wins.
-insert into roost.cron as known (
-    name, expression, timezone, task, queue, args, priority, max_attempts, tags, timeout_seconds,
-    misfire, overlap, jitter, next_tick_at
+with declared as (
+    insert into roost.cron as known (
+        name, expression, timezone, task, queue, args, priority, max_attempts, tags,
+        timeout_seconds, misfire, overlap, jitter, next_tick_at
+    )
+    select
+        name, expression, timezone, task, queue, args, priority, max_attempts, tags,
+        timeout_seconds, misfire, overlap, jitter, next_tick_at
+    from jsonb_to_recordset($1::text::jsonb) as entry (
+        name text,
+        expression text,
+        timezone text,
+        task text,
+        queue text,
+        args jsonb,
+        priority integer,
+        max_attempts integer,
+        tags text[],
+        timeout_seconds integer,
+        misfire text,
+        overlap text,
+        jitter double precision,
+        next_tick_at timestamptz
+    )
+    order by name
+    on conflict (name) do update
+    set expression = excluded.expression,
+        timezone = excluded.timezone,
+        task = excluded.task,
+        queue = excluded.queue,
+        args = excluded.args,
+        priority = excluded.priority,
+        max_attempts = excluded.max_attempts,
+        tags = excluded.tags,
+        timeout_seconds = excluded.timeout_seconds,
+        misfire = excluded.misfire,
+        overlap = excluded.overlap,
+        jitter = excluded.jitter,
+        declared_at = now(),
+        next_tick_at = case
+            when (known.expression, known.timezone) is distinct from
+                (excluded.expression, excluded.timezone)
+                then excluded.next_tick_at
+            else known.next_tick_at
+        end
+    returning name
 )
-select
-    name, expression, timezone, task, queue, args, priority, max_attempts, tags, timeout_seconds,
-    misfire, overlap, jitter, next_tick_at
-from jsonb_to_recordset($1::text::jsonb) as entry (
-    name text,
-    expression text,
-    timezone text,
-    task text,
-    queue text,
-    args jsonb,
-    priority integer,
-    max_attempts integer,
-    tags text[],
-    timeout_seconds integer,
-    misfire text,
-    overlap text,
-    jitter double precision,
-    next_tick_at timestamptz
-)
-order by name
-on conflict (name) do update
-set expression = excluded.expression,
-    timezone = excluded.timezone,
-    task = excluded.task,
-    queue = excluded.queue,
-    args = excluded.args,
-    priority = excluded.priority,
-    max_attempts = excluded.max_attempts,
-    tags = excluded.tags,
-    timeout_seconds = excluded.timeout_seconds,
-    misfire = excluded.misfire,
-    overlap = excluded.overlap,
-    jitter = excluded.jitter,
-    declared_at = now(),
-    next_tick_at = case
-        when (known.expression, known.timezone) is distinct from
-            (excluded.expression, excluded.timezone)
-            then excluded.next_tick_at
-        else known.next_tick_at
-    end;
+-- Other workers may sleep for a tick that is now further away than the first.
+select pg_notify('roost_cron', '')
+where (select count(*) from declared) > 0;
 
 -- name: renew_declared
--- $1 names.
+-- $1 names. What somebody else has locked is passed over, so that no two can wait for each other;
+-- its turn comes again before it is stale.
 update roost.cron
 set declared_at = now()
-where name = any ($1::text[]);
+where name = any (array(
+    select entry.name
+    from roost.cron as entry
+    where entry.name = any ($1::text[])
+    for no key update skip locked
+));
 
--- name: take_due
--- $1 names. Whoever locks a due entry fires it; the others pass over it. Until this transaction has
--- moved the entry on, it is nobody else's.
+-- name: due
+-- $1 names. What is due, with what decides its ticks. Locks nothing: `fire` makes sure that what
+-- was read here still holds.
 select
-    name, expression, timezone, misfire, jitter, next_tick_at, now(),
+    name, expression, timezone, misfire, overlap, jitter, next_tick_at, now(),
     overlap = 'skip' and exists (
         select
         from roost.jobs as job
@@ -76,17 +82,28 @@ from roost.cron as entry
 where name = any ($1::text[])
     and paused_at is null
     and next_tick_at <= now()
-order by next_tick_at
-limit 100
-for update of entry skip locked;
+order by next_tick_at, name
+limit 100;
 
 -- name: fire
--- $1 name, $2 ticks, $3 seconds after each at which its job is due, $4 the next tick. Also without
--- ticks: then the entry only moves on.
-with entry as materialized (
-    select *
-    from roost.cron
-    where name = $1::text
+-- $1 names, $2 expressions, $3 time zones, $4 due ticks: entries as they were read. $5 the tick that
+-- is next for each. $6 names, $7 ticks, $8 seconds after each at which its job is due; an entry
+-- without ticks only moves on.
+--
+-- One statement, so that it happens or not, whatever becomes of the worker meanwhile: no lock is
+-- held while a client thinks. An entry that was fired, paused or declared anew since it was read is
+-- left alone. One that another worker is about to fire is passed over, so that nobody waits and no
+-- two of them lock entries in different orders.
+with due as materialized (
+    select entry.*, seen.upcoming_at
+    from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+        as seen (name, expression, timezone, due_at, upcoming_at)
+    join roost.cron as entry on entry.name = seen.name
+    where entry.next_tick_at = seen.due_at
+        and entry.expression = seen.expression
+        and entry.timezone is not distinct from seen.timezone
+        and entry.paused_at is null
+    for update of entry skip locked
 ),
 inserted as (
     insert into roost.jobs (
@@ -94,14 +111,15 @@ inserted as (
         inserted_at, metadata, limited
     )
     select
-        entry.queue, entry.task, entry.args, entry.priority, entry.max_attempts, entry.tags,
-        entry.timeout_seconds, tick.at + make_interval(secs => tick.delay), statement_timestamp(),
-        jsonb_build_object('cron', entry.name, 'tick', tick.at),
-        exists (select from roost.limits where limits.task = entry.task)
-    from entry
-    cross join unnest($2::timestamptz[], $3::double precision[]) as tick (at, delay)
-    order by tick.at
-    returning id, queue
+        due.queue, due.task, due.args, due.priority, due.max_attempts, due.tags,
+        due.timeout_seconds, tick.at + make_interval(secs => tick.delay), statement_timestamp(),
+        jsonb_build_object('cron', due.name, 'tick', tick.at),
+        exists (select from roost.limits where limits.task = due.task)
+    from due
+    join unnest($6::text[], $7::timestamptz[], $8::double precision[])
+        as tick (name, at, delay) on tick.name = due.name
+    order by tick.at, due.name
+    returning id, queue, metadata ->> 'cron' as entry
 ),
 notified as (
     select pg_notify('roost_jobs', queue)
@@ -109,13 +127,22 @@ notified as (
     group by queue
 ),
 moved as (
-    update roost.cron as known
-    set next_tick_at = $4::timestamptz,
+    update roost.cron as entry
+    set next_tick_at = due.upcoming_at,
         last_tick_at = coalesce(
-            (select max(tick.at) from unnest($2::timestamptz[]) as tick (at)), known.last_tick_at
+            (
+                select max(tick.at)
+                from unnest($6::text[], $7::timestamptz[]) as tick (name, at)
+                where tick.name = due.name
+            ),
+            entry.last_tick_at
         ),
-        last_job_id = coalesce((select max(inserted.id) from inserted), known.last_job_id)
-    where known.name = $1::text
+        last_job_id = coalesce(
+            (select max(inserted.id) from inserted where inserted.entry = due.name),
+            entry.last_job_id
+        )
+    from due
+    where entry.name = due.name
 )
 select id
 from inserted
@@ -148,20 +175,22 @@ with paused as (
 select name
 from paused;
 
--- name: schedule_of
--- Locks the entry for `resume`.
+-- name: time_table
 select expression, timezone, paused_at, now()
 from roost.cron
-where name = $1::text
-for update;
+where name = $1::text;
 
 -- name: resume
--- $1 name, $2 the next tick: what was due during the pause is not made up for.
+-- $1 name, $2 expression, $3 time zone, as they were read; $4 the tick that they give: what was due
+-- during the pause is not made up for. Says whether the entry was found so.
 with resumed as (
     update roost.cron
     set paused_at = null,
-        next_tick_at = $2::timestamptz
+        next_tick_at = $4::timestamptz
     where name = $1::text
+        and expression = $2::text
+        and timezone is not distinct from $3::text
+        and paused_at is not null
     returning name
 )
 select pg_notify('roost_cron', name)

@@ -10,7 +10,7 @@ from anyio.abc import TaskStatus
 
 from roost._model.cron import CronEntry
 from roost._model.job import JobInsert
-from roost._model.registry import with_defaults
+from roost._model.registry import HandlerRegistry, with_defaults
 from roost._ops.cron import Declaration, declare, fire_due, next_in, renew_declared
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
@@ -33,20 +33,21 @@ class CronLane:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._names = [entry.name for entry in runtime.registry.cron_entries]
+        self._unreadable: set[str] = set()
+        self._declared = False
         self._renew_at = math.inf
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Declare the entries, then fire until cancelled; without entries just wait."""
-        task_status.started()
+        """Declare the entries, then fire until cancelled; without entries just wait.
+
+        Ready after the first try, successful or not.
+        """
         if not self._names:
+            task_status.started()
             await anyio.sleep_forever()
         failures = 0
-        declared = False
         while True:
             try:
-                if not declared:
-                    await self.declare()
-                    declared = True
                 wait = await self.once()
             except DatabaseUnavailableError as error:
                 failures += 1
@@ -54,15 +55,9 @@ class CronLane:
                 wait = backoff(failures)
             else:
                 failures = 0
+            task_status.started()
             with anyio.move_on_after(wait):
                 await self._runtime.cron_wake.wait()
-
-    async def declare(self) -> None:
-        """Make the entries known to the database."""
-        registry = self._runtime.registry
-        declarations = [_declaration(self._runtime, entry) for entry in registry.cron_entries]
-        await self._runtime.call(declare(declarations))
-        self._renew_at = anyio.current_time() + RENEW_INTERVAL
 
     async def once(self) -> float:
         """Fire what is due and return the seconds until the next tick.
@@ -70,23 +65,41 @@ class CronLane:
         A cancel, or a connection lost on the way, leaves a tick fired or not, never half.
         """
         runtime = self._runtime
-        if anyio.current_time() >= self._renew_at:
-            await runtime.call(renew_declared(self._names))
-            self._renew_at = anyio.current_time() + RENEW_INTERVAL
-        wait = await runtime.call(next_in(self._names))
+        await self._keep_declared()
+        names = [name for name in self._names if name not in self._unreadable]
+        wait = await runtime.call(next_in(names))
         if wait is not None and wait <= 0:
-            fired = await runtime.call_in_transaction(fire_due(self._names))
-            if fired:
-                logger.info("cron fired", extra={"jobs": fired})
-            wait = await runtime.call(next_in(self._names))
+            fired = await runtime.call(fire_due(names))
+            if fired.job_ids:
+                logger.info("cron fired", extra={"jobs": fired.job_ids})
+            if fired.unreadable:
+                logger.error("cron entries not understood", extra={"names": fired.unreadable})
+                self._unreadable.update(fired.unreadable)
+                names = [name for name in names if name not in self._unreadable]
+            wait = await runtime.call(next_in(names))
         # Somebody else may be firing what is due: look again soon, not at once.
         return MAX_SLEEP if wait is None else min(max(wait, 0.02), MAX_SLEEP)
+
+    async def _keep_declared(self) -> None:
+        """Make the entries known to the database, and then say now and then that they are."""
+        if self._declared and anyio.current_time() < self._renew_at:
+            return
+        if self._declared:
+            await self._runtime.call(renew_declared(self._names))
+        else:
+            registry = self._runtime.registry
+            await self._runtime.call(
+                declare([_declaration(entry, registry) for entry in registry.cron_entries])
+            )
+        self._declared = True
+        self._renew_at = anyio.current_time() + RENEW_INTERVAL
+        self._unreadable.clear()  # somebody may have mended them
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""
 
 
-def _declaration(runtime: Runtime, entry: CronEntry) -> Declaration:
+def _declaration(entry: CronEntry, registry: HandlerRegistry) -> Declaration:
     job = JobInsert(
         entry.task,
         entry.args,
@@ -97,7 +110,7 @@ def _declaration(runtime: Runtime, entry: CronEntry) -> Declaration:
     return Declaration(
         name=entry.name,
         schedule=entry.schedule(),
-        job=with_defaults(job, runtime.registry),
+        job=with_defaults(job, registry),
         misfire=entry.misfire,
         overlap=entry.overlap,
         jitter=entry.jitter,

@@ -30,6 +30,9 @@ MAX_CLAIM = 500
 """Jobs in one claim at most."""
 MAX_UNSETTLED = 10_000
 """Verdicts that may wait for the database; beyond it nothing new is started."""
+MAX_SLEEP = 30.0
+"""Seconds between two looks at most, however long the poll. An enqueue announces only jobs that are
+due within a minute, and it may commit late: those further away must be found before that minute."""
 MAX_LINE_WAIT = 1.0
 """Seconds without movement after which the waiting line is handed back to other workers."""
 
@@ -80,7 +83,7 @@ class FetchLane:
         began = anyio.current_time()
         runtime.jobs_may_wait = False
         runtime.due_at = math.inf  # the answer says it
-        self._next_look = began + runtime.settings.poll_interval
+        self._next_look = began + min(runtime.settings.poll_interval, MAX_SLEEP)
         self._unsure = True
         # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
         with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
