@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 import anyio.from_thread
 import pytest
+import trio
 from anyio.lowlevel import checkpoint
 
 from roost import DatabaseError, HandlerRegistry, JobInsert, Worker, job
@@ -104,6 +105,21 @@ async def test_a_second_request_ends_the_grace_at_once(
             await eventually(lambda: jobs.started == 1)
             worker.request_stop()  # and a second time at the end of the block
     assert handed_back(table, endless)
+
+
+async def test_a_plain_callback_of_the_loop_may_ask_for_the_stop(
+    make_worker: MakeWorker, table: JobTable, jobs: Jobs, anyio_backend_name: str
+) -> None:
+    job_id = table.add("endless")
+    worker = make_worker(shutdown_timeout=0)
+    async with anyio.create_task_group() as group:
+        await group.start(worker.run)
+        await eventually(lambda: jobs.started == 1)
+        if anyio_backend_name == "trio":
+            trio.lowlevel.current_trio_token().run_sync_soon(worker.request_stop)
+        else:
+            asyncio.get_running_loop().call_soon(worker.request_stop)
+    assert handed_back(table, job_id)
 
 
 async def test_without_grace_everything_is_handed_back_at_once(

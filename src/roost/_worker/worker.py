@@ -101,7 +101,8 @@ class Worker:
     def request_stop(self) -> None:
         """Ask for the ordered stop; a second call ends the grace of the running jobs now.
 
-        Synchronous, to be called from the event loop's thread; does nothing when not running.
+        Synchronous, to be called in the event loop's thread, also from a plain callback or signal
+        handler; does nothing when not running.
         """
         if self._session is not None:
             self._session.request_stop()
@@ -166,6 +167,7 @@ class _Session:
         self._execute = ExecuteLane(self._runtime)
         self._heartbeat = HeartbeatLane(self._runtime)
         self._stop = anyio.Event()
+        self._hurry = anyio.Event()
         self._starting = anyio.CancelScope()
         self._shell = anyio.move_on_after(math.inf, shield=True)  # a stop sets the deadline
         self.crash: BaseException | None = None
@@ -187,14 +189,14 @@ class _Session:
         return Unfinished(runtime.worker_id, list(runtime.settling), error_cap)
 
     def request_stop(self) -> None:
-        """Begin the ordered stop; when it has begun, end the grace now."""
-        now = anyio.current_time()
-        grace = 0.0 if self._stop.is_set() else self._settings.shutdown_timeout
-        self._shell.deadline = min(self._shell.deadline, now + grace + STOP_MARGIN)
-        self._starting.cancel()
-        self._runtime.stopping = True
+        """Begin the ordered stop; when it has begun, end the grace now.
+
+        Asks nothing of the surroundings but the loop's thread: a signal handler is no task.
+        """
         if self._stop.is_set():
-            self._execute.end_by(now)
+            self._hurry.set()
+        self._runtime.stopping = True
+        self._starting.cancel()
         self._stop.set()
 
     async def work(
@@ -262,6 +264,7 @@ class _Session:
             *fetching,
         ]
         async with anyio.create_task_group() as group:
+            group.start_soon(self._time_the_stop)
             lanes = Lanes(group, on_crash=self.crashed)
             async with AsyncExitStack() as started:
                 for lane in order:
@@ -271,3 +274,14 @@ class _Session:
                     ready.started()
                 await self._stop.wait()
                 logger.info("worker is stopping", extra={"worker_id": runtime.worker_id})
+            group.cancel_scope.cancel()
+
+    async def _time_the_stop(self) -> None:
+        """Bound the stop from the moment that it is asked for."""
+        await self._stop.wait()
+        grace = self._settings.shutdown_timeout
+        self._shell.deadline = anyio.current_time() + grace + STOP_MARGIN
+        await self._hurry.wait()
+        now = anyio.current_time()
+        self._shell.deadline = min(self._shell.deadline, now + STOP_MARGIN)
+        self._execute.end_by(now)
