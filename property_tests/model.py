@@ -41,6 +41,7 @@ WAITING = ("available", "retryable")
 ACTIVE = (*WAITING, "executing")
 FAILED = ("discarded", "cancelled")
 KINDS = ("available", "scheduled", "retryable", "blocked", "executing")
+OUTCOME = ("id", "state", "result", "errors")
 MANY = 1_000
 SOON = 60
 """Seconds: who hears of a job that is due within them looks again in time."""
@@ -62,7 +63,7 @@ class Model:
     """The tables, the clock and the verbs.
 
     ``woken`` collects whom a verb must notify: queues where a job can be claimed now or soon, and
-    ``cancel <id>:<lease number>``.
+    ``cancel <id>:<lease number>``, ``finished <id>``.
     """
 
     def __init__(self) -> None:
@@ -117,6 +118,14 @@ class Model:
         if holder is not None:
             raise DuplicateUniqueJobError(str(job.unique_key), holder)
         self._lock_parents(parents)
+        self._insert(job, self.last_job)
+        return self.last_job
+
+    def enqueue_in_sql(self, *, job: NewJob) -> int | None:
+        """Add a job without parents by the function in the database; ``None``: it is kept out."""
+        self.last_job += 1
+        if self._holder(job.unique_key) is not None:
+            return None
         self._insert(job, self.last_job)
         return self.last_job
 
@@ -282,6 +291,7 @@ class Model:
                 row.state = "completed"
                 row.completed_at = self.now
                 row.result = result
+                self._announce(row)
             case Fail(text=text, retry_in=wait):
                 self._fail(row, f"ValueError: {text}", f"ValueError: {text}\n", wait, error_cap)
             case TimeOut(limit=limit, retry_in=wait):
@@ -445,6 +455,7 @@ class Model:
         old = [row for row in self.jobs.values() if self._ended_before(row, after)]
         for row in old:
             del self.jobs[row.id]
+            row.awaited = False
             self.archive[row.id] = ArchivedRow(**attrs.asdict(row), archived_at=self.now)
         return len(old)
 
@@ -477,6 +488,14 @@ class Model:
         if row is None:
             raise JobNotFoundError(f"no job has the id {job_id}")
         return row
+
+    def await_outcome(self, *, job_id: int) -> dict[str, Any] | None:
+        """Return how a job ended; ``None``: it has not, and its end will be announced."""
+        row = self._find(job_id)
+        row.awaited = row.awaited or row.state in ACTIVE
+        if row.state in ACTIVE:
+            return None
+        return {name: value for name, value in self._view(row).items() if name in OUTCOME}
 
     def list_queues(self) -> dict[str, dict[str, Any]]:
         """Return the queues that are known, with what waits and runs in each."""
@@ -595,6 +614,7 @@ class Model:
         if row.attempt >= row.max_attempts:
             row.state = "discarded"
             row.discarded_at = self.now
+            self._announce(row)
         elif row.cancel_requested:
             self._cancel(row)
         else:
@@ -619,6 +639,11 @@ class Model:
     def _cancel(self, row: JobRow) -> None:
         row.state = "cancelled"
         row.cancelled_at = self.now
+        self._announce(row)
+
+    def _announce(self, row: JobRow) -> None:
+        if row.awaited:
+            self.woken.add(f"finished {row.id}")
 
     def _wake(self, row: JobRow, *, within: int = 0) -> None:
         if row.pending_parents == 0 and row.scheduled_at <= self._in(within):
@@ -634,6 +659,7 @@ class Model:
             "pending_parents",
             "has_children",
             "limited",
+            "awaited",
             "archived_at",
         )
         view = {name: value for name, value in attrs.asdict(row).items() if name not in hidden}

@@ -32,6 +32,7 @@ from property_tests.words import (
     TimeOut,
 )
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from roost import JobInsert, fixed
 from roost._drivers.base import run_sync
@@ -44,6 +45,9 @@ from roost._ops.query import Op
 from roost.exceptions import DatabaseUnavailableError, SnoozeJob
 
 T = TypeVar("T")
+
+CHANNELS = {"roost_jobs": "", "roost_cancel": "cancel ", "roost_finished": "finished "}
+"""What is listened to, and what the model says before the payload."""
 
 CLOCK = """
 create schema clock;
@@ -131,6 +135,23 @@ class Real:
             enqueue.insert_job(record, unique_key=job.unique_key, parents=job.depends_on)
         )
 
+    def enqueue_in_sql(self, *, job: NewJob) -> int | None:
+        # The function stores what it is given, also an empty list where Roost itself has null.
+        insert = attrs.evolve(
+            self._insert(job), tags=job.tags or None, metadata=job.metadata or None
+        )
+        parameters = {
+            name: Jsonb(value) if isinstance(value, dict) else value
+            for name, value in attrs.asdict(insert).items()
+            if name != "depends_on"
+        }
+        call = ", ".join(f"{name} => %({name})s" for name in parameters)
+        cursor = self._connection.raw.execute(f"select roost.enqueue({call})".encode(), parameters)
+        row = cursor.fetchone()
+        assert row is not None
+        job_id: int | None = row[0]
+        return job_id
+
     def enqueue_many(self, *, jobs: Sequence[NewJob]) -> list[int]:
         records = encode_jobs([self._insert(job) for job in jobs])
         parents = {parent for job in jobs for parent in job.depends_on or []}
@@ -179,8 +200,7 @@ class Real:
         return self._run(control.retry_job(job_id))
 
     def requeue_discarded(self, *, queue: str | None) -> int:
-        page = self._run(control.discarded_page(queue=queue, task=None, after=0, limit=1_000))
-        return self._run(control.revive_jobs(page.ids))
+        return self._run(control.requeue_discarded(queue=queue, task=None, limit=None))
 
     def pause(self, *, queue: str) -> None:
         self._run(control.pause_queue(queue))
@@ -217,6 +237,10 @@ class Real:
 
     def look(self, *, job_id: int) -> dict[str, Any]:
         return _comparable(self._run(inspect.get_job(job_id)).model_dump())
+
+    def await_outcome(self, *, job_id: int) -> dict[str, Any] | None:
+        outcome = self._run(inspect.await_outcome(job_id))
+        return None if outcome is None else _comparable(attrs.asdict(outcome))
 
     def list_queues(self) -> dict[str, dict[str, Any]]:
         listed = [attrs.asdict(queue) for queue in self._run(inspect.list_queues())]
@@ -268,15 +292,14 @@ class Real:
         connection = connect(self._dsn)
         # Whoever has a lock here keeps it, for there is one thread: waiting is soon an error.
         connection.raw.execute("set lock_timeout = '20ms'")
-        connection.raw.execute("listen roost_jobs")
-        connection.raw.execute("listen roost_cancel")
+        for channel in CHANNELS:
+            connection.raw.execute(f"listen {channel}".encode())
         pid = connection.raw.info.backend_pid
 
         def notified(notify: psycopg.Notify) -> None:
             # A session has its own notifications when its commit returns, others' any time later.
             if notify.pid == pid:
-                kind = "cancel " if notify.channel == "roost_cancel" else ""
-                self.woken.add(kind + notify.payload)
+                self.woken.add(CHANNELS[notify.channel] + notify.payload)
 
         connection.raw.add_notify_handler(notified)
         return connection

@@ -39,6 +39,7 @@ class JobRow:
     result: Any = None
     has_children: bool = False
     limited: bool = False
+    awaited: bool = False
 
 
 @attrs.define(kw_only=True)

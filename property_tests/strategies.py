@@ -25,7 +25,7 @@ TASKS = ["resize", "send"]
 UNKNOWN_TASK = "gone"  # no worker knows it
 UNKNOWN_JOB = 10**6
 KEYS = ["one", "two"]
-WAITS = [0, 5, 60]
+WAITS = [0, 0, 5, 60]
 """Seconds of a snooze, a retry, a schedule. `STEPS` meets them exactly, and one second beside."""
 STEPS = [1, 4, 5, 60]
 STALE_AFTER = [5, 60]
@@ -47,28 +47,35 @@ def plain_jobs() -> st.SearchStrategy[NewJob]:
         task=st.sampled_from(TASKS),
         queue=st.sampled_from(QUEUES),
         priority=st.integers(0, 2),
-        max_attempts=st.integers(1, 3),
+        max_attempts=st.sampled_from([1, 2, 3, 3]),
     )
 
 
-def new_jobs(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[NewJob]:
-    """Return jobs of every kind; some are children of ``jobs``, or of one that doesn't exist."""
-    parents = st.lists(jobs, min_size=1, max_size=2)
+def new_jobs() -> st.SearchStrategy[NewJob]:
+    """Return jobs of every kind, without parents."""
     return st.builds(
         NewJob,
         task=st.sampled_from([*TASKS, *TASKS, UNKNOWN_TASK]),
         queue=st.sampled_from(QUEUES),
         priority=st.integers(0, 2),
-        max_attempts=st.integers(1, 3),
+        max_attempts=st.sampled_from([1, 2, 3, 3]),
         due_in=st.sampled_from([None, None, None, -60, 0, 5, 60, 61]),
         unique_key=st.sampled_from([None, None, None, *KEYS]),
         tags=st.sampled_from([None, [], ["red", "blue"]]),
         timeout_seconds=st.sampled_from([None, 30]),
         args=st.sampled_from(ARGS),
         metadata=st.sampled_from([None, {}, {"trace": "a1"}]),
-        depends_on=st.one_of(
-            st.none(), st.none(), parents, parents, parents, st.just([UNKNOWN_JOB])
-        ),
+    )
+
+
+def family(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[NewJob]:
+    """Return jobs of every kind; some are children of ``jobs``, or of one that doesn't exist."""
+    parents = st.lists(jobs, min_size=1, max_size=2)
+    none, unknown = st.none(), st.just([UNKNOWN_JOB])
+    return st.builds(
+        lambda job, depends_on: attrs.evolve(job, depends_on=depends_on),
+        new_jobs(),
+        st.one_of(none, none, none, parents, parents, parents, unknown),
     )
 
 
@@ -78,7 +85,7 @@ def enqueues_of_children(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[Call
     def of(job: NewJob, parents: list[int]) -> Call:
         return Call("enqueue", {"job": attrs.evolve(job, depends_on=parents)})
 
-    return st.builds(of, new_jobs(jobs), st.lists(jobs, min_size=1, max_size=2))
+    return st.builds(of, new_jobs(), st.lists(jobs, min_size=1, max_size=2))
 
 
 def claims(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
@@ -119,6 +126,7 @@ def endings() -> st.SearchStrategy[Ending]:
     return st.one_of(
         st.builds(Succeed, st.sampled_from([None, 0, "done", [1, {"a": None}]])),
         st.builds(Fail, st.sampled_from(["no", "never"]), st.sampled_from(WAITS)),
+        st.builds(Fail, st.just("again"), st.just(0)),
         st.builds(TimeOut, st.just(30), st.sampled_from(WAITS)),
         st.builds(Snooze, st.sampled_from(WAITS)),
         st.just(Release()),
@@ -128,7 +136,7 @@ def endings() -> st.SearchStrategy[Ending]:
 
 def error_caps() -> st.SearchStrategy[int]:
     """Return how many errors a row keeps."""
-    return st.integers(1, MOST_ERRORS)
+    return st.sampled_from([1, 1, 2, MOST_ERRORS])
 
 
 def rescues() -> st.SearchStrategy[Call]:

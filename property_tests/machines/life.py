@@ -60,17 +60,21 @@ class Life(RuleBasedStateMachine):
 
     # Enqueue
 
-    @rule(target=jobs, job=strategies.new_jobs(jobs))
+    @rule(target=jobs, job=strategies.family(jobs))
     def enqueue(self, job: NewJob) -> MultipleResults[int]:
         return _ids(self.both(Call("enqueue", {"job": job})))
 
     @rule(
         target=jobs,
         verb=st.sampled_from(["enqueue_many", "enqueue_many", "enqueue_and_roll_back"]),
-        jobs=st.lists(strategies.new_jobs(jobs), min_size=1, max_size=4),
+        jobs=st.lists(strategies.family(jobs), min_size=1, max_size=4),
     )
     def enqueue_many(self, verb: str, jobs: list[NewJob]) -> MultipleResults[int]:
         return _ids(self.both(Call(verb, {"jobs": jobs})))
+
+    @rule(target=jobs, job=strategies.new_jobs())
+    def enqueue_in_sql(self, job: NewJob) -> MultipleResults[int]:
+        return _ids(self.both(Call("enqueue_in_sql", {"job": job})))
 
     # Claim and settle
 
@@ -166,6 +170,10 @@ class Life(RuleBasedStateMachine):
     @rule(job_id=jobs)
     def retry(self, job_id: int) -> None:
         self.both(Call("retry", {"job_id": job_id}))
+
+    @rule(job_id=jobs)
+    def await_outcome(self, job_id: int) -> None:
+        self.both(Call("await_outcome", {"job_id": job_id}))
 
     @rule(call=strategies.control())
     def control(self, call: Call) -> None:
