@@ -14,7 +14,8 @@ class Hooks:
     """Bundle of optional hooks invoked around every handler call.
 
     Both hooks are async. The signature is ``(job, *, ctx)`` for ``before_job`` and ``(job, *,
-    result, error, ctx)`` for ``after_job``. Either can be omitted; only set the ones you need.
+    result, error, ctx)`` for ``after_job``. Either can be omitted; only set the ones you need. A
+    plain function is called in a thread.
 
     ``ctx`` is one dict for both calls of an attempt. ``error`` is what ended the attempt without
     success: the handler's exception, `JobTimeoutError`, `JobFailed` for a cancel, `WorkerShutdown`

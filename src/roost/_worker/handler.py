@@ -31,7 +31,11 @@ async def call_handler(
     if handler.is_async:
         return await _call_in_loop(lambda: handler.func(**args))
     if handler.run_in == "process":
-        return await call_in_process(handler.func, args, job=running.claimed.job(), processes=room)
+        try:
+            job = running.claimed.job()
+        except Exception as error:  # noqa: BLE001  (a row that can't be read is its job's failure)
+            return Raised(error)
+        return await call_in_process(handler.func, args, job=job, processes=room)
     ending = await _call_in_thread(handler.func, args, running=running, threads=room)
     if isinstance(ending, Returned) and inspect.iscoroutine(coroutine := ending.value):
         # A plain function that wraps an async one: the work is still to be done.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
 from roost._model.hooks import Hooks
 from roost._model.job import Job
@@ -39,7 +42,7 @@ class HookCalls:
         """Call ``before_job``."""
         if (hook := self._hooks.before_job) is not None:
             with anyio.move_on_after(HOOK_TIMEOUT) as bound:
-                await self._call(lambda: hook(self._job, ctx=self._ctx), "before_job")
+                await self._call(lambda: _called(hook, self._job, ctx=self._ctx), "before_job")
             self._report(bound, "before_job")
 
     async def after(self, ending: Ending, *, timeout: float) -> None:
@@ -49,21 +52,42 @@ class HookCalls:
             error = _error_of(ending, self._job)
             with anyio.move_on_after(min(timeout, HOOK_TIMEOUT), shield=True) as bound:
                 await self._call(
-                    lambda: hook(self._job, result=result, error=error, ctx=self._ctx), "after_job"
+                    lambda: _called(hook, self._job, result=result, error=error, ctx=self._ctx),
+                    "after_job",
                 )
             self._report(bound, "after_job")
 
-    async def _call(self, call: Callable[[], Awaitable[None]], name: str) -> None:
+    async def _call(self, hook: Callable[[], Awaitable[None]], name: str) -> None:
         try:
-            returned = call()
-            if inspect.isawaitable(returned):
-                await returned
-        except Exception:
+            await hook()
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            # Of some future that the hook awaited: nobody cancelled us.
+            logger.exception("hook failed", extra={"hook": name, "job_id": self._job.id})
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             logger.exception("hook failed", extra={"hook": name, "job_id": self._job.id})
 
     def _report(self, bound: anyio.CancelScope, name: str) -> None:
         if bound.cancelled_caught:
             logger.error("hook took too long", extra={"hook": name, "job_id": self._job.id})
+
+
+async def _called(hook: Callable[..., Any], job: Job, **keywords: Any) -> None:
+    if inspect.iscoroutinefunction(hook):
+        await hook(job, **keywords)
+        return
+    # A plain function may block: not the loop, and not for longer than its time. One that only
+    # returns a coroutine is none the worse.
+    returned = await anyio.to_thread.run_sync(
+        functools.partial(hook, job, **keywords),
+        abandon_on_cancel=True,
+        limiter=anyio.CapacityLimiter(1),
+    )
+    if inspect.isawaitable(returned):
+        await returned
 
 
 def _error_of(ending: Ending, job: Job) -> BaseException | None:

@@ -135,7 +135,11 @@ class ExecuteLane:
 
     async def _call_with_hooks(self, running: RunningJob, hooks: Hooks) -> Ending:
         """Do the same between the hooks; none of them changes the ending."""
-        calls = HookCalls(hooks, running.claimed.job())
+        try:
+            job = running.claimed.job()
+        except Exception as error:  # noqa: BLE001  (a row that can't be read is its job's failure)
+            return Raised(error)
+        calls = HookCalls(hooks, job)
         await calls.before()
         ending: Ending = Interrupted()
         try:

@@ -1,0 +1,35 @@
+"""Workers and clients on the test's database, with the test's registry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from roost import AsyncRoost, HandlerRegistry, Worker
+from roost.testing.job_table import JobTable
+
+
+@pytest.fixture
+def make_worker(dsn: str, registry: HandlerRegistry) -> Callable[..., Worker]:
+    """Return a function that makes a worker of the given options."""
+
+    def make(**options: Any) -> Worker:
+        return Worker(dsn, registry=registry, **options)
+
+    return make
+
+
+@pytest.fixture
+async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoost]:
+    """Yield a client that knows the test's tasks."""
+    async with AsyncRoost(dsn, registry=registry) as client:
+        yield client
+
+
+@pytest.fixture
+def other(dsn: str) -> Iterator[JobTable]:
+    """Yield a second hand, for a transaction that stays open meanwhile."""
+    with JobTable(dsn) as other:
+        yield other
