@@ -7,9 +7,10 @@ from roost._client.async_api import AsyncRoost
 from roost._client.sync_api import Roost
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.cron import CronEntry, CronInfo
+from roost._model.decorators import cron, job
 from roost._model.hooks import Hooks
 from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo
-from roost._model.registry import HandlerRegistry, TaskDefaults, cron, job
+from roost._model.registry import HandlerRegistry, TaskDefaults
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
 from roost._worker.current import current_job

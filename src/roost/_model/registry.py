@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
+from typing import Any
 
 import attrs
 from pydantic import BaseModel
 
-from roost._model.cron import CronEntry, Misfire, Overlap
+from roost._model.cron import CronEntry
+from roost._model.functions import RunIn, check_run_in, is_async, job_parameter, origin
 from roost._model.job import (
-    DEFAULT_MAX_ATTEMPTS,
-    DEFAULT_PRIORITY,
-    DEFAULT_QUEUE,
-    Job,
     JobInsert,
     is_default,
 )
 from roost._model.limits import check_limits
-from roost._model.schedule import Schedule
 from roost._model.validate import check_job_defaults, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
-
-F = TypeVar("F", bound=Callable[..., Any])
-RunIn: TypeAlias = Literal["thread", "process"]
 
 
 @attrs.frozen
@@ -73,7 +64,7 @@ class Handler:
     job_parameter: str | None = None
 
 
-class _TakenName(str):
+class TakenName(str):
     """The name of a cron entry that nobody named: its task's."""
 
     __slots__ = ()
@@ -117,12 +108,12 @@ class HandlerRegistry:
         check_name("task", name, error=InvalidSettingError)
         if not callable(func):
             raise InvalidSettingError(f"the handler of {name!r} is not callable: {func!r}")
-        is_async = _is_async(func)
-        _check_run_in(name, func, run_in, is_async=is_async)
+        awaited = is_async(func)
+        check_run_in(name, func, run_in, awaited=awaited)
         known = self._handlers.get(name)
-        if known is not None and _origin(known.func) != _origin(func):
+        if known is not None and origin(known.func) != origin(func):
             raise DuplicateTaskError(
-                f"task {name!r} is already handled by {_origin(known.func)[1]}; "
+                f"task {name!r} is already handled by {origin(known.func)[1]}; "
                 "give one of the two another name"
             )
         self._rename_provisional(self._names.get(id(func)), name)
@@ -134,9 +125,9 @@ class HandlerRegistry:
             func=func,
             args_model=args_model,
             defaults=defaults or TaskDefaults(),
-            is_async=is_async,
+            is_async=awaited,
             run_in=run_in,
-            job_parameter=_job_parameter(func),
+            job_parameter=job_parameter(func),
         )
         self._provisional.discard(name)
         self._names[id(func)] = name
@@ -160,9 +151,9 @@ class HandlerRegistry:
         if known is None or known == entry:
             return
         before = self._handlers[known.task].func
-        if before is func or _origin(before) != _origin(func):
+        if before is func or origin(before) != origin(func):
             raise DuplicateTaskError(
-                f"{_origin(before)[1]} has the cron entry {name!r} already; give one of the two "
+                f"{origin(before)[1]} has the cron entry {name!r} already; give one of the two "
                 "another name"
             )
 
@@ -180,8 +171,8 @@ class HandlerRegistry:
             if entry.task != old:
                 continue
             renamed = attrs.evolve(entry, task=new)
-            if isinstance(entry.name, _TakenName):
-                renamed = attrs.evolve(renamed, name=_TakenName(new))
+            if isinstance(entry.name, TakenName):
+                renamed = attrs.evolve(renamed, name=TakenName(new))
                 self._check_cron_name(new, func, renamed)
                 del self._cron[entry.name]
             self._cron[renamed.name] = renamed
@@ -211,7 +202,7 @@ class HandlerRegistry:
             return self._names[id(func)]
         except KeyError:
             raise UnknownTaskError(
-                f"{_origin(func)[1]} is not a task of this registry; decorate it with @job(...)"
+                f"{origin(func)[1]} is not a task of this registry; decorate it with @job(...)"
             ) from None
 
     def __contains__(self, name: object) -> bool:
@@ -246,164 +237,3 @@ def with_defaults(job: JobInsert, registry: HandlerRegistry) -> JobInsert:
     if job.timeout_seconds is None:
         changes["timeout_seconds"] = defaults.timeout_seconds
     return attrs.evolve(job, **changes)
-
-
-def job(
-    name: str,
-    *,
-    args_model: type[BaseModel] | None = None,
-    queue: str | None = None,
-    priority: int | None = None,
-    max_attempts: int | None = None,
-    tags: list[str] | tuple[str, ...] | None = None,
-    timeout_seconds: int | None = None,
-    rate_per_minute: int | None = None,
-    max_concurrency: int | None = None,
-    run_in: RunIn = "thread",
-    registry: HandlerRegistry | None = None,
-) -> Callable[[F], F]:
-    """Register the decorated function as the handler for the task ``name``.
-
-    The function is returned untouched: it can still be called directly, in tests for instance. It
-    may be a coroutine function, which runs in the worker's event loop, or a plain one, which runs
-    in a worker thread or process. It is called with the job's args as keywords; a parameter that is
-    annotated with `Job` gets the running job.
-
-    ``queue``, ``priority``, ``max_attempts``, ``tags`` and ``timeout_seconds`` are the defaults of
-    every enqueue of this task that doesn't pass its own.
-
-    :param name: what is stored in the job; keep it stable, rows outlive deployments.
-    :param args_model: a pydantic model that validates the args when the handler is called; the
-        handler then gets the model's typed values.
-    :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1.
-    :param rate_per_minute: at most so many starts in any 60 s, over all workers.
-    :param max_concurrency: at most so many at once, over all workers.
-    :param run_in: ``"thread"``, or ``"process"`` for a plain function of a module that needs a CPU
-        of its own, or whose timeouts and cancels must really end it: the process is killed.
-    :param registry: where to register; default: the shared one.
-    :raises InvalidSettingError: a parameter is out of its range.
-    :raises DuplicateTaskError: another function has that name.
-    """
-    defaults = TaskDefaults(
-        queue=queue,
-        priority=priority,
-        max_attempts=max_attempts,
-        # What is no list is left for the check to refuse: a str would become its characters.
-        tags=tuple(tags) if isinstance(tags, list) else tags,
-        timeout_seconds=timeout_seconds,
-        rate_per_minute=rate_per_minute,
-        max_concurrency=max_concurrency,
-    )
-
-    def register(func: F) -> F:
-        target = default_registry if registry is None else registry
-        target.register(name, func, args_model=args_model, defaults=defaults, run_in=run_in)
-        return func
-
-    return register
-
-
-def cron(
-    expression: str,
-    *,
-    name: str | None = None,
-    queue: str = DEFAULT_QUEUE,
-    args: dict[str, Any] | None = None,
-    priority: int = DEFAULT_PRIORITY,
-    max_attempts: int = DEFAULT_MAX_ATTEMPTS,
-    timezone: str | None = None,
-    handler_registry: HandlerRegistry | None = None,
-    misfire: Misfire = "last",
-    jitter: float = 0.0,
-    overlap: Overlap = "allow",
-) -> Callable[[F], F]:
-    """Register a function as a cron handler under ``expression``.
-
-    ``timezone`` accepts an IANA name (``"America/Los_Angeles"``, ``"Europe/Berlin"``). Defaults to
-    UTC. The cron expression is then interpreted in that local timezone, including DST.
-
-    The function is returned untouched. ``@job`` on the same function, above or below, keeps all
-    that it declares; what is not passed here comes from its defaults.
-
-    Every worker whose registry has the entry may fire it and one of them does, once for each tick.
-    The first deployment fires no past tick.
-
-    :param expression: five fields, or six with seconds last; ``@daily`` and its like.
-    :param name: what the entry is known by; default: the task's name, or the function's.
-    :param args: the handler's keyword arguments.
-    :param handler_registry: where to register; default: the shared one.
-    :param misfire: for ticks that nobody was there to fire: ``"skip"``, ``"last"`` or ``"all"``.
-    :param jitter: spread each job's time over so many seconds after its tick.
-    :param overlap: ``"skip"`` fires nothing while the entry's last job has not ended.
-    :raises InvalidSettingError: a value is not valid; the message names the field.
-    :raises DuplicateTaskError: another function has an entry of that name.
-    """
-
-    def register(func: F) -> F:
-        target = default_registry if handler_registry is None else handler_registry
-        task = target.find_name(func) or getattr(func, "__name__", name)
-        if task is None:
-            raise InvalidSettingError(f"{func!r} has no name of its own; pass one to @cron")
-        entry = CronEntry(
-            _TakenName(task) if name is None else name,
-            expression,
-            task,
-            {} if args is None else dict(args),
-            queue,
-            priority,
-            max_attempts,
-            timezone,
-            misfire=misfire,
-            jitter=jitter,
-            overlap=overlap,
-        )
-        target.add_cron(entry, func)
-        return func
-
-    # Bad expressions and zones are refused where they are written, before there is a function.
-    Schedule(expression, timezone)
-    return register
-
-
-def _is_async(func: Callable[..., Any]) -> bool:
-    while isinstance(func, functools.partial):
-        func = func.func
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
-        getattr(func, "__call__", None)  # noqa: B004  (asks what a call would return, not whether)
-    )
-
-
-def _check_run_in(name: str, func: Callable[..., Any], run_in: object, *, is_async: bool) -> None:
-    if run_in not in ("thread", "process"):
-        raise InvalidSettingError(f'run_in must be "thread" or "process", not {run_in!r}')
-    if run_in == "thread":
-        return
-    if is_async:
-        raise InvalidSettingError(f"task {name!r} is async: it can't run in a process")
-    qualname = getattr(func, "__qualname__", "<")
-    if "<" in qualname:
-        raise InvalidSettingError(
-            f"task {name!r} can't run in a process: only a function at the top of a module can be "
-            "found from there"
-        )
-
-
-def _job_parameter(func: Callable[..., Any]) -> str | None:
-    """Return the parameter that is annotated with `Job`, if there is one."""
-    try:
-        hints = get_type_hints(func)
-    except Exception:  # noqa: BLE001  (annotations may name what exists for type checkers only)
-        hints = dict(getattr(func, "__annotations__", {}))
-    for name, hint in hints.items():
-        if name != "return" and hint in (Job, "Job", "roost.Job"):
-            return name
-    return None
-
-
-def _origin(func: Callable[..., Any]) -> tuple[str, str]:
-    """Where a function was written: the same for both copies of a module that is imported twice."""
-    while isinstance(func, functools.partial):
-        func = func.func
-    code = getattr(inspect.unwrap(func), "__code__", None)
-    name = getattr(func, "__qualname__", repr(func))
-    return (code.co_filename if code else repr(func)), name

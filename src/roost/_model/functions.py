@@ -1,0 +1,62 @@
+"""What a user's function is: read once, when it is registered."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_type_hints
+
+from roost._model.job import Job
+from roost.exceptions import InvalidSettingError
+
+RunIn: TypeAlias = Literal["thread", "process"]
+
+
+def is_async(func: Callable[..., Any]) -> bool:
+    """Say whether a call of ``func`` has to be awaited."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
+        getattr(func, "__call__", None)  # noqa: B004  (asks what a call would return, not whether)
+    )
+
+
+def check_run_in(name: str, func: Callable[..., Any], run_in: object, *, awaited: bool) -> None:
+    """Refuse a place to run in that ``func`` can't run in.
+
+    :raises InvalidSettingError: it is async, or can't be found from another process.
+    """
+    if run_in not in ("thread", "process"):
+        raise InvalidSettingError(f'run_in must be "thread" or "process", not {run_in!r}')
+    if run_in == "thread":
+        return
+    if awaited:
+        raise InvalidSettingError(f"task {name!r} is async: it can't run in a process")
+    qualname = getattr(func, "__qualname__", "<")
+    if "<" in qualname:
+        raise InvalidSettingError(
+            f"task {name!r} can't run in a process: only a function at the top of a module can be "
+            "found from there"
+        )
+
+
+def job_parameter(func: Callable[..., Any]) -> str | None:
+    """Return the parameter that is annotated with `Job`, if there is one."""
+    try:
+        hints = get_type_hints(func)
+    except Exception:  # noqa: BLE001  (annotations may name what exists for type checkers only)
+        hints = dict(getattr(func, "__annotations__", {}))
+    for name, hint in hints.items():
+        if name != "return" and hint in (Job, "Job", "roost.Job"):
+            return name
+    return None
+
+
+def origin(func: Callable[..., Any]) -> tuple[str, str]:
+    """Where a function was written: the same for both copies of a module that is imported twice."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    code = getattr(inspect.unwrap(func), "__code__", None)
+    name = getattr(func, "__qualname__", repr(func))
+    return (code.co_filename if code else repr(func)), name
