@@ -14,6 +14,7 @@ together with the other one.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,8 @@ from roost.exceptions import InvalidSettingError
 
 FIELDS = ("minute", "hour", "day of month", "month", "day of week", "second")
 _SECOND, _DAY = timedelta(seconds=1), timedelta(days=1)
-_SHORT = timedelta(minutes=1)
+_FEW = 16
+"""Ticks of a stretch of time that are found in their order, without halving it."""
 _RANGE = re.compile(r"(\w+)-(\w+)(?:/(\d+))?")
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -80,12 +82,13 @@ class Schedule:
         """Return the newest ``most`` ticks after ``after`` up to ``until``, oldest first.
 
         Halves the time and looks into the newer part first, so that neither a long absence nor a
-        short period costs much: about a hundred calls of `next_after`, and two for each tick.
+        short period costs much.
         """
-        if most <= 0 or self.next_after(after) > until:
+        if most <= 0:
             return []
-        if until - after <= _SHORT:
-            return list(self.ticks(after=after, until=until))[-most:]
+        oldest = list(itertools.islice(self.ticks(after=after, until=until), _FEW))
+        if len(oldest) < _FEW:
+            return oldest[-most:]
         middle = after + (until - after) / 2
         newer = self.last_until(until, after=middle, most=most)
         return self.last_until(middle, after=after, most=most - len(newer)) + newer
