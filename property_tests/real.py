@@ -15,7 +15,7 @@ from typing import Any, TypeVar, assert_never
 
 import attrs
 import psycopg
-from property_tests.model import START
+from property_tests.oracle.tables import START
 from property_tests.words import (
     Call,
     Cancel,

@@ -1,0 +1,67 @@
+"""Claim: jobs are leased."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from property_tests.oracle.rows import JobRow
+from property_tests.oracle.tables import WAITING, Tables
+from property_tests.words import Claim, Grant
+
+from roost._model.verdict import Lease
+
+
+class Claiming(Tables):
+    """The verb."""
+
+    def claim(
+        self, *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], limit: int
+    ) -> Claim:
+        """Lease due jobs to a worker that has a row, in running order."""
+        alive = worker_id in self.workers
+        if alive:
+            self._locks.workers.add(worker_id)
+        picked = self._pick(queues, tasks, limit) if alive else []
+        for row in picked:
+            row.state = "executing"
+            row.attempt += 1
+            row.lease_no += 1
+            row.worker_id = worker_id
+            row.attempted_at = self.now
+        return Claim(
+            grants=[
+                Grant(Lease(row.id, worker_id, row.lease_no), row.attempt, row.max_attempts)
+                for row in picked
+            ],
+            jobs=[self._view(row) for row in picked],
+            next_due=self._next_due(queues) if len(picked) < limit else None,
+            alive=alive,
+        )
+
+    def _pick(self, queues: Sequence[str], tasks: Sequence[str], limit: int) -> list[JobRow]:
+        due = [
+            row
+            for row in sorted(self.jobs.values(), key=_running_order)
+            if self._could_run(row, queues) and row.task in tasks and row.scheduled_at <= self.now
+        ]
+        # Beside another claim: what it would take alone and is not held, then others head by head.
+        due[limit:] = sorted(due[limit:], key=lambda row: (row.priority, row.queue))
+        picked = [row for row in due if row.id not in self._held.jobs][:limit]
+        return sorted(picked, key=_running_order)
+
+    def _next_due(self, queues: Sequence[str]) -> float | None:
+        waits = [
+            (row.scheduled_at - self.now).total_seconds()
+            for row in self.jobs.values()
+            if self._could_run(row, queues) and row.scheduled_at > self.now
+        ]
+        return min(waits, default=None)
+
+    def _could_run(self, row: JobRow, queues: Sequence[str]) -> bool:
+        waits = row.state in WAITING and row.pending_parents == 0
+        return waits and row.queue in queues and self._paused_at(row.queue) is None
+
+
+def _running_order(row: JobRow) -> tuple[int, datetime, int]:
+    return row.priority, row.scheduled_at, row.id

@@ -1,0 +1,84 @@
+"""Control: what people do to jobs and queues."""
+
+from __future__ import annotations
+
+import attrs
+from property_tests.oracle.rows import JobRow, QueueRow
+from property_tests.oracle.tables import FAILED, WAITING, Tables
+
+from roost.exceptions import DuplicateUniqueJobError
+
+
+class Control(Tables):
+    """The verbs."""
+
+    def cancel(self, *, job_id: int) -> bool:
+        """Cancel what waits, ask what runs to stop; ``False``: it had ended."""
+        row = self._find(job_id)
+        if row.state == "executing":
+            row.cancel_requested = True
+            self.woken.add(f"cancel {job_id}:{row.lease_no}")
+        elif row.state in WAITING:
+            row.pending_parents = 0
+            self._cancel(row)
+            self._cancel_descendants([job_id])
+        else:
+            return False
+        return True
+
+    def cancel_requests(self, *, worker_id: int) -> set[tuple[int, int]]:
+        """Return the jobs, with their lease numbers, that a worker should stop."""
+        return {
+            (row.id, row.lease_no)
+            for row in self.jobs.values()
+            if row.worker_id == worker_id and row.state == "executing" and row.cancel_requested
+        }
+
+    def retry(self, *, job_id: int) -> bool:
+        """Make a job that has ended, or waits to be retried, available now."""
+        if job_id in self.archive:
+            columns = attrs.asdict(self.archive.pop(job_id))
+            del columns["archived_at"]
+            # The archive is the end of these.
+            columns |= {"cancel_requested": False, "has_children": False}
+            self.jobs[job_id] = JobRow(**columns)
+        row = self._find(job_id)
+        holder = self._holder(row.unique_key)
+        if holder not in (None, job_id):
+            raise DuplicateUniqueJobError(str(row.unique_key), holder)
+        return self._revive(row)
+
+    def requeue_discarded(self, *, queue: str | None) -> int:
+        """Make discarded jobs available, the oldest of each unique key; return how many."""
+        revived = 0
+        asked: set[str | None] = set()
+        for _, row in sorted(self.jobs.items()):
+            if row.state == "discarded" and queue in (None, row.queue):
+                first = row.unique_key is None or row.unique_key not in asked
+                asked.add(row.unique_key)
+                if first and self._holder(row.unique_key) is None:
+                    revived += self._revive(row)
+        return revived
+
+    def _revive(self, row: JobRow) -> bool:
+        if row.state not in (*FAILED, "completed", "retryable"):
+            return False
+        row.state = "available"
+        row.scheduled_at = self.now
+        row.completed_at = row.cancelled_at = row.discarded_at = None
+        row.cancel_requested = False
+        row.pending_parents = 0
+        row.result = None
+        row.max_attempts = max(row.max_attempts, row.attempt + 1)
+        self._wake(row)
+        return True
+
+    def pause(self, *, queue: str) -> None:
+        """Let nothing be claimed from ``queue``."""
+        self.queues[queue] = QueueRow(name=queue, paused_at=self._paused_at(queue) or self.now)
+
+    def resume(self, *, queue: str) -> None:
+        """Undo `pause`."""
+        if self._paused_at(queue) is not None:
+            self.queues[queue].paused_at = None
+            self.woken.add(queue)

@@ -1,0 +1,55 @@
+"""Inspect: what users see."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from property_tests.oracle.rows import JobRow
+from property_tests.oracle.tables import ACTIVE, KINDS, OUTCOME, WAITING, Tables
+
+
+class Inspect(Tables):
+    """The verbs."""
+
+    def look(self, *, job_id: int) -> dict[str, Any]:
+        """Return a job as a `roost.Job` shows it."""
+        return self._view(self._find(job_id))
+
+    def await_outcome(self, *, job_id: int) -> dict[str, Any] | None:
+        """Return how a job ended; ``None``: it has not, and its end will be announced."""
+        row = self._find(job_id)
+        row.awaited = row.awaited or row.state in ACTIVE
+        if row.state in ACTIVE:
+            return None
+        return {name: value for name, value in self._view(row).items() if name in OUTCOME}
+
+    def list_queues(self) -> dict[str, dict[str, Any]]:
+        """Return the queues that are known, with what waits and runs in each."""
+        unfinished = [row for row in self.jobs.values() if row.state in ACTIVE]
+        serving = {queue for worker in self.workers.values() for queue in worker.queues}
+        names = {row.queue for row in unfinished} | self.queues.keys() | serving
+        return {
+            name: {
+                "paused_at": self._paused_at(name),
+                **dict.fromkeys(KINDS, 0),
+                **Counter(self._kind(row) for row in unfinished if row.queue == name),
+            }
+            for name in names
+        }
+
+    def _kind(self, row: JobRow) -> str:
+        if row.pending_parents:
+            return "blocked"
+        return "scheduled" if row.state in WAITING and row.scheduled_at > self.now else row.state
+
+    def list_workers(self) -> dict[int, int]:
+        """Return how many jobs each worker that has a row holds."""
+        held = Counter(row.worker_id for row in self.jobs.values() if row.state == "executing")
+        return {worker_id: held[worker_id] for worker_id in self.workers}
+
+    def count(self, *, queues: Sequence[str]) -> dict[str, int]:
+        """Count the jobs of ``queues`` in each state that any is in."""
+        states = [row.state for row in self.jobs.values() if row.queue in queues]
+        return {state: states.count(state) for state in set(states)}

@@ -1,0 +1,77 @@
+"""Settle: attempts end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from property_tests.oracle.rows import JobRow
+from property_tests.oracle.tables import FAILED, Tables, Waits, lease_of
+from property_tests.words import (
+    Cancel,
+    End,
+    Ending,
+    Fail,
+    Release,
+    Settled,
+    Snooze,
+    Succeed,
+    TimeOut,
+)
+
+from roost._model.verdict import Lease
+
+
+class Settle(Tables):
+    """The verb."""
+
+    def settle(self, *, ends: Sequence[End], error_cap: int) -> Settled:
+        """End the attempts whose lease holds, together with what follows for their children."""
+        held = [end for end in ends if self._is_held(end.grant.lease)]
+        lost = {end.grant.lease for end in ends} - {end.grant.lease for end in held}
+        parents = [end for end in held if self.jobs[end.grant.lease.job_id].has_children]
+        busy = self._end_all([end for end in held if end not in parents], error_cap)
+        try:
+            with self._all_or_nothing():
+                busy |= self._end_all(parents, error_cap)
+        except Waits:
+            busy |= {end.grant.lease for end in parents}
+        return Settled(lost, busy)
+
+    def _is_held(self, lease: Lease) -> bool:
+        row = self.jobs.get(lease.job_id)
+        return row is not None and row.state == "executing" and lease_of(row) == lease
+
+    def _end_all(self, ends: Sequence[End], error_cap: int) -> set[Lease]:
+        """End attempts, and return the leases of rows that another transaction holds."""
+        busy = {end.grant.lease for end in ends if end.grant.lease.job_id in self._held.jobs}
+        rows = []
+        for end in ends:
+            if end.grant.lease not in busy:
+                row = self.jobs[end.grant.lease.job_id]
+                self._end(row, end.ending, error_cap)
+                rows.append(row)
+        self._release_children([row.id for row in rows if row.state == "completed"])
+        self._cancel_descendants([row.id for row in rows if row.state in FAILED])
+        return busy
+
+    def _end(self, row: JobRow, ending: Ending, error_cap: int) -> None:
+        match ending:
+            case Succeed(result=result):
+                row.state = "completed"
+                row.completed_at = self.now
+                row.result = result
+                self._announce(row)
+            case Fail(text=text, retry_in=wait):
+                self._fail(row, f"ValueError: {text}", f"ValueError: {text}\n", wait, error_cap)
+            case TimeOut(limit=limit, retry_in=wait):
+                text = f"JobTimeoutError: timed out after {limit} s"
+                self._fail(row, text, f"roost.exceptions.{text}\n", wait, error_cap)
+            case Snooze(seconds=seconds):
+                self._give_back(row, in_seconds=seconds)
+            case Release():
+                self._give_back(row)
+            case Cancel():
+                self._cancel(row)
+            case _:
+                assert_never(ending)

@@ -1,0 +1,213 @@
+"""The state that all verbs share, and what several of them do to it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+from property_tests.oracle.rows import ArchivedRow, JobRow, QueueRow, WorkerRow
+from property_tests.words import Grant
+
+from roost._model.verdict import Lease
+from roost.exceptions import JobNotFoundError
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+WAITING = ("available", "retryable")
+ACTIVE = (*WAITING, "executing")
+FAILED = ("discarded", "cancelled")
+KINDS = ("available", "scheduled", "retryable", "blocked", "executing")
+OUTCOME = ("id", "state", "result", "errors")
+MANY = 1_000
+SOON = 60
+"""Seconds: who hears of a job that is due within them looks again in time."""
+
+
+@attrs.define
+class Held:
+    """What another transaction has locked: rows to pass over where that is possible."""
+
+    jobs: set[int] = attrs.field(factory=set)
+    workers: set[int] = attrs.field(factory=set)
+
+
+class Waits(Exception):  # noqa: N818  (no error: the call would go on later)
+    """The call can't pass over what another transaction holds: it waits, and has done nothing."""
+
+
+class Tables:
+    """The tables, the clock, and what several verbs do to rows.
+
+    ``woken`` collects whom a verb must notify: queues where a job can be claimed now or soon, and
+    ``cancel <id>:<lease number>``, ``finished <id>``.
+    """
+
+    def __init__(self) -> None:
+        self.now = START
+        self.jobs: dict[int, JobRow] = {}
+        self.workers: dict[int, WorkerRow] = {}
+        self.archive: dict[int, ArchivedRow] = {}
+        self.queues: dict[str, QueueRow] = {}
+        self.dependencies: set[tuple[int, int]] = set()
+        self.woken: set[str] = set()
+        self.last_job = 0
+        self.last_worker = 0
+        self._held = Held()
+        # What this call has locked without changing it.
+        self._locks = Held()
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Return every table by name, its rows in the order of their ids."""
+        return {
+            "jobs": [attrs.asdict(row) for _, row in sorted(self.jobs.items())],
+            "jobs_archive": [attrs.asdict(row) for _, row in sorted(self.archive.items())],
+            "queues": [attrs.asdict(row) for _, row in sorted(self.queues.items())],
+            "workers": [attrs.asdict(row) for _, row in sorted(self.workers.items())],
+            "dependencies": [
+                {"parent_id": parent, "child_id": child}
+                for parent, child in sorted(self.dependencies)
+            ],
+        }
+
+    def held(self) -> list[Grant]:
+        """Return the leases that hold, in the order of their jobs' ids."""
+        return [
+            Grant(lease, row.attempt, row.max_attempts)
+            for _, row in sorted(self.jobs.items())
+            if row.state == "executing" and (lease := lease_of(row)) is not None
+        ]
+
+    def pass_time(self, *, seconds: int) -> None:
+        """Let the clock run."""
+        self.now += timedelta(seconds=seconds)
+
+    def reconnect(self) -> None:
+        """Do nothing: all there is stays."""
+
+    def _holder(self, unique_key: str | None) -> int | None:
+        for row in self.jobs.values():
+            if unique_key is not None and row.unique_key == unique_key and row.state in ACTIVE:
+                return row.id
+        return None
+
+    def _paused_at(self, queue: str) -> datetime | None:
+        return self.queues[queue].paused_at if queue in self.queues else None
+
+    def _find(self, job_id: int) -> JobRow:
+        row = self.jobs.get(job_id) or self.archive.get(job_id)
+        if row is None:
+            raise JobNotFoundError(f"no job has the id {job_id}")
+        return row
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        tables = copy.deepcopy((self.jobs, self.workers, self.dependencies, self.woken))
+        try:
+            yield
+        except Waits:
+            self.jobs, self.workers, self.dependencies, self.woken = tables
+            raise
+
+    # What the end of a parent means for its children
+
+    def _release_children(self, parents: Sequence[int]) -> None:
+        for child, of in self._take_children(parents):
+            child.pending_parents -= len(of)
+            self._wake(child, within=SOON)
+
+    def _cancel_descendants(self, parents: Sequence[int]) -> None:
+        while parents:
+            children = self._take_children(parents)
+            for child, of in children:
+                self._parent_failed(child, self.jobs[min(of)])
+            parents = [child.id for child, _ in children if child.has_children]
+
+    def _take_children(self, parents: Sequence[int]) -> list[tuple[JobRow, list[int]]]:
+        """Remove the dependencies on ``parents``; return each child with those it had."""
+        children: dict[int, list[int]] = {}
+        for parent, child in sorted(self.dependencies):
+            if parent in parents:
+                self.dependencies.remove((parent, child))
+                children.setdefault(child, []).append(parent)
+        waiting = [
+            (self.jobs[child], of)
+            for child, of in children.items()
+            if child in self.jobs and self.jobs[child].pending_parents
+        ]
+        if any(child.id in self._held.jobs for child, _ in waiting):
+            raise Waits
+        return waiting
+
+    def _parent_failed(self, row: JobRow, parent: JobRow) -> None:
+        self._record(row, f"ParentFailed: job {parent.id} was {parent.state}", "", MANY)
+        row.pending_parents = 0
+        self._cancel(row)
+
+    # What several verbs do to a row
+
+    def _fail(self, row: JobRow, error: str, trace: str, wait: int, error_cap: int) -> None:
+        self._record(row, error, trace, error_cap)
+        if row.attempt >= row.max_attempts:
+            row.state = "discarded"
+            row.discarded_at = self.now
+            self._announce(row)
+        elif row.cancel_requested:
+            self._cancel(row)
+        else:
+            row.state = "retryable"
+            row.scheduled_at = self._in(wait)
+            self._wake(row)
+
+    def _record(self, row: JobRow, error: str, trace: str, error_cap: int) -> None:
+        record = {"attempt": row.attempt, "at": self.now, "error": error, "trace": trace}
+        row.errors = [*(row.errors or []), record][-error_cap:]
+
+    def _give_back(self, row: JobRow, in_seconds: int | None = None) -> None:
+        row.attempt -= 1
+        if row.cancel_requested:
+            self._cancel(row)
+            return
+        row.state = "available"
+        if in_seconds is not None:
+            row.scheduled_at = self._in(in_seconds)
+        self._wake(row)
+
+    def _cancel(self, row: JobRow) -> None:
+        row.state = "cancelled"
+        row.cancelled_at = self.now
+        self._announce(row)
+
+    def _announce(self, row: JobRow) -> None:
+        if row.awaited:
+            self.woken.add(f"finished {row.id}")
+
+    def _wake(self, row: JobRow, *, within: int = 0) -> None:
+        if row.pending_parents == 0 and row.scheduled_at <= self._in(within):
+            self.woken.add(row.queue)
+
+    def _in(self, seconds: int) -> datetime:
+        return self.now + timedelta(seconds=seconds)
+
+    def _view(self, row: JobRow) -> dict[str, Any]:
+        hidden = (
+            "worker_id",
+            "lease_no",
+            "pending_parents",
+            "has_children",
+            "limited",
+            "awaited",
+            "archived_at",
+        )
+        view = {name: value for name, value in attrs.asdict(row).items() if name not in hidden}
+        for name, empty in (("errors", []), ("tags", []), ("depends_on", []), ("metadata", {})):
+            view[name] = view[name] or empty
+        return view
+
+
+def lease_of(row: JobRow) -> Lease | None:
+    """Return the lease of the last claim."""
+    return None if row.worker_id is None else Lease(row.id, row.worker_id, row.lease_no)

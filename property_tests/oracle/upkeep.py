@@ -1,0 +1,109 @@
+"""Upkeep: workers live and die, their jobs are taken back, old jobs are put away."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import attrs
+from property_tests.oracle.rows import ArchivedRow, JobRow, WorkerRow
+from property_tests.oracle.tables import FAILED, Tables
+
+
+class Upkeep(Tables):
+    """The verbs."""
+
+    def register(self, *, name: str, queues: Sequence[str], stale_after: int) -> int:
+        """Add a worker and return its id, which no other ever had."""
+        self.last_worker += 1
+        self.workers[self.last_worker] = WorkerRow(
+            id=self.last_worker,
+            name=name,
+            queues=list(queues),
+            concurrency=4,
+            started_at=self.now,
+            heartbeat_at=self.now,
+            expires_at=self._in(stale_after),
+        )
+        return self.last_worker
+
+    def renew(self, *, worker_id: int, stale_after: int) -> bool:
+        """Put off a worker's expiry; ``False``: it has no row."""
+        worker = self.workers.get(worker_id)
+        if worker is None:
+            return False
+        worker.heartbeat_at = self.now
+        worker.expires_at = self._in(stale_after)
+        return True
+
+    def forget(self, *, worker_id: int) -> None:
+        """Remove the row of a worker that ends."""
+        self.workers.pop(worker_id, None)
+
+    def expire(self) -> set[str]:
+        """Remove the workers that are silent for too long; return their names."""
+        dead = [
+            worker
+            for worker in self.workers.values()
+            if worker.expires_at < self.now and worker.id not in self._held.workers
+        ]
+        for worker in dead:
+            del self.workers[worker.id]
+        return {worker.name for worker in dead}
+
+    def rescue(self, *, limit: int, error_cap: int) -> dict[int, str]:
+        """Take back executing jobs whose worker has no row; return their ids and new states."""
+        orphans = [
+            row
+            for row in sorted(self.jobs.values(), key=lambda row: row.id)
+            if row.state == "executing" and row.worker_id not in self.workers
+            if row.id not in self._held.jobs
+        ]
+        for row in orphans[:limit]:
+            text = f"WorkerCrash: worker {row.worker_id} died while it ran this job"
+            if row.cancel_requested:
+                self._record(row, text, "", error_cap)
+                self._cancel(row)
+            else:
+                self._fail(row, text, "", 0, error_cap)
+        self._cancel_descendants([row.id for row in orphans[:limit] if row.state in FAILED])
+        return {row.id: row.state for row in orphans[:limit]}
+
+    def release_unheld(self, *, worker_id: int, held: Collection[int]) -> list[int]:
+        """Give back what the worker leases and does not know of; return the ids."""
+        unheld = [
+            row
+            for row in sorted(self.jobs.values(), key=lambda row: row.id)
+            if row.state == "executing" and row.worker_id == worker_id and row.id not in held
+        ]
+        for row in unheld:
+            self._give_back(row)
+            self.woken.add(row.queue)  # also after a cancel: it is rare, and waking does no harm
+        self._cancel_descendants([row.id for row in unheld if row.state in FAILED])
+        return [row.id for row in unheld]
+
+    def archive_jobs(self, *, after: int) -> int:
+        """Move the jobs that ended more than ``after`` seconds ago; return how many."""
+        old = [row for row in self.jobs.values() if self._ended_before(row, after)]
+        for row in old:
+            del self.jobs[row.id]
+            row.awaited = False
+            self.archive[row.id] = ArchivedRow(**attrs.asdict(row), archived_at=self.now)
+        return len(old)
+
+    def forget_results(self, *, after: int) -> int:
+        """Drop the results of what was completed more than ``after`` seconds ago.
+
+        Returns the larger number: of live jobs, or of archived ones.
+        """
+        counts = []
+        for table in (self.jobs, self.archive):
+            rows = [row for row in table.values() if row.result is not None]
+            old = [row for row in rows if self._ended_before(row, after)]
+            for row in old:
+                row.result = None
+            counts.append(len(old))
+        return max(counts)
+
+    def _ended_before(self, row: JobRow, after: int) -> bool:
+        ended_at = row.completed_at or row.cancelled_at or row.discarded_at
+        return ended_at is not None and ended_at < self._in(-after)
