@@ -170,8 +170,11 @@ async def test_a_deadline_of_the_surroundings_is_an_ordered_stop(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker
 ) -> None:
     endless = table.add("endless")
-    with anyio.move_on_after(0.5) as scope:
-        await make_worker(shutdown_timeout=0.1).run()
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as group:
+            await group.start(make_worker(shutdown_timeout=0.1).run)
+            await eventually(lambda: jobs.started == 1)
+            scope.deadline = anyio.current_time() + 0.05
     assert scope.cancelled_caught
     assert jobs.interrupted == 1
     assert handed_back(table, endless)
