@@ -1,0 +1,330 @@
+"""What a handler can be, what it knows of its job, and how it is stopped."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+from pydantic import BaseModel
+
+from roost import (
+    AsyncRoost,
+    HandlerRegistry,
+    InvalidSettingError,
+    Job,
+    NoCurrentJobError,
+    Worker,
+    current_job,
+    job,
+)
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+MODULE = """
+import os, time
+from pathlib import Path
+from uuid import UUID
+from roost import Job, SnoozeJob, current_job
+
+def where():
+    return os.getpid()
+
+def about(number, job: Job):
+    return [type(number).__name__, str(number), job.id, current_job().id, job.attempt]
+
+def fail():
+    raise KeyError("lost \\0 it")
+
+def leave():
+    raise SystemExit(4)
+
+def snooze():
+    raise SnoozeJob(500)
+
+def nothing():
+    return None
+
+def odd():
+    return {1, 2}
+
+def die():
+    os._exit(9)
+
+def sleep(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """Yield a module that is found through sys.path only."""
+    name = f"roost_tasks_{uuid4().hex[:8]}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module(name)
+    del sys.modules[name]
+
+
+def gone(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return True
+    return stat.rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def outcome(table: JobTable, job_id: int) -> tuple[str, Any]:
+    found = table.get(job_id)
+    return found.state, found.result
+
+
+class Number(BaseModel):
+    number: UUID
+
+
+async def test_a_handler_runs_in_a_process_and_answers(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any
+) -> None:
+    job("where", run_in="process", registry=registry)(tasks.where)
+    job("about", run_in="process", args_model=Number, registry=registry)(tasks.about)
+    job("nothing", run_in="process", registry=registry)(tasks.nothing)
+    job("odd", run_in="process", registry=registry)(tasks.odd)
+    number = uuid4()
+    where, about = table.add("where"), table.add("about", args={"number": str(number)})
+    nothing, odd = table.add("nothing"), table.add("odd")
+    assert await make_worker(concurrency=2).run_once() == 4
+    state, pid = outcome(table, where)
+    assert state == "completed"
+    assert pid != os.getpid()
+    assert outcome(table, about) == ("completed", ["UUID", str(number), about, about, 1])
+    assert outcome(table, nothing) == ("completed", None)
+    assert outcome(table, odd)[0] == "completed"
+
+
+async def test_a_failure_in_a_process_comes_with_its_own_traceback(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any
+) -> None:
+    for name in ("fail", "leave", "snooze"):
+        job(name, run_in="process", registry=registry)(getattr(tasks, name))
+    failed, left = table.add("fail", max_attempts=1), table.add("leave", max_attempts=1)
+    snoozed = table.add("snooze")
+    await make_worker(concurrency=1).run_once()
+    [record] = table.get(failed).errors
+    assert record["error"].startswith("KeyError: 'lost")
+    assert tasks.__name__ in record["trace"]
+    assert 'raise KeyError("lost' in record["trace"]
+    assert table.get(left).state == "discarded"
+    assert table.get(left).errors[0]["error"] == "SystemExit: 4"
+    again = table.get(snoozed)
+    assert (again.state, again.attempt, again.errors) == ("available", 0, [])
+    assert (again.scheduled_at - datetime.now(UTC)).total_seconds() > 400
+
+
+async def test_a_process_that_dies_is_its_job_s_failure_alone(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any
+) -> None:
+    job("die", run_in="process", registry=registry)(tasks.die)
+    job("where", run_in="process", registry=registry)(tasks.where)
+    dead, after = table.add("die", max_attempts=1), table.add("where")
+    await make_worker(concurrency=1).run_once()
+    assert table.get(dead).state == "discarded"
+    assert table.get(dead).errors[0]["error"]
+    assert table.get(after).state == "completed"
+
+
+async def test_a_timeout_ends_the_process(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any, tmp_path: Path
+) -> None:
+    job("sleep", run_in="process", registry=registry)(tasks.sleep)
+    job("where", run_in="process", registry=registry)(tasks.where)
+    path = tmp_path / "pid"
+    table.add("where", priority=-1)  # the start of the process counts, so it is there before
+    job_id = table.add("sleep", args={"path": str(path)}, timeout_seconds=1, max_attempts=1)
+    began = anyio.current_time()
+    await make_worker(concurrency=1).run_once()
+    assert anyio.current_time() - began < 20
+    assert "timed out after 1 s" in table.get(job_id).errors[0]["error"]
+    await eventually(lambda: gone(int(path.read_text())))
+
+
+async def test_a_cancel_ends_the_process(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    client: AsyncRoost,
+    tasks: Any,
+    tmp_path: Path,
+) -> None:
+    job("sleep", run_in="process", registry=registry)(tasks.sleep)
+    path = tmp_path / "pid"
+    job_id = table.add("sleep", args={"path": str(path)})
+    async with working(make_worker()):
+        await eventually(lambda: path.exists() and path.read_text() != "")
+        began = anyio.current_time()
+        assert await client.cancel(job_id) is True
+        await eventually(lambda: table.get(job_id).state == "cancelled")
+        assert anyio.current_time() - began < 3
+    await eventually(lambda: gone(int(path.read_text())))
+
+
+async def test_what_a_process_could_not_find_is_refused_at_once(registry: HandlerRegistry) -> None:
+    def local() -> None: ...
+
+    async def asynchronous() -> None: ...
+
+    class Tool:
+        def __call__(self) -> None: ...
+
+    for func in (local, lambda: None, asynchronous, Tool()):
+        with pytest.raises(InvalidSettingError, match="process"):
+            job("x", run_in="process", registry=registry)(func)
+    with pytest.raises(InvalidSettingError, match="run_in"):
+        job("x", run_in="elsewhere", registry=registry)(local)  # type: ignore[arg-type]  # on purpose
+    assert "x" not in registry
+
+
+async def test_a_job_parameter_and_current_job_name_the_running_job(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("async", registry=registry)
+    async def asynchronous(a: int, running: Job) -> list[int]:
+        await anyio.lowlevel.checkpoint()
+        inside = await anyio.to_thread.run_sync(lambda: current_job().id)
+        return [a, running.id, current_job().id, inside]
+
+    @job("thread", registry=registry)
+    def thread(*, running: "Job", a: int) -> list[int]:  # noqa: UP037  (a string is found too)
+        return [a, running.id, current_job().id]
+
+    @job("typed", args_model=Number, registry=registry)
+    async def typed(running: Job, number: UUID) -> list[Any]:
+        return [running.id, type(number).__name__, running.args["number"] == str(number)]
+
+    one, two = table.add("async", args={"a": 1}), table.add("thread", args={"a": 2})
+    three = table.add("typed", args={"number": uuid4()})
+    assert await make_worker().run_once() == 3
+    assert outcome(table, one) == ("completed", [1, one, one, one])
+    assert outcome(table, two) == ("completed", [2, two, two])
+    assert outcome(table, three) == ("completed", [three, "UUID", True])
+    with pytest.raises(NoCurrentJobError):
+        current_job()
+
+
+async def test_the_running_job_is_shown_as_it_was_claimed(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    got: list[Job] = []
+
+    @job("work", registry=registry)
+    async def work(job: Job, **_: Any) -> None:
+        got.append(job)
+        if job.attempt == 1:
+            raise ValueError("once")
+
+    job_id = table.add(
+        args={"x": 1}, tags=["t"], metadata={"m": 1}, unique_key="k", timeout_seconds=50, priority=2
+    )
+    worker = make_worker(retry_strategy=lambda _: 0.0)
+    async with working(worker):
+        await eventually(lambda: table.get(job_id).state == "completed")
+    first, second = got
+    assert (first.state, first.attempt, first.errors, first.result) == ("executing", 1, [], None)
+    assert (second.attempt, second.errors[0]["error"]) == (2, "ValueError: once")
+    row = table.get(job_id)
+    for name in ("args", "tags", "metadata", "unique_key", "timeout_seconds", "priority", "queue"):
+        assert getattr(first, name) == getattr(row, name)
+    assert second.attempted_at == row.attempted_at
+
+
+async def test_a_cancelled_sync_handler_can_ask_and_leave(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    started = threading.Event()
+
+    @job("work", registry=registry)
+    def work() -> None:
+        started.set()
+        while True:
+            anyio.from_thread.check_cancelled()
+            time.sleep(0.005)
+
+    job_id = table.add()
+    async with working(make_worker()):
+        await eventually(started.is_set)
+        began = anyio.current_time()
+        await client.cancel(job_id)
+        await eventually(lambda: table.get(job_id).state == "cancelled")
+        assert anyio.current_time() - began < 1
+    assert table.get(job_id).errors == []
+
+
+async def test_a_cancelled_thread_keeps_its_slot_and_lease_until_it_ends(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    others = []
+
+    @job("stuck", registry=registry)
+    def stuck() -> None:
+        started.set()
+        go_on.wait(20)
+
+    @job("other", registry=registry)
+    async def other() -> None:
+        others.append(table.get(stuck_id).state)
+
+    stuck_id = table.add("stuck")
+    async with working(make_worker(concurrency=1, poll_interval=0.05)):
+        await eventually(started.is_set)
+        await client.cancel(stuck_id)
+        table.add("other")
+        await anyio.sleep(0.3)
+        assert others == []
+        assert table.get(stuck_id).state == "executing"
+        go_on.set()
+        await eventually(lambda: len(others) == 1)
+        await eventually(lambda: table.get(stuck_id).state == "cancelled")
+
+
+async def test_a_timed_out_sync_job_is_never_in_two_threads(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    inside, peak, runs = 0, 0, 0
+    lock = threading.Lock()
+
+    @job("work", registry=registry)
+    def work() -> None:
+        nonlocal inside, peak, runs
+        with lock:
+            inside, runs = inside + 1, runs + 1
+            peak = max(peak, inside)
+        time.sleep(1.3)
+        with lock:
+            inside -= 1
+
+    job_id = table.add(timeout_seconds=1, max_attempts=2)
+    workers = [make_worker(retry_strategy=lambda _: 0.0, poll_interval=0.02) for _ in range(2)]
+    async with working(*workers):
+        await eventually(lambda: table.get(job_id).state == "discarded")
+    assert (peak, runs) == (1, 2)
+    assert ["timed out" in record["error"] for record in table.get(job_id).errors] == [True, True]
