@@ -81,6 +81,7 @@ class HandlerRegistry:
         self._handlers: dict[str, Handler] = {}
         self._names: dict[int, str] = {}
         self._cron: dict[str, CronEntry] = {}
+        self._cron_functions: dict[str, Callable[..., Any]] = {}
         # Tasks that @cron registered on the way; @job on the same function takes their place.
         self._provisional: set[str] = set()
 
@@ -144,18 +145,22 @@ class HandlerRegistry:
             self.register(entry.task, func)
             self._provisional.add(entry.task)
             task = entry.task
-        self._cron[entry.name] = attrs.evolve(entry, task=task)
+        self._put_cron(attrs.evolve(entry, task=task), func)
 
     def _check_cron_name(self, name: str, func: Callable[..., Any], entry: CronEntry) -> None:
         known = self._cron.get(name)
         if known is None or known == entry:
             return
-        before = self._handlers[known.task].func
+        before = self._cron_functions[name]
         if before is func or origin(before) != origin(func):
             raise DuplicateTaskError(
                 f"{origin(before)[1]} has the cron entry {name!r} already; give one of the two "
                 "another name"
             )
+
+    def _put_cron(self, entry: CronEntry, func: Callable[..., Any]) -> None:
+        self._cron[entry.name] = entry
+        self._cron_functions[entry.name] = func
 
     @property
     def cron_entries(self) -> tuple[CronEntry, ...]:
@@ -174,8 +179,8 @@ class HandlerRegistry:
             if isinstance(entry.name, TakenName):
                 renamed = attrs.evolve(renamed, name=TakenName(new))
                 self._check_cron_name(new, func, renamed)
-                del self._cron[entry.name]
-            self._cron[renamed.name] = renamed
+                del self._cron[entry.name], self._cron_functions[entry.name]
+            self._put_cron(renamed, func)
         self._provisional.discard(old)
         del self._handlers[old]
 
@@ -206,7 +211,7 @@ class HandlerRegistry:
             ) from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._handlers
+        return isinstance(name, str) and name in self._handlers
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handlers)
