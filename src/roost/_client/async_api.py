@@ -150,6 +150,7 @@ class AsyncRoost(AsyncAdmin):
         :raises InvalidJobError: a value can't be stored; the message says which job's, and nothing
             was inserted.
         """
+        jobs = calls.listed(jobs)
         call = calls.enqueue_many(self._registry, jobs)
         if call is not None:
             await self._run(call, conn, transactional=transactional)

@@ -5,7 +5,7 @@ The facades differ only in how they wait: each of their methods runs one of thes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -56,10 +56,16 @@ def enqueue(registry: HandlerRegistry, job: JobInsert) -> Call[int]:
     return Call(operation, in_transaction=bool(parents))
 
 
+def listed(jobs: Iterable[JobInsert]) -> list[JobInsert]:
+    """Return the jobs of ``enqueue_many`` as a list; they may come from an iterator."""
+    given = list(jobs) if isinstance(jobs, Iterable) else [jobs]
+    if isinstance(jobs, JobInsert) or not all(isinstance(job, JobInsert) for job in given):
+        raise InvalidJobError("enqueue_many takes a list of JobInsert")
+    return given
+
+
 def enqueue_many(registry: HandlerRegistry, jobs: Sequence[JobInsert]) -> Call[object] | None:
     """Insert several jobs, all or none; ``None``: there are none."""
-    if isinstance(jobs, JobInsert) or not all(isinstance(job, JobInsert) for job in jobs):
-        raise InvalidJobError("enqueue_many takes a list of JobInsert")
     if not jobs:
         return None
     records = encode_jobs([with_defaults(job, registry) for job in jobs])

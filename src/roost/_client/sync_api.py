@@ -111,6 +111,7 @@ class Roost:
         self, jobs: Sequence[JobInsert], *, conn: Any | None = None, transactional: bool = True
     ) -> int:
         """Bulk-insert in a single round-trip; see `AsyncRoost.enqueue_many`."""
+        jobs = calls.listed(jobs)
         call = calls.enqueue_many(self._registry, jobs)
         if call is not None:
             self._run(call, conn, transactional=transactional)

@@ -39,12 +39,24 @@ class AdoptedSyncConnection:
                 self._cursor.execute(statement.text, prepare=False)
                 return []
             self._cursor.execute(statement.text, query.params)
+            if self._cursor.pgresult is None:
+                return self._fetch_in_pipeline()
             result = self._cursor.pgresult
             if result is None or result.status != pq.ExecStatus.TUPLES_OK:
                 return []
             return self._cursor.fetchall()
         except (psycopg.Error, UnicodeError) as error:
             raise translate(error, statement=statement.name) from error
+
+    def _fetch_in_pipeline(self) -> Sequence[Row]:
+        """Wait for the answer, which an execute in the caller's pipeline has not done."""
+        try:
+            return self._cursor.fetchall()
+        except psycopg.ProgrammingError:
+            result = self._cursor.pgresult
+            if result is not None and result.status == pq.ExecStatus.COMMAND_OK:
+                return []
+            raise
 
     def transaction(self) -> AbstractContextManager[None]:
         """Do nothing: all is in the caller's transaction already."""
