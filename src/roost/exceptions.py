@@ -82,8 +82,7 @@ class CronNotFoundError(RoostError):
 class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the API page)
     """A job ended in ``discarded`` or ``cancelled``.
 
-    An ``after_job`` hook gets it for a job that was cancelled; waiting for a job, which will raise
-    it, is not built yet.
+    `AsyncRoost.wait_for` raises it, and an ``after_job`` hook gets it for a job that was cancelled.
     """
 
     code: ClassVar[str] = "roost.job-failed"
@@ -100,10 +99,10 @@ class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the AP
 
 
 class JobTimeoutError(RoostError, TimeoutError):
-    """An attempt took longer than the job's ``timeout_seconds``.
+    """An attempt took longer than the job's ``timeout_seconds``, or a wait longer than its timeout.
 
-    Its error record names it, and an ``after_job`` hook gets it. Handlers never see it: they are
-    cancelled.
+    The error record of an attempt names it, and an ``after_job`` hook gets it; a handler never sees
+    it, for it is cancelled. `AsyncRoost.wait_for` raises it; the job goes on.
     """
 
     code: ClassVar[str] = "roost.job-timeout"
@@ -149,6 +148,12 @@ class NoCurrentJobError(RoostError, LookupError):
     """`current_job` was called outside a job."""
 
     code: ClassVar[str] = "roost.no-current-job"
+
+
+class LeaseLostError(RoostError):
+    """The running job is somebody else's by now, or has ended: its effects must not be committed."""
+
+    code: ClassVar[str] = "roost.lease-lost"
 
 
 class SchemaError(RoostError):

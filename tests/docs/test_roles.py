@@ -13,7 +13,7 @@ import attrs
 import psycopg
 import pytest
 
-from roost import AsyncRoost, DatabaseError, HandlerRegistry, JobInsert, cron, job
+from roost import AsyncRoost, DatabaseError, HandlerRegistry, JobInsert, JobTimeoutError, cron, job
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
@@ -94,6 +94,8 @@ async def test_a_producer_can_enqueue_in_every_way(
         await roost.enqueue_many([JobInsert("work", unique_key="one"), JobInsert("limited")])
         async with roost.transaction() as conn:
             child = await roost.enqueue("work", depends_on=[parent], conn=conn)
+        with pytest.raises(JobTimeoutError):
+            await roost.wait_for(child, timeout=0.1)
     assert table.states() == {"available": 3}
     assert table.column(child, "pending_parents") == 1
 
