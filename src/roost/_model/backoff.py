@@ -81,7 +81,9 @@ def delay_after(attempt: int, strategy: BackoffStrategy) -> float:
     """
     try:
         seconds = float(strategy(attempt))
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a SystemExit of a user's function must not end the worker either
         logger.exception("retry strategy failed", extra={"attempt": attempt})
         return _FALLBACK(attempt)
     if not math.isfinite(seconds) or seconds < 0:

@@ -1,0 +1,264 @@
+"""Workers heed families, limits, pauses and cancels at once, not at the next poll."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from roost import AsyncRoost, HandlerRegistry, JobInsert, UnknownParentError, Worker, job
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+NEVER = 300.0
+"""A poll that no test waits for."""
+
+
+async def test_children_start_when_their_parents_have_ended(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    order: list[str] = []
+
+    @job("step", registry=registry)
+    async def step(name: str) -> None:
+        order.append(name)
+
+    async with working(make_worker(poll_interval=NEVER), make_worker(poll_interval=NEVER)):
+        async with client.transaction() as conn:
+            top = await client.enqueue("step", args={"name": "top"}, conn=conn)
+            middle = [
+                await client.enqueue("step", args={"name": "mid"}, depends_on=[top], conn=conn)
+                for _ in range(3)
+            ]
+            await client.enqueue("step", args={"name": "end"}, depends_on=middle, conn=conn)
+        await eventually(lambda: table.states() == {"completed": 5})
+    assert order == ["top", "mid", "mid", "mid", "end"]
+
+
+async def test_the_subtree_of_a_failed_job_is_cancelled_and_others_go_on(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    @job("fail", max_attempts=1, registry=registry)
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    parent = await client.enqueue("fail", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.3))
+    chain = [parent]
+    for _ in range(5):
+        chain.append(await client.enqueue("work", depends_on=[chain[-1]]))
+    beside = await client.enqueue("work")
+    worker = make_worker(poll_interval=NEVER, archive_after_seconds=0, archive_interval=0.01)
+    async with working(worker):
+        await eventually(lambda: table.states() == {})
+    assert table.get(parent).state == "discarded"
+    assert {table.get(child).state for child in chain[1:]} == {"cancelled"}
+    assert f"job {parent} was discarded" in table.get(chain[1]).errors[0]["error"]
+    assert table.get(beside).state == "completed"
+
+
+async def test_an_unknown_parent_leaves_the_caller_s_transaction_usable(
+    table: JobTable, client: AsyncRoost
+) -> None:
+    async with client.transaction() as conn:
+        with pytest.raises(UnknownParentError):
+            await client.enqueue("work", depends_on=[4711], conn=conn)
+        with pytest.raises(UnknownParentError):
+            await client.enqueue_many([JobInsert("work", depends_on=[4711])], conn=conn)
+        await client.enqueue("work", conn=conn)
+    assert table.states() == {"available": 1}
+
+
+async def test_a_held_child_delays_its_parent_s_end_and_nobody_else_s(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    client: AsyncRoost,
+    other: JobTable,
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    async with client.transaction() as conn:
+        parents = [await client.enqueue("work", conn=conn) for _ in range(2)]
+        held = await client.enqueue("work", depends_on=[parents[0]], conn=conn)
+        free = await client.enqueue("work", depends_on=[parents[1]], conn=conn)
+    async with working(make_worker(poll_interval=NEVER)):
+        with other.connection.transaction():
+            # As an enqueue of a child of it does, in a transaction that stays open.
+            other.rows("select from roost.jobs where id = $1::bigint for share", held)
+            others = [await client.enqueue("work") for _ in range(10)]
+            await eventually(
+                lambda: all(table.get(job_id).state == "completed" for job_id in others)
+            )
+            await eventually(lambda: table.get(free).state == "completed")
+            assert table.get(held).attempt == 0
+        await eventually(lambda: table.get(held).state == "completed")
+    assert all(table.get(job_id).attempt == 1 for job_id in (*parents, held, free))
+
+
+async def test_ten_thousand_children_start_at_once_and_none_early(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    returned: list[float] = []
+    early: list[int] = []
+    first: list[float] = []
+    go_on = anyio.Event()
+
+    @job("parent", registry=registry)
+    async def parent() -> None:
+        await go_on.wait()
+        returned.append(anyio.current_time())
+
+    @job("child", registry=registry)
+    async def child() -> None:
+        if not returned:
+            early.append(1)
+        if not first:
+            first.append(anyio.current_time())
+
+    parent_id = await client.enqueue(parent)
+    await client.enqueue_many([JobInsert("child", depends_on=[parent_id])] * 10_000)
+    async with working(make_worker(poll_interval=NEVER, shutdown_timeout=5)):
+        await eventually(lambda: table.get(parent_id).state == "executing")
+        go_on.set()
+        await eventually(lambda: bool(first))
+    assert early == []
+    print(f"first child after {first[0] - returned[0]:.3f} s")
+
+
+async def test_a_limited_job_starts_when_another_ends_or_is_due(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    running = peak = 0
+
+    @job("work", max_concurrency=2, registry=registry)
+    async def work() -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await anyio.sleep(0.01)
+        running -= 1
+
+    workers = [make_worker(poll_interval=NEVER, queues=["a", "b"]) for _ in range(3)]
+    async with working(*workers):
+        for n in range(40):
+            await client.enqueue(work, queue="ab"[n % 2], priority=n % 3)
+        await eventually(lambda: table.states() == {"completed": 40})
+        late = await client.enqueue(
+            work, queue="a", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.3)
+        )
+        await eventually(lambda: table.get(late).state == "completed", within=3)
+    assert peak == 2
+    found = table.get(late)
+    assert found.attempted_at is not None
+    assert (found.attempted_at - found.scheduled_at).total_seconds() < 1
+
+
+async def test_a_limit_that_a_second_worker_brings_holds_for_the_first(
+    table: JobTable, registry: HandlerRegistry, dsn: str, client: AsyncRoost
+) -> None:
+    running = peak = 0
+
+    async def work() -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await anyio.sleep(0.02)
+        running -= 1
+
+    registry.register("work", work)
+    newer = HandlerRegistry()
+    job("work", max_concurrency=1, registry=newer)(work)
+    old = Worker(dsn, registry=registry, concurrency=5, orphan_reaper_interval=0.1)
+    new = Worker(dsn, registry=newer, concurrency=5, orphan_reaper_interval=0.1)
+    async with working(old):
+        await eventually(lambda: table.workers() != [])
+        async with working(new):
+            await anyio.sleep(0.3)  # the first one has looked again
+            await client.enqueue_many([JobInsert("work")] * 20)
+            await eventually(lambda: table.states() == {"completed": 20})
+    assert peak == 1
+
+
+async def test_a_paused_queue_rests_and_goes_on_at_once(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    await client.pause_queue("default")
+    job_id, doomed = await client.enqueue(work), await client.enqueue(work)
+    async with working(make_worker(poll_interval=0.02)):
+        assert await client.cancel(doomed) is True
+        await anyio.sleep(0.2)
+        assert table.get(job_id).state == "available"
+        assert await make_worker().run_once() == 0
+    async with working(make_worker(poll_interval=NEVER)):
+        await anyio.sleep(0.1)
+        began = anyio.current_time()
+        await client.resume_queue("default")
+        await eventually(lambda: table.get(job_id).state == "completed")
+        assert anyio.current_time() - began < 1
+    [queue] = await client.list_queues()
+    assert (queue.name, queue.paused_at, queue.available) == ("default", None, 0)
+
+
+async def test_a_running_job_is_cancelled_within_a_second(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    running = anyio.Event()
+
+    @job("work", registry=registry)
+    async def work() -> None:
+        running.set()
+        await anyio.sleep_forever()
+
+    parent = await client.enqueue(work)
+    child = await client.enqueue(work, depends_on=[parent])
+    async with working(make_worker(poll_interval=NEVER)):
+        await running.wait()
+        [info] = await client.list_workers()
+        assert info.executing == 1
+        began = time.monotonic()
+        assert await client.cancel(parent) is True
+        await eventually(lambda: table.get(parent).state == "cancelled")
+        assert time.monotonic() - began < 1
+        assert table.get(child).state == "cancelled"
+        assert await client.cancel(parent) is False
+
+
+async def test_no_cancel_is_lost_while_jobs_start(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    finished: list[int] = []
+
+    @job("work", registry=registry)
+    async def work(n: int) -> None:
+        await anyio.sleep(5)
+        finished.append(n)
+
+    async def cancel_at_once(n: int, done: list[Any]) -> None:
+        job_id = await client.enqueue(work, args={"n": n})
+        await anyio.sleep(n % 7 * 0.001)
+        done.append(await client.cancel(job_id))
+
+    done: list[bool] = []
+    async with working(make_worker(poll_interval=NEVER, concurrency=150)):
+        async with anyio.create_task_group() as group:
+            for n in range(150):
+                group.start_soon(cancel_at_once, n, done)
+        await eventually(lambda: table.states() == {"cancelled": 150})
+    assert done == [True] * 150
+    assert finished == []
