@@ -14,26 +14,8 @@ import re
 
 import psycopg
 
+from roost._drivers.sqlstate import BAD_TEXT, NO_STATEMENT, is_temporary
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
-
-_TEMPORARY_CLASSES = ("08", "53")
-_TEMPORARY_STATES = frozenset(
-    {
-        "40001",  # serialization_failure
-        "40P01",  # deadlock_detected
-        "55P03",  # lock_not_available
-        "57014",  # query_canceled: a statement_timeout or an administrator, since it was not us
-        "57P01",  # admin_shutdown
-        "57P02",  # crash_shutdown
-        "57P03",  # cannot_connect_now
-        "57P05",  # idle_session_timeout
-        "25P03",  # idle_in_transaction_session_timeout: the server closed the connection
-        "26000",  # invalid_sql_statement_name: a pooler dropped our prepared statement
-    }
-)
-
-_BAD_TEXT = "22021"
-"""What the server says of NUL and lone surrogates; psycopg refuses them before it does."""
 
 # A server that answers "not now" outranks one that answers "never": with several hosts, or with a
 # name that has several addresses, the text holds one line for each attempt.
@@ -60,7 +42,7 @@ def translate(error: Exception, *, statement: str | None = None) -> DatabaseErro
     if isinstance(error, OSError):
         return DatabaseUnavailableError(f"{error}{where}")
     if not isinstance(error, psycopg.Error):
-        return DatabaseError(f"{error}{where}", sqlstate=_BAD_TEXT)
+        return DatabaseError(f"{error}{where}", sqlstate=BAD_TEXT)
     message = error.diag.message_primary or str(error) or type(error).__name__
     temporary, state = _judge(error, message)
     kind = DatabaseUnavailableError if temporary else DatabaseError
@@ -69,7 +51,7 @@ def translate(error: Exception, *, statement: str | None = None) -> DatabaseErro
 
 def is_stale_plan(error: psycopg.Error) -> bool:
     """Say whether a prepared statement no longer fits: only a new connection helps."""
-    if error.sqlstate == "26000":
+    if error.sqlstate == NO_STATEMENT:
         return True
     # "cached plan must not change result type"; the function's name is never translated.
     return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
@@ -79,12 +61,11 @@ def _judge(error: psycopg.Error, message: str) -> tuple[bool, str | None]:
     """Return whether the error is temporary, and its sqlstate."""
     state = error.sqlstate
     if state is not None:
-        classed = state[:2] in _TEMPORARY_CLASSES or state in _TEMPORARY_STATES
-        return classed or is_stale_plan(error), state
+        return is_temporary(state) or is_stale_plan(error), state
     if isinstance(error, psycopg.OperationalError):
         return _judge_connection_failure(message)
     if isinstance(error, psycopg.DataError) and "NUL (0x00)" in message:
-        return False, _BAD_TEXT
+        return False, BAD_TEXT
     return isinstance(error, psycopg.InterfaceError) and "connection" in message, None
 
 

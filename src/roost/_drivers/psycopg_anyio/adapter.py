@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 import psycopg
 from psycopg import pq
 
+from roost._drivers.base import CLEANUP_TIMEOUT
 from roost._drivers.psycopg_anyio.connection import AnyioConnection
+from roost._drivers.psycopg_anyio.waiting import READ, ready_now
 from roost._drivers.psycopg_errors import is_stale_plan, translate
 from roost._drivers.psycopg_setup import adapt_values
 from roost._ops.query import Query, Row
@@ -73,3 +76,32 @@ class PsycopgConnection:
                 yield
         except psycopg.Error as error:
             raise translate(error) from error
+
+    def is_quiet(self) -> bool:
+        """Say whether the idle connection is alive, without a round trip.
+
+        Nothing is expected from an idle server: what there is to read is its farewell, or the end
+        of the stream.
+        """
+        return not self.raw.closed and not ready_now(self.raw.pgconn.socket, READ)
+
+    def is_idle(self) -> bool:
+        """Say whether it is open, in no transaction and without a statement in flight."""
+        return self.raw.info.transaction_status == pq.TransactionStatus.IDLE
+
+    async def clean(self) -> None:
+        """Roll back what its user left open, within ``CLEANUP_TIMEOUT`` seconds.
+
+        Failed, it is not idle afterwards.
+        """
+        if self.raw.info.transaction_status in _IN_TRANSACTION:
+            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                with suppress(psycopg.Error):
+                    await self.raw.rollback()
+
+    def kill(self) -> None:
+        """Close at once; safe to call twice."""
+        self.raw.kill()
+
+
+_IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+from roost._drivers.pool import Pool
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
 from roost._drivers.psycopg_anyio.listener import PsycopgListener
-from roost._drivers.psycopg_anyio.pool import PsycopgPool
 from roost._drivers.psycopg_anyio.private_names import check
 from roost._drivers.psycopg_setup import connection_parameters
 
@@ -34,12 +34,12 @@ class PsycopgDriver:
     def __repr__(self) -> str:
         return "PsycopgDriver(…)"
 
-    def pool(self, *, max_size: int, application_name: str = "roost") -> PsycopgPool:
+    def pool(self, *, max_size: int, application_name: str = "roost") -> Pool[PsycopgConnection]:
         """Return an unopened pool; touches nothing."""
-        return PsycopgPool(partial(self.connect, application_name), max_size=max_size)
+        return Pool(partial(self.connect, application_name), max_size=max_size)
 
     async def connect(self, application_name: str = "roost") -> PsycopgConnection:
-        """Open one connection; the caller closes it with ``connection.raw.kill()``."""
+        """Open one connection; the caller closes it with ``connection.kill()``."""
         return await PsycopgConnection.open(
             connection_parameters(self._dsn, application_name=application_name),
             prepare_threshold=self._prepare_threshold,
@@ -56,4 +56,4 @@ class PsycopgDriver:
             await listener.listen(channels)
             yield listener
         finally:
-            connection.raw.kill()
+            connection.kill()

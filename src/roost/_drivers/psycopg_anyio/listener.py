@@ -10,12 +10,12 @@ import anyio.lowlevel
 import psycopg
 
 from roost._drivers.base import Notification
+from roost._drivers.channel import check_channel
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
 from roost._drivers.psycopg_anyio.waiting import READ, until_ready
 from roost._drivers.psycopg_errors import translate
 from roost._ops.query import Query
 from roost._sql import Statement
-from roost.exceptions import InvalidSettingError
 
 _PROBE = Query(Statement("listener.probe", "select 1"))
 
@@ -71,6 +71,5 @@ class PsycopgListener:
 
 
 def _quoted(channel: str) -> str:
-    if not channel or "\0" in channel or len(channel.encode()) > 63:
-        raise InvalidSettingError(f"a channel's name has 1 to 63 bytes and no NUL, not {channel!r}")
+    check_channel(channel)
     return '"' + channel.replace('"', '""') + '"'

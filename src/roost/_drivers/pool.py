@@ -1,4 +1,4 @@
-"""A bounded pool without a background task.
+"""A bounded pool without a background task, for the connections of any driver.
 
 The borrower itself connects, so nothing is handed from task to task and a cancel has nothing to
 lose. A semaphore is the waiting queue. What changes the pool's state is synchronous; the awaits are
@@ -11,16 +11,13 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from typing import Generic, Protocol, TypeVar
 
 import anyio
 import attrs
-import psycopg
-from psycopg import pq
 
-from roost._drivers.base import CALL_TIMEOUT, CLEANUP_TIMEOUT
-from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
-from roost._drivers.psycopg_anyio.waiting import READ, ready_now
+from roost._drivers.base import CALL_TIMEOUT, AsyncConnection
 from roost.exceptions import ClosedError, DatabaseUnavailableError
 
 MAX_LIFETIME = 3600.0
@@ -30,14 +27,40 @@ MAX_IDLE = 600.0
 """Seconds after which a connection that nobody needed is closed, at the pool's next use."""
 
 
+class Poolable(AsyncConnection, Protocol):
+    """A connection that a `Pool` can lend."""
+
+    def is_quiet(self) -> bool:
+        """Say whether the idle connection is alive, without a round trip."""
+        ...
+
+    def is_idle(self) -> bool:
+        """Say whether it is open, in no transaction and without a statement in flight."""
+        ...
+
+    async def clean(self) -> None:
+        """Roll back what its user left open, also when cancelled, for ``CLEANUP_TIMEOUT`` seconds.
+
+        Failed, it is not idle afterwards.
+        """
+        ...
+
+    def kill(self) -> None:
+        """Close at once, without waiting; safe to call twice."""
+        ...
+
+
+C = TypeVar("C", bound=Poolable)
+
+
 @attrs.define(eq=False)
-class _Member:
-    connection: PsycopgConnection
+class _Member(Generic[C]):
+    connection: C
     expires_at: float
     idle_since: float = 0.0
 
 
-class PsycopgPool:
+class Pool(Generic[C]):
     """Lends at most ``max_size`` connections at once, opened when first needed.
 
     :param connect: opens one connection.
@@ -47,7 +70,7 @@ class PsycopgPool:
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[PsycopgConnection]],
+        connect: Callable[[], Awaitable[C]],
         *,
         max_size: int,
         max_lifetime: float = MAX_LIFETIME,
@@ -58,7 +81,7 @@ class PsycopgPool:
         self._max_lifetime = max_lifetime
         self._max_idle = max_idle
         self._slots = anyio.Semaphore(max_size)
-        self._idle: deque[_Member] = deque()
+        self._idle: deque[_Member[C]] = deque()
         self._lent = 0
         self._shut = False
 
@@ -68,7 +91,7 @@ class PsycopgPool:
         return self._lent + len(self._idle)
 
     @asynccontextmanager
-    async def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AsyncIterator[PsycopgConnection]:
+    async def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AsyncIterator[C]:
         """Borrow a connection; wait up to ``timeout`` seconds for one to be free and connected.
 
         What comes back in a transaction is rolled back, for ``CLEANUP_TIMEOUT`` seconds, or closed.
@@ -81,7 +104,7 @@ class PsycopgPool:
             yield member.connection
         finally:
             try:
-                await self._clean(member.connection)
+                await member.connection.clean()
             finally:
                 self._take_back(member)
 
@@ -90,11 +113,11 @@ class PsycopgPool:
         if not self._shut:
             self._shut = True
             while self._idle:
-                self._idle.pop().connection.raw.kill()
+                self._idle.pop().connection.kill()
             # Wakes the first who waits; each passes the slot on as it finds the pool closed.
             self._slots.release()
 
-    async def _check_out(self, timeout: float) -> _Member:
+    async def _check_out(self, timeout: float) -> _Member[C]:
         with anyio.move_on_after(timeout):
             await self._slots.acquire()
             self._lent += 1
@@ -108,21 +131,21 @@ class PsycopgPool:
             f"no connection within {timeout:g} s: {self._lent} of {self._max_size} are in use"
         )
 
-    def _reuse(self) -> _Member | None:
+    def _reuse(self) -> _Member[C] | None:
         """Take the youngest idle connection that is alive, closing what is not."""
         self._refuse_if_closed()
         now = anyio.current_time()
         while self._idle:
             member = self._idle.pop()
-            if member.expires_at > now and _is_quiet(member.connection):
+            if member.expires_at > now and member.connection.is_quiet():
                 return member
-            member.connection.raw.kill()
+            member.connection.kill()
         return None
 
-    async def _open(self) -> _Member:
+    async def _open(self) -> _Member[C]:
         connection = await self._connect()
         if self._shut:
-            connection.raw.kill()
+            connection.kill()
             self._refuse_if_closed()
         lifetime = self._max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
         return _Member(connection, expires_at=anyio.current_time() + lifetime)
@@ -131,36 +154,14 @@ class PsycopgPool:
         if self._shut:
             raise ClosedError("the connection pool is closed")
 
-    async def _clean(self, connection: PsycopgConnection) -> None:
-        if connection.raw.info.transaction_status in _IN_TRANSACTION:
-            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
-                # Failed, it is not IDLE afterwards, and so is closed.
-                with suppress(psycopg.Error):
-                    await connection.raw.rollback()
-
-    def _take_back(self, member: _Member) -> None:
-        raw = member.connection.raw
+    def _take_back(self, member: _Member[C]) -> None:
         now = anyio.current_time()
         self._lent -= 1
         self._slots.release()
-        idle = raw.info.transaction_status == pq.TransactionStatus.IDLE
-        if idle and not self._shut and member.expires_at > now:
+        if member.connection.is_idle() and not self._shut and member.expires_at > now:
             member.idle_since = now
             self._idle.append(member)
         else:
-            raw.kill()
+            member.connection.kill()
         while self._idle and self._idle[0].idle_since < now - self._max_idle:
-            self._idle.popleft().connection.raw.kill()
-
-
-_IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
-
-
-def _is_quiet(connection: PsycopgConnection) -> bool:
-    """Say whether an idle connection is alive, without a round trip.
-
-    Nothing is expected from an idle server: what there is to read is its farewell, or the end of
-    the stream.
-    """
-    raw = connection.raw
-    return not raw.closed and not ready_now(raw.pgconn.socket, READ)
+            self._idle.popleft().connection.kill()
