@@ -33,7 +33,6 @@ def test_psycopg_is_the_driver(dsn: str) -> None:
 @pytest.mark.parametrize(
     ("dsn", "word"),
     [
-        ("postgresql+asyncpg://u:hush@h/d", "not built yet"),
         ("postgresql+psycopg2://u:hush@h/d", "psycopg2"),
         ("mysql://u:hush@h/d", "mysql"),
         ("postgresql://u:hush word@h/d", "can't be read"),

@@ -11,7 +11,7 @@ from psycopg.types.array import ListBinaryDumper
 
 from roost.exceptions import InvalidSettingError
 
-_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+psycopg(?:_async)?)?://")
+_SCHEME = re.compile(r"^postgres(?:ql)?(?:\+(?:psycopg|psycopg_async|asyncpg))?://")
 
 _DEFAULTS = {
     "connect_timeout": "10",  # seconds, for each address
@@ -26,7 +26,8 @@ _DEFAULTS = {
 def connection_parameters(dsn: str, *, application_name: str) -> dict[str, Any]:
     """Return libpq's parameters for ``dsn``; what it does not set gets Roost's defaults.
 
-    :param dsn: ``postgresql://``, ``postgres://``, ``postgresql+psycopg://`` or ``key=value`` …
+    :param dsn: ``postgresql://``, ``postgres://``, those with ``+psycopg`` or ``+asyncpg``, or
+        ``key=value`` …
     :raises InvalidSettingError: it can't be read; the message does not quote it.
     """
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from roost.exceptions import InvalidSettingError
@@ -11,28 +12,49 @@ if TYPE_CHECKING:
     from roost._drivers.base import AsyncDriver, SyncDriver
 
 _SCHEME = re.compile(r"^(?P<base>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9_]+))?://", re.IGNORECASE)
+_DRIVERS_IN_DSNS = {
+    None: "psycopg",
+    "psycopg": "psycopg",
+    "psycopg_async": "psycopg",
+    "asyncpg": "asyncpg",
+}
 _HIDDEN = "***"
 
 
-def driver_for(dsn: str) -> AsyncDriver:
-    """Return the driver that the DSN asks for; psycopg unless it says otherwise.
+def driver_for(dsn: str, driver: str | None = None) -> AsyncDriver:
+    """Return the driver that is asked for; psycopg unless somebody says otherwise.
 
-    :raises InvalidSettingError: it names a driver that Roost does not have, or can't be read.
+    :param driver: ``"psycopg"`` or ``"asyncpg"``; outranks what the DSN says, such as
+        ``postgresql+asyncpg://``.
+    :raises InvalidSettingError: there is no such driver, its package is missing, or the DSN can't
+        be read.
     """
     scheme = _SCHEME.match(dsn)
     if scheme and scheme["base"].lower() not in ("postgresql", "postgres"):
         raise InvalidSettingError(f"the DSN must begin with postgresql://, not {scheme['base']}://")
-    driver = scheme["driver"] if scheme else None
-    if driver == "asyncpg":
-        raise InvalidSettingError(
-            "postgresql+asyncpg:// asks for the asyncpg driver, which is not built yet; "
-            "use postgresql://"
-        )
-    if driver not in (None, "psycopg", "psycopg_async"):
-        raise InvalidSettingError(f"there is no driver {driver!r}; use postgresql://")
+    said = scheme["driver"] if scheme else None
+    if driver not in (None, "psycopg", "asyncpg"):
+        raise InvalidSettingError(f"driver must be 'psycopg' or 'asyncpg', not {driver!r}")
+    if scheme:
+        dsn = f"postgresql://{dsn[scheme.end() :]}"
+    chosen = driver or _DRIVERS_IN_DSNS.get(said.lower() if said else None)
+    if chosen == "asyncpg":
+        return _asyncpg_driver(dsn)
+    if chosen != "psycopg":
+        raise InvalidSettingError(f"there is no driver {said!r}; use postgresql://")
     from roost._drivers.psycopg_anyio import PsycopgDriver
 
     return PsycopgDriver(dsn)
+
+
+def _asyncpg_driver(dsn: str) -> AsyncDriver:
+    if find_spec("asyncpg") is None:
+        raise InvalidSettingError(
+            "the asyncpg driver needs the package asyncpg: pip install 'anyroost[asyncpg]'"
+        )
+    from roost._drivers.asyncpg import AsyncpgDriver
+
+    return AsyncpgDriver(dsn)
 
 
 def sync_driver_for(dsn: str) -> SyncDriver:

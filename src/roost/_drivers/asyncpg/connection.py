@@ -1,0 +1,178 @@
+"""An asyncpg connection as Roost's ``AsyncConnection``: queries in, rows out, errors translated.
+
+asyncpg's own ``Transaction`` is not used: interrupted in its BEGIN, it makes later ones savepoints
+of a transaction that does not exist. It cancels a statement by a request that it sends once, from a
+task of its own; the next use of the connection waits for the answer, and is made here at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import asyncpg
+
+from roost._drivers.asyncpg.errors import ERRORS, translate
+from roost._drivers.asyncpg.parameters import Parameters
+from roost._drivers.asyncpg.sockets import has_something_to_read, set_options
+from roost._drivers.base import CLEANUP_TIMEOUT
+from roost._ops.query import Query, Row
+from roost.exceptions import DatabaseError, InvalidSettingError
+
+
+class AsyncpgConnection:
+    """One connection; one task uses it at a time.
+
+    Cancellation: a statement in flight is cancelled on the server and its answer awaited, for at
+    most ``CLEANUP_TIMEOUT`` seconds, after which the connection is closed; so it is when a second
+    native cancel (``Task.cancel``) ignores anyio's shield. BEGIN, COMMIT and savepoints are not
+    cancelled but awaited, with the same limit.
+    """
+
+    def __init__(self, raw: asyncpg.Connection) -> None:
+        self.raw: Any = raw
+        self._depth = 0
+
+    @classmethod
+    async def open(cls, parameters: Parameters, *, application_name: str) -> AsyncpgConnection:
+        """Connect. Cancelled, it leaves nothing open.
+
+        :raises DatabaseUnavailableError: the server can't be reached.
+        :raises DatabaseError: it refuses, for instance the password.
+        :raises InvalidSettingError: this is no asyncio, or the DSN can't be read.
+        """
+        _check_loop()
+        try:
+            raw = await asyncpg.connect(
+                parameters.dsn,
+                timeout=parameters.timeout,
+                statement_cache_size=parameters.statement_cache_size,
+                server_settings={
+                    "application_name": parameters.application_name or application_name
+                },
+            )
+        except ERRORS as error:
+            raise translate(error) from error
+        except ValueError:  # quotes what it could not read, which may be the password
+            raise InvalidSettingError("the DSN can't be read: it is malformed") from None
+        set_options(raw, parameters.socket_options)
+        return cls(raw)
+
+    async def fetch(self, query: Query) -> Sequence[Row]:
+        """Run one query and return its rows; see ``AsyncConnection`` for what a cancel leaves."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        statement = query.statement
+        try:
+            if statement.script:
+                # Without parameters: only so may it hold several commands.
+                await self.raw.execute(statement.text)
+                return []
+            return [tuple(record) for record in await self.raw.fetch(statement.text, *query.params)]
+        except ERRORS as error:
+            raise self._translated(error, statement.name) from error
+        except BaseException:
+            await self._finish("select 1")
+            raise
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Commit on a clean exit, roll back on an error or a cancel; nested, it is a savepoint."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        name = f"roost_{self._depth}"
+        if self._depth or self.raw.is_in_transaction():
+            begin, commit = f"savepoint {name}", f"release savepoint {name}"
+            undo = f"rollback to savepoint {name}; release savepoint {name}"
+        else:
+            begin, commit, undo = "begin", "commit", "rollback"
+        self._depth += 1
+        try:
+            try:
+                await self._to_the_end(begin)
+                yield
+            except BaseException:
+                await self._undo(undo)
+                raise
+            else:
+                await self._to_the_end(commit)
+        finally:
+            self._depth -= 1
+
+    def is_quiet(self) -> bool:
+        """Say whether the idle connection is alive, without a round trip.
+
+        The event loop reads the server's farewell, but it may not have come to it yet.
+        """
+        return not self.raw.is_closed() and not has_something_to_read(self.raw)
+
+    def is_idle(self) -> bool:
+        """Say whether it is open, in no transaction and without a statement in flight."""
+        return not self.raw.is_closed() and not self.raw.is_in_transaction()
+
+    async def clean(self) -> None:
+        """Roll back what its user left open, within ``CLEANUP_TIMEOUT`` seconds, or close."""
+        await self._undo("rollback")
+
+    def kill(self) -> None:
+        """Close at once; safe to call twice."""
+        self.raw.terminate()
+
+    async def _to_the_end(self, command: str) -> None:
+        """Run a command of a transaction, and wait for its answer also when cancelled."""
+        execution = asyncio.ensure_future(self.raw.execute(command))
+        try:
+            await asyncio.shield(execution)
+        except ERRORS as error:
+            raise self._translated(error, command) from error
+        except BaseException:
+            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                await asyncio.wait([execution])
+            raise
+        finally:
+            if not execution.done():
+                self.raw.terminate()
+
+    async def _undo(self, command: str) -> None:
+        if not self.raw.is_closed() and self.raw.is_in_transaction():
+            await self._finish(command)
+
+    async def _finish(self, command: str) -> None:
+        """Wait for what is being cancelled, run ``command``, or close the connection.
+
+        A refusal is an answer too: a cancel may have come late, and hit the command.
+        """
+        answered = False
+        try:
+            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                with suppress(asyncpg.PostgresError):
+                    await self.raw.execute(command)
+                answered = True
+        except ERRORS:
+            pass  # the interruption, or the error that it is called for, is what gets reported
+        finally:
+            if not answered:
+                self.raw.terminate()
+
+    def _translated(self, error: Exception, name: str) -> DatabaseError:
+        if isinstance(error, asyncpg.InternalClientError):
+            self.raw.terminate()  # whatever it was, the connection can't be trusted
+        return translate(error, statement=name, closed=self.raw.is_closed())
+
+
+def _check_loop() -> None:
+    """Refuse to run where asyncpg can't.
+
+    :raises InvalidSettingError: the caller is no task of asyncio's.
+    """
+    try:
+        # Not the running loop: in trio's guest mode there is one.
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is None:
+        raise InvalidSettingError(
+            "the asyncpg driver runs on asyncio only; under trio use driver='psycopg'"
+        )

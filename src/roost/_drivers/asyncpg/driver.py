@@ -1,0 +1,49 @@
+"""The driver itself: a DSN and how to make connections of it. Touches nothing until used."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+from roost._drivers.asyncpg.connection import AsyncpgConnection
+from roost._drivers.asyncpg.listener import AsyncpgListener
+from roost._drivers.asyncpg.parameters import read_dsn
+from roost._drivers.pool import Pool
+
+
+class AsyncpgDriver:
+    """asyncpg: asyncio and uvloop. Under trio the first use raises `InvalidSettingError`.
+
+    :param dsn: see ``read_dsn``; what it does not set gets Roost's defaults.
+    :raises InvalidSettingError: the DSN can't be read.
+    """
+
+    name = "asyncpg"
+
+    def __init__(self, dsn: str) -> None:
+        self._parameters = read_dsn(dsn)
+
+    def __repr__(self) -> str:
+        return "AsyncpgDriver(…)"
+
+    def pool(self, *, max_size: int, application_name: str = "roost") -> Pool[AsyncpgConnection]:
+        """Return an unopened pool; touches nothing."""
+        return Pool(partial(self.connect, application_name), max_size=max_size)
+
+    async def connect(self, application_name: str = "roost") -> AsyncpgConnection:
+        """Open one connection; the caller closes it with ``connection.kill()``."""
+        return await AsyncpgConnection.open(self._parameters, application_name=application_name)
+
+    @asynccontextmanager
+    async def listener(
+        self, channels: Sequence[str], *, application_name: str = "roost"
+    ) -> AsyncIterator[AsyncpgListener]:
+        """Connect, LISTEN on ``channels``, and close on exit."""
+        connection = await self.connect(application_name)
+        try:
+            listener = AsyncpgListener(connection)
+            await listener.listen(channels)
+            yield listener
+        finally:
+            connection.kill()

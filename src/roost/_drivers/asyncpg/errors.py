@@ -1,0 +1,53 @@
+"""Translate asyncpg's errors into Roost's, in this one place.
+
+Unlike libpq, asyncpg hands out the sqlstate also of what the server says to a new connection.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+
+from roost._drivers.sqlstate import BAD_TEXT, is_temporary
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
+
+ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,  # and with it TimeoutError
+    UnicodeError,
+)
+"""What a call of asyncpg's raises, apart from a cancel."""
+
+_OUT_OF_RANGE = "22003"
+
+
+def translate(
+    error: Exception, *, statement: str | None = None, closed: bool = False
+) -> DatabaseError:
+    """Return Roost's error for one of `ERRORS`.
+
+    :param statement: the name of the statement in flight, for the message.
+    :param closed: whether the connection is closed now, which no refusal of a statement does.
+    """
+    temporary, state = _judge(error)
+    kind = DatabaseUnavailableError if temporary or closed else DatabaseError
+    message = str(error.args[0]) if error.args and state else str(error)
+    where = f" (in {statement})" if statement else ""
+    return kind((message or type(error).__name__) + where, sqlstate=state)
+
+
+def _judge(error: Exception) -> tuple[bool, str | None]:
+    """Return whether the error is temporary, and its sqlstate."""
+    cause = error.__cause__
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return True, error.sqlstate  # asyncpg has forgotten the statement: next time it fits
+    if isinstance(error, UnicodeError) or isinstance(cause, UnicodeError):
+        return False, BAD_TEXT  # refused before the server could; so is what is out of range
+    if isinstance(cause, OverflowError):
+        return False, _OUT_OF_RANGE
+    if isinstance(error, asyncpg.PostgresError):
+        # Of a connection that was closed in a statement, what the server said before it.
+        last = cause if isinstance(cause, asyncpg.PostgresError) else error
+        return last.sqlstate is not None and is_temporary(last.sqlstate), last.sqlstate
+    return isinstance(error, (OSError, asyncpg.TargetServerAttributeNotMatched)), None

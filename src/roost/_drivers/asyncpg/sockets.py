@@ -1,0 +1,41 @@
+"""The socket under an asyncpg connection, which asyncpg keeps to itself.
+
+``Connection._transport`` is the one private name that this driver uses; without it a connection
+only lacks what is here.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+import asyncpg
+
+
+def socket_of(raw: asyncpg.Connection) -> Any | None:
+    """Return the connection's socket, if there is one to be had."""
+    transport = getattr(raw, "_transport", None)
+    return None if transport is None else transport.get_extra_info("socket")
+
+
+def set_options(raw: asyncpg.Connection, options: Iterable[tuple[int, int, int]]) -> None:
+    """Set options of a TCP socket: level, name and value."""
+    connected = socket_of(raw)
+    if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    for level, name, value in options:
+        connected.setsockopt(level, name, value)
+
+
+def has_something_to_read(raw: asyncpg.Connection) -> bool:
+    """Say whether something has arrived that the event loop has not read yet."""
+    connected = socket_of(raw)
+    if connected is None:
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return bool(select.select([connected.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(connected.fileno(), select.POLLIN | select.POLLPRI)
+    return bool(poll.poll(0))
