@@ -33,7 +33,7 @@ settings.register_profile(
 settings.register_profile(
     "mutants",
     settings.get_profile("default"),
-    max_examples=600,
+    max_examples=400,
     phases=[Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

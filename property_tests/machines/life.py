@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from property_tests import invariants, strategies
 from property_tests.model import Model
 from property_tests.real import Real
-from property_tests.words import Call, Claim, Grant, NewJob
+from property_tests.words import Call, Claim, End, Ending, Grant, NewJob
 
 from roost.exceptions import RoostError
 
@@ -92,6 +92,12 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data())
     def settle_what_is_held(self, data: st.DataObject) -> None:
         self.both(data.draw(strategies.settles(st.sampled_from(self.model.held()))))
+
+    @precondition(lambda self: self.model.held())
+    @rule(ending=strategies.endings(), error_cap=strategies.error_caps())
+    def settle_all_that_is_held(self, ending: Ending, error_cap: int) -> None:
+        ends = [End(grant, ending) for grant in self.model.held()]
+        self.both(Call("settle", {"ends": ends, "error_cap": error_cap}))
 
     @rule(call=strategies.settles(grants))
     def settle_whatever_lease(self, call: Call) -> None:
