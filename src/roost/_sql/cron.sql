@@ -7,11 +7,11 @@ select now();
 with declared as (
     insert into roost.cron as known (
         name, expression, timezone, task, queue, args, priority, max_attempts, tags,
-        timeout_seconds, misfire, overlap, jitter, next_tick_at
+        timeout_seconds, misfire, overlap, jitter, next_tick_at, declared_at, inserted_at
     )
     select
         name, expression, timezone, task, queue, args, priority, max_attempts, tags,
-        timeout_seconds, misfire, overlap, jitter, next_tick_at
+        timeout_seconds, misfire, overlap, jitter, next_tick_at, now(), now()
     from jsonb_to_recordset($1::text::jsonb) as entry (
         name text,
         expression text,

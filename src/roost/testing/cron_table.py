@@ -1,0 +1,110 @@
+"""A blocking hand on cron entries, by a clock that stands still until it is set.
+
+Roost's statements say ``now()`` without a schema. Functions of these names in a schema of their
+own, in front of Postgres's in the connection's search path, answer what `CronTable.clock` has set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from roost._model.cron import CronEntry, CronInfo
+from roost._model.job import JobInsert
+from roost._ops import cron
+from roost._ops.cron import Declaration
+from roost._ops.query import Op, Query
+from roost.testing.job_table import JobTable
+
+T = TypeVar("T")
+
+START = datetime(2026, 6, 1, 12, tzinfo=UTC)
+STALE_AFTER = 180.0
+CLOCK = """
+create schema if not exists clock;
+create or replace function clock.now() returns timestamptz stable language sql
+    as $$ select current_setting('clock.now')::timestamptz $$;
+create or replace function clock.statement_timestamp() returns timestamptz stable language sql
+    as $$ select clock.now() $$;
+create or replace function clock.clock_timestamp() returns timestamptz stable language sql
+    as $$ select clock.now() $$;
+"""
+
+
+class CronTable(JobTable):
+    """One database's cron entries and their jobs, seen at `START` until the clock is set.
+
+    :param dsn: a database with Roost's schema, and with the functions of `CLOCK`.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn)
+        self.script("set search_path = clock, pg_catalog")
+        self.clock(START)
+
+    def clock(self, now: datetime) -> None:
+        """Set the clock of this connection."""
+        self.rows("select set_config('clock.now', $1::text, false)", now.isoformat())
+
+    def declare(self, *entries: CronEntry, **job: Any) -> None:
+        """Declare entries as a worker does that starts; ``job`` is what comes from the task."""
+        self.run(cron.declare([declaration(entry, **job) for entry in entries]))
+
+    def fire(self, *names: str) -> list[int]:
+        """Fire what is due of these entries and return the new jobs."""
+        return self.run(cron.fire_due(names)).job_ids
+
+    def stop_after(self, statements: int, operation: Op[object]) -> None:
+        """Run so many statements of an operation, as a worker that dies then."""
+        try:
+            query = next(operation)
+            for _ in range(statements):
+                query = operation.send(self.connection.fetch(query))
+        except StopIteration:
+            pass
+        finally:
+            operation.close()
+
+    def finish(self, operation: Op[T], query: Query) -> T:
+        """Run an operation on from ``query`` and return its value."""
+        try:
+            while True:
+                query = operation.send(self.connection.fetch(query))
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    def entries(self) -> list[CronInfo]:
+        """Return all entries."""
+        return self.run(cron.list_entries(stale_after=STALE_AFTER))
+
+    def entry(self, name: str) -> CronInfo:
+        """Return one entry."""
+        return next(entry for entry in self.entries() if entry.name == name)
+
+    def ticks(self, name: str) -> list[datetime]:
+        """Return the ticks of an entry that were fired, in the order of their jobs."""
+        rows: Sequence[tuple[datetime]] = self.rows(
+            "select (metadata ->> 'tick')::timestamptz from roost.jobs "
+            "where metadata ->> 'cron' = $1::text and metadata ? 'tick' order by id",
+            name,
+        )
+        return [tick.astimezone(UTC) for (tick,) in rows]
+
+
+def declaration(entry: CronEntry, **job: Any) -> Declaration:
+    """Return what a worker declares of an entry."""
+    fields: dict[str, Any] = {
+        "queue": entry.queue,
+        "priority": entry.priority,
+        "max_attempts": entry.max_attempts,
+    }
+    return Declaration(
+        name=entry.name,
+        schedule=entry.schedule(),
+        job=JobInsert(entry.task, entry.args, **(fields | job)),
+        misfire=entry.misfire,
+        overlap=entry.overlap,
+        jitter=entry.jitter,
+    )
