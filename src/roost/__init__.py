@@ -5,6 +5,7 @@ The public names, re-exported by hand; everything with a leading underscore may 
 
 from roost._client.async_api import AsyncRoost
 from roost._client.sync_api import Roost
+from roost._drivers.adopted_by import register_connection_adapter
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.cron import CronEntry, CronInfo
 from roost._model.decorators import cron, job
@@ -13,6 +14,7 @@ from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo
 from roost._model.registry import HandlerRegistry, TaskDefaults
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
+from roost._model.typed import TaskCall, call
 from roost._worker.current import current_job
 from roost._worker.worker import Worker
 from roost.exceptions import (
@@ -27,6 +29,7 @@ from roost.exceptions import (
     JobFailed,
     JobNotFoundError,
     JobTimeoutError,
+    LeaseLostError,
     NoCurrentJobError,
     NotInTransactionError,
     RoostError,
@@ -59,6 +62,7 @@ __all__ = [
     "JobOutcome",
     "JobState",
     "JobTimeoutError",
+    "LeaseLostError",
     "NoCurrentJobError",
     "NotInTransactionError",
     "QueueInfo",
@@ -66,6 +70,7 @@ __all__ = [
     "RoostError",
     "SchemaError",
     "SnoozeJob",
+    "TaskCall",
     "TaskDefaults",
     "UnknownParentError",
     "UnknownTaskError",
@@ -73,10 +78,12 @@ __all__ = [
     "WorkerInfo",
     "WorkerSettings",
     "WorkerShutdown",
+    "call",
     "cron",
     "current_job",
     "exponential",
     "fixed",
     "job",
     "linear",
+    "register_connection_adapter",
 ]

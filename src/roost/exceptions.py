@@ -151,7 +151,7 @@ class NoCurrentJobError(RoostError, LookupError):
 
 
 class LeaseLostError(RoostError):
-    """The running job is somebody else's by now, or has ended: its effects must not be committed."""
+    """The running job is somebody else's by now, or has ended: don't commit its effects."""
 
     code: ClassVar[str] = "roost.lease-lost"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
@@ -26,6 +26,7 @@ from roost._model.job import (
 )
 from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, takes_worker_options
+from roost._model.typed import CallOptions
 from roost._worker.worker import Worker
 
 T = TypeVar("T")
@@ -43,15 +44,20 @@ class AsyncRoost(AsyncAdmin):
 
     :param dsn: ``postgresql://…``; nothing is connected to before the first call.
     :param registry: where tasks are looked up; default: the shared one, which ``@job`` fills.
-    :raises InvalidSettingError: the DSN can't be read.
+    :param driver: ``"psycopg"``, or ``"asyncpg"`` for asyncio; default: what the DSN says, else
+        psycopg.
+    :raises InvalidSettingError: the DSN can't be read, or the driver's package is missing. Under
+        trio the first call raises it for asyncpg.
     """
 
-    def __init__(self, dsn: str, *, registry: HandlerRegistry | None = None) -> None:
+    def __init__(
+        self, dsn: str, *, registry: HandlerRegistry | None = None, driver: str | None = None
+    ) -> None:
         self._dsn = dsn
         self._registry = default_registry if registry is None else registry
-        driver = driver_for(dsn)
-        self._pool: AsyncPool = driver.pool(max_size=POOL_SIZE, application_name="roost")
-        self._waiting = Waiting(driver)
+        self._driver = driver_for(dsn, driver)
+        self._pool: AsyncPool = self._driver.pool(max_size=POOL_SIZE, application_name="roost")
+        self._waiting = Waiting(self._driver)
 
     async def __aenter__(self) -> Self:
         return self
@@ -79,7 +85,7 @@ class AsyncRoost(AsyncAdmin):
 
     async def enqueue(
         self,
-        task: str | Callable[..., Any],
+        task: calls.Task,
         *,
         args: dict[str, Any] | BaseModel | None = None,
         queue: str = DEFAULT_QUEUE,
@@ -121,25 +127,26 @@ class AsyncRoost(AsyncAdmin):
         :raises TypeError: ``conn`` is of a kind that is not accepted.
         :raises DatabaseUnavailableError: the database can't be reached, or did not answer.
         """
-        job = JobInsert(
-            calls.task_name(task, self._registry),
-            args,
-            queue,
-            priority,
-            max_attempts,
-            scheduled_at,
-            unique_key,
-            tags,
-            timeout_seconds,
-            depends_on,
-            metadata,
-        )
-        return await self._run(
-            calls.enqueue(self._registry, job), conn, transactional=transactional
-        )
+        options: CallOptions = {
+            "queue": queue,
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "scheduled_at": scheduled_at,
+            "unique_key": unique_key,
+            "tags": tags,
+            "timeout_seconds": timeout_seconds,
+            "depends_on": depends_on,
+            "metadata": metadata,
+        }
+        call = calls.enqueue(self._registry, task, args, options)
+        return await self._run(call, conn, transactional=transactional)
 
     async def enqueue_many(
-        self, jobs: Sequence[JobInsert], *, conn: Any | None = None, transactional: bool = True
+        self,
+        jobs: Iterable[JobInsert | calls.Task],
+        *,
+        conn: Any | None = None,
+        transactional: bool = True,
     ) -> int:
         """Bulk-insert in a single round-trip. Returns the submitted count.
 
@@ -150,11 +157,39 @@ class AsyncRoost(AsyncAdmin):
         :raises InvalidJobError: a value can't be stored; the message says which job's, and nothing
             was inserted.
         """
-        jobs = calls.listed(jobs)
-        call = calls.enqueue_many(self._registry, jobs)
+        given = calls.listed(jobs)
+        call = calls.enqueue_many(self._registry, given)
         if call is not None:
             await self._run(call, conn, transactional=transactional)
-        return len(jobs)
+        return len(given)
+
+    async def enqueue_all(
+        self,
+        jobs: Iterable[JobInsert | calls.Task],
+        *,
+        conn: Any | None = None,
+        transactional: bool = True,
+    ) -> list[int | None]:
+        """Bulk-insert like `enqueue_many` and return the ids, in the order of ``jobs``.
+
+        ``None`` stands for a job whose ``unique_key`` an active job has.
+        """
+        call = calls.enqueue_all(self._registry, calls.listed(jobs))
+        return [] if call is None else await self._run(call, conn, transactional=transactional)
+
+    async def complete_current_job(self, conn: Any, *, result: object = None) -> None:
+        """Complete the running job in the caller's transaction, with its effects.
+
+        To be called from within a handler, last before the commit: the handler's writes and the
+        job's completion are there together or not at all, so in this database the effect happens
+        exactly once. What the handler returns afterwards is not stored.
+
+        :param conn: as for `enqueue`.
+        :param result: what to store as the job's result.
+        :raises NoCurrentJobError: the caller isn't part of a job.
+        :raises LeaseLostError: the job is somebody else's by now; roll back.
+        """
+        await self._run(calls.complete_current(result), conn)
 
     async def wait_for(
         self,
@@ -188,8 +223,9 @@ class AsyncRoost(AsyncAdmin):
     async def transaction(self) -> AsyncIterator[Any]:
         """Open a transaction on a connection of this client, for your own SQL beside `enqueue`.
 
-        Yields a ``psycopg.AsyncConnection`` that works on asyncio and trio alike; pass it on as
-        ``conn=``. Commits on a clean exit; an error or a cancel rolls back.
+        Yields a ``psycopg.AsyncConnection`` that works on asyncio and trio alike, or with the
+        asyncpg driver an ``asyncpg.Connection``; pass it on as ``conn=``. Commits on a clean exit;
+        an error or a cancel rolls back.
         """
         async with self._pool.acquire() as connection, connection.transaction():
             yield connection.raw
@@ -201,7 +237,7 @@ class AsyncRoost(AsyncAdmin):
         :param options: see `WorkerSettings`.
         :raises InvalidSettingError: a parameter is out of its range.
         """
-        return Worker(self._dsn, registry=self._registry, **options)
+        return Worker(self._dsn, registry=self._registry, driver=self._driver.name, **options)
 
     async def _run(
         self, call: calls.Call[T], conn: Any | None = None, *, transactional: bool = True

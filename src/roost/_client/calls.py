@@ -6,20 +6,25 @@ The facades differ only in how they wait: each of their methods runs one of thes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import attrs
+from pydantic import BaseModel
 
 from roost._drivers.base import CALL_TIMEOUT
 from roost._model.cron import CronInfo
-from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo
+from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo, is_default
 from roost._model.record import encode_jobs
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
+from roost._model.typed import CallOptions, TaskCall
 from roost._model.validate import check_name
+from roost._model.verdict import result_as_json
 from roost._ops import control, cron, inspect, schema
-from roost._ops.enqueue import insert_children, insert_job, insert_jobs
+from roost._ops.enqueue import insert_children, insert_each, insert_job, insert_jobs
 from roost._ops.query import Op
+from roost._ops.settle import complete_now
+from roost._worker.current import current_attempt
 from roost._worker.lanes.cron import STALE_AFTER
 from roost.exceptions import InvalidJobError, InvalidSettingError, JobFailed, JobTimeoutError
 
@@ -47,40 +52,100 @@ def setup_schema() -> Call[object]:
     return Call(schema.apply(), in_transaction=True, timeout=schema.MIGRATION_TIMEOUT)
 
 
-def enqueue(registry: HandlerRegistry, job: JobInsert) -> Call[int]:
+Task: TypeAlias = str | Callable[..., Any] | TaskCall[Any]
+"""What can be enqueued: a task's name, its function, or a call of it."""
+
+
+def enqueue(
+    registry: HandlerRegistry,
+    task: Task,
+    args: dict[str, Any] | BaseModel | None,
+    options: CallOptions,
+) -> Call[int]:
     """Insert one job."""
-    job = with_defaults(job, registry)
+    job = _complete(registry, _insert(registry, task, args, options))
     record = encode_jobs([job])
     parents = job.depends_on or ()
     operation = insert_job(record, unique_key=job.unique_key, parents=parents)
     return Call(operation, in_transaction=bool(parents))
 
 
-def listed(jobs: Iterable[JobInsert]) -> list[JobInsert]:
-    """Return the jobs of ``enqueue_many`` as a list; they may come from an iterator."""
-    given = list(jobs) if isinstance(jobs, Iterable) else [jobs]
-    if isinstance(jobs, JobInsert) or not all(isinstance(job, JobInsert) for job in given):
-        raise InvalidJobError("enqueue_many takes a list of JobInsert")
+def listed(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
+    """Return several jobs as a list; they may come from an iterator."""
+    one = isinstance(jobs, (str, JobInsert, TaskCall)) or not isinstance(jobs, Iterable)
+    given = [] if one else list(jobs)
+    for job in given:
+        one = one or not (isinstance(job, (str, JobInsert, TaskCall)) or callable(job))
+    if one:
+        raise InvalidJobError("several jobs must be a list of JobInsert, calls, tasks or names")
     return given
 
 
-def enqueue_many(registry: HandlerRegistry, jobs: Sequence[JobInsert]) -> Call[object] | None:
+def enqueue_many(
+    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
+) -> Call[list[int]] | None:
     """Insert several jobs, all or none; ``None``: there are none."""
-    if not jobs:
-        return None
-    records = encode_jobs([with_defaults(job, registry) for job in jobs])
-    parents = {parent for job in jobs for parent in job.depends_on or ()}
+    records, parents = _encode(registry, jobs)
     if parents:
         return Call(insert_children(records, parents=parents), in_transaction=True)
-    return Call(insert_jobs(records))
+    return Call(insert_jobs(records)) if jobs else None
 
 
-def task_name(task: str | Callable[..., Any], registry: HandlerRegistry) -> str:
-    """Return the name of a task given by name or as the decorated function.
+def enqueue_all(
+    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
+) -> Call[list[int | None]] | None:
+    """Insert several jobs, all or none, and say which id is whose."""
+    records, parents = _encode(registry, jobs)
+    if not jobs:
+        return None
+    return Call(insert_each(records, parents=parents), in_transaction=bool(parents))
 
-    :raises UnknownTaskError: the function is not registered.
-    """
-    return registry.name_of(task) if callable(task) else task
+
+def _encode(registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]) -> tuple[str, set[int]]:
+    """Return the jobs' records, and the parents that they name."""
+    inserts = [
+        _complete(registry, job if isinstance(job, JobInsert) else _insert(registry, job, None, {}))
+        for job in jobs
+    ]
+    parents = {parent for job in inserts for parent in job.depends_on or ()}
+    return encode_jobs(inserts), parents
+
+
+def _insert(
+    registry: HandlerRegistry,
+    task: Task,
+    args: dict[str, Any] | BaseModel | None,
+    options: CallOptions,
+) -> JobInsert:
+    if isinstance(task, TaskCall):
+        if args is not None:
+            raise InvalidJobError("a call has its arguments already; args must not be passed")
+        given = {name: value for name, value in options.items() if not _is_unset(value)}
+        merged = cast(CallOptions, {**options, **task.chosen, **given})
+        return JobInsert(registry.name_of(task.func), task.args, **merged)
+    return JobInsert(registry.name_of(task) if callable(task) else task, args, **options)
+
+
+def _is_unset(value: object) -> bool:
+    return value is None or is_default(value)
+
+
+def _complete(registry: HandlerRegistry, job: JobInsert) -> JobInsert:
+    if callable(job.task):
+        job = attrs.evolve(job, task=registry.name_of(job.task))
+    return with_defaults(job, registry)
+
+
+def complete_current(result: object) -> Call[None]:
+    """Settle the job that the calling code belongs to, by its lease."""
+    attempt = current_attempt()
+    text = result_as_json(result)
+
+    def complete() -> Op[None]:
+        yield from complete_now(attempt.claimed.lease, text)
+        attempt.completed = True
+
+    return Call(complete())
 
 
 def get(job_id: int) -> Call[Job]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
@@ -28,6 +28,7 @@ from roost._model.job import (
 )
 from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.states import JobState
+from roost._model.typed import CallOptions
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ class Roost:
 
     def enqueue(
         self,
-        task: str | Callable[..., Any],
+        task: calls.Task,
         *,
         args: dict[str, Any] | BaseModel | None = None,
         queue: str = DEFAULT_QUEUE,
@@ -92,30 +93,48 @@ class Roost:
 
         :param conn: a blocking connection in a transaction: psycopg, SQLAlchemy or Django.
         """
-        job = JobInsert(
-            calls.task_name(task, self._registry),
-            args,
-            queue,
-            priority,
-            max_attempts,
-            scheduled_at,
-            unique_key,
-            tags,
-            timeout_seconds,
-            depends_on,
-            metadata,
-        )
-        return self._run(calls.enqueue(self._registry, job), conn, transactional=transactional)
+        options: CallOptions = {
+            "queue": queue,
+            "priority": priority,
+            "max_attempts": max_attempts,
+            "scheduled_at": scheduled_at,
+            "unique_key": unique_key,
+            "tags": tags,
+            "timeout_seconds": timeout_seconds,
+            "depends_on": depends_on,
+            "metadata": metadata,
+        }
+        call = calls.enqueue(self._registry, task, args, options)
+        return self._run(call, conn, transactional=transactional)
 
     def enqueue_many(
-        self, jobs: Sequence[JobInsert], *, conn: Any | None = None, transactional: bool = True
+        self,
+        jobs: Iterable[JobInsert | calls.Task],
+        *,
+        conn: Any | None = None,
+        transactional: bool = True,
     ) -> int:
         """Bulk-insert in a single round-trip; see `AsyncRoost.enqueue_many`."""
-        jobs = calls.listed(jobs)
-        call = calls.enqueue_many(self._registry, jobs)
+        given = calls.listed(jobs)
+        call = calls.enqueue_many(self._registry, given)
         if call is not None:
             self._run(call, conn, transactional=transactional)
-        return len(jobs)
+        return len(given)
+
+    def enqueue_all(
+        self,
+        jobs: Iterable[JobInsert | calls.Task],
+        *,
+        conn: Any | None = None,
+        transactional: bool = True,
+    ) -> list[int | None]:
+        """Bulk-insert and return the ids; see `AsyncRoost.enqueue_all`."""
+        call = calls.enqueue_all(self._registry, calls.listed(jobs))
+        return [] if call is None else self._run(call, conn, transactional=transactional)
+
+    def complete_current_job(self, conn: Any, *, result: object = None) -> None:
+        """Complete the running job in your transaction; see `AsyncRoost.complete_current_job`."""
+        self._run(calls.complete_current(result), conn)
 
     def wait_for(
         self,

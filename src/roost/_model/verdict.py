@@ -81,6 +81,7 @@ class Verdict:
     :param result: the handler's result as JSON text.
     :param delay: seconds until the job is due again; ``None`` leaves its time as it was.
     :param error: ``{"error", "trace"}``, without attempt and time: the database adds them.
+    :param completed: whether the lease may have been used by the handler itself.
     """
 
     lease: Lease
@@ -88,6 +89,7 @@ class Verdict:
     result: str | None = None
     delay: float | None = None
     error: dict[str, str] | None = None
+    completed: bool = False
 
     @property
     def state(self) -> JobState:
@@ -101,9 +103,26 @@ class Verdict:
 
 
 def judge(
-    ending: Ending, *, lease: Lease, attempt: int, max_attempts: int, retry: BackoffStrategy
+    ending: Ending,
+    *,
+    lease: Lease,
+    attempt: int,
+    max_attempts: int,
+    retry: BackoffStrategy,
+    completed: bool = False,
 ) -> Verdict:
-    """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``."""
+    """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``.
+
+    :param completed: whether the handler has written its completion itself, which stands if its
+        transaction was committed; if not, this verdict does.
+    """
+    verdict = _judge(ending, lease, attempt=attempt, max_attempts=max_attempts, retry=retry)
+    return attrs.evolve(verdict, completed=True) if completed else verdict
+
+
+def _judge(
+    ending: Ending, lease: Lease, *, attempt: int, max_attempts: int, retry: BackoffStrategy
+) -> Verdict:
     match ending:
         case Returned(value=value):
             result = None if value is None else result_as_json(value)

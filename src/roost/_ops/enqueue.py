@@ -32,16 +32,17 @@ def insert_children(records: str, *, parents: Collection[int]) -> Op[list[int]]:
 
     :raises UnknownParentError: a parent does not exist; nothing was inserted.
     """
-    ids = sorted(set(parents))
-    missing = yield from _lock_parents(ids)
-    if missing:
-        yield Query(_SQL["begin_probe"])
-        yield Query(_SQL["probe_parents"], (missing,))
-        yield Query(_SQL["end_probe"])
-        yield Query(_SQL["release_probe"])
-        missing = yield from _lock_parents(ids)
-    if missing:
-        raise UnknownParentError(f"depends_on names jobs that don't exist: {missing}")
+    ids = yield from insert_each(records, parents=parents)
+    return [job_id for job_id in ids if job_id is not None]
+
+
+def insert_each(records: str, *, parents: Collection[int] = ()) -> Op[list[int | None]]:
+    """Insert jobs and return the id of each, in order; ``None`` for one that was left out.
+
+    With ``parents`` it is as for `insert_children`.
+    """
+    if parents:
+        yield from _lock_all(sorted(set(parents)))
     rows = yield Query(_SQL["insert_children"], (records,))
     return [job_id for (job_id,) in rows]
 
@@ -64,6 +65,19 @@ def insert_job(record: str, *, unique_key: str | None, parents: Collection[int] 
         if rows:
             raise DuplicateUniqueJobError(unique_key, rows[0][0])
         # The winner ended between the two statements: the key is free again.
+
+
+def _lock_all(ids: list[int]) -> Op[None]:
+    """Lock every parent, those included that only another transaction can see yet."""
+    missing = yield from _lock_parents(ids)
+    if missing:
+        yield Query(_SQL["begin_probe"])
+        yield Query(_SQL["probe_parents"], (missing,))
+        yield Query(_SQL["end_probe"])
+        yield Query(_SQL["release_probe"])
+        missing = yield from _lock_parents(ids)
+    if missing:
+        raise UnknownParentError(f"depends_on names jobs that don't exist: {missing}")
 
 
 def _lock_parents(ids: list[int]) -> Op[list[int]]:

@@ -12,6 +12,7 @@ from roost._model.verdict import Lease, Verdict, describe
 from roost._ops.family import cancel_descendants, release_children
 from roost._ops.query import Op, Query
 from roost._sql import statements
+from roost.exceptions import LeaseLostError
 
 _SQL = statements("settle")
 
@@ -76,6 +77,20 @@ def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled
         parents=[],
         busy=[verdict for verdict in left if verdict.lease.job_id in held],
     )
+
+
+def complete_now(lease: Lease, result: str) -> Op[None]:
+    """Complete one job in the caller's transaction, what its children wait for included.
+
+    :raises LeaseLostError: the lease does not hold.
+    """
+    verdict = Verdict(lease, Event.COMPLETE, result=result)
+    for with_children in (False, True):
+        _, completed, _ = yield from _write([verdict], error_cap=1, with_children=with_children)
+        if completed:
+            yield from release_children(completed)
+            return
+    raise LeaseLostError(f"job {lease.job_id} is not this worker's any more")
 
 
 def _write(

@@ -100,7 +100,8 @@ rollback to savepoint roost_probe;
 release savepoint roost_probe;
 
 -- name: insert_children
--- Like insert_jobs, for records with depends_on. The parents are locked.
+-- Like insert_jobs, for records with depends_on, whose parents are locked; also for who wants to know
+-- which id is whose: one row a record, in order, null for one that was left out.
 with record as materialized (
     select
         nextval(pg_get_serial_sequence('roost.jobs', 'id')) as id,
@@ -189,7 +190,8 @@ notified as (
         and scheduled_at <= statement_timestamp() + interval '1 minute'
     group by queue
 )
-select id
-from inserted
+select inserted.id
+from record
+left join inserted on inserted.id = record.id
 where (select count(*) from notified) >= 0
-order by id;
+order by record.id;

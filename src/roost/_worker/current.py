@@ -5,10 +5,22 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 from roost._model.job import Job
-from roost._ops.claim import ClaimedJob
+from roost._worker.running import RunningJob
 from roost.exceptions import NoCurrentJobError
 
-current: ContextVar[ClaimedJob | Job] = ContextVar("roost.current_job")
+current: ContextVar[RunningJob | Job] = ContextVar("roost.current_job")
+"""The attempt; in a process of its own only the job."""
+
+
+def current_attempt() -> RunningJob:
+    """Return the attempt that the calling code belongs to.
+
+    :raises NoCurrentJobError: it isn't part of one, or runs in a process of its own.
+    """
+    attempt = current.get(None)
+    if not isinstance(attempt, RunningJob):
+        raise NoCurrentJobError("no job is running here; a process of its own has no lease")
+    return attempt
 
 
 def current_job() -> Job:
@@ -23,4 +35,4 @@ def current_job() -> Job:
         job = current.get()
     except LookupError:
         raise NoCurrentJobError("no job is running here") from None
-    return job if isinstance(job, Job) else job.job()
+    return job if isinstance(job, Job) else job.claimed.job()

@@ -35,6 +35,7 @@ class RunningJob:
     :param scope: cancelling it interrupts the handler.
     :param linger: the wait for a thread that goes on after a cancel, until ``linger_until``.
     :param reason: why the scope was, or at its deadline will be, cancelled.
+    :param completed: whether the handler has written its completion in a transaction of its own.
     :param abandoned: whether its thread was left behind: nobody may say that the job has ended.
     """
 
@@ -44,6 +45,7 @@ class RunningJob:
     linger_until: float = math.inf
     reason: Reason | None = None
     abandoned: bool = False
+    completed: bool = False
 
     def limit(self, seconds: float) -> None:
         """Give the handler ``seconds`` from now, as its own timeout, unless a stop is nearer."""

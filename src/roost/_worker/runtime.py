@@ -39,6 +39,11 @@ MAX_CANCELS_HEARD = 1_000
 """Requests to remember; those of a claim in flight are among the newest."""
 
 
+def _nobody_stops(error: BaseException) -> None:
+    """Stands in until the session is there."""
+    raise error
+
+
 def _nobody_starts() -> None:
     """Stands in until the execute lane is there."""
 
@@ -58,6 +63,7 @@ class Runtime:
     :param due_at: by the loop's clock, when a job is due that was put off since the last claim.
     :param background: lets one lane of upkeep at a time use a connection.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
+    :param crashed: keeps an error for `Worker.run` to raise, and begins the ordered stop.
     """
 
     name: str
@@ -83,6 +89,7 @@ class Runtime:
     due_at: float = math.inf
     background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
     start_waiting: Callable[[], None] = _nobody_starts
+    crashed: Callable[[BaseException], None] = _nobody_stops
 
     async def call(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
         """Run one operation on a connection of the pool; ``timeout`` bounds both together."""

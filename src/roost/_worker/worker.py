@@ -53,15 +53,21 @@ class Worker:
 
     :param dsn: where the database is.
     :param registry: the tasks that it can run; default: the shared one, which ``@job`` fills.
+    :param driver: ``"psycopg"`` or ``"asyncpg"``; default: what the DSN says, else psycopg.
     :param options: see `WorkerSettings`.
     :raises InvalidSettingError: a parameter is out of its range.
     """
 
     @takes_worker_options
     def __init__(
-        self, dsn: str, *, registry: HandlerRegistry | None = None, **options: Unpack[WorkerOptions]
+        self,
+        dsn: str,
+        *,
+        registry: HandlerRegistry | None = None,
+        driver: str | None = None,
+        **options: Unpack[WorkerOptions],
     ) -> None:
-        self._driver = driver_for(dsn)
+        self._driver = driver_for(dsn, driver)
         self._registry = default_registry if registry is None else registry
         self._settings = WorkerSettings(**options)
         self._session: _Session | None = None
@@ -164,6 +170,7 @@ class _Session:
             pool=driver.pool(max_size=POOL_SIZE, application_name=f"roost worker {name}"),
             running=Running(settings.concurrency),
         )
+        self._runtime.crashed = self.crashed
         self._execute = ExecuteLane(self._runtime)
         self._heartbeat = HeartbeatLane(self._runtime)
         self._stop = anyio.Event()

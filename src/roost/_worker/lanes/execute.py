@@ -73,6 +73,10 @@ class ExecuteLane:
             # Not the handler's, which is an ending: this row can't be made into a call.
             logger.exception("attempt failed outside its handler", extra=_who(running))
             ending = Raised(error)
+        except KeyboardInterrupt as error:
+            # The user's. Raised on in here it would end asyncio's loop on the spot; `Worker.run`
+            # raises it after the ordered stop.
+            runtime.crashed(error)
         finally:
             # No await from here to the end: the slot is freed and the verdict handed over in one
             # step, also when this task is being cancelled.
@@ -90,6 +94,7 @@ class ExecuteLane:
                         attempt=claimed.attempt,
                         max_attempts=claimed.max_attempts,
                         retry=runtime.settings.retry,
+                        completed=running.completed,
                     )
                 )
             self.start_waiting()
@@ -125,7 +130,7 @@ class ExecuteLane:
             return Interrupted()
         if claimed.cancel_requested or runtime.was_cancelled(claimed.lease):
             return CancelRequested()
-        token = current.set(claimed)
+        token = current.set(running)
         try:
             if runtime.settings.hooks is None:
                 return await self._call(running)

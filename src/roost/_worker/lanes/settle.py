@@ -147,6 +147,8 @@ class SettleLane:
         runtime.settling += settled.busy
         runtime.look.set()
         for verdict in settled.lost:
+            if verdict.completed:
+                continue  # by its handler, in a transaction of its own
             # After a try that was not answered, a lease that is gone may have been used by it.
             logger.log(
                 logging.INFO if unsure else logging.WARNING,

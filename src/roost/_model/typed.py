@@ -1,0 +1,73 @@
+"""A call of a task, checked by type checkers: ``roost.call(send_email, user_id=1)``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
+
+import attrs
+
+from roost.exceptions import InvalidJobError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CallOptions(TypedDict, total=False):
+    """What `TaskCall.options` takes: the fields of `JobInsert` beside task and args."""
+
+    queue: str
+    priority: int
+    max_attempts: int
+    scheduled_at: datetime | None
+    unique_key: str | None
+    tags: list[str] | None
+    timeout_seconds: int | None
+    depends_on: list[int] | None
+    metadata: dict[str, Any] | None
+
+
+@attrs.frozen
+class TaskCall(Generic[R]):
+    """A function and the arguments to call it with, accepted wherever a task is enqueued.
+
+    Its type parameter is what the function returns, and so what the job's result will be.
+    """
+
+    func: Callable[..., Any]
+    args: dict[str, Any]
+    chosen: CallOptions = attrs.field(factory=CallOptions)
+
+    def options(self, **options: Unpack[CallOptions]) -> Self:
+        """Return the same call with other options than the task's defaults.
+
+        :param options: ``queue``, ``priority`` and so on, as for `AsyncRoost.enqueue`.
+        """
+        chosen: CallOptions = {**self.chosen, **options}
+        return attrs.evolve(self, chosen=chosen)
+
+
+def call(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskCall[R]:
+    """Return a call of a task for ``enqueue``; type checkers check its arguments.
+
+    Nothing is run. Positional arguments are stored by the names of their parameters.
+
+    :raises InvalidJobError: ``func`` does not take these arguments.
+    """
+    try:
+        bound = inspect.signature(func).bind_partial(*args, **kwargs)
+    except TypeError as error:
+        name = getattr(func, "__name__", repr(func))
+        raise InvalidJobError(f"{name}() can't be called like this: {error}") from error
+    arguments: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(value)
+        elif kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+            raise InvalidJobError(f"{name} has no name to store it by; a handler gets keywords")
+        else:
+            arguments[name] = value
+    return TaskCall(func, arguments)
