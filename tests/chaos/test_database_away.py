@@ -122,7 +122,10 @@ def test_a_result_write_whose_answer_is_lost_costs_no_second_run(
     assert chaos.table.value("select j::text from roost.jobs as j") == finished
 
 
+# As short as a test needs them. With the real ones a batch in flight is given up after 30 s and 5 s
+# more for its cancel request, and the stop below takes the watchdog's 7 s (measured: 8.1 s in all).
 SHORT = {
+    "roost._drivers.psycopg_anyio.connection:CLEANUP_TIMEOUT": 0.5,
     "roost._worker.lanes.settle:SETTLE_TIMEOUT": 1.0,
     "roost._worker.lanes.fetch:CLAIM_TIMEOUT": 1.0,
     "roost._worker.lanes.listen:PROBE_INTERVAL": 0.5,
@@ -165,29 +168,35 @@ def test_work_resumes_after_a_black_hole_and_a_stop_inside_one_ends_in_time(
         chaos.measure(
             f"SIGTERM to exit in a black hole, grace 1 s ({worker.pid})", ended_at - since
         )
-        assert code == 1
+        assert code in (0, 1)  # 1: the watchdog's
         assert ended_at - since < 1 + 9
     assert len(chaos.journal(event="interrupted")) == JOBS
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_worker_that_is_cut_off_stops_its_job_before_another_one_starts_it(
-    chaos: Chaos, wire: Wire, backend: str
+    chaos: Chaos, wire: Wire
 ) -> None:
-    quick = {"heartbeat_interval": 0.5, "orphan_stale_after": 2.0, "orphan_reaper_interval": 0.05}
-    [victim] = chaos.start_ready(backend, dsn=wire.dsn, **quick)
-    job_id = chaos.hold()
-    chaos.started(job_id)
+    quick: dict[str, Any] = {
+        "heartbeat_interval": 0.5,
+        "orphan_stale_after": 3.0,
+        "orphan_reaper_interval": 0.05,
+    }
+    victims = chaos.start_ready("asyncio", "trio", dsn=wire.dsn, concurrency=1, prefetch=0, **quick)
+    jobs = [chaos.hold(), chaos.hold()]
+    for job_id in jobs:
+        chaos.started(job_id)
     [other] = chaos.start_ready("asyncio", **quick)
     wire.swallow()
     cut_at = time.monotonic()
-    again = chaos.started(job_id, times=2)
-    assert again.pid == other.pid
-    [stopped] = chaos.until(lambda: chaos.journal(job_id, "interrupted"))
-    chaos.measure("cut off to the job's stop, stale after 2 s", stopped.at - cut_at)
-    chaos.measure("cut off to the job's re-run", again.at - cut_at)
-    assert stopped.pid == victim.pid
-    assert stopped.at <= again.at
+    again = [chaos.started(job_id, times=2) for job_id in jobs]
+    chaos.until(lambda: len(chaos.journal(event="interrupted")) == 2)
+    stopped = [chaos.journal(job_id, "interrupted")[0] for job_id in jobs]
+    for stop, start in zip(stopped, again, strict=True):
+        chaos.measure(f"cut off to the stop of job {stop.job_id}", stop.at - cut_at)
+        chaos.measure(f"cut off to the re-run of job {stop.job_id}", start.at - cut_at)
+        assert stop.at <= start.at
+    assert {start.pid for start in again} == {other.pid}
+    assert {stop.pid for stop in stopped} == {victim.pid for victim in victims}
 
 
 def test_workers_come_up_when_postgres_does(
@@ -196,8 +205,7 @@ def test_workers_come_up_when_postgres_does(
     chaos = restartable_chaos
     job_id = chaos.table.add("note")
     restartable_server.stop("fast")
-    workers = [chaos.start(backend) for backend in ("asyncio", "trio")]
-    # Five tries, a second apart.
+    workers = [chaos.start(backend, startup_retry_delay=0.3) for backend in ("asyncio", "trio")]
     chaos.until(
         lambda: all(worker.log.count("database unavailable at start") >= 5 for worker in workers)
     )

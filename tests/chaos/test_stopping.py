@@ -23,13 +23,14 @@ WATCHDOG = 3.0
 """Seconds after a second signal until the watchdog ends the process."""
 
 
-def one_job_each(chaos: Chaos, task: str, **options: Any) -> dict[int, WorkerProcess]:
+def one_job_each(chaos: Chaos, *tasks: str, **options: Any) -> dict[int, WorkerProcess]:
     """Start a worker on each backend with one running job each; return them by job id.
 
     One attempt is all that the jobs have: if it counted, they would be discarded.
     """
     chaos.start_ready("asyncio", "trio", concurrency=1, prefetch=0, **options)
-    jobs = [chaos.hold(task, gate="never", max_attempts=1) for _ in range(2)]
+    assert len(tasks) == 2
+    jobs = [chaos.hold(task, gate="never", max_attempts=1) for task in tasks]
     return {job_id: chaos.worker(chaos.started(job_id).pid) for job_id in jobs}
 
 
@@ -59,7 +60,7 @@ def exits(chaos: Chaos, workers: list[WorkerProcess], *, since: float, within: f
 def test_a_job_that_outlives_the_grace_is_handed_back_and_the_process_ends(
     chaos: Chaos, task: str
 ) -> None:
-    running = one_job_each(chaos, task, shutdown_timeout=GRACE)
+    running = one_job_each(chaos, task, task, shutdown_timeout=GRACE)
     workers = list(running.values())
     stopped_at = send_all(workers, signal.SIGTERM)
     assert exits(chaos, workers, since=stopped_at, within=GRACE + AFTER_GRACE) == [0, 0]
@@ -68,11 +69,8 @@ def test_a_job_that_outlives_the_grace_is_handed_back_and_the_process_ends(
     assert len(chaos.journal(event="interrupted")) == (2 if task == "hold" else 0)
 
 
-@pytest.mark.parametrize("task", ["hold_shielded", "block"])
-def test_a_job_that_nothing_can_interrupt_is_handed_back_by_the_watchdog(
-    chaos: Chaos, task: str
-) -> None:
-    running = one_job_each(chaos, task, shutdown_timeout=60)
+def test_a_job_that_nothing_can_interrupt_is_handed_back_by_the_watchdog(chaos: Chaos) -> None:
+    running = one_job_each(chaos, "hold_shielded", "block", shutdown_timeout=60)
     workers = list(running.values())
     send_all(workers, signal.SIGTERM)
     forced_at = send_all(workers, signal.SIGINT)
@@ -82,7 +80,7 @@ def test_a_job_that_nothing_can_interrupt_is_handed_back_by_the_watchdog(
 
 
 def test_heartbeats_go_on_while_a_worker_drains(chaos: Chaos) -> None:
-    running = one_job_each(chaos, "hold", shutdown_timeout=60, heartbeat_interval=0.1)
+    running = one_job_each(chaos, "hold", "hold", shutdown_timeout=60, heartbeat_interval=0.1)
     for worker in running.values():
         worker.send(signal.SIGTERM)
         worker.logged("worker is stopping")
@@ -99,9 +97,8 @@ def test_heartbeats_go_on_while_a_worker_drains(chaos: Chaos) -> None:
     assert chaos.table.states() == {"completed": 2}
 
 
-@pytest.mark.parametrize("task", ["hold", "hold_thread"])
-def test_a_second_signal_ends_the_grace(chaos: Chaos, task: str) -> None:
-    running = one_job_each(chaos, task, shutdown_timeout=60)
+def test_a_second_signal_ends_the_grace(chaos: Chaos) -> None:
+    running = one_job_each(chaos, "hold", "hold_thread", shutdown_timeout=60)
     for worker in running.values():
         worker.send(signal.SIGTERM)
         worker.logged("worker is stopping")
