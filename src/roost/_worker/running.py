@@ -32,6 +32,7 @@ class Reason(Enum):
 class RunningJob:
     """A job in a slot.
 
+    :param waited: seconds in the line, from the claim to the slot.
     :param scope: cancelling it interrupts the handler.
     :param linger: the wait for a thread that goes on after a cancel, until ``linger_until``.
     :param reason: why the scope was, or at its deadline will be, cancelled.
@@ -40,6 +41,7 @@ class RunningJob:
     """
 
     claimed: ClaimedJob
+    waited: float = 0.0
     scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
     linger: anyio.CancelScope | None = None
     linger_until: float = math.inf
@@ -85,7 +87,7 @@ class Running:
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
         self.finished = 0
-        self._waiting: deque[ClaimedJob] = deque()
+        self._waiting: deque[tuple[ClaimedJob, float]] = deque()
         self._waiting_since = math.inf
         self._running: dict[int, RunningJob] = {}
         self._empty = anyio.Event()
@@ -113,7 +115,7 @@ class Running:
     @property
     def ids(self) -> Collection[int]:
         """The ids of all jobs held here."""
-        return {*self._running, *(claimed.lease.job_id for claimed in self._waiting)}
+        return {*self._running, *(claimed.lease.job_id for claimed, _ in self._waiting)}
 
     def room(self, prefetch: int) -> int:
         """How many more jobs may be claimed when ``prefetch`` may wait."""
@@ -121,16 +123,17 @@ class Running:
 
     def admit(self, claimed: Iterable[ClaimedJob]) -> None:
         """Put claimed jobs at the end of the line."""
-        self._waiting.extend(claimed)
-        self._waiting_since = anyio.current_time()
+        now = self._waiting_since = anyio.current_time()
+        self._waiting.extend((job, now) for job in claimed)
 
     def start_next(self) -> RunningJob | None:
         """Move the first waiting job into a free slot; ``None``: no job or no slot."""
         if not self._waiting or len(self._running) >= self.concurrency:
             return None
-        running = RunningJob(self._waiting.popleft())
-        self._running[running.claimed.lease.job_id] = running
-        self._waiting_since = anyio.current_time()
+        claimed, since = self._waiting.popleft()
+        now = self._waiting_since = anyio.current_time()
+        running = RunningJob(claimed, waited=now - since)
+        self._running[claimed.lease.job_id] = running
         return running
 
     def finish(self, running: RunningJob) -> None:
@@ -142,7 +145,7 @@ class Running:
 
     def give_up_waiting(self) -> list[ClaimedJob]:
         """Empty the line and return who stood in it."""
-        given_up = list(self._waiting)
+        given_up = [claimed for claimed, _ in self._waiting]
         self._waiting.clear()
         return given_up
 

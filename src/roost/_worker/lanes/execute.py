@@ -31,6 +31,10 @@ from roost._worker.runtime import Runtime
 
 logger = logging.getLogger("roost.worker.execute")
 
+MAX_START_DELAY = 1.0
+"""Seconds after its claim in which a job of a limited task must start; the claim of limited jobs
+(``limits.sql``) counts starts for so much longer than a minute."""
+
 
 class ExecuteLane:
     """Owns the task group that every job is a child of."""
@@ -130,6 +134,9 @@ class ExecuteLane:
             return Interrupted()
         if claimed.cancel_requested or runtime.was_cancelled(claimed.lease):
             return CancelRequested()
+        if running.waited > MAX_START_DELAY and claimed.task in runtime.limited_tasks:
+            # Its start was counted when it was claimed: now it would fall into another window.
+            return Interrupted()
         token = current.set(running)
         try:
             if runtime.settings.hooks is None:

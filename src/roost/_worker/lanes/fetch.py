@@ -209,6 +209,9 @@ class DrainLane(FetchLane):
 
     def __init__(self, runtime: Runtime, *, on_empty: Callable[[], None]) -> None:
         super().__init__(runtime)
+        if runtime.limited_tasks:
+            # What waited too long in the line would be handed back, and not be run in this drain.
+            self._pace.fixed = 0
         self._on_empty = on_empty
         self._seen: set[int] = set()
         self._set_aside: list[ClaimedJob] = []

@@ -6,9 +6,11 @@ import logging
 
 from anyio.abc import TaskStatus
 
+from roost._ops.family import HELD
 from roost._ops.upkeep import expire_workers, rescue_jobs
 from roost._worker.lane import every
 from roost._worker.runtime import Runtime
+from roost.exceptions import DatabaseUnavailableError
 
 logger = logging.getLogger("roost.worker.rescue")
 
@@ -35,16 +37,29 @@ class RescueLane:
         """
         for name in await self._runtime.call_in_background(expire_workers()):
             logger.warning("worker is dead", extra={"worker": name})
-        total = 0
+        total, limit = 0, BATCH
+        tried: list[int] = []
         while True:
-            rescued = await self._runtime.call_in_background(
-                rescue_jobs(limit=BATCH, error_cap=self._runtime.settings.error_cap),
-                in_transaction=True,
-            )
+            looked_at = len(tried)
+            try:
+                rescued = await self._runtime.call_in_background(
+                    rescue_jobs(
+                        limit=limit, error_cap=self._runtime.settings.error_cap, tried=tried
+                    ),
+                    in_transaction=True,
+                )
+            except DatabaseUnavailableError as error:
+                if error.sqlstate != HELD:
+                    raise
+                # Somebody holds a child of one of them: that one is left to the next look.
+                if limit > 1:
+                    limit = 1
+                    del tried[looked_at:]
+                continue
             for job in rescued:
                 logger.warning("job rescued", extra={"job_id": job.job_id, "state": job.state})
             total += len(rescued)
-            if len(rescued) < BATCH:
+            if len(rescued) < limit:
                 return total
 
     async def stop(self) -> None:

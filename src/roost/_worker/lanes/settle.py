@@ -14,6 +14,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from roost._model.verdict import Verdict, without_payload
+from roost._ops.family import HELD
 from roost._ops.settle import Settled, settle, settle_parents
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
@@ -21,7 +22,6 @@ from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 logger = logging.getLogger("roost.worker.settle")
 
-LOCK_NOT_AVAILABLE = "55P03"
 MAX_BATCH = 1_000
 SETTLE_TIMEOUT = 30.0
 """Seconds that one batch may take before it counts as not written."""
@@ -112,7 +112,7 @@ class SettleLane:
                 settle_parents(parents, error_cap=error_cap), timeout=self._timeout
             )
         except DatabaseUnavailableError as error:
-            if error.sqlstate != LOCK_NOT_AVAILABLE:
+            if error.sqlstate != HELD:
                 raise
             # Somebody holds a child of one of them, and nothing was written.
             self._unsure = unsure
