@@ -108,6 +108,30 @@ async def test_a_held_child_delays_its_parent_s_end_and_nobody_else_s(
     assert all(table.get(job_id).attempt == 1 for job_id in (*parents, held, free))
 
 
+async def test_a_held_child_does_not_keep_other_orphans_from_their_rescue(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    client: AsyncRoost,
+    other: JobTable,
+) -> None:
+    @job("elsewhere", registry=HandlerRegistry())
+    async def elsewhere() -> None: ...
+
+    parent = await client.enqueue("elsewhere", max_attempts=1)
+    child = await client.enqueue("elsewhere", depends_on=[parent])
+    orphans = [parent, *table.add_all([JobInsert("elsewhere", max_attempts=1)] * 5)]
+    for job_id in orphans:
+        table.change(job_id, "state = 'executing', attempt = 1, worker_id = 999")
+    with other.connection.transaction():
+        other.rows("select from roost.jobs where id = $1::bigint for share", child)
+        async with working(make_worker(orphan_reaper_interval=0.05)):
+            await eventually(lambda: table.states().get("discarded") == 5)
+            assert table.get(parent).state == "executing"
+    async with working(make_worker(orphan_reaper_interval=0.05)):
+        await eventually(lambda: table.states() == {"discarded": 6, "cancelled": 1})
+
+
 async def test_ten_thousand_children_start_at_once_and_none_early(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:

@@ -194,7 +194,7 @@ def test_an_insert_touches_only_what_it_adds(large: JobTable) -> None:
 PROBES: list[tuple[str, tuple[object, ...], int]] = [
     ("inspect.get_job", (150_000,), 20),
     ("enqueue.find_active_by_unique_key", ("nobody has it",), 20),
-    ("upkeep.rescue_jobs", (500, 20), 5_000),
+    ("upkeep.rescue_jobs", (500, 20, []), 5_000),
     ("upkeep.renew_worker", (1, 100.0), 50),
     ("upkeep.expire_workers", (), 50),
     ("upkeep.release_unheld", (1, [1]), 8_000),

@@ -9,15 +9,12 @@ import attrs
 from roost._model.codec import encode
 from roost._model.states import Event, JobState
 from roost._model.verdict import Lease, Verdict, describe
-from roost._ops.family import cancel_descendants, release_children
+from roost._ops.family import bound_lock_waits, cancel_descendants, release_children
 from roost._ops.query import Op, Query
 from roost._sql import statements
 from roost.exceptions import LeaseLostError
 
 _SQL = statements("settle")
-
-CHILD_WAIT = 20
-"""Milliseconds that the settle of parents waits for a child that somebody has locked."""
 
 
 @attrs.frozen
@@ -64,7 +61,7 @@ def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled
     :raises DatabaseUnavailableError: with the sqlstate ``55P03``, nothing was written: somebody
         holds a child, for instance to enqueue a child of that, and may do so for long.
     """
-    yield Query(_SQL["bound_lock_waits"], (str(CHILD_WAIT),))
+    yield from bound_lock_waits()
     left, completed, failed = yield from _write(verdicts, error_cap=error_cap, with_children=True)
     yield from release_children(completed)
     yield from cancel_descendants(failed)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import attrs
 
 from roost._model.states import JobState
-from roost._ops.family import cancel_descendants
+from roost._ops.family import bound_lock_waits, cancel_descendants
 from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 
@@ -56,14 +56,23 @@ def expire_workers() -> Op[list[str]]:
     return [name for (_, name) in rows]
 
 
-def rescue_jobs(*, limit: int, error_cap: int) -> Op[list[Rescued]]:
+def rescue_jobs(*, limit: int, error_cap: int, tried: list[int] | None = None) -> Op[list[Rescued]]:
     """Take back up to ``limit`` executing jobs whose worker has no row.
 
     Must run inside a transaction. Each gets a ``WorkerCrash`` error record and becomes retryable,
     discarded when its attempts are used up, or cancelled when that was requested.
+
+    :param tried: ids to leave out; those that are taken are added to it, also when this fails.
+    :raises DatabaseUnavailableError: with the sqlstate ``55P03``, nothing was rescued: somebody
+        holds a job that is to be cancelled with its parent, and may do so for long.
     """
-    rows = yield Query(_SQL["rescue_jobs"], (limit, error_cap))
-    yield from cancel_descendants(_failed_parents(rows))
+    tried = [] if tried is None else tried
+    rows = yield Query(_SQL["rescue_jobs"], (limit, error_cap, list(tried)))
+    tried += [job_id for job_id, _, _ in rows]
+    failed = _failed_parents(rows)
+    if failed:
+        yield from bound_lock_waits()
+        yield from cancel_descendants(failed)
     return [Rescued(job_id, JobState(state)) for job_id, state, _ in rows]
 
 

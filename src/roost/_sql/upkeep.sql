@@ -33,13 +33,14 @@ where id in (
 returning id, name;
 
 -- name: rescue_jobs
--- $1 the most to take, $2 how many errors a row keeps. An orphan is a job whose worker has no row;
--- its own age says nothing.
+-- $1 the most to take, $2 how many errors a row keeps, $3 ids to leave out. An orphan is a job whose
+-- worker has no row; its own age says nothing.
 with orphan as materialized (
     select job.id
     from roost.jobs as job
     where job.state = 'executing'
         and not exists (select from roost.workers as worker where worker.id = job.worker_id)
+        and job.id <> all ($3::bigint[])
     order by job.id
     limit $1::integer
     for update of job skip locked

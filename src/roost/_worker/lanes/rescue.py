@@ -49,7 +49,7 @@ class RescueLane:
                     in_transaction=True,
                 )
             except DatabaseUnavailableError as error:
-                if error.sqlstate != HELD:
+                if error.sqlstate != HELD or len(tried) == looked_at:
                     raise
                 # Somebody holds a child of one of them: that one is left to the next look.
                 if limit > 1:
