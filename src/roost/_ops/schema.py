@@ -15,6 +15,8 @@ _SQL = statements("schema")
 _CREATE_LEDGER = attrs.evolve(_SQL["create_ledger"], script=True)
 _DROP_LEDGER = attrs.evolve(_SQL["drop_ledger"], script=True)
 
+LOCK_TIMEOUT = "30s"
+"""How long a migration waits for a lock, while others queue up behind it; then it is undone."""
 MIGRATION_TIMEOUT = 600.0
 """Seconds for all migrations together, waiting for another process included."""
 
@@ -30,7 +32,9 @@ def apply() -> Op[list[Migration]]:
     Waits for another process that does the same.
 
     :raises SchemaError: the database's schema is newer than this code can work with.
+    :raises DatabaseUnavailableError: a lock was not to be had within `LOCK_TIMEOUT`.
     """
+    before = (yield Query(_SQL["lock_timeout"], (LOCK_TIMEOUT,)))[0][0]
     yield Query(_SQL["lock"])
     yield Query(_CREATE_LEDGER)
     applied = yield from _applied()
@@ -40,6 +44,7 @@ def apply() -> Op[list[Migration]]:
     for migration in missing:
         yield Query(migration.up)
         yield Query(_SQL["record"], (migration.version, migration.name, migration.oldest_code))
+    yield Query(_SQL["lock_timeout"], (before,))
     return missing
 
 
@@ -48,6 +53,7 @@ def revert(*, to: int) -> Op[list[Migration]]:
 
     :raises SchemaError: the database has a migration that this code doesn't know.
     """
+    yield Query(_SQL["lock_timeout"], (LOCK_TIMEOUT,))
     yield Query(_SQL["lock"])
     if not (yield from _exists()):
         return []

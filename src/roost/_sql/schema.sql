@@ -2,6 +2,11 @@
 -- One migration at a time in this database; the lock ends with the transaction.
 select pg_advisory_xact_lock(hashtextextended('roost.migrations', 0));
 
+-- name: lock_timeout
+-- $1 the new one, for this transaction; returns the one before.
+select before.setting, set_config('lock_timeout', $1::text, true)
+from (select current_setting('lock_timeout') as setting offset 0) as before;
+
 -- name: exists
 select to_regclass('roost.migrations') is not null;
 
