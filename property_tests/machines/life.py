@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -54,9 +55,20 @@ class Life(RuleBasedStateMachine):
     def begin_with_a_worker(self) -> int:
         return self.registered(strategies.QUEUES, 60)
 
-    @initialize(target=jobs, jobs=st.lists(strategies.plain_jobs(), min_size=2, max_size=4))
-    def begin_with_jobs(self, jobs: list[NewJob]) -> MultipleResults[int]:
-        return _ids(self.both(Call("enqueue_many", {"jobs": jobs})))
+    @initialize(
+        target=jobs,
+        jobs=st.lists(strategies.plain_jobs(), min_size=2, max_size=4),
+        family=st.lists(strategies.new_jobs(), max_size=2),
+    )
+    def begin_with_jobs(self, jobs: list[NewJob], family: list[NewJob]) -> MultipleResults[int]:
+        """Add some jobs, perhaps a child of the first two, and perhaps a child of that."""
+        ids: list[int] = self.both(Call("enqueue_many", {"jobs": jobs}))
+        parents = ids[:2]
+        for job in family:
+            child = attrs.evolve(job, depends_on=parents, unique_key=None)
+            parents = [self.both(Call("enqueue", {"job": child}))]
+            ids += parents
+        return multiple(*ids)
 
     # Enqueue
 
