@@ -1,0 +1,101 @@
+"""What is put off starts when it is due, however long the worker sleeps between two looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from roost import HandlerRegistry, JobInsert, Worker, job
+from roost._worker.lanes import fetch
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+HOUR = 3600.0
+
+
+@pytest.fixture
+def work(registry: HandlerRegistry) -> None:
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+
+def due_in(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def lateness(table: JobTable, job_id: int) -> float:
+    late = table.value(
+        "select extract(epoch from attempted_at - scheduled_at)::float8 from roost.jobs "
+        "where id = $1::bigint",
+        job_id,
+    )
+    assert isinstance(late, float)
+    return late
+
+
+@pytest.mark.usefixtures("work")
+async def test_nearer_jobs_are_started_by_a_worker_that_waits_for_later_ones(
+    table: JobTable, make_worker: MakeWorker
+) -> None:
+    async with working(make_worker(poll_interval=HOUR)):
+        # Each nearer than the one before, and each found while the worker waits for that.
+        ids = [
+            table.add("work", scheduled_at=due_in(wait)) for wait in (300, 50, 1.2, 0.9, 0.6, 0.3)
+        ]
+        soon = ids[2:]
+        await eventually(lambda: {table.get(i).state for i in soon} == {"completed"}, within=10)
+        late = [lateness(table, job_id) for job_id in soon]
+        assert {table.get(i).state for i in ids[:2]} == {"available"}
+    print(f"measured: started {max(late) * 1000:.0f} ms late at most")
+    assert min(late) >= 0
+    assert max(late) < 0.2
+
+
+@pytest.mark.usefixtures("work")
+async def test_a_batch_of_due_times_is_kept(table: JobTable, make_worker: MakeWorker) -> None:
+    ids = table.add_all(
+        [JobInsert("work", {}, scheduled_at=due_in(0.3 + 0.05 * number)) for number in range(12)]
+    )
+    async with working(make_worker(poll_interval=HOUR, concurrency=2)):
+        await eventually(lambda: table.states() == {"completed": 12}, within=10)
+    assert max(lateness(table, job_id) for job_id in ids) < 0.2
+
+
+@pytest.mark.usefixtures("work")
+async def test_what_was_not_announced_is_found_before_it_is_due(
+    table: JobTable, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_SLEEP", 0.2)
+    async with working(make_worker(poll_interval=HOUR)):
+        ended = table.add("work")
+        await eventually(lambda: table.get(ended).state == "completed")
+        # As an enqueue of another process for a time beyond the horizon.
+        job_id = table.value(
+            "insert into roost.jobs (task, scheduled_at) "
+            "values ('work', clock_timestamp() + interval '700 ms') returning id"
+        )
+        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+    assert 0 <= lateness(table, job_id) < 0.2
+
+
+def test_all_that_is_due_before_the_next_look_is_announced(table: JobTable, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as listener:
+        listener.execute("listen roost_jobs")
+        for seconds in (30, 59, 61, 3600):
+            table.add("work", queue=f"in {seconds}", scheduled_at=due_in(seconds))
+        table.script("notify roost_jobs, 'end'")
+        heard = set()
+        for notification in listener.notifies(timeout=30):
+            if notification.payload == "end":
+                break
+            heard.add(notification.payload)
+    assert heard == {"in 30", "in 59"}
+    # So that an enqueue may take half a minute until it commits.
+    assert fetch.MAX_SLEEP <= 60 / 2
