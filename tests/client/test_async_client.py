@@ -223,10 +223,12 @@ async def test_no_jobs_are_no_statement(client: AsyncRoost, table: JobTable) -> 
     assert table.connections("roost") == 0
 
 
-async def test_only_job_inserts_are_taken_in_bulk(client: AsyncRoost, table: JobTable) -> None:
-    wrong: list[Any] = [["work"], JobInsert("work"), [JobInsert("work"), None], "work", None, 5]
+async def test_one_job_or_something_else_is_not_taken_for_several(
+    client: AsyncRoost, table: JobTable
+) -> None:
+    wrong: list[Any] = [JobInsert("work"), [JobInsert("work"), None], [5], "work", None, 5]
     for jobs in wrong:
-        with pytest.raises(InvalidJobError, match="JobInsert"):
+        with pytest.raises(InvalidJobError, match="list of JobInsert"):
             await client.enqueue_many(jobs)
     assert table.states() == {}
 

@@ -258,7 +258,9 @@ async def test_the_wrong_kind_of_connection_is_a_type_error(
     client: AsyncRoost, dsn: str, table: JobTable
 ) -> None:
     with psycopg.connect(dsn) as blocking:
-        with pytest.raises(TypeError, match=r"blocking connection.*AsyncConnection"):
+        with pytest.raises(
+            TypeError, match=r"psycopg\.Connection blocks.*psycopg\.AsyncConnection"
+        ):
             await client.enqueue("work", conn=blocking)
         for wrong in (object(), "postgresql://", table, client, 5, False):
             with pytest.raises(TypeError, match="AsyncConnection"):

@@ -11,7 +11,6 @@ import attrs
 import pytest
 
 from roost import AsyncRoost, HandlerRegistry, JobInsert, job
-from roost._client import calls
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, is_default
 from roost._model.registry import with_defaults
 
@@ -88,8 +87,3 @@ def test_the_defaults_look_like_ordinary_values() -> None:
     assert repr(shown["queue"].default) == "'default'"
     assert repr(shown["priority"].default) == "0"
     assert repr(shown["max_attempts"].default) == "20"
-
-
-def test_the_task_may_be_named_or_given_as_its_function(declared: HandlerRegistry) -> None:
-    handler = declared.get("declared").func
-    assert calls.task_name(handler, declared) == calls.task_name("declared", declared)

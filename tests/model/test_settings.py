@@ -56,7 +56,7 @@ def defaults(function: Callable[..., Any]) -> dict[str, object]:
 
 def test_the_signatures_show_the_documented_keywords_and_defaults() -> None:
     assert defaults(AsyncRoost.worker) == DOCUMENTED
-    assert defaults(Worker) == {"registry": None, **DOCUMENTED}
+    assert defaults(Worker) == {"registry": None, "driver": None, **DOCUMENTED}
     assert next(iter(inspect.signature(Worker).parameters)) == "dsn"
 
 
