@@ -71,7 +71,7 @@ def die():
 
 def sleep(path):
     Path(path).write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep(60)  # sleeps: it is to be killed
 """
 
 
@@ -298,7 +298,7 @@ async def test_a_cancelled_thread_keeps_its_slot_and_lease_until_it_ends(
         await eventually(started.is_set)
         await client.cancel(stuck_id)
         table.add("other")
-        await anyio.sleep(0.3)
+        await anyio.sleep(0.3)  # sleeps: a free slot would be used in this time
         assert others == []
         assert table.get(stuck_id).state == "executing"
         go_on.set()
@@ -318,7 +318,7 @@ async def test_a_timed_out_sync_job_is_never_in_two_threads(
         with lock:
             inside, runs = inside + 1, runs + 1
             peak = max(peak, inside)
-        time.sleep(1.3)
+        time.sleep(1.3)  # sleeps: longer than the timeout
         with lock:
             inside -= 1
 
