@@ -91,10 +91,9 @@ def _native(connection: Any, query: Query) -> tuple[str, tuple[object, ...] | No
 
 def _refuse_autocommit(connection: Any) -> None:
     options = connection.get_execution_options()
-    level = options.get("isolation_level") or getattr(
-        connection.dialect, "_on_connect_isolation_level", None
-    )
-    if str(level).upper() == "AUTOCOMMIT":
+    # Of the driver's connection too: the engine may have been told by `connect_args`.
+    below = getattr(connection.connection.dbapi_connection, "autocommit", False)
+    if below is True or str(options.get("isolation_level")).upper() == "AUTOCOMMIT":
         raise NotInTransactionError(
             "conn has the isolation level AUTOCOMMIT: the job would be there at once, whatever "
             "happens next; use another level or transactional=False"
