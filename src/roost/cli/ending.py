@@ -27,9 +27,10 @@ import attrs
 logger = logging.getLogger("roost.cli")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-AFTER_FIRST = 7.0
-"""Seconds beyond the grace: the worker's own margin is five, and the exit takes its time."""
-AFTER_SECOND = 3.0
+AFTER_FIRST = 2.0
+"""Seconds beyond the grace. A worker needs a fraction of them; what it could not write by then is the
+farewell's to write."""
+AFTER_SECOND = 2.0
 """Seconds after a second signal."""
 FOR_THREADS = 0.3
 """Seconds in which threads without a job end; what is there afterwards still runs a handler."""

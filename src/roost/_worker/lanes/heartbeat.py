@@ -51,6 +51,13 @@ class HeartbeatLane:
         while True:
             await anyio.sleep_until(self._runtime.lease_until)
             if not self._runtime.holds_leases():
+                logger.error(
+                    "leases have run out: stopping the jobs",
+                    extra={
+                        "worker_id": self._runtime.worker_id,
+                        "jobs": len(self._runtime.running),
+                    },
+                )
                 self._runtime.lose_leases()
                 await anyio.sleep(_FENCED)
 
