@@ -19,6 +19,7 @@ from roost._model.verdict import Verdict
 from roost._ops.claim import ClaimedJob
 from roost._ops.control import cancel_job, retry_job
 from roost._ops.enqueue import insert_children, insert_job
+from roost._ops.family import HELD
 from roost._ops.settle import settle, settle_parents
 from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
 from roost.exceptions import DatabaseUnavailableError
@@ -50,8 +51,13 @@ def end(hand: JobTable, claimed: ClaimedJob, event: Event = Event.COMPLETE) -> l
     assert not first.lost
     if not first.parents:
         return first.busy
-    with hand.connection.transaction():
-        second = hand.run(settle_parents(first.parents, error_cap=20))
+    try:
+        with hand.connection.transaction():
+            second = hand.run(settle_parents(first.parents, error_cap=20))
+    except DatabaseUnavailableError as error:
+        if error.sqlstate != HELD:
+            raise
+        return first.parents
     assert not second.lost
     return second.busy
 

@@ -13,16 +13,13 @@ from roost._sql import statements
 
 _SQL = statements("settle")
 
-CHILD_WAIT = 20
-"""Milliseconds that who ends parents waits for a child that somebody has locked."""
-
 HELD = "55P03"
-"""The sqlstate of the error when it waited for so long."""
+"""The sqlstate of the error when who ends parents did not wait for a child that is locked."""
 
 
-def bound_lock_waits() -> Op[None]:
-    """Let the rest of the transaction fail with `HELD` rather than wait for who holds a child."""
-    yield Query(_SQL["bound_lock_waits"], (str(CHILD_WAIT),))
+def bound_lock_waits(milliseconds: int) -> Op[None]:
+    """Let the rest of the transaction fail with `HELD` rather than wait longer for a held child."""
+    yield Query(_SQL["bound_lock_waits"], (str(milliseconds),))
 
 
 def release_children(parents: Collection[int]) -> Op[None]:

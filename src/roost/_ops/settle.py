@@ -16,6 +16,9 @@ from roost.exceptions import LeaseLostError
 
 _SQL = statements("settle")
 
+CHILD_WAIT = 20
+"""Milliseconds: other verdicts wait behind it, and it is tried again at once."""
+
 
 @attrs.frozen
 class Settled:
@@ -61,7 +64,7 @@ def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled
     :raises DatabaseUnavailableError: with the sqlstate ``55P03``, nothing was written: somebody
         holds a child, for instance to enqueue a child of that, and may do so for long.
     """
-    yield from bound_lock_waits()
+    yield from bound_lock_waits(CHILD_WAIT)
     left, completed, failed = yield from _write(verdicts, error_cap=error_cap, with_children=True)
     yield from release_children(completed)
     yield from cancel_descendants(failed)

@@ -13,6 +13,9 @@ from roost._sql import statements
 
 _SQL = statements("upkeep")
 
+CHILD_WAIT = 500
+"""Milliseconds: nobody waits behind it, and it is tried again at the next look only."""
+
 
 @attrs.frozen
 class Rescued:
@@ -71,7 +74,7 @@ def rescue_jobs(*, limit: int, error_cap: int, tried: list[int] | None = None) -
     tried += [job_id for job_id, _, _ in rows]
     failed = _failed_parents(rows)
     if failed:
-        yield from bound_lock_waits()
+        yield from bound_lock_waits(CHILD_WAIT)
         yield from cancel_descendants(failed)
     return [Rescued(job_id, JobState(state)) for job_id, state, _ in rows]
 
