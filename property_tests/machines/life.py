@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from property_tests import invariants, strategies
 from property_tests.model import Model
 from property_tests.real import Real
-from property_tests.words import Call, Claim, End, Ending, Grant, NewJob
+from property_tests.words import Call, Claim, End, Ending, Grant, NewJob, Succeed
 
 from roost.exceptions import RoostError
 
@@ -106,7 +106,10 @@ class Life(RuleBasedStateMachine):
         self.both(data.draw(strategies.settles(st.sampled_from(self.model.held()))))
 
     @precondition(lambda self: self.model.held())
-    @rule(ending=strategies.endings(), error_cap=strategies.error_caps())
+    @rule(
+        ending=st.builds(Succeed, st.none()) | strategies.endings(),
+        error_cap=strategies.error_caps(),
+    )
     def settle_all_that_is_held(self, ending: Ending, error_cap: int) -> None:
         ends = [End(grant, ending) for grant in self.model.held()]
         self.both(Call("settle", {"ends": ends, "error_cap": error_cap}))
@@ -151,6 +154,20 @@ class Life(RuleBasedStateMachine):
         }
         self.both(Call("both_at_once", calls))
 
+    @precondition(lambda self: self.model.silent())
+    @rule(target=grants, data=st.data(), first_commits=st.booleans())
+    def claim_for_the_last_time(
+        self, data: st.DataObject, first_commits: bool
+    ) -> MultipleResults[Grant]:
+        silent = st.sampled_from(self.model.silent())
+        calls = {
+            "first": data.draw(strategies.greedy_claims(silent, 2)),
+            "then": Call("expire", {}),
+            "first_commits": first_commits,
+        }
+        answers = self.both(Call("both_at_once", calls))
+        return _grants(*(answers if first_commits else answers[1:]))
+
     # Workers come, live, end and die, and others look after what they leave
 
     @precondition(lambda self: len(self.model.workers) < strategies.MOST_WORKERS)
@@ -171,7 +188,18 @@ class Life(RuleBasedStateMachine):
         known = [grant.lease.job_id for grant in held]
         self.both(Call("release_unheld", {"worker_id": worker_id, "held": known}))
 
-    @rule(call=strategies.expires() | strategies.rescues() | strategies.rescues())
+    @precondition(lambda self: self.model.held())
+    @rule(data=st.data())
+    def end_with_jobs_in_hand(self, data: st.DataObject) -> None:
+        holder = data.draw(st.sampled_from([grant.lease.worker_id for grant in self.model.held()]))
+        self.both(Call("forget", {"worker_id": holder}))
+
+    @precondition(lambda self: self.model.orphans())
+    @rule(call=strategies.rescues())
+    def rescue_orphans(self, call: Call) -> None:
+        self.both(call)
+
+    @rule(call=strategies.expires() | strategies.rescues())
     def look_after_the_dead(self, call: Call) -> None:
         self.both(call)
 

@@ -81,6 +81,18 @@ class Tables:
             if row.state == "executing" and (lease := lease_of(row)) is not None
         ]
 
+    def silent(self) -> list[int]:
+        """Return the workers that may be removed."""
+        return [worker.id for worker in self.workers.values() if worker.expires_at < self.now]
+
+    def orphans(self) -> list[JobRow]:
+        """Return the executing jobs whose worker has no row, in the order of their ids."""
+        return [
+            row
+            for _, row in sorted(self.jobs.items())
+            if row.state == "executing" and row.worker_id not in self.workers
+        ]
+
     def pass_time(self, *, seconds: int) -> None:
         """Let the clock run."""
         self.now += timedelta(seconds=seconds)

@@ -42,9 +42,9 @@ class Upkeep(Tables):
     def expire(self) -> set[str]:
         """Remove the workers that are silent for too long; return their names."""
         dead = [
-            worker
-            for worker in self.workers.values()
-            if worker.expires_at < self.now and worker.id not in self._held.workers
+            self.workers[worker_id]
+            for worker_id in self.silent()
+            if worker_id not in self._held.workers
         ]
         for worker in dead:
             del self.workers[worker.id]
@@ -52,12 +52,7 @@ class Upkeep(Tables):
 
     def rescue(self, *, limit: int, error_cap: int) -> dict[int, str]:
         """Take back executing jobs whose worker has no row; return their ids and new states."""
-        orphans = [
-            row
-            for row in sorted(self.jobs.values(), key=lambda row: row.id)
-            if row.state == "executing" and row.worker_id not in self.workers
-            if row.id not in self._held.jobs
-        ]
+        orphans = [row for row in self.orphans() if row.id not in self._held.jobs]
         for row in orphans[:limit]:
             text = f"WorkerCrash: worker {row.worker_id} died while it ran this job"
             if row.cancel_requested:
