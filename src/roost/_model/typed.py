@@ -33,7 +33,8 @@ class CallOptions(TypedDict, total=False):
 class TaskCall(Generic[R]):
     """A function and the arguments to call it with, accepted wherever a task is enqueued.
 
-    Its type parameter is what the function returns, and so what the job's result will be.
+    Its type parameter is what the function returns; of an ``async def`` that is its coroutine. (Two
+    overloads would name the result instead, and make every wrong argument a "no overload matches".)
     """
 
     func: Callable[..., Any]

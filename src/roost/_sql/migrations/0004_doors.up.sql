@@ -23,9 +23,13 @@ as $$
 declare
     new_id bigint;
 begin
-    if length(task) > 200 or length(queue) > 200 or length(unique_key) > 500 then
-        raise exception 'task and queue have at most 200 characters, unique_key 500'
-            using errcode = 'string_data_right_truncation';
+    -- What the table's own constraints let through and clients refuse.
+    if length(task) > 200 or length(queue) > 200 or length(unique_key) not between 1 and 500
+        or exists (select from unnest(tags) as tag where length(tag) not between 1 and 200)
+    then
+        raise exception
+            'task, queue and tags have 1 to 200 characters, unique_key 1 to 500'
+            using errcode = 'check_violation';
     end if;
     insert into roost.jobs (
         task, args, queue, priority, max_attempts, scheduled_at, inserted_at, unique_key, tags,

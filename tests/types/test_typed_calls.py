@@ -1,0 +1,49 @@
+"""Type checkers check the arguments of `roost.call` and know what it returns.
+
+The functions below are read by mypy, in ``tests/checks``: ``assert_type`` fails there, and so does
+an ``ignore`` that nothing needs, which is how a call that must be refused is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, assert_type
+
+import pytest
+
+import roost
+from roost import AsyncRoost, InvalidJobError, JobInsert, Roost, TaskCall
+
+
+async def send(user_id: int, subject: str = "hi") -> str:
+    return f"{user_id} {subject}"
+
+
+def resize(path: str, *, width: int) -> bytes:
+    return path.encode() * width
+
+
+def test_a_call_knows_its_result() -> None:
+    assert_type(roost.call(resize, "a", width=1), TaskCall[bytes])
+    assert_type(roost.call(resize, "a", width=1).options(queue="x"), TaskCall[bytes])
+    assert_type(roost.call(send, 1, subject="a"), TaskCall[Coroutine[Any, Any, str]])
+    assert roost.call(send, 1, subject="a").func is send
+
+
+def test_wrong_arguments_are_found() -> None:
+    with pytest.raises(InvalidJobError):
+        roost.call(send, 1, nobody=2)  # type: ignore[call-arg]  # what is tested
+    with pytest.raises(InvalidJobError):
+        roost.call(send, 1, "a", "b")  # type: ignore[call-arg]  # what is tested
+    roost.call(send, "one")  # type: ignore[arg-type]  # what is tested
+    roost.call(resize, "a")  # type: ignore[call-arg]  # what is tested: left out, width is missing
+    roost.call(send, 1).options(queue=5)  # type: ignore[arg-type]  # what is tested
+
+
+async def read_only(client: AsyncRoost, blocking: Roost) -> None:
+    """Be read by type checkers, and never called."""
+    assert_type(await client.enqueue(roost.call(send, 1)), int)
+    assert_type(await client.enqueue_all([roost.call(send, 1), "name", send]), list[int | None])
+    assert_type(await client.enqueue_many([JobInsert("name"), roost.call(send, 1)]), int)
+    assert_type(blocking.enqueue(roost.call(resize, "a", width=1)), int)
+    assert_type((await client.wait_for(1)).id, int)
