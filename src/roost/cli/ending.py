@@ -28,8 +28,8 @@ logger = logging.getLogger("roost.cli")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AFTER_FIRST = 2.0
-"""Seconds beyond the grace. A worker needs a fraction of them; what it could not write by then is the
-farewell's to write."""
+"""Seconds beyond the grace. A worker needs a fraction of them; what it could not write by then is
+the farewell's to write."""
 AFTER_SECOND = 2.0
 """Seconds after a second signal."""
 FOR_THREADS = 0.3
