@@ -15,7 +15,8 @@ import os, signal
 
 def test_killed(empty_dsn, run_folder):
     print("folder", run_folder, flush=True)
-    print("pid", (run_folder / "pg" / "cluster" / "postmaster.pid").read_text().split()[0], flush=True)
+    pid = (run_folder / "pg" / "cluster" / "postmaster.pid").read_text().split()[0]
+    print("pid", pid, flush=True)
     if os.environ.get("KILL"):
         os.kill(os.getpid(), signal.SIGKILL)
 """
