@@ -212,3 +212,14 @@ def test_defaults_out_of_range_are_refused_at_the_decoration(
         with pytest.raises(InvalidSettingError, match=what):
             TaskDefaults(**{option: value})
     assert len(registry) == 0
+
+
+def test_a_bound_method_is_found_again() -> None:
+    class Mailer:
+        def send(self) -> None: ...
+
+    registry, mailer = HandlerRegistry(), Mailer()
+    registry.register("send", mailer.send)
+    assert registry.name_of(mailer.send) == "send"
+    with pytest.raises(UnknownTaskError):
+        registry.name_of(Mailer().send)

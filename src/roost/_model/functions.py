@@ -13,6 +13,11 @@ from roost.exceptions import InvalidSettingError
 RunIn: TypeAlias = Literal["thread", "process"]
 
 
+def identity(func: Callable[..., Any]) -> tuple[int, int]:
+    """Return what stays the same each time that a function, or a bound method, is looked up."""
+    return id(getattr(func, "__self__", None)), id(getattr(func, "__func__", func))
+
+
 def is_async(func: Callable[..., Any]) -> bool:
     """Say whether a call of ``func`` has to be awaited."""
     while isinstance(func, functools.partial):

@@ -9,7 +9,7 @@ import attrs
 from pydantic import BaseModel
 
 from roost._model.cron import CronEntry
-from roost._model.functions import RunIn, check_run_in, is_async, job_parameter, origin
+from roost._model.functions import RunIn, check_run_in, identity, is_async, job_parameter, origin
 from roost._model.job import (
     JobInsert,
     is_default,
@@ -79,7 +79,7 @@ class HandlerRegistry:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
-        self._names: dict[int, str] = {}
+        self._names: dict[tuple[int, int], str] = {}
         self._cron: dict[str, CronEntry] = {}
         self._cron_functions: dict[str, Callable[..., Any]] = {}
         # Tasks that @cron registered on the way; @job on the same function takes their place.
@@ -117,10 +117,10 @@ class HandlerRegistry:
                 f"task {name!r} is already handled by {origin(known.func)[1]}; "
                 "give one of the two another name"
             )
-        self._rename_provisional(self._names.get(id(func)), name)
+        self._rename_provisional(self._names.get(identity(func)), name)
         if known is not None and known.func is not func:
             # Its number may be given to another function once it is gone.
-            self._names.pop(id(known.func), None)
+            self._names.pop(identity(known.func), None)
         self._handlers[name] = Handler(
             name=name,
             func=func,
@@ -131,7 +131,7 @@ class HandlerRegistry:
             job_parameter=job_parameter(func),
         )
         self._provisional.discard(name)
-        self._names[id(func)] = name
+        self._names[identity(func)] = name
 
     def add_cron(self, entry: CronEntry, func: Callable[..., Any]) -> None:
         """Let ``func`` be enqueued as ``entry`` says; it becomes a task unless it is one.
@@ -139,7 +139,7 @@ class HandlerRegistry:
         :raises DuplicateTaskError: another entry has that name. The same function of a module that
             is imported twice or reloaded replaces its own.
         """
-        task = self._names.get(id(func))
+        task = self._names.get(identity(func))
         self._check_cron_name(entry.name, func, attrs.evolve(entry, task=task or entry.task))
         if task is None:
             self.register(entry.task, func)
@@ -196,7 +196,7 @@ class HandlerRegistry:
 
     def find_name(self, func: Callable[..., Any]) -> str | None:
         """Return the task name of a function, or ``None``."""
-        return self._names.get(id(func))
+        return self._names.get(identity(func))
 
     def name_of(self, func: Callable[..., Any]) -> str:
         """Return the task name of a registered function.
@@ -204,7 +204,7 @@ class HandlerRegistry:
         :raises UnknownTaskError: it is not registered here.
         """
         try:
-            return self._names[id(func)]
+            return self._names[identity(func)]
         except KeyError:
             raise UnknownTaskError(
                 f"{origin(func)[1]} is not a task of this registry; decorate it with @job(...)"
