@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "default",
-    max_examples=100,
+    max_examples=150,
     derandomize=True,
     # A shared machine or a cold database is no failure.
     deadline=None,

@@ -127,6 +127,7 @@ def endings() -> st.SearchStrategy[Ending]:
         st.builds(Succeed, st.sampled_from([None, 0, "done", [1, {"a": None}]])),
         st.builds(Fail, st.sampled_from(["no", "never"]), st.sampled_from(WAITS)),
         st.builds(Fail, st.just("again"), st.just(0)),
+        st.just(Succeed(None)),
         st.builds(TimeOut, st.just(30), st.sampled_from(WAITS)),
         st.builds(Snooze, st.sampled_from(WAITS)),
         st.just(Release()),

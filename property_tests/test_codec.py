@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 from property_tests.values import Box, Mute, Traps, Unprintable, hostiles, jsons, nested
 
 from roost._model.codec import EncodingError, decode, encode
@@ -31,6 +32,8 @@ def test_json_comes_back_from_postgres_equal(postgres: psycopg.Connection, value
 
 
 @given(box=hostiles())
+@example(box=Box(float("nan")))
+@example(box=Box([-float("inf")]))
 @example(box=Box(Traps()))
 @example(box=Box(Unprintable.model_construct(held=[Traps()])))
 @example(box=Box({Mute: 1}))
@@ -40,6 +43,17 @@ def test_what_is_not_refused_is_taken_by_postgres(postgres: psycopg.Connection, 
     except EncodingError:
         return
     decode(through_jsonb(postgres, text))
+
+
+@given(
+    key=st.integers() | st.none() | st.floats() | st.binary() | st.booleans() | st.uuids(),
+    around=st.sampled_from([lambda it: it, lambda it: [it], lambda it: {"deep": (1, it)}]),
+)
+def test_a_key_that_would_come_back_as_another_is_refused(
+    key: object, around: Callable[[object], object]
+) -> None:
+    with pytest.raises(EncodingError, match="not a string"):
+        encode(around({key: 1}))
 
 
 def through_jsonb(connection: psycopg.Connection, text: str) -> str:

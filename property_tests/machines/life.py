@@ -42,6 +42,7 @@ class Life(RuleBasedStateMachine):
         real.reset()
         self.before = real.tables()
         self.last_verb = ""
+        self.given: list[Grant] = []
 
     # Ids and leases are never taken out: the dead and the late go on calling.
     jobs = Bundle("jobs")
@@ -94,11 +95,11 @@ class Life(RuleBasedStateMachine):
     @rule(target=grants, data=st.data(), limit=st.integers(1, 3))
     def claim_what_there_is(self, data: st.DataObject, limit: int) -> MultipleResults[Grant]:
         living = st.sampled_from(sorted(self.model.workers))
-        return _grants(self.both(data.draw(strategies.greedy_claims(living, limit))))
+        return self.granted(self.both(data.draw(strategies.greedy_claims(living, limit))))
 
     @rule(target=grants, call=strategies.claims(workers))
     def claim(self, call: Call) -> MultipleResults[Grant]:
-        return _grants(self.both(call))
+        return self.granted(self.both(call))
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data())
@@ -106,13 +107,17 @@ class Life(RuleBasedStateMachine):
         self.both(data.draw(strategies.settles(st.sampled_from(self.model.held()))))
 
     @precondition(lambda self: self.model.held())
-    @rule(
-        ending=st.builds(Succeed, st.none()) | strategies.endings(),
-        error_cap=strategies.error_caps(),
-    )
+    @rule(ending=st.just(Succeed(None)) | strategies.endings(), error_cap=strategies.error_caps())
     def settle_all_that_is_held(self, ending: Ending, error_cap: int) -> None:
         ends = [End(grant, ending) for grant in self.model.held()]
         self.both(Call("settle", {"ends": ends, "error_cap": error_cap}))
+
+    @precondition(lambda self: self.late())
+    @rule(data=st.data())
+    def settle_late(self, data: st.DataObject) -> None:
+        late = data.draw(st.sampled_from(self.late()))
+        ending = data.draw(st.just(Succeed(None)) | strategies.endings())
+        self.both(Call("settle", {"ends": [End(late, ending)], "error_cap": 1}))
 
     @rule(call=strategies.settles(grants))
     def settle_whatever_lease(self, call: Call) -> None:
@@ -139,7 +144,7 @@ class Life(RuleBasedStateMachine):
     def both_at_once(self, first: Call, then: Call, first_commits: bool) -> MultipleResults[Grant]:
         calls = {"first": first, "then": then, "first_commits": first_commits}
         answers = self.both(Call("both_at_once", calls))
-        return _grants(*(answers if first_commits else answers[1:]))
+        return self.granted(*(answers if first_commits else answers[1:]))
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data(), first_commits=st.booleans())
@@ -166,7 +171,7 @@ class Life(RuleBasedStateMachine):
             "first_commits": first_commits,
         }
         answers = self.both(Call("both_at_once", calls))
-        return _grants(*(answers if first_commits else answers[1:]))
+        return self.granted(*(answers if first_commits else answers[1:]))
 
     # Workers come, live, end and die, and others look after what they leave
 
@@ -256,6 +261,23 @@ class Life(RuleBasedStateMachine):
         number: int = self.both(Call("register", worker))
         return number
 
+    def granted(self, *answers: object) -> MultipleResults[Grant]:
+        """Return the leases among ``answers`` for the bundle."""
+        claims = [answer for answer in answers if isinstance(answer, Claim)]
+        for claim in claims:
+            invariants.check_order(claim.jobs)
+        grants = [grant for claim in claims for grant in claim.grants]
+        self.given += grants
+        return multiple(*grants)
+
+    def late(self) -> list[Grant]:
+        """Return the leases that were lost and whose job has a new one."""
+        held = self.model.held()
+        running = {grant.lease.job_id for grant in held}
+        return [
+            grant for grant in self.given if grant.lease.job_id in running and grant not in held
+        ]
+
     def both(self, call: Call) -> Any:
         """Say ``call`` to both, compare, and return what Roost answered or raised."""
         self.last_verb = call.verb
@@ -272,14 +294,6 @@ def _ids(answer: object) -> MultipleResults[int]:
     if isinstance(answer, int):
         return multiple(answer)
     return multiple(*(answer if isinstance(answer, list) else ()))
-
-
-def _grants(*answers: object) -> MultipleResults[Grant]:
-    """Return the leases among ``answers`` for the bundle."""
-    claims = [answer for answer in answers if isinstance(answer, Claim)]
-    for claim in claims:
-        invariants.check_order(claim.jobs)
-    return multiple(*(grant for claim in claims for grant in claim.grants))
 
 
 def _said(to: Model | Real, call: Call) -> object:

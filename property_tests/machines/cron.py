@@ -1,0 +1,260 @@
+"""Cron: two workers with different modules that start, fire, stop half way and never come back.
+
+A worker's call is a rule for each of its statements, so that whatever else happens, happens between
+any two of them. The clock is set forth and back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from property_tests.oracle.cron import PERIODS, CronModel, Declared, Seen
+
+from roost import CronEntry
+from roost._ops import cron
+from roost._ops.query import Op, Query
+from roost.exceptions import CronNotFoundError
+from roost.testing.cron_table import START, CronTable, declaration
+
+MODULES = {"first": ("a", "both"), "second": ("b", "both")}
+"""What each worker's code declares."""
+WORKERS = st.sampled_from(sorted(MODULES))
+NAMES = st.sampled_from(["a", "b", "both", "nobody"])
+STEPS = (0.5, 3, 7, 20, 20, 60, 60, 61, 300, 3600, 40_000)
+BACK = (20, 60, 4000)
+
+
+@attrs.define
+class Call:
+    """A call of a worker that has asked its first question and not said the rest."""
+
+    operation: Op[Any]
+    query: Query
+    seen: list[Seen]
+
+
+@attrs.define
+class Start:
+    """A start of a worker that has asked for the time and not declared yet."""
+
+    operation: Op[Any]
+    query: Query
+    declared: list[Declared]
+    read_at: datetime
+
+
+class Cron(RuleBasedStateMachine):
+    """One example: a life that begins without entries.
+
+    :param dsn: a database with Roost's schema and a clock that can be set; it is emptied.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__()
+        self._dsn = dsn
+        self.model = CronModel()
+        self.now = START
+        self.went_back = False
+        self.calls: dict[str, Call] = {}
+        self.starts: dict[str, Start] = {}
+        self.first_read: dict[str, datetime] = {}
+        self.hands = {name: CronTable(dsn) for name in MODULES}
+        self.watch = CronTable(dsn)
+        self.watch.script("truncate roost.cron, roost.jobs restart identity")
+
+    def teardown(self) -> None:
+        for hand in (*self.hands.values(), self.watch):
+            hand.connection.close()
+
+    # A worker starts
+
+    @rule(worker=WORKERS, data=st.data())
+    def ask_for_the_time(self, worker: str, data: st.DataObject) -> None:
+        declared = [data.draw(entries(name)) for name in MODULES[worker]]
+        operation = cron.declare([declaration(entry_of(one)) for one in declared])
+        query = operation.send(self.hands[worker].connection.fetch(next(operation)))
+        self.starts[worker] = Start(operation, query, declared, self.now)
+
+    @precondition(lambda self: self.starts)
+    @rule(data=st.data())
+    def declare(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.starts)))
+        start = self.starts.pop(worker)
+        self.hands[worker].finish(start.operation, start.query)
+        self.model.declare(start.declared, start.read_at)
+        for one in start.declared:
+            self.first_read.setdefault(one.name, start.read_at)
+
+    # It fires
+
+    @precondition(lambda self: self.model.entries)
+    @rule(worker=WORKERS)
+    def look(self, worker: str) -> None:
+        names = MODULES[worker]
+        operation = cron.fire_due(names)
+        rows = self.hands[worker].connection.fetch(next(operation))
+        seen = self.model.read_due(names, self.now)
+        assert bool(rows) is bool(seen)
+        if rows:
+            self.calls[worker] = Call(operation, operation.send(rows), seen)
+
+    @precondition(lambda self: self.calls)
+    @rule(data=st.data())
+    def fire(self, data: st.DataObject) -> None:
+        self._fire(data.draw(st.sampled_from(sorted(self.calls))))
+
+    def _fire(self, worker: str) -> None:
+        call = self.calls.pop(worker)
+        fired = self.hands[worker].finish(call.operation, call.query)
+        assert fired.job_ids == self.model.fire(call.seen)
+        assert fired.unreadable == []
+
+    @rule(worker=WORKERS)
+    def look_and_fire(self, worker: str) -> None:
+        seen = self.model.read_due(MODULES[worker], self.now)
+        fired = self.hands[worker].fire(*MODULES[worker])
+        assert fired == self.model.fire(seen)
+
+    @precondition(lambda self: self.model.entries)
+    @rule(worker=WORKERS, change=st.sampled_from(["pause", "resume", "fire"]), data=st.data())
+    def fire_what_changes_meanwhile(self, worker: str, change: str, data: st.DataObject) -> None:
+        self._set_clock(self.now + timedelta(minutes=1))
+        self.look(worker)
+        if change == "fire":
+            self.look_and_fire(data.draw(WORKERS))
+        else:
+            self.do_by_hand("pause", data.draw(st.sampled_from(sorted(self.model.entries))))
+        if change == "resume":
+            for name in sorted(self.model.entries):
+                self.do_by_hand("resume", name)
+        if worker in self.calls:
+            self._fire(worker)
+
+    @precondition(lambda self: self.calls or self.starts)
+    @rule(worker=WORKERS)
+    def die(self, worker: str) -> None:
+        """Whatever was begun is not gone on with, and the connection is another one."""
+        self.calls.pop(worker, None)
+        self.starts.pop(worker, None)
+        self.hands[worker].connection.close()
+        self.hands[worker] = CronTable(self._dsn)
+        self.hands[worker].clock(self.now)
+
+    # Other people
+
+    @rule(verb=st.sampled_from(["pause", "resume", "resume", "run_now"]), name=NAMES)
+    def do_by_hand(self, verb: str, name: str) -> None:
+        operation: dict[str, Op[Any]] = {
+            "pause": cron.pause(name),
+            "resume": cron.resume(name),
+            "run_now": cron.run_now(name),
+        }
+        says = {
+            "pause": lambda: self.model.pause(name, self.now),
+            "resume": lambda: self.model.resume(name, self.now),
+            "run_now": lambda: self.model.run_now(name),
+        }
+        assert said(lambda: self.watch.run(operation[verb])) == said(says[verb])
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(data=st.data(), state=st.sampled_from(["executing", "completed", "completed"]))
+    def work(self, data: st.DataObject, state: str) -> None:
+        job = self.model.jobs[data.draw(st.integers(0, len(self.model.jobs) - 1))]
+        job.state = state
+        ended = "now()" if state == "completed" else "null"
+        self.watch.change(job.id, f"state = '{state}', completed_at = {ended}")
+
+    # The clock
+
+    @rule(seconds=st.sampled_from(STEPS))
+    def pass_time(self, seconds: float) -> None:
+        self._set_clock(self.now + timedelta(seconds=seconds))
+
+    @rule(seconds=st.sampled_from(BACK))
+    def set_the_clock_back(self, seconds: int) -> None:
+        self.went_back = True
+        self._set_clock(self.now - timedelta(seconds=seconds))
+
+    def _set_clock(self, now: datetime) -> None:
+        self.now = now
+        for hand in (*self.hands.values(), self.watch):
+            hand.clock(now)
+
+    # What must hold
+
+    @invariant()
+    def the_tables_are_the_models(self) -> None:
+        entries = {
+            info.name: (
+                Declared(
+                    info.name, info.expression, info.timezone_name, info.misfire, info.overlap
+                ),
+                info.next_tick_at,
+                info.last_tick_at,
+                info.last_job_id,
+                info.paused_at,
+            )
+            for info in self.watch.entries()
+        }
+        assert entries == {
+            name: (
+                entry.declared,
+                entry.next_tick_at,
+                entry.last_tick_at,
+                entry.last_job_id,
+                entry.paused_at,
+            )
+            for name, entry in self.model.entries.items()
+        }
+        jobs = self.watch.rows(
+            "select id, metadata ->> 'cron', (metadata ->> 'tick')::timestamptz, state "
+            "from roost.jobs order by id"
+        )
+        assert jobs == [(job.id, job.entry, job.tick, job.state) for job in self.model.jobs]
+
+    @invariant()
+    def each_tick_has_one_job_and_none_is_of_before_the_first_deployment(self) -> None:
+        """Holds whatever the model says; a clock that was set back shows some times twice."""
+        ticks = Counter(
+            (name, tick) for name in ("a", "b", "both") for tick in self.watch.ticks(name)
+        )
+        for name, tick in ticks:
+            if not self.went_back:
+                assert ticks[name, tick] == 1, f"{name} fired {tick} twice"
+                assert self.first_read[name] < tick <= self.now
+
+
+def entries(name: str) -> st.SearchStrategy[Declared]:
+    """Return declarations of an entry."""
+    return st.builds(
+        Declared,
+        st.just(name),
+        st.sampled_from(sorted(PERIODS)),
+        st.sampled_from([None, None, "Europe/Berlin"]),
+        st.sampled_from(["skip", "last", "all"]),
+        st.sampled_from(["allow", "allow", "skip"]),
+    )
+
+
+def entry_of(declared: Declared) -> CronEntry:
+    return CronEntry(
+        declared.name,
+        declared.expression,
+        "work",
+        timezone_name=declared.zone,
+        misfire=declared.misfire,  # type: ignore[arg-type]  # one of the Literal's words
+        overlap=declared.overlap,  # type: ignore[arg-type]  # the same
+    )
+
+
+def said(call: Any) -> object:
+    """Return what a call answers, or the error it raises."""
+    try:
+        return call()
+    except CronNotFoundError as error:
+        return str(error)

@@ -1,0 +1,26 @@
+"""Each tick of a cron entry is fired once, whoever starts, dies, pauses or sets the clock."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+from property_tests.machines.cron import Cron
+
+from roost.testing.cron_table import CLOCK
+
+
+@pytest.fixture
+def cron_dsn(dsn: str) -> str:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(CLOCK)
+    return dsn
+
+
+def test_every_tick_is_fired_as_the_model_says(cron_dsn: str) -> None:
+    class CronHere(Cron):
+        def __init__(self) -> None:
+            super().__init__(cron_dsn)
+
+    run_state_machine_as_test(CronHere, settings=settings(stateful_step_count=40))
