@@ -8,17 +8,21 @@ from typing import TypeVar
 
 import anyio
 
-from roost.cli.options import Backend
+from roost.cli.options import Backend, Driver
 from roost.exceptions import InvalidSettingError
 
 T = TypeVar("T")
 
 
-def check_backend(backend: Backend, *, uvloop: bool = False) -> None:
+def check_backend(backend: Backend, *, uvloop: bool = False, driver: Driver | None = None) -> None:
     """Make sure that the loop is there.
 
-    :raises InvalidSettingError: its package is missing, or uvloop is asked for on trio.
+    :raises InvalidSettingError: its package is missing, or uvloop or asyncpg is asked for on trio.
     """
+    if driver is Driver.ASYNCPG and backend is not Backend.ASYNCIO:
+        raise InvalidSettingError(
+            f"--driver asyncpg runs on asyncio and can't be used on {backend}"
+        )
     if uvloop and backend is not Backend.ASYNCIO:
         raise InvalidSettingError(f"--uvloop is a loop of asyncio and can't be used on {backend}")
     needed = "uvloop" if uvloop else backend.value

@@ -38,6 +38,13 @@ class Backend(StrEnum):
     TRIO = "trio"
 
 
+class Driver(StrEnum):
+    """The drivers that reach the database."""
+
+    PSYCOPG = "psycopg"
+    ASYNCPG = "asyncpg"
+
+
 class LogLevel(StrEnum):
     """The least important messages to show."""
 
@@ -48,6 +55,15 @@ class LogLevel(StrEnum):
 
 
 ChosenBackend = Annotated[Backend, typer.Option("--backend", help="The event loop to run on.")]
+ChosenDriver = Annotated[
+    Driver | None,
+    typer.Option(
+        "--driver",
+        help="What to reach the database with; asyncpg runs on asyncio only. Default: what the "
+        "DSN says, such as postgresql+asyncpg://, else psycopg.",
+        show_default=False,
+    ),
+]
 
 
 def resolve_dsn(given: str | None, environment: Mapping[str, str] = os.environ) -> str:

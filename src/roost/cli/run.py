@@ -23,6 +23,7 @@ from roost.cli.modules import load_registry
 from roost.cli.options import (
     Backend,
     ChosenBackend,
+    ChosenDriver,
     Dsn,
     LogLevel,
     resolve_dsn,
@@ -53,6 +54,7 @@ def run(
     dsn: Dsn = None,
     backend: ChosenBackend = Backend.ASYNCIO,
     uvloop: Annotated[bool, typer.Option("--uvloop", help="Use uvloop, on asyncio.")] = False,
+    driver: ChosenDriver = None,
     once: Annotated[
         bool, typer.Option("--once", help="Run what is available now, then exit.")
     ] = False,
@@ -71,10 +73,11 @@ def run(
     """
     # Until there is something to stop in order; as a container's first process it has no default.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    check_backend(backend, uvloop=uvloop)
+    check_backend(backend, uvloop=uvloop, driver=driver)
     address = resolve_dsn(dsn)
     configure(log_level, as_json=log_json)
-    worker = Worker(address, registry=load_registry(module), queues=queue, **settings)
+    registry = load_registry(module)
+    worker = Worker(address, registry=registry, driver=driver, queues=queue, **settings)
     watchdog = Watchdog(partial(_hand_back, worker, address))
     crash = run_on(
         backend,
