@@ -23,20 +23,31 @@ _DEFAULTS = {
 }
 
 
+_NOT_PREPARED = re.compile(r"(?P<before>[?&\s]|^)statement_cache_size\s*=\s*(?P<size>\d+)&?")
+
+
 def connection_parameters(dsn: str, *, application_name: str) -> dict[str, Any]:
     """Return libpq's parameters for ``dsn``; what it does not set gets Roost's defaults.
+
+    asyncpg's ``statement_cache_size=0`` is understood too: prepare no statement, which a pooler
+    needs that can't keep them apart. Other sizes are left to psycopg.
 
     :param dsn: ``postgresql://``, ``postgres://``, those with ``+psycopg`` or ``+asyncpg``, or
         ``key=value`` …
     :raises InvalidSettingError: it can't be read; the message does not quote it.
     """
+    cache = _NOT_PREPARED.search(dsn)
+    dsn = _NOT_PREPARED.sub(r"\g<before>", dsn)
     try:
         given = conninfo_to_dict(_SCHEME.sub("postgresql://", dsn))
     except (psycopg.Error, ValueError) as error:
         # libpq quotes parts of the DSN, which may be the password.
         reason = re.sub(r'".*"', '"…"', str(error), flags=re.DOTALL).strip()
         raise InvalidSettingError(f"the DSN can't be read: {reason}") from None
-    return {**_DEFAULTS, "application_name": application_name, **given}
+    parameters: dict[str, Any] = {**_DEFAULTS, "application_name": application_name, **given}
+    if cache and int(cache["size"]) == 0:
+        parameters["prepare_threshold"] = None
+    return parameters
 
 
 def adapt_values(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:

@@ -29,7 +29,9 @@ def connect(
     """
     parameters = connection_parameters(dsn, application_name=application_name)
     try:
-        raw = psycopg.connect(autocommit=True, prepare_threshold=prepare_threshold, **parameters)
+        raw = psycopg.connect(
+            autocommit=True, **{"prepare_threshold": prepare_threshold, **parameters}
+        )
     except (psycopg.Error, OSError, UnicodeError) as error:
         raise translate(error) from error
     adapt_values(raw)

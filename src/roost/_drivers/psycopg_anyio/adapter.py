@@ -39,7 +39,7 @@ class PsycopgConnection:
         """
         try:
             raw = await AnyioConnection.connect(
-                autocommit=True, prepare_threshold=prepare_threshold, **parameters
+                autocommit=True, **{"prepare_threshold": prepare_threshold, **parameters}
             )
         except (psycopg.Error, OSError, UnicodeError) as error:
             raise translate(error) from error

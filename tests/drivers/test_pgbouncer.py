@@ -1,0 +1,163 @@
+"""Behind PgBouncer in transaction mode: clients enqueue, and workers find jobs by asking.
+
+Debian's PgBouncer is older than 1.21 and knows nothing of prepared statements, so the DSN says
+``statement_cache_size=0``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import anyio
+import pytest
+
+from roost import AsyncRoost, HandlerRegistry, JobInsert, Roost, job
+from roost._drivers.psycopg_setup import connection_parameters
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
+
+CONFIG = """
+[databases]
+* = host={host} port={port} user={user}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen_port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 3
+ignore_startup_parameters = extra_float_digits
+logfile = {log}
+pidfile =
+"""
+
+
+@pytest.fixture
+def pooled_dsn(dsn: str, tmp_path: Path) -> Iterator[str]:
+    """Yield a DSN that leads through PgBouncer to the test's database."""
+    if PROGRAM is None:
+        pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
+    parts = urlsplit(dsn)
+    query = parse_qs(parts.query)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen_port = free.getsockname()[1]
+    # It refuses to be root: it runs as who owns the server's socket, and reads its files as that.
+    own = Path(os.environ.get("TMPDIR", "/tmp")) / f"roost-pgbouncer-{os.getpid()}-{listen_port}"
+    own.mkdir(mode=0o777)
+    own.chmod(0o777)
+    config = own / "pgbouncer.ini"
+    host = query.get("host", [parts.hostname or "127.0.0.1"])[0]
+    port = query.get("port", [str(parts.port or 5432)])[0]
+    config.write_text(
+        CONFIG.format(
+            host=host,
+            port=port,
+            user=parts.username or "postgres",
+            listen_port=listen_port,
+            log=own / "log",
+        )
+    )
+    somebody: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        owner = Path(host).stat().st_uid if host.startswith("/") else 0
+        somebody = {"user": owner or "nobody", "extra_groups": []}
+    with subprocess.Popen(
+        [PROGRAM, str(config)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **somebody,
+    ) as process:
+        try:
+            wait_for_port(listen_port, process)
+            yield (
+                f"postgresql://{parts.username or 'postgres'}@127.0.0.1:{listen_port}"
+                f"{parts.path}?statement_cache_size=0"
+            )
+        finally:
+            process.terminate()
+            process.wait(10)
+            shutil.rmtree(own)
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert process.poll() is None, "pgbouncer has ended"
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        else:
+            return
+
+
+def test_the_blocking_client_enqueues_from_many_threads(pooled_dsn: str, table: JobTable) -> None:
+    with Roost(pooled_dsn) as client, ThreadPoolExecutor(8) as threads:
+        ids = list(threads.map(lambda n: client.enqueue("work", args={"n": n}), range(80)))
+        assert client.enqueue("child", depends_on=ids[:2]) > 0
+        assert client.get(ids[0]).args == {"n": 0}
+    assert table.states() == {"available": 81}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_the_async_client_enqueues_and_a_worker_finds_the_jobs(
+    pooled_dsn: str,
+    table: JobTable,
+    registry: HandlerRegistry,
+    driver: str,
+    anyio_backend_name: str,
+) -> None:
+    if driver == "asyncpg" and anyio_backend_name == "trio":
+        pytest.skip("asyncpg is for asyncio")
+
+    @job("work", registry=registry)
+    async def work(n: int) -> int:
+        return n + 1
+
+    client = AsyncRoost(pooled_dsn, registry=registry, driver=driver)
+    async with client, working(client.worker(poll_interval=0.1, concurrency=10)):
+        async with anyio.create_task_group() as group:
+            for number in range(30):
+                group.start_soon(partial(client.enqueue, work, args={"n": number}))
+        async with client.transaction() as conn:
+            await client.enqueue_many([JobInsert("work", {"n": n}) for n in range(20)], conn=conn)
+            job_id = await client.enqueue(work, args={"n": 6}, conn=conn)
+        outcome = await client.wait_for(job_id, timeout=20, poll_interval=0.1)
+        assert outcome.result == 7
+        with anyio.fail_after(20):
+            while table.states() != {"completed": 51}:
+                await anyio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "prepared"),
+    [
+        ("postgresql://h/d?statement_cache_size=0", False),
+        ("postgresql://h/d?statement_cache_size=0&connect_timeout=3", False),
+        ("postgresql://h/d?connect_timeout=3&statement_cache_size=0", False),
+        ("postgresql://h/d?connect_timeout=3&statement_cache_size=100", True),
+        ("host=h statement_cache_size=0 dbname=d connect_timeout=3", False),
+        ("host=h dbname=d connect_timeout=3", True),
+    ],
+)
+def test_a_dsn_says_whether_statements_are_prepared(dsn: str, *, prepared: bool) -> None:
+    parameters = connection_parameters(dsn, application_name="test")
+    assert ("prepare_threshold" not in parameters) is prepared
+    assert (parameters["host"], parameters["dbname"]) == ("h", "d")
+    assert parameters["connect_timeout"] == ("3" if "timeout" in dsn else "10")
