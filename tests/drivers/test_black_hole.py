@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -10,13 +10,18 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from roost._drivers import base
-from roost._drivers.psycopg_anyio import PsycopgDriver, connection
+from roost._drivers.asyncpg import AsyncpgDriver
+from roost._drivers.asyncpg import connection as asyncpg_connection
+from roost._drivers.psycopg_anyio import PsycopgDriver
+from roost._drivers.psycopg_anyio import connection as psycopg_connection
 from roost._ops.query import Op
 from roost.exceptions import DatabaseUnavailableError
 from roost.testing.conformance.cases import sql
 from roost.testing.proxy import Proxy, proxy_to
 
 pytestmark = pytest.mark.anyio
+
+MakeDriver = Callable[[str], PsycopgDriver | AsyncpgDriver]
 
 CLEANUP = 0.3  # seconds, in place of CLEANUP_TIMEOUT
 BOUND = 3.0  # seconds; far above the deadlines, far below tcp_user_timeout
@@ -33,21 +38,30 @@ async def proxied(dsn: str) -> AsyncIterator[tuple[Proxy, str]]:
 
 @pytest.fixture(autouse=True)
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "CLEANUP_TIMEOUT", CLEANUP)
+    for module in (psycopg_connection, asyncpg_connection):
+        monkeypatch.setattr(module, "CLEANUP_TIMEOUT", CLEANUP)
+
+
+@pytest.fixture(params=[PsycopgDriver, AsyncpgDriver])
+def make_driver(request: pytest.FixtureRequest, anyio_backend_name: str) -> MakeDriver:
+    if request.param is AsyncpgDriver and anyio_backend_name == "trio":
+        pytest.skip("asyncpg is asyncio's only")
+    driver: MakeDriver = request.param
+    return driver
 
 
 async def test_a_statement_ends_at_its_deadline_and_the_pool_gives_a_fresh_connection(
-    empty_dsn: str,
+    empty_dsn: str, make_driver: MakeDriver
 ) -> None:
     async with proxied(empty_dsn) as (proxy, dsn):
-        pool = PsycopgDriver(dsn).pool(max_size=1)
+        pool = make_driver(dsn).pool(max_size=1)
         async with pool.acquire() as lost:
             await lost.fetch(sql("select 1"))
             proxy.swallow()
             with anyio.fail_after(BOUND), anyio.move_on_after(0.1) as scope:
                 await lost.fetch(sql("select 1"))
             assert scope.cancelled_caught
-            assert lost.raw.closed
+            assert not lost.is_idle()
         proxy.forward()
         async with pool.acquire(timeout=BOUND) as fresh:
             assert fresh is not lost
@@ -55,36 +69,40 @@ async def test_a_statement_ends_at_its_deadline_and_the_pool_gives_a_fresh_conne
         await pool.aclose()
 
 
-async def test_a_commit_ends_at_its_deadline_and_closes_the_connection(empty_dsn: str) -> None:
+async def test_a_commit_ends_at_its_deadline_and_closes_the_connection(
+    empty_dsn: str, make_driver: MakeDriver
+) -> None:
     async with proxied(empty_dsn) as (proxy, dsn):
-        pool = PsycopgDriver(dsn).pool(max_size=1)
+        pool = make_driver(dsn).pool(max_size=1)
         with anyio.fail_after(BOUND), anyio.move_on_after(0.2) as scope:
             async with pool.acquire() as lost, lost.transaction():
                 await lost.fetch(sql("select 1"))
                 proxy.swallow()
         assert scope.cancelled_caught
-        assert lost.raw.closed
+        assert not lost.is_idle()
         assert pool.size == 0
         await pool.aclose()
 
 
-async def test_a_rollback_after_a_cancel_ends_in_bounded_time(empty_dsn: str) -> None:
+async def test_a_rollback_after_a_cancel_ends_in_bounded_time(
+    empty_dsn: str, make_driver: MakeDriver
+) -> None:
     async with proxied(empty_dsn) as (proxy, dsn):
-        pool = PsycopgDriver(dsn).pool(max_size=1)
+        pool = make_driver(dsn).pool(max_size=1)
         with anyio.fail_after(BOUND), anyio.move_on_after(0.2):
             async with pool.acquire() as lost, lost.transaction():
                 await lost.fetch(sql("select 1"))
                 proxy.swallow()
                 await anyio.sleep_forever()
-        assert lost.raw.closed
+        assert not lost.is_idle()
         assert pool.size == 0
         await pool.aclose()
 
 
-async def test_connecting_ends_at_the_timeout(empty_dsn: str) -> None:
+async def test_connecting_ends_at_the_timeout(empty_dsn: str, make_driver: MakeDriver) -> None:
     async with proxied(empty_dsn) as (proxy, dsn):
         proxy.swallow()
-        pool = PsycopgDriver(dsn).pool(max_size=1)
+        pool = make_driver(dsn).pool(max_size=1)
         with anyio.fail_after(BOUND), pytest.raises(DatabaseUnavailableError):
             async with pool.acquire(timeout=0.1):
                 pass
@@ -94,10 +112,12 @@ async def test_connecting_ends_at_the_timeout(empty_dsn: str) -> None:
         await pool.aclose()
 
 
-async def test_a_probe_under_a_deadline_finds_a_dead_listener(empty_dsn: str) -> None:
+async def test_a_probe_under_a_deadline_finds_a_dead_listener(
+    empty_dsn: str, make_driver: MakeDriver
+) -> None:
     async with (
         proxied(empty_dsn) as (proxy, dsn),
-        PsycopgDriver(dsn).listener(["c"]) as listener,
+        make_driver(dsn).listener(["c"]) as listener,
     ):
         await listener.probe()
         proxy.swallow()
@@ -108,12 +128,14 @@ async def test_a_probe_under_a_deadline_finds_a_dead_listener(empty_dsn: str) ->
             await listener.receive()
 
 
-async def test_the_runner_reports_a_silent_database(empty_dsn: str) -> None:
+async def test_the_runner_reports_a_silent_database(
+    empty_dsn: str, make_driver: MakeDriver
+) -> None:
     def operation() -> Op[None]:
         yield sql("select 1")
 
     async with proxied(empty_dsn) as (proxy, dsn):
-        pool = PsycopgDriver(dsn).pool(max_size=1)
+        pool = make_driver(dsn).pool(max_size=1)
         async with pool.acquire() as lost:
             proxy.swallow()
             with anyio.fail_after(BOUND), pytest.raises(DatabaseUnavailableError):

@@ -55,6 +55,8 @@ class AsyncpgConnection:
                     "application_name": parameters.application_name or application_name
                 },
             )
+        except asyncpg.ClientConfigurationError as error:
+            raise InvalidSettingError(f"the DSN can't be used: {error}") from None
         except ERRORS as error:
             raise translate(error) from error
         except ValueError:  # quotes what it could not read, which may be the password
@@ -83,7 +85,7 @@ class AsyncpgConnection:
         """Commit on a clean exit, roll back on an error or a cancel; nested, it is a savepoint."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         name = f"roost_{self._depth}"
-        if self._depth or self.raw.is_in_transaction():
+        if self._in_transaction():
             begin, commit = f"savepoint {name}", f"release savepoint {name}"
             undo = f"rollback to savepoint {name}; release savepoint {name}"
         else:
@@ -110,7 +112,7 @@ class AsyncpgConnection:
 
     def is_idle(self) -> bool:
         """Say whether it is open, in no transaction and without a statement in flight."""
-        return not self.raw.is_closed() and not self.raw.is_in_transaction()
+        return not self.raw.is_closed() and not self._in_transaction()
 
     async def clean(self) -> None:
         """Roll back what its user left open, within ``CLEANUP_TIMEOUT`` seconds, or close."""
@@ -128,16 +130,22 @@ class AsyncpgConnection:
         except ERRORS as error:
             raise self._translated(error, command) from error
         except BaseException:
-            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
-                await asyncio.wait([execution])
+            execution.add_done_callback(_forget)
+            try:
+                with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                    await asyncio.wait([execution])
+            finally:
+                if not execution.done():
+                    self.raw.terminate()  # which also ends the execution
             raise
-        finally:
-            if not execution.done():
-                self.raw.terminate()
 
     async def _undo(self, command: str) -> None:
-        if not self.raw.is_closed() and self.raw.is_in_transaction():
+        if self._in_transaction():
             await self._finish(command)
+
+    def _in_transaction(self) -> bool:
+        # A closed connection has forgotten it.
+        return not self.raw.is_closed() and bool(self.raw.is_in_transaction())
 
     async def _finish(self, command: str) -> None:
         """Wait for what is being cancelled, run ``command``, or close the connection.
@@ -160,6 +168,12 @@ class AsyncpgConnection:
         if isinstance(error, asyncpg.InternalClientError):
             self.raw.terminate()  # whatever it was, the connection can't be trusted
         return translate(error, statement=name, closed=self.raw.is_closed())
+
+
+def _forget(execution: asyncio.Future[object]) -> None:
+    """Look at what became of it, so that asyncio doesn't report that nobody did."""
+    if not execution.cancelled():
+        execution.exception()
 
 
 def _check_loop() -> None:
