@@ -136,9 +136,9 @@ def test_an_inner_block_that_is_rolled_back_takes_its_jobs_with_it(
 ) -> None:
     with Roost(dsn) as client, transaction.atomic():
         kept = client.enqueue("work", conn=connection)
-        inner = transaction.savepoint()
-        client.enqueue("work", conn=connection)
-        transaction.savepoint_rollback(inner)
+        with transaction.atomic():
+            client.enqueue("work", conn=connection)
+            transaction.set_rollback(True)
     assert [row[0] for row in table.rows("select id from roost.jobs")] == [kept]
 
 
