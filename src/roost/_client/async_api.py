@@ -118,7 +118,8 @@ class AsyncRoost(AsyncAdmin):
         :param depends_on: ids of jobs that must be completed first; when one of them is discarded
             or cancelled, so is this one. One that isn't committed yet is waited for.
         :param metadata: JSON that isn't handler input: trace ids, tenant ids.
-        :param conn: a psycopg ``AsyncConnection`` in a transaction.
+        :param conn: a connection or session in a transaction: psycopg's, asyncpg's, SQLAlchemy's
+            async ones, or of a kind that `register_connection_adapter` was told of.
         :param transactional: ``False`` accepts a ``conn`` that commits by itself.
         :raises InvalidJobError: a value can't be stored; the database was not touched.
         :raises DuplicateUniqueJobError: an active job has the key; the transaction goes on.
