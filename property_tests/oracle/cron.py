@@ -21,7 +21,8 @@ PERIODS = {
     "0 * * * *": 3600,
 }
 ON_TIME = timedelta(seconds=10)
-MOST = 100
+MOST = 6
+"""Missed ticks that are made up for; Roost's own hundred would only make the machine slow."""
 
 
 @attrs.frozen
