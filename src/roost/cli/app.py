@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from roost.cli import schema
+from roost.cli import cron, schema
 from roost.cli.demo import demo
 from roost.cli.run import run
 from roost.exceptions import InvalidSettingError, RoostError
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command()(run)
 app.command()(schema.init)
 app.command()(demo)
+app.add_typer(cron.app, name="cron")
 app.add_typer(schema.migrate, name="migrate")
 
 
