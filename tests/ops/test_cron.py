@@ -257,11 +257,18 @@ def test_a_declaration_that_stops_half_way_is_made_good_by_the_next(
 def test_an_entry_that_changes_after_it_was_read_is_left_alone(
     hand: CronTable, rival: CronTable
 ) -> None:
+    def declare_at_noon(one: CronEntry) -> None:
+        rival.clock(NOON)
+        rival.declare(one)
+
     changes: list[Callable[[], object]] = [
         lambda: rival.run(cron.pause("it")),
         lambda: rival.declare(entry("*/5 * * * *")),
         lambda: rival.declare(entry(timezone_name="Asia/Tokyo")),
         lambda: rival.fire("it"),
+        # The next tick is the same, by a clock that was set back.
+        lambda: declare_at_noon(entry("*/1 * * * *")),
+        lambda: declare_at_noon(entry(timezone_name="Asia/Tokyo")),
     ]
     for change in changes:
         hand.script("truncate roost.cron, roost.jobs restart identity")
