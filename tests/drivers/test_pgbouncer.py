@@ -23,6 +23,7 @@ import pytest
 
 from roost import AsyncRoost, HandlerRegistry, JobInsert, Roost, job
 from roost._drivers.psycopg_setup import connection_parameters
+from roost._worker.lanes import listen
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
 
@@ -142,6 +143,36 @@ async def test_the_async_client_enqueues_and_a_worker_finds_the_jobs(
         assert outcome.result == 7
         with anyio.fail_after(20):
             while table.states() != {"completed": 51}:
+                await anyio.sleep(0.02)
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_hears_nothing_knows_it_and_asks(
+    pooled_dsn: str,
+    table: JobTable,
+    registry: HandlerRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(listen, "PROBE_TIMEOUT", 0.5)
+    started = anyio.Event()
+
+    @job("long", registry=registry)
+    async def long() -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    client = AsyncRoost(pooled_dsn, registry=registry)
+    worker = client.worker(poll_interval=0.1, heartbeat_interval=100)
+    with anyio.fail_after(20):
+        async with client, working(worker):
+            job_id = await client.enqueue(long)
+            await started.wait()
+            while "notifications don't arrive" not in caplog.text:
+                await anyio.sleep(0.02)
+            # With the next heartbeat it would take 100 s.
+            assert await client.cancel(job_id)
+            while table.get(job_id).state != "cancelled":
                 await anyio.sleep(0.02)
 
 

@@ -26,7 +26,7 @@ class PsycopgSyncPool:
         self._max_size = max_size
         self._application_name = application_name
         self._begin()
-        self._closed = False
+        self._ended = False
 
     @contextmanager
     def acquire(self, *, timeout: float = 30.0) -> Iterator[SyncConnection]:
@@ -37,7 +37,7 @@ class PsycopgSyncPool:
         """
         if self._pid != os.getpid():
             self._begin()
-        if self._closed:
+        if self._ended:
             raise ClosedError("this client was closed")
         free = self._free
         if not free.acquire(timeout=timeout):
@@ -55,7 +55,7 @@ class PsycopgSyncPool:
 
     def close(self) -> None:
         """Close every idle connection now and each borrowed one when it comes back."""
-        self._closed = True
+        self._ended = True
         while self._idle:
             self._idle.pop().close()
 
@@ -76,7 +76,7 @@ class PsycopgSyncPool:
 
     def _give_back(self, connection: SyncConnection) -> None:
         idle = connection.raw.info.transaction_status == pq.TransactionStatus.IDLE
-        if idle and not self._closed and not connection.raw.closed:
+        if idle and not self._ended and not connection.raw.closed:
             self._idle.append(connection)
         else:
             connection.close()

@@ -84,6 +84,9 @@ def complete_now(lease: Lease, result: str) -> Op[None]:
 
     :raises LeaseLostError: the lease does not hold.
     """
+    held = yield Query(_SQL["hold_lease"], (lease.job_id, lease.worker_id, lease.lease_no))
+    if not held:
+        raise LeaseLostError(f"job {lease.job_id} is not this worker's any more")
     verdict = Verdict(lease, Event.COMPLETE, result=result)
     for with_children in (False, True):
         _, completed, _ = yield from _write([verdict], error_cap=1, with_children=with_children)

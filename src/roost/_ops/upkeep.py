@@ -25,6 +25,11 @@ class Rescued:
     state: JobState
 
 
+def notify_probe(payload: str) -> Op[None]:
+    """Send what a listener waits to hear."""
+    yield Query(_SQL["notify_probe"], (payload,))
+
+
 def discard_plans() -> Op[None]:
     """Let this connection plan its statements anew; 0.2 ms."""
     yield Query(_SQL["discard_plans"])

@@ -142,6 +142,17 @@ where job.state = 'executing';
 -- $1 milliseconds, for the rest of the transaction: a child that somebody holds is not waited for.
 select set_config('lock_timeout', $1::text, true);
 
+-- name: hold_lease
+-- $1 id, $2 worker id, $3 lease number. Waits for whoever has the row, an enqueue of a child for
+-- instance, and keeps it until the transaction ends.
+select job.id
+from roost.jobs as job
+where job.id = $1::bigint
+    and job.worker_id = $2::bigint
+    and job.lease_no = $3::integer
+    and job.state = 'executing'
+for update of job;
+
 -- name: release_children
 -- $1 parents that were completed, whose rows this transaction has locked: no child can be added to
 -- them any more.

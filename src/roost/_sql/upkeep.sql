@@ -1,3 +1,7 @@
+-- name: notify_probe
+-- $1: what a listener waits to hear, to know that it hears.
+select pg_notify('roost_probe', $1::text);
+
 -- name: discard_plans
 -- A plan that was cached while the table was empty scans it, and is kept until it is analysed.
 discard plans;

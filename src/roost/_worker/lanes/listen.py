@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Sequence
 
 import anyio
 from anyio.abc import TaskStatus
 
-from roost._drivers.base import Listener
+from roost._drivers.base import Listener, Notification
+from roost._ops.upkeep import notify_probe
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
 logger = logging.getLogger("roost.worker.listen")
 
-JOBS, CANCEL, CRON = "roost_jobs", "roost_cancel", "roost_cron"
-"""Channels. Payloads: a queue's name; ``<job id>:<lease number>``; an entry's name."""
+JOBS, CANCEL, CRON, PROBE = "roost_jobs", "roost_cancel", "roost_cron", "roost_probe"
+"""Channels. Payloads: a queue's name; ``<job id>:<lease number>``; an entry's name; a probe's."""
 PROBE_INTERVAL = 30.0
-"""Seconds of silence after which the connection is asked whether it still lives."""
+"""Seconds of silence after which the connection is asked whether it still hears."""
 PROBE_TIMEOUT = 10.0
+DEAF_DELAY = 60.0
+"""Seconds before a connection is opened again that answered but heard nothing."""
+
+
+class _DeafError(DatabaseUnavailableError):
+    """The connection answers, but notifications don't arrive."""
 
 
 class ListenLane:
@@ -27,6 +36,7 @@ class ListenLane:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._tokens = itertools.count(1)
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Listen until cancelled, connecting again whenever the connection is lost.
@@ -34,48 +44,75 @@ class ListenLane:
         Ready after the first try, successful or not: a worker without it still works.
         """
         while True:
+            delay = self._runtime.settings.listen_reconnect_delay
             try:
                 async with self._runtime.driver.listener(
-                    [JOBS, CANCEL, CRON], application_name=f"roost listen {self._runtime.name}"
+                    [JOBS, CANCEL, CRON, PROBE],
+                    application_name=f"roost listen {self._runtime.name}",
                 ) as listener:
                     task_status.started()
                     # Whatever was announced while nobody listened.
+                    self._wake_all()
+                    await self._check(listener)
                     self._runtime.listening = True
-                    self._runtime.look_again()
-                    self._runtime.control_wake.set()
-                    self._runtime.cron_wake.set()
                     while True:
                         await self.once(listener)
+            except _DeafError:
+                delay = DEAF_DELAY
+                logger.error(  # noqa: TRY400  (there is no more to say)
+                    "notifications don't arrive, polling only: is there a pooler in transaction "
+                    "mode in front of Postgres?"
+                )
             except DatabaseUnavailableError as error:
                 logger.warning("not listening, polling only", extra={"error": str(error)})
             finally:
                 self._runtime.listening = False
                 self._runtime.control_wake.set()
             task_status.started()
-            await anyio.sleep(self._runtime.settings.listen_reconnect_delay)
+            await anyio.sleep(delay)
 
     async def once(self, listener: Listener) -> None:
-        """Pass one bunch of notifications on, or, after a long silence, probe the connection.
+        """Pass one bunch of notifications on, or, after a long silence, check the connection.
 
-        :raises DatabaseUnavailableError: it is dead.
+        :raises DatabaseUnavailableError: it is dead, or deaf.
         """
         heard = None
         with anyio.move_on_after(PROBE_INTERVAL):
             heard = await listener.receive()
         if heard is None:
-            with anyio.move_on_after(PROBE_TIMEOUT) as probe:
-                await listener.probe()
-            if probe.cancelled_caught:
-                raise DatabaseUnavailableError("the listening connection does not answer")
-            return
+            await self._check(listener)
+        else:
+            self._pass_on(heard)
+
+    async def _check(self, listener: Listener) -> None:
+        """Send a notification and wait to hear it: a connection that answers may still be deaf."""
+        token = f"{self._runtime.name} {next(self._tokens)}"
+        with anyio.move_on_after(PROBE_TIMEOUT):
+            await self._runtime.call_in_background(notify_probe(token), timeout=PROBE_TIMEOUT)
+            while True:
+                heard = await listener.receive()
+                self._pass_on(heard)
+                if Notification(PROBE, token) in heard:
+                    return
+        with anyio.move_on_after(PROBE_TIMEOUT):
+            await listener.probe()
+            raise _DeafError("notifications don't arrive")
+        raise DatabaseUnavailableError("the listening connection does not answer")
+
+    def _pass_on(self, heard: Sequence[Notification]) -> None:
         queues = self._runtime.settings.queues
         for notification in heard:
             if notification.channel == CANCEL:
                 self._cancel(notification.payload)
             elif notification.channel == CRON:
                 self._runtime.cron_wake.set()
-            elif notification.payload in queues:
+            elif notification.channel == JOBS and notification.payload in queues:
                 self._runtime.look_again()
+
+    def _wake_all(self) -> None:
+        self._runtime.look_again()
+        self._runtime.control_wake.set()
+        self._runtime.cron_wake.set()
 
     def _cancel(self, payload: str) -> None:
         try:
