@@ -103,9 +103,11 @@ def cron(
     :param handler_registry: where to register; default: the shared one.
     :param misfire: for ticks that nobody was there to fire: ``"skip"``, ``"last"`` or ``"all"``.
     :param jitter: spread each job's time over so many seconds after its tick.
-    :param overlap: ``"skip"`` fires nothing while the entry's last job has not ended.
+    :param overlap: ``"skip"`` fires nothing while the job of the last tick has not ended, and never
+        two jobs at once.
     :raises InvalidSettingError: a value is not valid; the message names the field.
-    :raises DuplicateTaskError: another function has an entry of that name.
+    :raises DuplicateTaskError: there is another entry of that name; a second entry of one function
+        needs a ``name``.
     """
 
     def register(func: F) -> F:
