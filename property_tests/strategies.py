@@ -46,8 +46,9 @@ def plain_jobs() -> st.SearchStrategy[NewJob]:
         NewJob,
         task=st.sampled_from(TASKS),
         queue=st.sampled_from(QUEUES),
-        priority=st.integers(0, 2),
+        priority=st.integers(0, 1),
         max_attempts=st.sampled_from([1, 2, 3, 3]),
+        due_in=st.sampled_from([None, -1, -60]),
     )
 
 

@@ -159,6 +159,20 @@ class Life(RuleBasedStateMachine):
         }
         self.both(Call("both_at_once", calls))
 
+    @precondition(lambda self: self.model.workers)
+    @rule(target=grants, data=st.data(), limit=st.integers(1, 3), first_commits=st.booleans())
+    def claim_what_there_is_twice(
+        self, data: st.DataObject, limit: int, first_commits: bool
+    ) -> MultipleResults[Grant]:
+        living = st.sampled_from(sorted(self.model.workers))
+        calls = {
+            "first": data.draw(strategies.greedy_claims(living, 1)),
+            "then": data.draw(strategies.greedy_claims(living, limit)),
+            "first_commits": first_commits,
+        }
+        answers = self.both(Call("both_at_once", calls))
+        return self.granted(*(answers if first_commits else answers[1:]))
+
     @precondition(lambda self: self.model.silent())
     @rule(target=grants, data=st.data(), first_commits=st.booleans())
     def claim_for_the_last_time(
@@ -271,12 +285,19 @@ class Life(RuleBasedStateMachine):
         return multiple(*grants)
 
     def late(self) -> list[Grant]:
-        """Return the leases that were lost and whose job has a new one."""
-        held = self.model.held()
-        running = {grant.lease.job_id for grant in held}
-        return [
-            grant for grant in self.given if grant.lease.job_id in running and grant not in held
+        """Return the leases that were lost and whose job runs again, on the same worker if any."""
+        held = {grant.lease.job_id: grant for grant in self.model.held()}
+        late = [
+            grant
+            for grant in self.given
+            if grant.lease.job_id in held and grant not in held.values()
         ]
+        again = [
+            grant
+            for grant in late
+            if grant.lease.worker_id == held[grant.lease.job_id].lease.worker_id
+        ]
+        return again or late
 
     def both(self, call: Call) -> Any:
         """Say ``call`` to both, compare, and return what Roost answered or raised."""
