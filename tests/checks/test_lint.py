@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,22 @@ def test_ruff_would_format_nothing() -> None:
 
 def test_mypy_accepts_all_types() -> None:
     passes("-m", "mypy", "--strict", *present())
+
+
+def test_pyright_reads_the_typed_calls() -> None:
+    pyright = shutil.which("pyright")
+    if pyright is None:
+        pytest.skip("pyright is not installed (npm install --global pyright)")
+    done = subprocess.run(
+        [pyright, "--pythonpath", sys.executable, "tests/types"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_imports_keep_to_the_layers() -> None:

@@ -26,8 +26,9 @@ def resize(path: str, *, width: int) -> bytes:
 def test_a_call_knows_its_result() -> None:
     assert_type(roost.call(resize, "a", width=1), TaskCall[bytes])
     assert_type(roost.call(resize, "a", width=1).options(queue="x"), TaskCall[bytes])
-    assert_type(roost.call(send, 1, subject="a"), TaskCall[Coroutine[Any, Any, str]])
-    assert roost.call(send, 1, subject="a").func is send
+    # Checkers differ in what a coroutine function returns; all know that it is a Coroutine.
+    awaited: TaskCall[Coroutine[Any, Any, str]] = roost.call(send, 1, subject="a")
+    assert awaited.func is send
 
 
 def test_wrong_arguments_are_found() -> None:

@@ -13,6 +13,7 @@ from roost.exceptions import InvalidJobError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class CallOptions(TypedDict, total=False):
@@ -30,7 +31,7 @@ class CallOptions(TypedDict, total=False):
 
 
 @attrs.frozen
-class TaskCall(Generic[R]):
+class TaskCall(Generic[R_co]):
     """A function and the arguments to call it with, accepted wherever a task is enqueued.
 
     Its type parameter is what the function returns; of an ``async def`` that is its coroutine. (Two
