@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
-from roost._drivers.asyncpg import AsyncpgDriver
+import anyio
+import asyncpg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from roost._drivers import select
+from roost._drivers.asyncpg import AsyncpgDriver, connection
+from roost._drivers.asyncpg.connection import AsyncpgConnection
+from roost._drivers.asyncpg.parameters import read_dsn
+from roost._drivers.asyncpg.sockets import socket_of
 from roost._drivers.base import AsyncDriver
+from roost._drivers.psycopg_sync import connect
+from roost._drivers.select import driver_for
+from roost._sql import STAGES, Statement, statements
+from roost.exceptions import DatabaseError, DatabaseUnavailableError, InvalidSettingError
 from roost.testing.conformance import AsyncDriverConformance
+from roost.testing.conformance.base import backends, until_gone
+from roost.testing.conformance.cases import sql
+from roost.testing.conformance.statements import StatementConformance
+from roost.testing.proxy import proxy_to
 
 pytestmark = pytest.mark.anyio
 
@@ -32,3 +53,270 @@ class TestAsyncpg(AsyncDriverConformance):
 
     def make_driver(self, dsn: str) -> AsyncDriver:
         return AsyncpgDriver(dsn)
+
+
+class TestAsyncpgWithoutPreparing(StatementConformance):
+    @pytest.fixture
+    def dsn(self, empty_dsn: str) -> str:
+        return empty_dsn
+
+    def make_driver(self, dsn: str) -> AsyncDriver:
+        return AsyncpgDriver(f"{dsn}{'&' if '?' in dsn else '?'}statement_cache_size=0")
+
+
+EVERY_STATEMENT = [
+    each
+    for stage in STAGES
+    for each in statements(stage).values()
+    if not each.name.endswith("_ledger")  # scripts
+]
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[AsyncpgConnection]:
+    one = await AsyncpgDriver(dsn).connect("worker")
+    try:
+        yield one
+    finally:
+        one.kill()
+
+
+@pytest.mark.parametrize("statement", EVERY_STATEMENT, ids=lambda statement: statement.name)
+async def test_no_statement_returns_what_asyncpg_would_decode_in_its_own_way(
+    dsn: str, statement: Statement
+) -> None:
+    async with connected(dsn) as one:
+        prepared = await one.raw.prepare(statement.text)
+        returned = {attribute.type.name for attribute in prepared.get_attributes()}
+        taken = {parameter.name for parameter in prepared.get_parameters()}
+    assert not (returned | taken) & {"json", "jsonb", "interval", "numeric", "uuid", "record"}
+
+
+async def test_native_cancels_leave_the_connection_usable_or_closed(empty_dsn: str) -> None:
+    lent = AsyncpgDriver(empty_dsn).pool(max_size=1, application_name="native")
+
+    async def use() -> None:
+        async with lent.acquire() as one, one.transaction():
+            # After a second cancel nobody can wait for the server's answer any more: it runs on.
+            await one.fetch(sql("select pg_sleep(2)"))
+
+    with connect(empty_dsn) as observer:
+        for cancels in (1, 2, 3):
+            task = asyncio.ensure_future(use())
+            while not backends(observer, "native", state="active"):
+                await asyncio.sleep(0.005)
+            for _ in range(cancels):
+                task.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with lent.acquire(timeout=5) as one:
+                assert list(await one.fetch(sql("select 1"))) == [(1,)]
+        await lent.aclose()
+        await until_gone(observer, "native")
+
+
+async def test_a_cancel_request_that_never_arrives_closes_the_connection(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lose(**_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncpg.connect_utils, "_cancel", lose)
+    monkeypatch.setattr(connection, "CLEANUP_TIMEOUT", 0.1)
+    lent = AsyncpgDriver(empty_dsn).pool(max_size=1)
+    async with lent.acquire() as one:
+        with anyio.fail_after(5), anyio.move_on_after(0.02) as scope:
+            await one.fetch(sql("select pg_sleep(1)"))
+        assert scope.cancelled_caught
+        assert not one.is_idle()
+        with pytest.raises(DatabaseUnavailableError):
+            await one.fetch(sql("select 1"))
+        with pytest.raises(DatabaseUnavailableError):
+            async with one.transaction():
+                pytest.fail("a transaction on a closed connection")
+    assert lent.size == 0
+    await lent.aclose()
+
+
+async def test_a_transaction_that_its_user_began_is_nested_into(empty_dsn: str) -> None:
+    async with connected(empty_dsn) as one:
+        await one.fetch(sql("create table t (n int)"))
+        await one.raw.execute("begin; insert into t values (1)")
+        with pytest.raises(DatabaseError):
+            async with one.transaction():
+                await one.fetch(sql("insert into t values (2), (1 / (select 0))"))
+        await one.raw.execute("commit")
+        assert list(await one.fetch(sql("select n from t"))) == [(1,)]
+
+
+async def test_a_changed_table_is_temporary_in_a_transaction_and_no_matter_outside(
+    empty_dsn: str,
+) -> None:
+    query = sql("select * from t")
+    with connect(empty_dsn) as other:
+        other.fetch(sql("create table t (n int)"))
+        async with connected(empty_dsn) as one:
+            await one.fetch(query)
+            other.fetch(sql("alter table t add a text"))
+            assert list(await one.fetch(query)) == []
+            other.fetch(sql("alter table t add b text"))
+            with pytest.raises(DatabaseUnavailableError) as refusal:
+                async with one.transaction():
+                    await one.fetch(query)
+            assert refusal.value.sqlstate == "0A000"
+            async with one.transaction():
+                assert list(await one.fetch(query)) == []
+
+
+async def test_what_asyncpg_refuses_to_send_is_a_permanent_error(empty_dsn: str) -> None:
+    async with connected(empty_dsn) as one:
+        for params, state in (((2**70,), "22003"), (("x",), "22000"), ((), None)):
+            with pytest.raises(DatabaseError) as refusal:
+                await one.fetch(sql("select $1::bigint", *params))
+            assert not isinstance(refusal.value, DatabaseUnavailableError)
+            assert refusal.value.sqlstate == state
+        assert one.is_idle()
+
+
+@pytest.mark.parametrize(
+    ("change", "sqlstate"), [({"dbname": "nowhere"}, "3D000"), ({"user": "nobody"}, "28000")]
+)
+async def test_a_refused_login_is_permanent(
+    empty_dsn: str, change: dict[str, str], sqlstate: str
+) -> None:
+    dsn = make_conninfo(empty_dsn, password="hush", **change)
+    with pytest.raises(DatabaseError) as refusal:
+        await AsyncpgDriver(dsn).connect()
+    assert not isinstance(refusal.value, DatabaseUnavailableError)
+    assert refusal.value.sqlstate == sqlstate
+    assert "hush" not in repr(refusal.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1,127.0.0.1", "/nowhere"])
+async def test_an_unreachable_server_is_temporary(host: str) -> None:
+    lent = AsyncpgDriver(f"host={host} port=1 user=u password=hush dbname=d").pool(max_size=1)
+    for _ in range(2):
+        with pytest.raises(DatabaseUnavailableError) as refusal:
+            async with lent.acquire(timeout=5):
+                pass
+        assert "hush" not in str(refusal.value)
+    assert lent.size == 0
+    await lent.aclose()
+
+
+async def test_a_server_of_the_wrong_kind_is_temporary(empty_dsn: str) -> None:
+    with pytest.raises(DatabaseUnavailableError):
+        await AsyncpgDriver(make_conninfo(empty_dsn, target_session_attrs="standby")).connect()
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 64, "ü" * 32])
+async def test_a_channel_that_postgres_would_change_is_refused(empty_dsn: str, name: str) -> None:
+    with pytest.raises(InvalidSettingError):
+        async with AsyncpgDriver(empty_dsn).listener([name]):
+            pass
+
+
+async def test_a_tcp_connection_is_kept_alive_by_the_system(empty_dsn: str) -> None:
+    given = conninfo_to_dict(empty_dsn)
+    host, port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
+    async with proxy_to(host, port) as proxy:
+        dsn = make_conninfo(empty_dsn, host="127.0.0.1", port=proxy.port, keepalives_idle=77)
+        async with connected(dsn) as one:
+            # It is asyncpg's private name that leads there.
+            found = socket_of(one.raw)
+            assert found is not None
+            assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 77
+            assert found.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            [[name]] = await one.fetch(sql("select current_setting('application_name')"))
+            assert name == "worker"
+
+
+async def test_without_its_socket_a_connection_works(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roost._drivers.asyncpg.sockets.socket_of", lambda raw: None)
+    lent = AsyncpgDriver(empty_dsn).pool(max_size=1)
+    for _ in range(2):
+        async with lent.acquire() as one:
+            assert list(await one.fetch(sql("select 1"))) == [(1,)]
+    assert lent.size == 1
+    await lent.aclose()
+
+
+class TestDsn:
+    """No connection is needed to read a DSN."""
+
+    @pytest.mark.parametrize(
+        ("dsn", "driver", "name"),
+        [
+            ("postgresql://h/d", "asyncpg", "asyncpg"),
+            ("postgresql+asyncpg://h/d", None, "asyncpg"),
+            ("PostgreSQL+AsyncPG://h/d", None, "asyncpg"),
+            ("host=h", "asyncpg", "asyncpg"),
+            ("", "asyncpg", "asyncpg"),
+            ("postgresql+asyncpg://h/d", "psycopg", "psycopg"),
+            ("postgresql+psycopg://h/d", "asyncpg", "asyncpg"),
+        ],
+    )
+    def test_a_driver_is_chosen_by_name_before_the_dsn(
+        self, dsn: str, driver: str | None, name: str
+    ) -> None:
+        assert driver_for(dsn, driver).name == name
+
+    def test_an_unknown_driver_is_refused(self) -> None:
+        with pytest.raises(InvalidSettingError, match="'psycopg' or 'asyncpg', not 'pg8000'"):
+            driver_for("postgresql://h/d", "pg8000")
+
+    def test_a_missing_package_is_named_with_its_extra(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(select, "find_spec", lambda name: None)
+        with pytest.raises(InvalidSettingError, match=r"pip install 'anyroost\[asyncpg\]'"):
+            driver_for("postgresql+asyncpg://h/d")
+
+    @pytest.mark.parametrize(
+        "dsn",
+        [
+            "postgresql://u:hush@h:x/d",
+            "postgresql://u:hush@[::1/d",
+            "postgresql://u:hush/y@h/d",
+            "postgresql://u:hush?y@h/d",
+            "postgresql://u:hush#y@h/d",
+            "postgresql://u:hush@y@h/d",
+            "postgresql://u:hush@h/d?connect_timeout=soon",
+            "postgresql://u:hush@h/d?channel_binding=require",
+            "postgresql://u:hush@h/d?hostaddr=127.0.0.1",
+            "postgresql://u:hush@h/d?sslmode",
+            "host=h user=u hush",
+            "host=h user=u password='hush",
+        ],
+    )
+    def test_what_it_cannot_use_is_refused_without_showing_the_password(self, dsn: str) -> None:
+        with pytest.raises(InvalidSettingError) as refusal:
+            driver_for(dsn, "asyncpg")
+        assert "hush" not in str(refusal.value)
+        assert refusal.value.__cause__ is None
+
+    def test_libpqs_parameters_do_not_become_settings_of_the_server(self) -> None:
+        libpqs = "connect_timeout=3&keepalives_idle=5&tcp_user_timeout=1&gssencmode=disable"
+        read = read_dsn(f"postgresql+asyncpg://u:p%40@h1:1,[::1]:2/d?{libpqs}&ssl=require&jit=off")
+        assert read.timeout == 3.0
+        assert (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5) in read.socket_options
+        assert read.dsn == "postgresql://u:p%40@h1:1,[::1]:2/d?jit=off&sslmode=require"
+        assert read_dsn("postgresql://h?keepalives=0").socket_options == ()
+
+    def test_pairs_become_a_url(self) -> None:
+        read = read_dsn(r"host=/run port = 5 user='a b' password='it\'s' application_name=mine")
+        assert read.application_name == "mine"
+        assert urlsplit(read.dsn).scheme == "postgresql"
+        assert "password=it%27s" in read.dsn
+        assert "user=a+b" in read.dsn
+
+    def test_nothing_shows_the_password(self) -> None:
+        driver = driver_for("postgresql://u:hush@h/d", "asyncpg")
+        assert isinstance(driver, AsyncpgDriver)
+        assert "hush" not in repr(driver)
+        assert "hush" not in repr(driver._parameters)
+        assert "hush" not in repr(driver.pool(max_size=1))
