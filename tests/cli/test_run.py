@@ -174,3 +174,47 @@ def wait_until_ended(table: JobTable, *ids: int) -> None:
         end $$
         """.replace("IDS", ", ".join(map(str, ids)))
     )
+
+
+@pytest.mark.parametrize("chosen", ["option", "dsn"])
+def test_it_runs_on_asyncpg(
+    chosen: str, dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    job_id = table.add("until_told")
+    option = ["--driver", "asyncpg"] if chosen == "option" else []
+    if chosen == "dsn":
+        dsn = dsn.replace("postgresql://", "postgresql+asyncpg://")
+    run = roost_command("run", "-m", "tasks", *option, ROOST_DSN=dsn)
+    run.wait_for("job has started")
+    (tasks / "go").touch()
+    wait_until_ended(table, job_id)
+    run.signal()
+    assert run.ends() == 0
+    assert table.get(job_id).result == "told"
+    assert table.workers() == []
+
+
+def test_a_thread_that_asyncpgs_worker_leaves_behind_is_handed_back(
+    dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    job_id = table.add("stuck_thread")
+    run = roost_command(
+        "run",
+        "-m",
+        "tasks",
+        "--shutdown-timeout",
+        "0",
+        ROOST_DSN=dsn.replace("postgresql://", "postgresql+asyncpg://"),
+    )
+    run.wait_for("job has started")
+    run.signal()
+    assert run.ends() == 0
+    assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
+
+
+def test_asyncpg_on_trio_is_refused(dsn: str, tasks: Path, roost_command: StartsRoost) -> None:
+    run = roost_command(
+        "run", "-m", "tasks", "--driver", "asyncpg", "--backend", "trio", ROOST_DSN=dsn
+    )
+    assert run.ends() == 2
+    assert "asyncpg runs on asyncio" in run.output
