@@ -32,6 +32,7 @@ def test_json_comes_back_from_postgres_equal(postgres: psycopg.Connection, value
 
 
 @given(box=hostiles())
+@example(box=Box([iter([nested(199)])]))
 @example(box=Box(float("nan")))
 @example(box=Box([-float("inf")]))
 @example(box=Box(Traps()))
