@@ -1,0 +1,121 @@
+"""Claims of limited and unlimited tasks: never above a limit, never fewer than it leaves room for.
+
+Time passes by moving the recorded starts back. The model counts by itself: what runs of each task,
+and how long ago each start was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from roost import JobInsert, TaskDefaults
+from roost._model.states import Event
+from roost._model.verdict import Lease, Verdict
+from roost._ops.claim import claim_jobs, claim_limited_jobs
+from roost._ops.limits import mark_limited_jobs, publish_limits
+from roost._ops.settle import settle
+from roost.testing.job_table import JobTable
+
+MAX_CONCURRENCY = {"narrow": 2, "both": 3}
+RATE = {"rated": 3, "both": 2}
+LIMITED = ["both", "narrow", "rated"]
+TASKS = [*LIMITED, "free"]
+WINDOW = 61
+
+
+class Limits(RuleBasedStateMachine):
+    """Two workers and four tasks, of which three are limited."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__()
+        self.table = JobTable(dsn)
+        self.waiting: Counter[str] = Counter()
+        self.running: dict[Lease, str] = {}
+        self.starts: dict[str, list[int]] = {task: [] for task in TASKS}
+
+    @initialize()
+    def begin(self) -> None:
+        self.table.script("truncate roost.jobs, roost.workers, roost.limits, roost.starts")
+        self.workers = [self.table.add_worker(), self.table.add_worker()]
+        self.table.run(
+            publish_limits(
+                {
+                    task: TaskDefaults(
+                        rate_per_minute=RATE.get(task), max_concurrency=MAX_CONCURRENCY.get(task)
+                    )
+                    for task in TASKS
+                }
+            )
+        )
+        self.table.run(mark_limited_jobs())
+
+    @rule(tasks=st.lists(st.sampled_from(TASKS), min_size=1, max_size=6))
+    def enqueue(self, tasks: list[str]) -> None:
+        self.table.add_all([JobInsert(task) for task in tasks])
+        self.waiting.update(tasks)
+
+    @rule(worker=st.integers(0, 1), limit=st.integers(1, 8))
+    def claim(self, worker: int, limit: int) -> None:
+        worker_id = self.workers[worker]
+        with self.table.connection.transaction():
+            first = self.table.run(
+                claim_limited_jobs(
+                    worker_id=worker_id,
+                    queues=["default"],
+                    limited=LIMITED,
+                    tasks=["free"],
+                    limit=limit,
+                )
+            )
+        left = limit - len(first.jobs)
+        rest = []
+        if left:
+            claim = claim_jobs(worker_id=worker_id, queues=["default"], tasks=["free"], limit=left)
+            rest = self.table.run(claim).jobs
+        taken = Counter(job.task for job in (*first.jobs, *rest))
+        room = {task: min(self.waiting[task], self.room(task)) for task in TASKS}
+        assert all(taken[task] <= room[task] for task in TASKS)
+        assert taken.total() == min(limit, sum(room.values())), "room was left unused"
+        self.waiting -= taken
+        for job in (*first.jobs, *rest):
+            self.running[job.lease] = job.task
+            self.starts[job.task].append(0)
+
+    @rule(data=st.data(), event=st.sampled_from([Event.COMPLETE, Event.SNOOZE, Event.RELEASE]))
+    def end(self, data: st.DataObject, event: Event) -> None:
+        if not self.running:
+            return
+        lease = data.draw(st.sampled_from(sorted(self.running, key=lambda held: held.job_id)))
+        task = self.running.pop(lease)
+        delay = 0.0 if event is Event.SNOOZE else None
+        assert not self.table.run(settle([Verdict(lease, event, delay=delay)], error_cap=3)).lost
+        if event is not Event.COMPLETE:
+            self.waiting[task] += 1
+
+    @rule(seconds=st.sampled_from([5, 30, 70]))
+    def time_passes(self, seconds: int) -> None:
+        self.table.rows(
+            "update roost.starts set started_at = started_at - make_interval(secs => $1::integer)",
+            seconds,
+        )
+        for task in TASKS:
+            self.starts[task] = [age + seconds for age in self.starts[task]]
+
+    @invariant()
+    def nothing_is_above_its_limit(self) -> None:
+        running = Counter(self.running.values())
+        assert all(running[task] <= most for task, most in MAX_CONCURRENCY.items())
+        for task, most in RATE.items():
+            assert len([age for age in self.starts[task] if age < WINDOW]) <= most
+
+    def room(self, task: str) -> int:
+        """How many jobs of a task may be started now."""
+        running = Counter(self.running.values())[task]
+        recent = len([age for age in self.starts[task] if age < WINDOW])
+        return min(MAX_CONCURRENCY.get(task, 1_000) - running, RATE.get(task, 1_000) - recent)
+
+    def teardown(self) -> None:
+        self.table.connection.close()
