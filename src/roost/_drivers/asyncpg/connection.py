@@ -18,7 +18,7 @@ import asyncpg
 
 from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.asyncpg.parameters import Parameters
-from roost._drivers.asyncpg.sockets import has_something_to_read, set_options
+from roost._drivers.asyncpg.sockets import is_closing_or_unread, set_options
 from roost._drivers.base import CLEANUP_TIMEOUT
 from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError, InvalidSettingError
@@ -108,7 +108,7 @@ class AsyncpgConnection:
 
         The event loop reads the server's farewell, but it may not have come to it yet.
         """
-        return not self.raw.is_closed() and not has_something_to_read(self.raw)
+        return not self.raw.is_closed() and not is_closing_or_unread(self.raw)
 
     def is_idle(self) -> bool:
         """Say whether it is open, in no transaction and without a statement in flight."""

@@ -29,8 +29,11 @@ def set_options(raw: asyncpg.Connection, options: Iterable[tuple[int, int, int]]
         connected.setsockopt(level, name, value)
 
 
-def has_something_to_read(raw: asyncpg.Connection) -> bool:
-    """Say whether something has arrived that the event loop has not read yet."""
+def is_closing_or_unread(raw: asyncpg.Connection) -> bool:
+    """Say whether the socket is being closed, or holds what the event loop has not read yet."""
+    transport = getattr(raw, "_transport", None)
+    if transport is not None and transport.is_closing():
+        return True
     connected = socket_of(raw)
     if connected is None:
         return False

@@ -65,10 +65,13 @@ def backends(observer: Connection, app: str, *, state: str = "%") -> int:
 
 
 def terminate(observer: Connection, app: str) -> int:
-    """End the server's processes for ``app``; return how many there were."""
+    """End the server's processes for ``app``, wait until they are gone, return how many ended.
+
+    A process leaves ``pg_stat_activity`` before it closes its socket; this waits for both.
+    """
     ended = value(
         observer,
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity "
+        "select count(*) filter (where pg_terminate_backend(pid, 5000)) from pg_stat_activity "
         "where application_name = $1::text",
         app,
     )
