@@ -10,15 +10,20 @@ with verdict as (
 -- Rows that somebody has locked are passed over, not waited for: an enqueue of a child holds its
 -- parent until the user's transaction ends, and the rest of the batch must not wait for that.
 held as materialized (
-    select job.id, verdict.result
+    select verdict.id, verdict.result
     from verdict
-    join roost.jobs as job
-        on job.id = verdict.id
-        and job.worker_id = verdict.worker_id
+    cross join lateral (
+        select job.worker_id, job.lease_no, job.state, job.has_children
+        from roost.jobs as job
+        where job.id = verdict.id
+        -- Keeps the conditions below outside, so that nothing but the primary key can be walked.
+        limit 1
+        for update of job skip locked
+    ) as job
+    where job.worker_id = verdict.worker_id
         and job.lease_no = verdict.lease_no
-    where job.state = 'executing'
+        and job.state = 'executing'
         and job.has_children = $5::boolean
-    for update of job skip locked
 ),
 completed as (
     update roost.jobs as job
@@ -63,7 +68,7 @@ with verdict as (
 ),
 held as materialized (
     select
-        job.id,
+        verdict.id,
         verdict.delay,
         verdict.error,
         greatest(job.attempt + verdict.attempt, 0) as attempt,
@@ -73,13 +78,19 @@ held as materialized (
             else verdict.state
         end as state
     from verdict
-    join roost.jobs as job
-        on job.id = verdict.id
-        and job.worker_id = verdict.worker_id
+    cross join lateral (
+        select
+            job.worker_id, job.lease_no, job.state, job.has_children, job.attempt,
+            job.cancel_requested
+        from roost.jobs as job
+        where job.id = verdict.id
+        limit 1
+        for update of job skip locked
+    ) as job
+    where job.worker_id = verdict.worker_id
         and job.lease_no = verdict.lease_no
-    where job.state = 'executing'
+        and job.state = 'executing'
         and job.has_children = $3::boolean
-    for update of job skip locked
 ),
 concluded as (
     update roost.jobs as job
@@ -130,13 +141,17 @@ where (select count(*) from notified) >= 0;
 -- name: still_held
 -- $1 ids, $2 worker ids, $3 lease numbers. Which leases hold after all: their jobs have children, or
 -- were locked.
-select job.id, job.has_children
+select verdict.id, job.has_children
 from unnest($1::bigint[], $2::bigint[], $3::integer[]) as verdict (id, worker_id, lease_no)
-join roost.jobs as job
-    on job.id = verdict.id
-    and job.worker_id = verdict.worker_id
+cross join lateral (
+    select job.worker_id, job.lease_no, job.state, job.has_children
+    from roost.jobs as job
+    where job.id = verdict.id
+    limit 1
+) as job
+where job.worker_id = verdict.worker_id
     and job.lease_no = verdict.lease_no
-where job.state = 'executing';
+    and job.state = 'executing';
 
 -- name: bound_lock_waits
 -- $1 milliseconds, for the rest of the transaction: a child that somebody holds is not waited for.

@@ -38,7 +38,7 @@ class Pace:
             return 0
         if self.fixed is not None:
             return self.fixed
-        return min(self.most, int(_MARGIN * self._rate * self._round_trip))
+        return min(self.most, int(self._rate * max(_MARGIN * self._round_trip, 0.01)))
 
     def claimed(self, *, began: float, ended: float) -> None:
         """Note how long a claim took."""

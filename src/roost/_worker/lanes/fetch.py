@@ -49,7 +49,7 @@ class FetchLane:
         self._unsure = False
         self._next_look = -math.inf
         self._pace = Pace(
-            fixed=runtime.settings.prefetch, most=max(64, 4 * runtime.settings.concurrency)
+            fixed=runtime.settings.prefetch, most=max(64, 16 * runtime.settings.concurrency)
         )
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
