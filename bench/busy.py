@@ -1,0 +1,142 @@
+"""The parts of the scale table that are no single drain: inserts meanwhile, and a long drain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import attrs
+import psycopg
+from bench.draining import Drain, Drained, drain, drained, working
+from bench.lab import Table, median
+from bench.producing import Produce, Produced, go, produced, producers, rate
+from bench.situations import EMPTY, Situation, Start, check, clone, prepared
+
+PRODUCERS = 8
+SETTLING = 0.3
+"""Seconds that a worker is given to fall asleep."""
+
+Measure: TypeAlias = Callable[..., tuple[Table, Any]]
+
+
+def producing(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]:
+    """Insert single rows from eight processes, with and without a worker.
+
+    Jobs that are due in an hour are announced to nobody: their rate is the measure for what
+    notifications cost.
+    """
+    waiting, seconds = (1_000, 0.3) if quick else (100_000, 3.0)
+    full = Situation(name="waiting", title="")
+    cases: list[tuple[str, str, Callable[[str], Meanwhile]]] = [
+        ("none announced", "due in an hour, no worker", lambda dsn: alone(dsn, seconds, 3600.0)),
+        ("nobody", "due now, no worker", lambda dsn: alone(dsn, seconds, 0.0)),
+        ("elsewhere", "worker asleep on another queue", lambda dsn: beside(dsn, seconds, "other")),
+        ("asleep", "worker on an empty queue", lambda dsn: beside(dsn, seconds, "default")),
+    ]
+    trials: dict[str, list[Meanwhile]] = {name: [] for name, _, _ in cases}
+    busy = f"worker with {waiting:,} waiting"
+    trials[busy] = []
+    with (
+        prepared(server_dsn, EMPTY, jobs=0) as empty,
+        prepared(server_dsn, full, jobs=waiting) as filled,
+    ):
+        for turn in range(rounds):
+            for name, _, case in cases if turn % 2 == 0 else reversed(cases):
+                with clone(server_dsn, empty) as dsn:
+                    trials[name].append(case(dsn))
+            with clone(server_dsn, filled) as dsn:
+                trials[busy].append(beside(dsn, seconds, "default", asleep=False))
+    base = median([one.inserted for one in trials["none announced"]])
+    rows = [
+        [
+            title,
+            f"{median([one.inserted for one in trials[name]]):,.0f}",
+            f"{median([one.inserted for one in trials[name]]) / base:.2f}",
+            f"{median([one.drained for one in trials[name]]):,.0f}",
+        ]
+        for name, title in [*((name, title) for name, title, _ in cases), (busy, busy)]
+    ]
+    return (
+        Table(
+            title=f"{PRODUCERS} processes insert single rows, medians of {rounds} rounds",
+            columns=["jobs and worker", "inserts/s", "of the first", "drained/s meanwhile"],
+            rows=rows,
+            note="Jobs that are due in more than a minute are announced to nobody.",
+        ),
+        {name: [attrs.asdict(one) for one in some] for name, some in trials.items()},
+    )
+
+
+@attrs.frozen
+class Meanwhile:
+    """Rows inserted and jobs drained per second, at the same time."""
+
+    inserted: float
+    drained: float
+    producers: list[Produced]
+    worker: Drained | None = None
+
+
+def alone(dsn: str, seconds: float, later: float) -> Meanwhile:
+    """Insert without a worker."""
+    with producers(Produce(dsn=dsn, seconds=seconds, later=later), PRODUCERS) as processes:
+        go(processes)
+        done = produced(processes)
+    return Meanwhile(rate(done), 0.0, done)
+
+
+def beside(dsn: str, seconds: float, queue: str, *, asleep: bool = True) -> Meanwhile:
+    """Insert while a worker serves `queue`; `asleep`: it has had time to find nothing there."""
+    # A worker that has jobs begins with them at once; the producers end at about the same time.
+    lasts = seconds + SETTLING * 2 if asleep else seconds
+    what = Drain(dsn=dsn, jobs=None, seconds=lasts, queues=[queue])
+    with (
+        psycopg.connect(dsn, autocommit=True) as conn,
+        producers(Produce(dsn=dsn, seconds=seconds), PRODUCERS) as processes,
+    ):
+        start = Start.of(conn)
+        with working(what) as worker:
+            if asleep:
+                conn.execute("select pg_sleep(%s)", (SETTLING,))
+            go(processes)
+            done = produced(processes)
+            out, _ = worker.communicate()
+        end = drained(out, worker.returncode)
+        inserted = sum(one.rows for one in done)
+        start = attrs.evolve(start, rows=start.rows + inserted, waiting=start.waiting + inserted)
+        check(conn, start, drained=end.jobs)
+    return Meanwhile(rate(done), end.jobs / (seconds if asleep else end.ended), done, end)
+
+
+def long(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]:
+    """Drain many jobs and look at the rate every few seconds."""
+    jobs, bucket = (5_000, 0.1) if quick else (300_000, 5.0)
+    line = Situation(name="long", title="")
+    del rounds  # one is long enough
+    with (
+        prepared(server_dsn, line, jobs=jobs) as template,
+        clone(server_dsn, template) as dsn,
+        psycopg.connect(dsn, autocommit=True) as conn,
+    ):
+        start = Start.of(conn)
+        done = drain(Drain(dsn=dsn, jobs=jobs, bucket=bucket))
+        check(conn, start, drained=jobs)
+    ends = [*done.buckets, (done.ended, done.jobs)]
+    rows = [
+        [
+            f"{before[0]:.1f} - {after[0]:.1f}",
+            f"{(after[1] - before[1]) / (after[0] - before[0]):,.0f}",
+        ]
+        for before, after in zip([(0.0, 0), *ends], ends, strict=False)
+    ]
+    return (
+        Table(
+            title=f"Draining {jobs:,} jobs",
+            columns=["seconds", "jobs/s"],
+            rows=[*rows, ["all", f"{done.rate:,.0f}"]],
+        ),
+        attrs.asdict(done),
+    )
+
+
+MEASURES: list[Measure] = [producing, long]

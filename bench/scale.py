@@ -1,0 +1,199 @@
+"""How fast a worker drains what stands in a busy table, against an empty one.
+
+    python bench/scale.py [--dsn URL] [--rounds 5] [--jobs 20000] [--only NAME,…] [--quick]
+
+One worker process, asyncio and psycopg, concurrency 32, default settings otherwise. Before or after
+each drain the same number of jobs is drained from an empty table; the ratio is that pair's, and the
+table has its median over the rounds. After each drain the table is looked at: every job complete
+after one attempt, nothing else touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import attrs
+import psycopg
+from bench import busy
+from bench.draining import Drain, Drained, drain
+from bench.lab import Table, laboratory, machine, median, spread, write_results
+from bench.situations import EMPTY, Situation, Start, check, clone, prepared, situations
+
+CONCURRENCY = 32
+
+
+@attrs.frozen
+class Pair:
+    """A drain in a situation, and the one on an empty table beside it."""
+
+    there: Drained
+    empty: Drained
+
+    @property
+    def ratio(self) -> float:
+        """Return the share of the rate that is left."""
+        return self.there.rate / self.empty.rate
+
+
+def main() -> None:
+    """Run the rounds and print the tables."""
+    options = arguments()
+    wanted = options.only.split(",") if options.only else None
+    jobs = min(options.jobs, 2_000) if options.quick else options.jobs
+    lines = [s for s in situations(quick=options.quick) if wanted is None or s.name in wanted]
+    others = [
+        other for other in busy.MEASURES if wanted is None or other.__name__.rstrip("_") in wanted
+    ]
+    if not lines and not others:
+        names = [s.name for s in situations(quick=True)]
+        names += [other.__name__ for other in busy.MEASURES]
+        sys.exit(f"--only takes some of: {', '.join(names)}")
+    tables: list[Table] = []
+    raw: dict[str, Any] = {}
+    with laboratory(options.dsn) as server_dsn:
+        about = machine(server_dsn)
+        if lines:
+            pairs = compare(server_dsn, lines, rounds=options.rounds, jobs=jobs)
+            tables.append(table(lines, pairs, rounds=options.rounds, jobs=jobs))
+            print(tables[-1].text(), flush=True)
+            raw["situations"] = {name: [attrs.asdict(p) for p in p_] for name, p_ in pairs.items()}
+        for other in others:
+            shown, trials = other(server_dsn, rounds=options.rounds, quick=options.quick)
+            tables.append(shown)
+            print(shown.text(), flush=True)
+            raw[other.__name__] = trials
+    if not options.dry:
+        print(write_results("scale", machine=about, tables=tables, raw=raw))
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--dsn", help="a superuser's URL; default: an embedded server")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=20_000, help="drained in each run")
+    parser.add_argument("--only", help="names of situations, with commas between")
+    parser.add_argument("--quick", action="store_true", help="a hundredth of the rows")
+    parser.add_argument("--dry", action="store_true", help="write no file of results")
+    return parser.parse_args()
+
+
+def compare(
+    server_dsn: str, lines: list[Situation], *, rounds: int, jobs: int
+) -> dict[str, list[Pair]]:
+    """Drain each situation in each round, in turn after and before an empty table."""
+    pairs: dict[str, list[Pair]] = {line.name: [] for line in lines}
+    with ExitStack() as stack:
+        templates = {
+            line.name: stack.enter_context(prepared(server_dsn, line, jobs=jobs))
+            for line in [EMPTY, *lines]
+        }
+
+        def once(line: Situation) -> Drained:
+            return round_of(server_dsn, templates[line.name], line)
+
+        once(EMPTY)  # the first run after a start reads every file anew
+        for turn in range(rounds):
+            for line in lines if turn % 2 == 0 else reversed(lines):
+                if turn % 2 == 0:
+                    empty = once(EMPTY)
+                    pair = Pair(once(line), empty)
+                else:
+                    there = once(line)
+                    pair = Pair(there, once(EMPTY))
+                pairs[line.name].append(pair)
+                print(
+                    f"round {turn + 1}: {line.name:<14} {pair.there.rate:9,.0f} jobs/s,"
+                    f" empty {pair.empty.rate:9,.0f}, x{pair.ratio:.2f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    return pairs
+
+
+def round_of(server_dsn: str, template: str, line: Situation) -> Drained:
+    """Drain one copy and look at its end."""
+    with (
+        clone(server_dsn, template) as dsn,
+        psycopg.connect(dsn, autocommit=True) as conn,
+    ):
+        start = Start.of(conn)
+        what = Drain(
+            dsn=dsn,
+            jobs=start.waiting,
+            concurrency=CONCURRENCY,
+            queues=line.queue_names(),
+            max_concurrency=line.max_concurrency,
+            rate_per_minute=line.rate_per_minute,
+        )
+        with old_snapshot(dsn, line):
+            done = drain(what)
+        if done.jobs != start.waiting:
+            raise RuntimeError(f"{line.name}: {done.jobs} calls for {start.waiting} jobs")
+        check(conn, start, drained=done.jobs)
+        return done
+
+
+@contextmanager
+def old_snapshot(dsn: str, line: Situation) -> Iterator[None]:
+    """Hold a snapshot from before the drain, if the situation has one."""
+    if not line.snapshot:
+        yield
+        return
+    with psycopg.connect(dsn) as conn:
+        conn.execute("set transaction isolation level repeatable read")
+        conn.execute("select count(*) from roost.workers")
+        yield
+
+
+def table(lines: list[Situation], pairs: dict[str, list[Pair]], *, rounds: int, jobs: int) -> Table:
+    """Return the table of all situations."""
+    rows = []
+    empties = [pair.empty for line in lines for pair in pairs[line.name]]
+    everything = [("empty table", None, empties, [1.0])] + [
+        (line.title, line.target, [p.there for p in pairs[line.name]], ratios(pairs[line.name]))
+        for line in lines
+    ]
+    for title, target, drains, shares in everything:
+        least, most = spread(shares)
+        rows.append(
+            [
+                title,
+                f"{median([d.rate for d in drains]):,.0f}",
+                f"{median(shares):.2f}",
+                f"{least:.2f} - {most:.2f}",
+                "" if target is None else f"{target:.2f}",
+                f"{median([d.first for d in drains]) * 1e3:.1f}",
+                f"{max(d.first for d in drains) * 1e3:.1f}",
+            ]
+        )
+    return Table(
+        title=f"Draining {jobs:,} jobs at concurrency {CONCURRENCY}, medians of {rounds} rounds",
+        columns=[
+            "in the table",
+            "jobs/s",
+            "of empty",
+            "least - most",
+            "wanted",
+            "first job, ms",
+            "worst",
+        ],
+        rows=rows,
+        note="First job: from when the worker is ready until the first handler is called.",
+    )
+
+
+def ratios(pairs: list[Pair]) -> list[float]:
+    """Return each pair's ratio."""
+    return [pair.ratio for pair in pairs]
+
+
+if __name__ == "__main__":
+    main()
