@@ -20,6 +20,7 @@ from typing import Any
 import anyio
 import attrs
 
+import roost
 from roost import HandlerRegistry, Worker
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
 from roost._model.registry import TaskDefaults
@@ -126,12 +127,9 @@ def command(what: Drain) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment in which this checkout's code is imported, not an installed one's."""
-    ours = [str(ROOT / "src"), str(ROOT)]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([*ours, os.environ.get("PYTHONPATH", "")]).rstrip(":"),
-    }
+    """Return the environment of a process that imports the same code as this one."""
+    paths = [str(Path(roost.__file__).parents[1]), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 # In the worker's process.
