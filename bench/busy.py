@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import attrs
 import psycopg
-from bench.draining import Drain, Drained, drain, drained, working
+from bench.draining import Drain, Drained, drained, working
 from bench.lab import Table, median
+from bench.meter import server_cpu
 from bench.producing import Produce, Produced, go, produced, producers, rate
 from bench.situations import EMPTY, Situation, Start, check, clone, prepared
 
@@ -109,33 +113,48 @@ def beside(dsn: str, seconds: float, queue: str, *, asleep: bool = True) -> Mean
 
 
 def long(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]:
-    """Drain many jobs and look at the rate every few seconds."""
+    """Drain many jobs and look at the rate every few seconds, and at the CPU time of the server.
+
+    The CPU time tells a drain that slows down from a machine that is busy with something else.
+    """
     jobs, bucket = (5_000, 0.1) if quick else (300_000, 5.0)
     line = Situation(name="long", title="")
     del rounds  # one is long enough
+    used: list[float] = []
     with (
         prepared(server_dsn, line, jobs=jobs) as template,
         clone(server_dsn, template) as dsn,
         psycopg.connect(dsn, autocommit=True) as conn,
     ):
         start = Start.of(conn)
-        done = drain(Drain(dsn=dsn, jobs=jobs, bucket=bucket))
+        with working(Drain(dsn=dsn, jobs=jobs, bucket=bucket)) as worker:
+            while worker.poll() is None:
+                used.append(server_cpu(conn) or 0.0)
+                with suppress(subprocess.TimeoutExpired):
+                    worker.wait(bucket)
+            used.append(server_cpu(conn) or 0.0)
+            out, _ = worker.communicate()
+        done = drained(out, worker.returncode)
         check(conn, start, drained=jobs)
     ends = [*done.buckets, (done.ended, done.jobs)]
-    rows = [
-        [
-            f"{before[0]:.1f} - {after[0]:.1f}",
-            f"{(after[1] - before[1]) / (after[0] - before[0]):,.0f}",
-        ]
-        for before, after in zip([(0.0, 0), *ends], ends, strict=False)
-    ]
+    rows = []
+    for before, after, cpu in zip([(0.0, 0), *ends], ends, pairwise(used), strict=False):
+        count = after[1] - before[1] or 1
+        rows.append(
+            [
+                f"{before[0]:.1f} - {after[0]:.1f}",
+                f"{count / (after[0] - before[0]):,.0f}",
+                f"{(cpu[1] - cpu[0]) / count * 1e6:.1f}",
+            ]
+        )
+    whole = f"{(used[-1] - used[0]) / jobs * 1e6:.1f}"
     return (
         Table(
             title=f"Draining {jobs:,} jobs",
-            columns=["seconds", "jobs/s"],
-            rows=[*rows, ["all", f"{done.rate:,.0f}"]],
+            columns=["seconds", "jobs/s", "CPU of the server, us/job"],
+            rows=[*rows, ["all", f"{done.rate:,.0f}", whole]],
         ),
-        attrs.asdict(done),
+        {**attrs.asdict(done), "server_cpu": used},
     )
 
 
