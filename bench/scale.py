@@ -24,51 +24,63 @@ import psycopg
 from bench import busy
 from bench.draining import Drain, Drained, drain
 from bench.lab import Table, laboratory, machine, median, spread, write_results
+from bench.meter import server_cpu
 from bench.situations import EMPTY, Situation, Start, check, clone, prepared, situations
 
 CONCURRENCY = 32
 
 
 @attrs.frozen
-class Pair:
-    """A drain in a situation, and the one on an empty table beside it."""
+class Run:
+    """A drain, and the CPU seconds of the server meanwhile; 0: it runs elsewhere."""
 
-    there: Drained
-    empty: Drained
+    drained: Drained
+    server: float
+
+    @property
+    def cpu(self) -> float:
+        """Return the CPU microseconds per job of worker and server."""
+        return (self.drained.cpu + self.server) / self.drained.jobs * 1e6
+
+
+@attrs.frozen
+class Pair:
+    """A run in a situation, and the one on an empty table beside it."""
+
+    there: Run
+    empty: Run
 
     @property
     def ratio(self) -> float:
         """Return the share of the rate that is left."""
-        return self.there.rate / self.empty.rate
+        return self.there.drained.rate / self.empty.drained.rate
 
 
 def main() -> None:
     """Run the rounds and print the tables."""
     options = arguments()
-    wanted = options.only.split(",") if options.only else None
     jobs = min(options.jobs, 2_000) if options.quick else options.jobs
-    lines = [s for s in situations(quick=options.quick) if wanted is None or s.name in wanted]
-    others = [
-        other for other in busy.MEASURES if wanted is None or other.__name__.rstrip("_") in wanted
-    ]
-    if not lines and not others:
-        names = [s.name for s in situations(quick=True)]
-        names += [other.__name__ for other in busy.MEASURES]
-        sys.exit(f"--only takes some of: {', '.join(names)}")
+    lines = {line.name: line for line in situations(quick=options.quick)}
+    others = {measure.__name__: measure for measure in busy.MEASURES}
+    wanted = options.only.split(",") if options.only else [*lines, *others]
+    if not {*lines, *others}.issuperset(wanted):
+        sys.exit(f"--only takes some of: {', '.join([*lines, *others])}")
+    chosen = [lines[name] for name in wanted if name in lines]
     tables: list[Table] = []
     raw: dict[str, Any] = {}
     with laboratory(options.dsn) as server_dsn:
         about = machine(server_dsn)
-        if lines:
-            pairs = compare(server_dsn, lines, rounds=options.rounds, jobs=jobs)
-            tables.append(table(lines, pairs, rounds=options.rounds, jobs=jobs))
+        if chosen:
+            pairs = compare(server_dsn, chosen, rounds=options.rounds, jobs=jobs)
+            tables.append(table(chosen, pairs, rounds=options.rounds, jobs=jobs))
             print(tables[-1].text(), flush=True)
-            raw["situations"] = {name: [attrs.asdict(p) for p in p_] for name, p_ in pairs.items()}
-        for other in others:
-            shown, trials = other(server_dsn, rounds=options.rounds, quick=options.quick)
-            tables.append(shown)
-            print(shown.text(), flush=True)
-            raw[other.__name__] = trials
+            raw |= {name: [attrs.asdict(pair) for pair in some] for name, some in pairs.items()}
+        for name in wanted:
+            if name in others:
+                shown, trials = others[name](server_dsn, rounds=options.rounds, quick=options.quick)
+                tables.append(shown)
+                print(shown.text(), flush=True)
+                raw[name] = trials
     if not options.dry:
         print(write_results("scale", machine=about, tables=tables, raw=raw))
 
@@ -96,7 +108,7 @@ def compare(
             for line in [EMPTY, *lines]
         }
 
-        def once(line: Situation) -> Drained:
+        def once(line: Situation) -> Run:
             return round_of(server_dsn, templates[line.name], line)
 
         once(EMPTY)  # the first run after a start reads every file anew
@@ -110,15 +122,16 @@ def compare(
                     pair = Pair(there, once(EMPTY))
                 pairs[line.name].append(pair)
                 print(
-                    f"round {turn + 1}: {line.name:<14} {pair.there.rate:9,.0f} jobs/s,"
-                    f" empty {pair.empty.rate:9,.0f}, x{pair.ratio:.2f}",
+                    f"round {turn + 1}: {line.name:<14} {pair.there.drained.rate:9,.0f} jobs/s,"
+                    f" empty {pair.empty.drained.rate:9,.0f}, x{pair.ratio:.2f},"
+                    f" CPU x{pair.there.cpu / pair.empty.cpu:.2f}",
                     file=sys.stderr,
                     flush=True,
                 )
     return pairs
 
 
-def round_of(server_dsn: str, template: str, line: Situation) -> Drained:
+def round_of(server_dsn: str, template: str, line: Situation) -> Run:
     """Drain one copy and look at its end."""
     with (
         clone(server_dsn, template) as dsn,
@@ -134,11 +147,13 @@ def round_of(server_dsn: str, template: str, line: Situation) -> Drained:
             rate_per_minute=line.rate_per_minute,
         )
         with old_snapshot(dsn, line):
+            before = server_cpu(conn)
             done = drain(what)
+            after = server_cpu(conn)
         if done.jobs != start.waiting:
             raise RuntimeError(f"{line.name}: {done.jobs} calls for {start.waiting} jobs")
         check(conn, start, drained=done.jobs)
-        return done
+        return Run(done, 0.0 if before is None or after is None else after - before)
 
 
 @contextmanager
@@ -156,22 +171,25 @@ def old_snapshot(dsn: str, line: Situation) -> Iterator[None]:
 def table(lines: list[Situation], pairs: dict[str, list[Pair]], *, rounds: int, jobs: int) -> Table:
     """Return the table of all situations."""
     rows = []
-    empties = [pair.empty for line in lines for pair in pairs[line.name]]
-    everything = [("empty table", None, empties, [1.0])] + [
-        (line.title, line.target, [p.there for p in pairs[line.name]], ratios(pairs[line.name]))
-        for line in lines
-    ]
-    for title, target, drains, shares in everything:
+    everything = [Pair(pair.empty, pair.empty) for line in lines for pair in pairs[line.name]]
+    for title, target, some in [
+        ("empty table", None, everything),
+        *((line.title, line.target, pairs[line.name]) for line in lines),
+    ]:
+        shares = [pair.ratio for pair in some]
         least, most = spread(shares)
+        first = [pair.there.drained.first * 1e3 for pair in some]
         rows.append(
             [
                 title,
-                f"{median([d.rate for d in drains]):,.0f}",
+                f"{median([pair.there.drained.rate for pair in some]):,.0f}",
                 f"{median(shares):.2f}",
                 f"{least:.2f} - {most:.2f}",
                 "" if target is None else f"{target:.2f}",
-                f"{median([d.first for d in drains]) * 1e3:.1f}",
-                f"{max(d.first for d in drains) * 1e3:.1f}",
+                f"{median([pair.there.cpu for pair in some]):.1f}",
+                f"{median([pair.there.cpu / pair.empty.cpu for pair in some]):.2f}",
+                f"{median(first):.1f}",
+                f"{max(first):.1f}",
             ]
         )
     return Table(
@@ -182,17 +200,16 @@ def table(lines: list[Situation], pairs: dict[str, list[Pair]], *, rounds: int, 
             "of empty",
             "least - most",
             "wanted",
+            "CPU, us/job",
+            "of empty",
             "first job, ms",
             "worst",
         ],
         rows=rows,
-        note="First job: from when the worker is ready until the first handler is called.",
+        note="CPU: of the worker and the server together, the start of the worker's sessions and"
+        " autovacuum included; steadier than the clock on a busy machine. First job: from when the"
+        " worker is ready until the first handler is called.",
     )
-
-
-def ratios(pairs: list[Pair]) -> list[float]:
-    """Return each pair's ratio."""
-    return [pair.ratio for pair in pairs]
 
 
 if __name__ == "__main__":
