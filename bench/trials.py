@@ -1,0 +1,119 @@
+"""One trial of each scenario, in a fresh database. A trial returns its figures by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+import psycopg
+from bench.lab import median, percentile
+from bench.peers.children import PATIENCE, ContestantError, ask, run, started
+from bench.peers.common import BATCH
+from bench.peers.contestants import Contestant
+
+Figures = Mapping[str, float]
+
+WARM_UP = 50
+"""Pickups that are not counted."""
+EVERY = 0.02
+"""Seconds between two enqueues of a pickup trial, on average."""
+
+
+def drain(who: Contestant, dsn: str, *, jobs: int, concurrency: int, processes: int = 1) -> Figures:
+    """Return the rate from the first handler's start until the last job is finished, committed.
+
+    The same rule for all: when the last handler has ended, the worker is told to stop, so that it
+    needn't wait for more to write, and the table is looked at each millisecond until no job is
+    left. Several processes go on; then the looking begins a little before the end.
+    """
+    with psycopg.connect(dsn, autocommit=True) as conn, ExitStack() as stack:
+        run(who, "setup", dsn)
+        run(who, "fill", dsn, jobs=jobs)
+        conn.execute("vacuum analyze")
+        conn.execute("checkpoint")
+        counted = jobs if processes == 1 else 0
+        workers = [
+            stack.enter_context(started(who, "work", dsn, concurrency=concurrency, jobs=counted))
+            for _ in range(processes)
+        ]
+        if processes == 1:
+            first = workers[0].hear("first")
+            while workers[0].hear("count") < jobs:
+                pass
+            workers[0].tell_to_stop()
+        else:
+            first = min(worker.hear("first") for worker in workers)
+            _when(conn, who.peer.finished, jobs - 2 * BATCH, pause=0.05)
+        ended = _when(conn, who.peer.finished, jobs, pause=0.001)
+    return {"jobs/s": jobs / (ended - first) * 1e9}
+
+
+def enqueue(who: Contestant, dsn: str, *, jobs: int) -> Figures:
+    """Return how long a single enqueue takes, one after the other."""
+    run(who, "setup", dsn)
+    times = ask(who, "enqueue", dsn, "times", jobs=jobs)
+    return {"p50 ms": median(times), "p99 ms": percentile(times, 99)}
+
+
+def bulk(who: Contestant, dsn: str, *, rows: int, idle_worker: bool = False) -> Figures:
+    """Return the rate of enqueueing batches; with a worker the jobs are due when all is over."""
+    run(who, "setup", dsn)
+    with ExitStack() as stack:
+        if idle_worker:
+            stack.enter_context(started(who, "work", dsn))
+            time.sleep(1.5)
+        seconds = ask(who, "bulk", dsn, "seconds", rows=rows, later=idle_worker)
+    return {"rows/s": rows / seconds}
+
+
+def pickup(
+    who: Contestant,
+    dsn: str,
+    *,
+    jobs: int,
+    concurrency: int | None = None,
+    naps: int = 0,
+    rate: float = 0.0,
+) -> Figures:
+    """Return the time from before the enqueue until the handler starts.
+
+    :param concurrency: of the worker; None: its default.
+    :param naps: how many of the worker's slots are taken by jobs that sleep all the time.
+    :param rate: noop jobs per second that another process enqueues meanwhile.
+    """
+    run(who, "setup", dsn)
+    total = jobs + WARM_UP
+    with ExitStack() as stack:
+        worker = stack.enter_context(
+            started(who, "work", dsn, concurrency=concurrency, jobs=1, stamps=total)
+        )
+        run(who, "stream", dsn, rate=100, seconds=0.05)
+        worker.hear("first")
+        if naps or rate:
+            seconds = total * EVERY * 1.3 + 3
+            stack.enter_context(started(who, "stream", dsn, rate=rate, naps=naps, seconds=seconds))
+            time.sleep(1.5)
+        run(who, "produce", dsn, jobs=total, every=EVERY)
+        delays = worker.hear("delays")[WARM_UP:]
+    return {"p50 ms": median(delays), "p99 ms": percentile(delays, 99)}
+
+
+def _when(conn: psycopg.Connection, counting: str, jobs: int, *, pause: float) -> int:
+    """Count until so many jobs are finished, and return the time."""
+    until = time.monotonic() + PATIENCE
+    finished = 0
+    while time.monotonic() < until:
+        asked = time.monotonic()
+        finished = _one(conn, counting)
+        if finished >= jobs:
+            return time.monotonic_ns()
+        # A look that is dear is taken more rarely: at most half of a core goes into looking.
+        time.sleep(max(pause, time.monotonic() - asked))
+    raise ContestantError(f"{finished} of {jobs} jobs are finished")
+
+
+def _one(conn: psycopg.Connection, question: str) -> int:
+    row = conn.execute(question.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
