@@ -165,10 +165,18 @@ class Real:
             raise psycopg.Rollback
 
     def claim(
-        self, *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], limit: int
+        self,
+        *,
+        worker_id: int,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        limit: int,
+        after: Sequence[claim.Position] = (),
     ) -> Claim:
         answer = self._run(
-            claim.claim_jobs(worker_id=worker_id, queues=queues, tasks=tasks, limit=limit)
+            claim.claim_jobs(
+                worker_id=worker_id, queues=queues, tasks=tasks, limit=limit, after=after
+            )
         )
         return Claim(
             grants=[Grant(job.lease, job.attempt, job.max_attempts) for job in answer.jobs],
@@ -215,6 +223,9 @@ class Real:
 
     def renew(self, *, worker_id: int, stale_after: int) -> bool:
         return self._run(upkeep.renew_worker(worker_id, stale_after=stale_after))
+
+    def set_asleep(self, *, worker_id: int, asleep: bool) -> None:
+        self._run(upkeep.set_asleep(worker_id, asleep=asleep))
 
     def forget(self, *, worker_id: int) -> None:
         self._run(upkeep.forget_worker(worker_id))

@@ -152,9 +152,11 @@ def expires() -> st.SearchStrategy[Call]:
 
 
 def signs_of_life(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
-    """Return heartbeats, and the last word of a worker that ends."""
-    return _calls("renew", worker_id=workers, stale_after=st.sampled_from(STALE_AFTER)) | _calls(
-        "forget", worker_id=workers
+    """Return heartbeats, naps, and the last word of a worker that ends."""
+    return st.one_of(
+        _calls("renew", worker_id=workers, stale_after=st.sampled_from(STALE_AFTER)),
+        _calls("set_asleep", worker_id=workers, asleep=st.booleans()),
+        _calls("forget", worker_id=workers),
     )
 
 

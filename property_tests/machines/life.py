@@ -26,6 +26,7 @@ from property_tests.model import Model
 from property_tests.real import Real
 from property_tests.words import Call, Claim, End, Ending, Grant, NewJob, Succeed
 
+from roost._ops.claim import Position
 from roost.exceptions import RoostError
 
 
@@ -100,6 +101,21 @@ class Life(RuleBasedStateMachine):
     @rule(target=grants, call=strategies.claims(workers))
     def claim(self, call: Call) -> MultipleResults[Grant]:
         return self.granted(self.both(call))
+
+    @precondition(lambda self: self.model.workers and self.model.jobs)
+    @rule(target=grants, data=st.data(), limit=st.integers(1, 3))
+    def claim_behind_a_job(self, data: st.DataObject, limit: int) -> MultipleResults[Grant]:
+        """Go on where a claim may have ended, in some queues and priorities."""
+        living = st.sampled_from(sorted(self.model.workers))
+        call = data.draw(strategies.greedy_claims(living, limit))
+        last = data.draw(st.lists(st.sampled_from(sorted(self.model.jobs)), min_size=1, max_size=3))
+        rows = [self.model.jobs[job_id] for job_id in last]
+        after = {
+            (row.queue, row.priority): Position(row.queue, row.priority, row.scheduled_at, row.id)
+            for row in rows
+        }
+        words = {**call.parameters, "after": list(after.values())}
+        return self.granted(self.both(Call("claim", words)))
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data())

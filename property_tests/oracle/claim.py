@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from property_tests.oracle.rows import JobRow
 from property_tests.oracle.tables import WAITING, Tables
 from property_tests.words import Claim, Grant
 
 from roost._model.verdict import Lease
+from roost._ops.claim import Position
+
+LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
 class Claiming(Tables):
     """The verb."""
 
     def claim(
-        self, *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], limit: int
+        self,
+        *,
+        worker_id: int,
+        queues: Sequence[str],
+        tasks: Sequence[str],
+        limit: int,
+        after: Sequence[Position] = (),
     ) -> Claim:
         """Lease due jobs to a worker that has a row, in running order."""
+        waiting = [row for row in self.jobs.values() if self._could_run(row, queues, after)]
         alive = worker_id in self.workers
         if alive:
             self._locks.workers.add(worker_id)
-        picked = self._pick(queues, tasks, limit) if alive else []
+        picked = self._pick(waiting, tasks, limit, after) if alive else []
         for row in picked:
             row.state = "executing"
             row.attempt += 1
@@ -35,32 +45,45 @@ class Claiming(Tables):
                 for row in picked
             ],
             jobs=[self._view(row) for row in picked],
-            next_due=self._next_due(queues) if len(picked) < limit else None,
+            next_due=self._next_due(waiting) if len(picked) < limit else None,
             alive=alive,
         )
 
-    def _pick(self, queues: Sequence[str], tasks: Sequence[str], limit: int) -> list[JobRow]:
+    def _pick(
+        self,
+        waiting: Sequence[JobRow],
+        tasks: Sequence[str],
+        limit: int,
+        after: Sequence[Position],
+    ) -> list[JobRow]:
+        passed = {
+            (place.queue, place.priority): (place.scheduled_at, place.job_id) for place in after
+        }
         due = [
             row
-            for row in sorted(self.jobs.values(), key=_running_order)
-            if self._could_run(row, queues) and row.task in tasks and row.scheduled_at <= self.now
+            for row in sorted(waiting, key=_running_order)
+            if row.task in tasks
+            and row.scheduled_at <= self.now
+            and (row.scheduled_at, row.id) > passed.get((row.queue, row.priority), (LONG_AGO, 0))
         ]
         # Beside another claim: what it would take alone and is not held, then others head by head.
         due[limit:] = sorted(due[limit:], key=lambda row: (row.priority, row.queue))
         picked = [row for row in due if row.id not in self._held.jobs][:limit]
         return sorted(picked, key=_running_order)
 
-    def _next_due(self, queues: Sequence[str]) -> float | None:
+    def _next_due(self, waiting: Sequence[JobRow]) -> float | None:
         waits = [
             (row.scheduled_at - self.now).total_seconds()
-            for row in self.jobs.values()
-            if self._could_run(row, queues) and row.scheduled_at > self.now
+            for row in waiting
+            if row.scheduled_at > self.now
         ]
         return min(waits, default=None)
 
-    def _could_run(self, row: JobRow, queues: Sequence[str]) -> bool:
+    def _could_run(self, row: JobRow, queues: Sequence[str], after: Sequence[Position]) -> bool:
+        heads = {(place.queue, place.priority) for place in after}
+        wanted = (row.queue, row.priority) in heads if heads else row.queue in queues
         waits = row.state in WAITING and row.pending_parents == 0
-        return waits and row.queue in queues and self._paused_at(row.queue) is None
+        return waits and wanted and self._paused_at(row.queue) is None
 
 
 def _running_order(row: JobRow) -> tuple[int, datetime, int]:

@@ -81,4 +81,4 @@ class Control(Tables):
         """Undo `pause`."""
         if self._paused_at(queue) is not None:
             self.queues[queue].paused_at = None
-            self.woken.add(queue)
+            self._tell(queue)

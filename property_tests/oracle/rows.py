@@ -53,6 +53,7 @@ class WorkerRow:
     started_at: datetime
     heartbeat_at: datetime
     expires_at: datetime
+    asleep: bool = True
 
 
 @attrs.define(kw_only=True)

@@ -172,7 +172,7 @@ class Tables:
         else:
             row.state = "retryable"
             row.scheduled_at = self._in(wait)
-            self._wake(row)
+            self._wake(row, within=SOON)
 
     def _record(self, row: JobRow, error: str, trace: str, error_cap: int) -> None:
         record = {"attempt": row.attempt, "at": self.now, "error": error, "trace": trace}
@@ -186,7 +186,7 @@ class Tables:
         row.state = "available"
         if in_seconds is not None:
             row.scheduled_at = self._in(in_seconds)
-        self._wake(row)
+        self._wake(row, within=SOON)
 
     def _cancel(self, row: JobRow) -> None:
         row.state = "cancelled"
@@ -199,7 +199,13 @@ class Tables:
 
     def _wake(self, row: JobRow, *, within: int = 0) -> None:
         if row.pending_parents == 0 and row.scheduled_at <= self._in(within):
-            self.woken.add(row.queue)
+            self._tell(row.queue)
+
+    def _tell(self, queue: str) -> None:
+        """Notify of a job, where somebody sleeps who wants to know."""
+        for worker in self.workers.values():
+            if worker.asleep and worker.expires_at > self.now and queue in worker.queues:
+                self.woken.add(queue)
 
     def _in(self, seconds: int) -> datetime:
         return self.now + timedelta(seconds=seconds)

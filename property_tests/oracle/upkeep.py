@@ -35,6 +35,11 @@ class Upkeep(Tables):
         worker.expires_at = self._in(stale_after)
         return True
 
+    def set_asleep(self, *, worker_id: int, asleep: bool) -> None:
+        """Say whether the worker wants to be notified."""
+        if worker_id in self.workers:
+            self.workers[worker_id].asleep = asleep
+
     def forget(self, *, worker_id: int) -> None:
         """Remove the row of a worker that ends."""
         self.workers.pop(worker_id, None)
@@ -72,7 +77,7 @@ class Upkeep(Tables):
         ]
         for row in unheld:
             self._give_back(row)
-            self.woken.add(row.queue)  # also after a cancel: it is rare, and waking does no harm
+            self._tell(row.queue)  # also after a cancel: it is rare, and waking does no harm
         self._cancel_descendants([row.id for row in unheld if row.state in FAILED])
         return [row.id for row in unheld]
 

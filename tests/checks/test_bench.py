@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from bench import lab
+from bench import compare, lab, producers, trials
+from bench.peers.contestants import BASE
 
 
 def test_a_fresh_database_is_dropped(server_dsn: str) -> None:
@@ -47,3 +48,44 @@ def test_results_name_the_machine_and_hide_the_server(
     stored = json.loads(report.with_suffix(".json").read_text())
     assert stored["raw"] == [{"who": "roost"}]
     assert stored["machine"]["postgres"] in text
+
+
+def test_a_drain_counts_every_job(empty_dsn: str) -> None:
+    figures = trials.drain(BASE, empty_dsn, jobs=300, concurrency=8)
+    assert figures["jobs/s"] > 0
+    with psycopg.connect(empty_dsn) as conn:
+        states = conn.execute("select state, count(*) from roost.jobs group by state").fetchall()
+    assert states == [("completed", 300)]
+
+
+def test_pickup_is_measured_beside_a_load(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "SETTLE", 0.2)
+    monkeypatch.setattr(trials, "WARM_UP", 1)
+    figures = trials.pickup(BASE, empty_dsn, jobs=3, concurrency=4, naps=2, rate=100)
+    assert 0 < figures["p50 ms"] <= figures["p99 ms"]
+
+
+def test_producers_can_do_without_notifications(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "SETTLE", 0.2)
+    figures = producers.produce(empty_dsn, seconds=0.2, worker="none", silent=True)
+    assert figures["jobs/s"] > 0
+
+
+def test_a_ratio_is_the_median_of_the_rounds_and_a_failure_is_said() -> None:
+    def trial(_: str) -> trials.Figures:
+        raise NotImplementedError
+
+    cases = [compare.Case(name, "a", trial) for name in "abc"]
+    scenario = compare.Scenario(key="drain", title="Drain", cases=cases)
+    done: compare.Trials = {
+        "a": [{"jobs/s": 100.0}, {"jobs/s": 200.0}, {"jobs/s": 300.0}],
+        "b": [{"jobs/s": 50.0}, {"jobs/s": 180.0}, None],
+        "c": [None, None, None],
+    }
+    assert compare.table(scenario, done).rows == [
+        ["a", "200", "100 to 300", "x 1.00"],
+        ["b", "115", "50.00 to 180", "x 0.70"],
+        ["c", "failed", "", ""],
+    ]

@@ -554,6 +554,7 @@ def test_who_sleeps_is_woken_once_for_each_reason(hand: CronTable, dsn: str) -> 
     with psycopg.connect(dsn, autocommit=True) as listener:
         listener.execute("listen roost_cron")
         listener.execute("listen roost_jobs")
+        hand.add_worker(queues=["default", "q"])
 
         def heard() -> list[tuple[str, str]]:
             hand.script("notify roost_jobs, 'end'")  # they come in the order of the commits

@@ -13,6 +13,7 @@ import pytest
 from roost import DuplicateUniqueJobError, JobInsert
 from roost._model.record import encode_jobs
 from roost._ops.enqueue import insert_job
+from roost._ops.upkeep import set_asleep
 from roost.testing.job_table import JobTable
 
 
@@ -203,6 +204,7 @@ def test_each_queue_is_told_once_of_jobs_that_are_due_soon(
     table: JobTable, rival: JobTable
 ) -> None:
     rival.rows("listen roost_jobs")
+    table.add_worker(queues=["a", "b", "c", "d"])
     soon, late = (datetime.now(UTC) + timedelta(seconds=wait) for wait in (30, 3_000))
     table.add_all(
         [JobInsert("work", queue="a")] * 50
@@ -216,6 +218,7 @@ def test_nobody_is_told_before_the_commit_nor_after_a_rollback(
     table: JobTable, rival: JobTable
 ) -> None:
     rival.rows("listen roost_jobs")
+    table.add_worker(queues=["a"])
     raw = table.connection.raw
     raw.execute(b"begin")
     table.add(queue="a")
@@ -228,7 +231,53 @@ def test_nobody_is_told_before_the_commit_nor_after_a_rollback(
     assert heard(rival) == []
 
 
+def test_only_a_living_worker_that_sleeps_on_the_queue_is_told(
+    table: JobTable, rival: JobTable
+) -> None:
+    rival.rows("listen roost_jobs")
+    table.add()
+    assert heard(rival) == []
+    table.add_worker("elsewhere", queues=["other"])
+    table.add_worker("dead", stale_after=-1)
+    worker = table.add_worker("here")
+    table.add()
+    assert heard(rival) == ["default"]
+    table.run(set_asleep(worker, asleep=False))
+    table.add()
+    assert heard(rival) == []
+    table.run(set_asleep(worker, asleep=True))
+    table.add()
+    assert heard(rival) == ["default"]
+
+
+def test_a_snapshot_that_can_not_see_who_sleeps_tells_in_any_case(
+    table: JobTable, rival: JobTable
+) -> None:
+    rival.rows("listen roost_jobs")
+    raw = table.connection.raw
+    raw.execute(b"begin isolation level repeatable read")
+    raw.execute(b"select 1")
+    rival.add_worker()  # which this transaction will never see
+    table.add()
+    raw.execute(b"commit")
+    assert heard(rival) == ["default"]
+
+
+def test_who_falls_asleep_during_the_transaction_is_told_by_the_next_statement(
+    table: JobTable, rival: JobTable
+) -> None:
+    rival.rows("listen roost_jobs")
+    raw = table.connection.raw
+    raw.execute(b"begin")
+    table.rows("select 1")
+    rival.add_worker()
+    table.add()
+    raw.execute(b"commit")
+    assert heard(rival) == ["default"]
+
+
 def test_a_duplicate_tells_nobody(table: JobTable, rival: JobTable) -> None:
+    table.add_worker()
     insert(table)
     rival.rows("listen roost_jobs")
     with pytest.raises(DuplicateUniqueJobError):
@@ -239,5 +288,6 @@ def test_a_duplicate_tells_nobody(table: JobTable, rival: JobTable) -> None:
 def test_the_longest_queue_name_fits_a_notification(table: JobTable, rival: JobTable) -> None:
     rival.rows("listen roost_jobs")
     name = "\N{HATCHING CHICK}" * 200
+    table.add_worker(queues=[name])
     table.add(queue=name)
     assert heard(rival) == [name]

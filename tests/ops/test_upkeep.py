@@ -167,11 +167,11 @@ def test_what_a_worker_does_not_know_of_is_given_back_without_an_error(table: Jo
 
 
 def test_a_rescue_tells_the_queue(table: JobTable, rival: JobTable) -> None:
-    rival.rows("listen roost_jobs")
-    table.claim(table.add_worker()) if table.add() else None
-    rival.rows("select 1")
-    list(rival.connection.raw.notifies(timeout=0, stop_after=1))
+    table.add()
+    table.claim(table.add_worker())
     table.rows("delete from roost.workers")
+    rival.rows("listen roost_jobs")
+    table.add_worker("another")
     rescue(table)
     [heard] = rival.connection.raw.notifies(timeout=5, stop_after=1)
     assert heard.payload == "default"

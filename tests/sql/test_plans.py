@@ -105,8 +105,15 @@ def statement(name: str) -> Statement:
     return statements(stage)[rest]
 
 
-def claim(table: JobTable, *, limit: int = 10, queue: str = "default") -> Plan:
-    return Plan(table, statement("claim.claim_jobs"), 1, [queue], ["work", "other"], limit)
+def claim(
+    table: JobTable,
+    *,
+    limit: int = 10,
+    queue: str = "default",
+    after: tuple[object, ...] = ([], [], [], []),
+) -> Plan:
+    known = ["work", "other"]
+    return Plan(table, statement("claim.claim_jobs"), 1, [queue], known, limit, *after)
 
 
 def executing(table: JobTable, count: int) -> list[int]:
@@ -160,6 +167,49 @@ def test_a_larger_claim_costs_in_proportion(large: JobTable) -> None:
     assert hundred < 12 * ten
 
 
+def test_a_claim_behind_another_walks_over_nothing_that_this_one_left(
+    databases: Databases, template: str
+) -> None:
+    with databases.fresh(template) as name, JobTable(databases.dsn_for(name)) as table:
+        worker = table.add_worker()
+        table.rows("insert into roost.jobs (task) select 'work' from generate_series(1, 20_000)")
+        table.rows("analyze roost.jobs")
+        with JobTable(databases.dsn_for(name)) as reader:
+            reader.script("begin isolation level repeatable read")
+            reader.rows("select count(*) from roost.jobs")  # keeps every dead entry in place
+            for _ in range(10):
+                last = table.claim(worker, limit=1_000).jobs[-1]
+            from_the_head = claim(table)
+            after = ([last.queue], [last.priority], [last.scheduled_at], [last.lease.job_id])
+            behind = claim(table, after=after)
+    assert behind.blocks < 200
+    assert from_the_head.blocks > 2 * behind.blocks
+
+
+@pytest.mark.parametrize("known", ["a table that was analysed while nothing ran", "this table"])
+def test_verdicts_are_found_one_by_one_whatever_else_runs(
+    databases: Databases, template: str, known: str
+) -> None:
+    with databases.fresh(template) as name, JobTable(databases.dsn_for(name)) as table:
+        worker = table.add_worker()
+        table.rows("insert into roost.jobs (task) select 'work' from generate_series(1, 4_000)")
+        table.rows("analyze roost.jobs")
+        leases = [job.lease for _ in range(2) for job in table.claim(worker, limit=1_000).jobs]
+        if known == "this table":
+            table.rows("analyze roost.jobs")
+        ids = [lease.job_id for lease in leases[:500]]
+        plan = Plan(
+            table,
+            statement("settle.complete"),
+            *(ids, [worker] * 500, [1] * 500, None, False),
+        )
+    assert "jobs" not in plan.scanned
+    for node in plan.nodes:
+        walked = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+        walked += node.get("Rows Removed by Join Filter", 0)
+        assert walked * node["Actual Loops"] <= 1_000, node["Node Type"]
+
+
 @pytest.mark.parametrize("with_children", [False, True])
 def test_completions_probe_their_rows(large: JobTable, with_children: bool) -> None:
     ids = executing(large, 10)
@@ -169,7 +219,7 @@ def test_completions_probe_their_rows(large: JobTable, with_children: bool) -> N
         ids,
         [1] * 10,
         [1] * 10,
-        [None] * 10,
+        None,
         with_children,
     )
     assert "jobs" not in plan.scanned

@@ -88,6 +88,7 @@ async def test_what_was_not_announced_is_found_before_it_is_due(
 def test_all_that_is_due_before_the_next_look_is_announced(table: JobTable, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as listener:
         listener.execute("listen roost_jobs")
+        table.add_worker(queues=[f"in {seconds}" for seconds in (30, 59, 61, 3600)])
         for seconds in (30, 59, 61, 3600):
             table.add("work", queue=f"in {seconds}", scheduled_at=due_in(seconds))
         table.script("notify roost_jobs, 'end'")

@@ -94,7 +94,8 @@ class WorkerSettings:
     :param concurrency: how many jobs run at once, ≥ 1.
     :param prefetch: how many claimed jobs may wait for a slot, ≥ 0; ``None`` adapts: enough to hide
         a claim's round trip behind short jobs, none where jobs are long.
-    :param poll_interval: how long to sleep at most before looking for jobs unasked.
+    :param poll_interval: how long to sleep at most before looking for jobs unasked; twice that
+        while notifications are known to arrive.
     :param retry_strategy: seconds until the next attempt; ``None``: `roost.exponential`.
     :param run_cron: whether this worker fires cron entries.
     :param heartbeat_interval: between two heartbeats; at most half of ``orphan_stale_after``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import attrs
@@ -75,6 +75,16 @@ class ClaimedJob:
 
 
 @attrs.frozen
+class Position:
+    """A place in the order of the jobs of one queue and priority: that of a claimed job."""
+
+    queue: str
+    priority: int
+    scheduled_at: datetime
+    job_id: int
+
+
+@attrs.frozen
 class Claimed:
     """What a claim brought.
 
@@ -92,14 +102,30 @@ class Claimed:
 
 
 def claim_jobs(
-    *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], limit: int
+    *,
+    worker_id: int,
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    limit: int,
+    after: Iterable[Position] = (),
 ) -> Op[Claimed]:
     """Take up to ``limit`` due jobs of ``queues``, in (priority, scheduled_at, id) order.
 
     Only jobs of ``tasks`` are taken: a task that this worker doesn't know is left to others. Jobs
     that are marked as limited are left to `claim_limited_jobs`.
+
+    :param after: go on behind these, and leave alone every queue and priority that is not among
+        them; empty: all of ``queues`` from their heads.
     """
-    rows = yield Query(_CLAIM, (worker_id, list(queues), list(tasks), limit))
+    after = list(after)
+    parameters = (
+        *(worker_id, list(queues), list(tasks), limit),
+        [position.queue for position in after],
+        [position.priority for position in after],
+        [position.scheduled_at for position in after],
+        [position.job_id for position in after],
+    )
+    rows = yield Query(_CLAIM, parameters)
     return _claimed(worker_id, rows)
 
 

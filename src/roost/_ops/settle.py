@@ -107,8 +107,8 @@ def _write(
     completed: list[int] = []
     ended: dict[int, str] = {}
     if to_complete:
-        results = [verdict.result for verdict in to_complete]
-        rows = yield Query(_SQL["complete"], (*_leases(to_complete), results, with_children))
+        parameters = (*_leases(to_complete), _results(to_complete), with_children)
+        rows = yield Query(_SQL["complete"], parameters)
         completed = [job_id for (job_id,) in rows]
     if to_conclude:
         records = encode([describe(verdict) for verdict in to_conclude])
@@ -121,6 +121,17 @@ def _write(
         if state in (JobState.DISCARDED, JobState.CANCELLED)
     ]
     return left, completed, failed
+
+
+def _results(verdicts: Iterable[Verdict]) -> str | None:
+    """Return the results, which are JSON texts, as one object by lease; ``None``: none."""
+    entries = [
+        f'"{lease.job_id}:{lease.worker_id}:{lease.lease_no}":{verdict.result}'
+        for verdict in verdicts
+        if verdict.result is not None
+        for lease in [verdict.lease]
+    ]
+    return f"{{{','.join(entries)}}}" if entries else None
 
 
 def _leases(verdicts: Sequence[Verdict]) -> tuple[list[int], list[int], list[int]]:

@@ -53,6 +53,25 @@ def renew_worker(worker_id: int, *, stale_after: float) -> Op[bool]:
     return bool(rows)
 
 
+def set_asleep(worker_id: int, *, asleep: bool) -> Op[None]:
+    """Say whether the worker waits to be notified of jobs, or looks by itself."""
+    yield Query(_SQL["set_asleep"], (worker_id, asleep))
+
+
+def next_transaction() -> Op[int]:
+    """Return a number above that of every transaction that has written something by now."""
+    rows = yield Query(_SQL["next_transaction"])
+    number: int = rows[0][0]
+    return number
+
+
+def oldest_transaction() -> Op[int]:
+    """Return a number that is not above that of any transaction that has written and still runs."""
+    rows = yield Query(_SQL["oldest_transaction"])
+    number: int = rows[0][0]
+    return number
+
+
 def forget_worker(worker_id: int) -> Op[None]:
     """Remove the row of a worker that ends, so that nobody waits for its expiry."""
     yield Query(_SQL["forget_worker"], (worker_id,))

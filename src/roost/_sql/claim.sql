@@ -1,5 +1,9 @@
 -- name: claim_jobs
--- $1 worker id, $2 queues, $3 the tasks that the worker knows, $4 the most to take (1 … 1000).
+-- $1 worker id, $2 queues, $3 the tasks that the worker knows, $4 the most to take (1 … 1000),
+-- $5 to $8 positions to go on behind (queue, priority, scheduled_at, id), or none: from the heads.
+--
+-- Claimed jobs leave dead entries in the index until a vacuum, for as long as anybody keeps an old
+-- snapshot: a claim that goes on behind the last one does not walk over them.
 --
 -- Waiting jobs are found per head: a (queue, priority) that has any. Each costs one index probe, so
 -- jobs that are far in the future at one priority are never walked to reach the next. The walk over
@@ -25,12 +29,13 @@ with recursive head (queue, priority) as (
         order by job.priority
         limit 1
     ) as first
-    where not exists (
-        select
-        from roost.queues as queue
-        where queue.name = wanted.queue
-            and queue.paused_at is not null
-    )
+    where (select cardinality($5::text[])) = 0
+        and not exists (
+            select
+            from roost.queues as queue
+            where queue.name = wanted.queue
+                and queue.paused_at is not null
+        )
     union all
     select head.queue, next.priority
     from head
@@ -49,9 +54,25 @@ with recursive head (queue, priority) as (
 -- Arrays, because the planner takes the recursion for a thousand rows and these for ten.
 heads as materialized (
     select
-        array_agg(queue order by priority, queue) as queues,
-        array_agg(priority order by priority, queue) as priorities
-    from head
+        array_agg(head.queue order by head.priority, head.queue) as queues,
+        array_agg(head.priority order by head.priority, head.queue) as priorities,
+        array_agg(head.from_at order by head.priority, head.queue) as from_ats,
+        array_agg(head.from_id order by head.priority, head.queue) as from_ids,
+        count(*) > count(distinct head.priority) as tied
+    from (
+        select queue, priority, timestamptz '-infinity', bigint '0'
+        from head
+        union all
+        select known.queue, known.priority, known.scheduled_at, known.id
+        from unnest($5::text[], $6::integer[], $7::timestamptz[], $8::bigint[])
+            as known (queue, priority, scheduled_at, id)
+        where not exists (
+            select
+            from roost.queues as queue
+            where queue.name = known.queue
+                and queue.paused_at is not null
+        )
+    ) as head (queue, priority, from_at, from_id)
 ),
 -- The exact order across queues matters only where two of them share a priority: then how far each
 -- head may go before the next has its turn.
@@ -61,7 +82,8 @@ share as materialized (
     from (
         select head.queue, head.priority, due.scheduled_at, due.id
         from heads
-        cross join lateral unnest(heads.queues, heads.priorities) as head (queue, priority)
+        cross join lateral unnest(heads.queues, heads.priorities, heads.from_ats, heads.from_ids)
+            as head (queue, priority, from_at, from_id)
         cross join lateral (
             select job.scheduled_at, job.id
             from roost.jobs as job
@@ -72,10 +94,11 @@ share as materialized (
                 and not job.limited
                 and job.scheduled_at <= now()
                 and job.task = any ($3::text[])
+                and (job.scheduled_at, job.id) > (head.from_at, head.from_id)
             order by job.scheduled_at, job.id
             limit 1000
         ) as due
-        where (select count(*) > count(distinct head.priority) from head)
+        where (select heads.tied from heads)
         order by head.priority, due.scheduled_at, due.id
         limit (select $4::integer)
     ) as due
@@ -85,9 +108,13 @@ plan as materialized (
     select
         array_agg(queue order by priority, queue) as queues,
         array_agg(priority order by priority, queue) as priorities,
+        array_agg(from_at order by priority, queue) as from_ats,
+        array_agg(from_id order by priority, queue) as from_ids,
         array_agg(last_at order by priority, queue) as last_ats,
         array_agg(last_id order by priority, queue) as last_ids
-    from head
+    from heads
+    cross join lateral unnest(heads.queues, heads.priorities, heads.from_ats, heads.from_ids)
+        as head (queue, priority, from_at, from_id)
     left join share using (queue, priority)
 ),
 -- A worker whose row is gone holds no leases and may take none; the lock keeps the row until the
@@ -105,8 +132,9 @@ picked as materialized (
     from (
         select due.id
         from plan
-        cross join lateral unnest(plan.queues, plan.priorities, plan.last_ats, plan.last_ids)
-            as head (queue, priority, last_at, last_id)
+        cross join lateral unnest(
+            plan.queues, plan.priorities, plan.from_ats, plan.from_ids, plan.last_ats, plan.last_ids
+        ) as head (queue, priority, from_at, from_id, last_at, last_id)
         cross join lateral (
             select job.id
             from roost.jobs as job
@@ -117,6 +145,7 @@ picked as materialized (
                 and not job.limited
                 and job.scheduled_at <= now()
                 and job.task = any ($3::text[])
+                and (job.scheduled_at, job.id) > (head.from_at, head.from_id)
                 and (job.scheduled_at, job.id) <= (head.last_at, head.last_id)
             order by job.scheduled_at, job.id
             limit 1000
@@ -125,8 +154,9 @@ picked as materialized (
         union all
         select due.id
         from plan
-        cross join lateral unnest(plan.queues, plan.priorities, plan.last_ats, plan.last_ids)
-            as head (queue, priority, last_at, last_id)
+        cross join lateral unnest(
+            plan.queues, plan.priorities, plan.from_ats, plan.from_ids, plan.last_ats, plan.last_ids
+        ) as head (queue, priority, from_at, from_id, last_at, last_id)
         cross join lateral (
             select job.id
             from roost.jobs as job
@@ -138,7 +168,7 @@ picked as materialized (
                 and job.scheduled_at <= now()
                 and job.task = any ($3::text[])
                 and (job.scheduled_at, job.id)
-                    > (coalesce(head.last_at, '-infinity'), coalesce(head.last_id, 0))
+                    > (coalesce(head.last_at, head.from_at), coalesce(head.last_id, head.from_id))
             order by job.scheduled_at, job.id
             limit 1000
             for update skip locked

@@ -88,7 +88,7 @@ revived as (
     returning job.id, job.queue
 ),
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from revived
     group by queue
 )
@@ -151,5 +151,5 @@ with resumed as (
         and paused_at is not null
     returning name
 )
-select pg_notify('roost_jobs', name)
+select roost.announce(name)
 from resumed;

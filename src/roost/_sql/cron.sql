@@ -122,7 +122,7 @@ inserted as (
     returning id, queue, metadata ->> 'cron' as entry
 ),
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from inserted
     group by queue
 ),
@@ -213,7 +213,7 @@ with inserted as (
     returning id, queue
 ),
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from inserted
 )
 select id

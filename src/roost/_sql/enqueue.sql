@@ -35,7 +35,7 @@ inserted as (
 -- One notification a queue, only for what can start now or within a minute: who hears of it looks,
 -- and learns when to look again. Polling finds the rest in time. Sent when the transaction commits.
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from inserted
     where scheduled_at <= statement_timestamp() + interval '1 minute'
     group by queue
@@ -183,7 +183,7 @@ depending as (
     where inserted.pending_parents > 0
 ),
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from inserted
     where state = 'available'
         and pending_parents = 0

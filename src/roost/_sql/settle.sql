@@ -1,43 +1,46 @@
 -- name: complete
--- $1 ids, $2 worker ids, $3 lease numbers, $4 results as JSON texts (null: no result), $5 whether
--- to write the jobs with children or those without. Returns the ids that were written: their lease
--- held, and nobody had the row locked.
+-- $1 ids, $2 worker ids, $3 lease numbers, $4 a JSON object of the results that there are, by
+-- id:worker:lease, or null, $5 whether to write the jobs with children or those without. Returns the
+-- ids that were written: their lease held, and nobody had the row locked.
 with verdict as (
     select *
-    from unnest($1::bigint[], $2::bigint[], $3::integer[], $4::text[])
-        as v (id, worker_id, lease_no, result)
+    from unnest($1::bigint[], $2::bigint[], $3::integer[]) as v (id, worker_id, lease_no)
 ),
 -- Rows that somebody has locked are passed over, not waited for: an enqueue of a child holds its
 -- parent until the user's transaction ends, and the rest of the batch must not wait for that.
 held as materialized (
-    select verdict.id, verdict.result
+    select verdict.id
     from verdict
     cross join lateral (
-        select job.worker_id, job.lease_no, job.state, job.has_children
+        select
         from roost.jobs as job
         where job.id = verdict.id
-        -- Keeps the conditions below outside, so that nothing but the primary key can be walked.
+            and job.worker_id = verdict.worker_id
+            and job.lease_no = verdict.lease_no
+            -- Hidden from the planner: a table that was analysed while nothing ran lets it walk all
+            -- that runs, for each verdict.
+            and job.state || '' = 'executing'
+            and job.has_children = $5::boolean
         limit 1
         for update of job skip locked
     ) as job
-    where job.worker_id = verdict.worker_id
-        and job.lease_no = verdict.lease_no
-        and job.state = 'executing'
-        and job.has_children = $5::boolean
 ),
 completed as (
     update roost.jobs as job
     set state = 'completed',
         completed_at = now(),
-        result = held.result::jsonb
-    from held
-    where job.id = held.id
+        result = case
+            when $4::text is not null
+                then (select $4::text::jsonb) -> concat_ws(':', job.id, job.worker_id, job.lease_no)
+        end
+    -- Not a join: that became a hash join over a scan of the table.
+    where job.id = any (array(select held.id from held))
     returning job.id, job.queue, job.limited, job.awaited
 ),
 -- An end gives a limited task room: somebody may be waiting for it. And somebody may be waiting for
 -- this very job.
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from completed
     where limited
     group by queue
@@ -79,18 +82,16 @@ held as materialized (
         end as state
     from verdict
     cross join lateral (
-        select
-            job.worker_id, job.lease_no, job.state, job.has_children, job.attempt,
-            job.cancel_requested
+        select job.attempt, job.cancel_requested
         from roost.jobs as job
         where job.id = verdict.id
+            and job.worker_id = verdict.worker_id
+            and job.lease_no = verdict.lease_no
+            and job.state || '' = 'executing'
+            and job.has_children = $3::boolean
         limit 1
         for update of job skip locked
     ) as job
-    where job.worker_id = verdict.worker_id
-        and job.lease_no = verdict.lease_no
-        and job.state = 'executing'
-        and job.has_children = $3::boolean
 ),
 concluded as (
     update roost.jobs as job
@@ -123,10 +124,10 @@ concluded as (
     returning job.id, job.queue, job.state, job.scheduled_at, job.limited, job.awaited
 ),
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from concluded
     where limited
-        or (state in ('available', 'retryable') and scheduled_at <= now())
+        or (state in ('available', 'retryable') and scheduled_at <= now() + interval '1 minute')
     group by queue
     union all
     select pg_notify('roost_finished', id::text)
@@ -144,14 +145,14 @@ where (select count(*) from notified) >= 0;
 select verdict.id, job.has_children
 from unnest($1::bigint[], $2::bigint[], $3::integer[]) as verdict (id, worker_id, lease_no)
 cross join lateral (
-    select job.worker_id, job.lease_no, job.state, job.has_children
+    select job.has_children
     from roost.jobs as job
     where job.id = verdict.id
+        and job.worker_id = verdict.worker_id
+        and job.lease_no = verdict.lease_no
+        and job.state || '' = 'executing'
     limit 1
-) as job
-where job.worker_id = verdict.worker_id
-    and job.lease_no = verdict.lease_no
-    and job.state = 'executing';
+) as job;
 
 -- name: bound_lock_waits
 -- $1 milliseconds, for the rest of the transaction: a child that somebody holds is not waited for.
@@ -200,7 +201,7 @@ released as (
     returning job.queue, job.pending_parents, job.scheduled_at
 ),
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from released
     where pending_parents = 0
         and scheduled_at <= now() + interval '1 minute'

@@ -20,6 +20,20 @@ set heartbeat_at = now(),
 where id = $1::bigint
 returning id;
 
+-- name: set_asleep
+-- Whether roost.announce is to notify this worker.
+update roost.workers
+set asleep = $2::boolean
+where id = $1::bigint;
+
+-- name: next_transaction
+-- Every transaction that wrote something before this has a smaller number. Not the end of a snapshot:
+-- that is the last number that is known to have ended, and what runs may be above it.
+select pg_current_xact_id()::text::bigint;
+
+-- name: oldest_transaction
+select pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+
 -- name: forget_worker
 delete from roost.workers
 where id = $1::bigint;
@@ -85,7 +99,7 @@ rescued as (
     returning job.id, job.queue, job.state, job.limited, job.has_children, job.awaited
 ),
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from rescued
     where limited
         or state = 'retryable'
@@ -123,7 +137,7 @@ released as (
     returning job.id, job.queue, job.state, job.has_children, job.awaited
 ),
 notified as (
-    select pg_notify('roost_jobs', queue)
+    select roost.announce(queue)
     from released
     group by queue
     union all

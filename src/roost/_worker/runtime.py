@@ -25,6 +25,7 @@ from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import ClaimedJob
 from roost._ops.query import Op
 from roost._ops.upkeep import discard_plans
+from roost._worker.alertness import Alertness
 from roost._worker.running import Reason, Running
 from roost._worker.wake import Wake
 from roost.exceptions import DatabaseError
@@ -57,6 +58,9 @@ class Runtime:
     :param cancels_heard: (id, lease number) of the newest cancel requests, of any worker's jobs.
     :param listening: whether notifications arrive.
     :param limited_tasks: the tasks that have limits in the database, whoever declared them.
+    :param limited_held: ids of jobs of limited tasks that were claimed and are not settled yet.
+    :param limited_may_wait: whether jobs of limited tasks may be claimable since the last look.
+    :param alertness: whether it is notified of jobs, or looks by itself.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
     :param stopping: whether a stop was asked for: nothing is claimed or started any more.
     :param abandoned: whether a thread with a job was left behind, whose lease this worker keeps.
@@ -83,6 +87,9 @@ class Runtime:
     cancels_heard: dict[tuple[int, int], None] = attrs.field(factory=dict)
     listening: bool = False
     limited_tasks: frozenset[str] = frozenset()
+    limited_held: set[int] = attrs.field(factory=set)
+    limited_may_wait: bool = True
+    alertness: Alertness = attrs.field(factory=Alertness)
     jobs_may_wait: bool = True
     stopping: bool = False
     abandoned: bool = False
@@ -125,7 +132,7 @@ class Runtime:
 
     def look_again(self) -> None:
         """Tell the fetch lane that there may be jobs."""
-        self.jobs_may_wait = True
+        self.jobs_may_wait = self.limited_may_wait = True
         self.look.set()
 
     def due_in(self, seconds: float) -> None:
@@ -167,5 +174,7 @@ class Runtime:
     def lose_leases(self) -> None:
         """Stop every job, for others may run them now (self-fencing)."""
         self.running.give_up_waiting()
+        self.limited_held.clear()
+        self.limited_may_wait = True
         for running in self.running:
             running.cancel(Reason.LEASE_LOST)

@@ -14,7 +14,7 @@ from roost._drivers.psycopg_sync import connect
 from roost._model.job import Job, JobInsert
 from roost._model.record import encode_jobs
 from roost._model.verdict import Lease, Verdict
-from roost._ops.claim import Claimed, claim_jobs
+from roost._ops.claim import Claimed, Position, claim_jobs
 from roost._ops.enqueue import insert_jobs
 from roost._ops.inspect import get_job
 from roost._ops.query import Op, Query, Row
@@ -91,10 +91,16 @@ class JobTable:
         """Return the ids of the worker incarnations that have a row."""
         return [row[0] for row in self.rows("select id from roost.workers order by id")]
 
-    def add_worker(self, name: str = "tester", *, stale_after: float = 300.0) -> int:
-        """Add a worker incarnation and return its id."""
+    def add_worker(
+        self,
+        name: str = "tester",
+        *,
+        queues: Sequence[str] = ("default",),
+        stale_after: float = 300.0,
+    ) -> int:
+        """Add a worker incarnation, which sleeps, and return its id."""
         return self.run(
-            register_worker(name=name, queues=["default"], concurrency=10, stale_after=stale_after)
+            register_worker(name=name, queues=queues, concurrency=10, stale_after=stale_after)
         )
 
     def claim(
@@ -104,9 +110,12 @@ class JobTable:
         limit: int = 10,
         queues: Sequence[str] = ("default",),
         tasks: Sequence[str] = ("work",),
+        after: Sequence[Position] = (),
     ) -> Claimed:
         """Claim for a worker."""
-        return self.run(claim_jobs(worker_id=worker_id, queues=queues, tasks=tasks, limit=limit))
+        return self.run(
+            claim_jobs(worker_id=worker_id, queues=queues, tasks=tasks, limit=limit, after=after)
+        )
 
     def settle(self, *verdicts: Verdict, error_cap: int = 20) -> list[Lease]:
         """Write verdicts of jobs without children and return the leases that did not hold."""

@@ -1,7 +1,8 @@
 """Fetch: claim jobs when there is room and a reason to look.
 
 Reasons: a wake (a notification, a reconnect), the poll, the time at which the next known job is
-due, and room again after a claim that was full.
+due, and room again after a claim that was full. A worker that would be notified too often is not,
+and looks every few milliseconds instead.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Callable
 import anyio
 from anyio.abc import TaskStatus
 
-from roost._ops.claim import Claimed, ClaimedJob, claim_jobs, claim_limited_jobs
-from roost._ops.upkeep import release_unheld
+from roost._ops.claim import Claimed, ClaimedJob
+from roost._ops.upkeep import next_transaction, oldest_transaction, release_unheld, set_asleep
+from roost._worker.claiming import Claims
 from roost._worker.lane import backoff
 from roost._worker.pace import Pace
 from roost._worker.runtime import Runtime
@@ -44,6 +46,7 @@ class FetchLane:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._claims = Claims(runtime)
         self._timeout = CLAIM_TIMEOUT
         self._in_flight: anyio.CancelScope | None = None
         self._unsure = False
@@ -59,7 +62,7 @@ class FetchLane:
         while True:
             await self._wait_for_room_and_a_reason()
             try:
-                await self.once()
+                await self._turn_or_look()
             except DatabaseUnavailableError as error:
                 failures += 1
                 logger.warning("claim failed", extra={"error": str(error), "failures": failures})
@@ -67,6 +70,29 @@ class FetchLane:
                 self._runtime.jobs_may_wait = True  # what it was to look for is still there
             else:
                 failures = 0
+
+    async def _turn_or_look(self) -> None:
+        """Claim; first, where it is time for that, fall asleep or wake up."""
+        runtime, alertness = self._runtime, self._runtime.alertness
+        if alertness.should_turn and alertness.asleep:
+            alertness.wake()
+            await runtime.call(set_asleep(runtime.worker_id, asleep=False))
+        elif alertness.should_turn:
+            await runtime.call(set_asleep(runtime.worker_id, asleep=True))
+            alertness.sleep()
+            runtime.jobs_may_wait = True
+        last, horizon = False, alertness.horizon
+        if alertness.settling_down:
+            if horizon is None:
+                horizon = alertness.horizon = await runtime.call(next_transaction())
+            last = await runtime.call(oldest_transaction()) >= horizon
+        began = anyio.current_time()
+        claimed = await self.once()
+        if claimed is not None:
+            last = last and alertness.horizon == horizon  # a new row has its own
+            found, more = len(claimed.jobs), runtime.jobs_may_wait
+            alertness.looked(found, more=more, last=last, now=anyio.current_time())
+            self._next_look = min(self._next_look, began + alertness.gap)
 
     async def once(self) -> Claimed | None:
         """Claim as many jobs as there is room for; ``None``: there was no room.
@@ -83,11 +109,12 @@ class FetchLane:
         began = anyio.current_time()
         runtime.jobs_may_wait = False
         runtime.due_at = math.inf  # the answer says it
-        self._next_look = began + min(runtime.settings.poll_interval, MAX_SLEEP)
+        poll_interval = runtime.settings.poll_interval * (2 if runtime.listening else 1)
+        self._next_look = began + min(poll_interval, MAX_SLEEP)
         self._unsure = True
         # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
         with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
-            claimed = await self._claim(limit)
+            claimed = await self._claims.claim(limit, timeout=self._timeout)
             self._take(claimed, limit=limit, began=began)
             return claimed
         raise DatabaseUnavailableError("the claim was not answered")
@@ -98,44 +125,6 @@ class FetchLane:
         if self._in_flight is not None:
             deadline = anyio.current_time() + STOP_TIMEOUT
             self._in_flight.deadline = min(self._in_flight.deadline, deadline)
-
-    async def _claim(self, limit: int) -> Claimed:
-        """Claim, limited tasks first; without any, that is one statement."""
-        runtime = self._runtime
-        tasks = list(runtime.registry)
-        limited = [task for task in tasks if task in runtime.limited_tasks]
-        first = Claimed([], None, alive=True)
-        if limited:
-            first = await runtime.call_in_transaction(
-                claim_limited_jobs(
-                    worker_id=runtime.worker_id,
-                    queues=runtime.settings.queues,
-                    limited=limited,
-                    tasks=tasks,
-                    limit=limit,
-                ),
-                timeout=self._timeout,
-            )
-            if len(first.jobs) == limit:
-                return first
-        try:
-            rest = await runtime.call(
-                claim_jobs(
-                    worker_id=runtime.worker_id,
-                    queues=runtime.settings.queues,
-                    # Jobs of limited tasks that are not marked yet wait until they are.
-                    tasks=[task for task in tasks if task not in runtime.limited_tasks],
-                    limit=limit - len(first.jobs),
-                ),
-                timeout=self._timeout,
-            )
-        except DatabaseUnavailableError:
-            # The first part is committed: run it. What the second may have taken is given back.
-            if not first.jobs:
-                raise
-            return Claimed(first.jobs, None, alive=True, complete=False)
-        waits = [wait for wait in (first.next_due, rest.next_due) if wait is not None]
-        return Claimed(first.jobs + rest.jobs, min(waits, default=None), alive=rest.alive)
 
     def _take(self, claimed: Claimed, *, limit: int, began: float) -> None:
         """Put the jobs in line: without an await from the claim's answer to the jobs' start."""
@@ -175,6 +164,8 @@ class FetchLane:
             if room > self._pace.prefetch // 2 and (
                 runtime.jobs_may_wait or now >= min(self._next_look, runtime.due_at)
             ):
+                return
+            if runtime.alertness.should_turn and runtime.holds_leases():
                 return
             hand_back_at = runtime.running.waiting_since + MAX_LINE_WAIT
             if now >= hand_back_at:
@@ -228,6 +219,7 @@ class DrainLane(FetchLane):
         while True:
             # A job that ends while the claim is under way may enqueue what the claim does not see.
             was_busy = self._runtime.busy()
+            self._runtime.limited_may_wait = True
             try:
                 claimed = await self.once()
             except DatabaseUnavailableError as error:

@@ -101,13 +101,17 @@ class ListenLane:
 
     def _pass_on(self, heard: Sequence[Notification]) -> None:
         queues = self._runtime.settings.queues
+        of_jobs = 0
         for notification in heard:
             if notification.channel == CANCEL:
                 self._cancel(notification.payload)
             elif notification.channel == CRON:
                 self._runtime.cron_wake.set()
             elif notification.channel == JOBS and notification.payload in queues:
-                self._runtime.look_again()
+                of_jobs += 1
+        if of_jobs:
+            self._runtime.alertness.heard(of_jobs, now=anyio.current_time())
+            self._runtime.look_again()
 
     def _wake_all(self) -> None:
         self._runtime.look_again()

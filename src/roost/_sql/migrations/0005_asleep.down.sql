@@ -1,0 +1,49 @@
+create or replace function roost.enqueue(
+    task text,
+    args jsonb default '{}',
+    queue text default 'default',
+    priority integer default 0,
+    max_attempts integer default 20,
+    scheduled_at timestamptz default null,
+    unique_key text default null,
+    tags text[] default null,
+    timeout_seconds integer default null,
+    metadata jsonb default null
+)
+returns bigint
+language plpgsql
+as $$
+declare
+    new_id bigint;
+begin
+    -- What the table's own constraints let through and clients refuse.
+    if length(task) > 200 or length(queue) > 200 or length(unique_key) not between 1 and 500
+        or exists (select from unnest(tags) as tag where length(tag) not between 1 and 200)
+    then
+        raise exception
+            'task, queue and tags have 1 to 200 characters, unique_key 1 to 500'
+            using errcode = 'check_violation';
+    end if;
+    insert into roost.jobs (
+        task, args, queue, priority, max_attempts, scheduled_at, inserted_at, unique_key, tags,
+        timeout_seconds, metadata, limited
+    )
+    values (
+        enqueue.task, enqueue.args, enqueue.queue, enqueue.priority, enqueue.max_attempts,
+        coalesce(enqueue.scheduled_at, statement_timestamp()), statement_timestamp(),
+        enqueue.unique_key, enqueue.tags, enqueue.timeout_seconds, enqueue.metadata,
+        exists (select from roost.limits where limits.task = enqueue.task)
+    )
+    on conflict do nothing
+    returning id into new_id;
+    if new_id is not null
+        and coalesce(enqueue.scheduled_at, '-infinity') <= statement_timestamp() + interval '1 minute'
+    then
+        perform pg_notify('roost_jobs', enqueue.queue);
+    end if;
+    return new_id;
+end
+$$;
+
+drop function roost.announce;
+alter table roost.workers drop column asleep;

@@ -1,0 +1,163 @@
+"""Claim jobs for a worker: limited ones, those behind the last claim, and those from the head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import anyio
+import attrs
+
+from roost._ops.claim import (
+    Claimed,
+    ClaimedJob,
+    Position,
+    claim_jobs,
+    claim_limited_jobs,
+)
+from roost._worker.runtime import Runtime
+from roost.exceptions import DatabaseUnavailableError
+
+MAX_HEAD_DELAY = 1.0
+"""Seconds between two looks from the head at most."""
+HEAD_SHARE = 0.1
+"""Share of the time that looks from the head may take while there is a backlog."""
+
+_NOTHING = Claimed([], None, alive=True)
+
+
+@attrs.define
+class Marks:
+    """How far the claims have come, per queue and priority, since the last look from the head.
+
+    Claimed jobs leave dead entries at the head of the index until a vacuum, which can't remove them
+    while any transaction keeps an old snapshot; to walk over 100,000 costs 19 ms. So while there is
+    a backlog, claims go on behind the last one. What arrives before that, with an earlier time or a
+    better priority, is found by the next look from the head: after `MAX_HEAD_DELAY` at most, sooner
+    where looking is cheap, and at once when a claim comes back short.
+    """
+
+    _positions: dict[tuple[str, int], Position] = attrs.field(factory=dict)
+    _head_due_at: float = -math.inf
+
+    def usable(self, *, now: float) -> list[Position]:
+        """Return where to go on; empty: look from the head."""
+        return list(self._positions.values()) if now < self._head_due_at else []
+
+    def advance(self, jobs: Iterable[ClaimedJob]) -> None:
+        """Note what was claimed, in running order."""
+        for job in jobs:
+            self._positions[job.queue, job.priority] = Position(
+                job.queue, job.priority, job.scheduled_at, job.lease.job_id
+            )
+
+    def from_the_head(
+        self, jobs: Iterable[ClaimedJob], *, took: float, more: bool, now: float
+    ) -> None:
+        """Note a look from the head: its jobs, its seconds, and whether it left a backlog."""
+        self._positions.clear()
+        self.advance(jobs)
+        self._head_due_at = now + min(MAX_HEAD_DELAY, took / HEAD_SHARE) if more else -math.inf
+
+
+class Claims:
+    """The claims of one worker, one at a time."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._marks = Marks()
+        self._limited_due_at = -math.inf
+        self._limited_ready_at = math.inf
+
+    async def claim(self, limit: int, *, timeout: float) -> Claimed:
+        """Claim up to ``limit`` jobs; without limited tasks that is one statement, seldom two.
+
+        ``timeout`` is in seconds, for each statement.
+
+        :raises DatabaseUnavailableError: nothing was claimed, or nobody knows.
+        """
+        claimed = _NOTHING
+        for part in (self._limited, self._behind_the_last, self._from_the_head):
+            room = limit - len(claimed.jobs)
+            if not room:
+                break
+            try:
+                more = await part(room, timeout)
+            except DatabaseUnavailableError:
+                # The parts before are committed: run them. What this one may have taken is given
+                # back.
+                if not claimed.jobs:
+                    raise
+                return attrs.evolve(claimed, next_due=None, complete=False)
+            claimed = _together(claimed, more)
+        return claimed
+
+    async def _limited(self, room: int, timeout: float) -> Claimed:
+        """Look for jobs of limited tasks: when room was made for one, or the time has come.
+
+        With a full limit there is nothing to find, and a look before every other claim took a third
+        of a drain's speed.
+        """
+        runtime = self._runtime
+        tasks = list(runtime.registry)
+        limited = [task for task in tasks if task in runtime.limited_tasks]
+        if not limited:
+            return _NOTHING
+        began = anyio.current_time()
+        if not runtime.limited_may_wait and began < min(
+            self._limited_due_at, self._limited_ready_at
+        ):
+            ready_in = self._limited_ready_at - began
+            return attrs.evolve(_NOTHING, next_due=ready_in if ready_in < math.inf else None)
+        runtime.limited_may_wait = False
+        claimed = await runtime.call_in_transaction(
+            claim_limited_jobs(
+                worker_id=runtime.worker_id,
+                queues=runtime.settings.queues,
+                limited=limited,
+                tasks=tasks,
+                limit=room,
+            ),
+            timeout=timeout,
+        )
+        now = anyio.current_time()
+        self._limited_due_at = now + min(MAX_HEAD_DELAY, (now - began) / HEAD_SHARE)
+        self._limited_ready_at = now + (math.inf if claimed.next_due is None else claimed.next_due)
+        runtime.limited_may_wait = runtime.limited_may_wait or len(claimed.jobs) == room
+        runtime.limited_held.update(job.lease.job_id for job in claimed.jobs)
+        return claimed
+
+    async def _behind_the_last(self, room: int, timeout: float) -> Claimed:
+        after = self._marks.usable(now=anyio.current_time())
+        if not after:
+            return _NOTHING
+        claimed = await self._unlimited(room, timeout, after=after)
+        self._marks.advance(claimed.jobs)
+        return claimed
+
+    async def _from_the_head(self, room: int, timeout: float) -> Claimed:
+        began = anyio.current_time()
+        claimed = await self._unlimited(room, timeout, after=())
+        now = anyio.current_time()
+        more = len(claimed.jobs) == room
+        self._marks.from_the_head(claimed.jobs, took=now - began, more=more, now=now)
+        return claimed
+
+    async def _unlimited(self, room: int, timeout: float, *, after: Iterable[Position]) -> Claimed:
+        runtime = self._runtime
+        return await runtime.call(
+            claim_jobs(
+                worker_id=runtime.worker_id,
+                queues=runtime.settings.queues,
+                # Jobs of limited tasks that are not marked yet wait until they are.
+                tasks=[task for task in runtime.registry if task not in runtime.limited_tasks],
+                limit=room,
+                after=after,
+            ),
+            timeout=timeout,
+        )
+
+
+def _together(first: Claimed, then: Claimed) -> Claimed:
+    waits = [wait for wait in (first.next_due, then.next_due) if wait is not None]
+    return Claimed(first.jobs + then.jobs, min(waits, default=None), first.alive and then.alive)
