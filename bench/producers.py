@@ -17,10 +17,10 @@ from typing import Literal, TypeAlias
 from urllib.parse import quote
 
 import psycopg
+from bench import trials
 from bench.lab import ROOT
 from bench.peers.children import ENVIRONMENT, PATIENCE, ContestantError, run, started
 from bench.peers.contestants import BASE
-from bench.trials import Figures
 
 from roost._worker.lanes.listen import JOBS
 
@@ -36,7 +36,7 @@ create schema roost_bench;
 create function roost_bench.pg_notify(text, text) returns void language plpgsql as 'begin end'"""
 
 
-def produce(dsn: str, *, seconds: float, worker: Worker, silent: bool) -> Figures:
+def produce(dsn: str, *, seconds: float, worker: Worker, silent: bool) -> trials.Figures:
     """Return the rate of eight producers of single jobs."""
     run(BASE, "setup", dsn)
     with ExitStack() as stack:
@@ -46,15 +46,17 @@ def produce(dsn: str, *, seconds: float, worker: Worker, silent: bool) -> Figure
             listener.execute(f'listen "{JOBS}"'.encode())
         if worker != "none":
             concurrency = 32 if worker == "draining" else 4
-            stack.enter_context(started(BASE, "work", dsn, concurrency=concurrency))
+            working = stack.enter_context(started(BASE, "work", dsn, concurrency=concurrency))
         if worker == "full":
-            run(BASE, "stream", dsn, rate=0, naps=4, seconds=seconds + 4)
-        time.sleep(1.5)
+            run(BASE, "stream", dsn, rate=0, naps=4, seconds=PATIENCE)
+        time.sleep(trials.SETTLE)
         if silent:
             list(listener.notifies(timeout=0))  # of the naps
         rate = _rate(_silent(dsn) if silent else dsn, seconds, later=worker == "idle")
         if silent and list(listener.notifies(timeout=0.1)):
             raise ContestantError("there are notifications where none should be")
+        if worker != "none":
+            working.kill()
     return {"jobs/s": rate}
 
 

@@ -18,6 +18,8 @@ WARM_UP = 50
 """Pickups that are not counted."""
 EVERY = 0.02
 """Seconds between two enqueues of a pickup trial, on average."""
+SETTLE = 1.5
+"""Seconds until a worker that has just started or has got its load is as it will be."""
 
 
 def drain(who: Contestant, dsn: str, *, jobs: int, concurrency: int, processes: int = 1) -> Figures:
@@ -25,8 +27,10 @@ def drain(who: Contestant, dsn: str, *, jobs: int, concurrency: int, processes: 
 
     The same rule for all: when the last handler has ended, the worker is told to stop, so that it
     needn't wait for more to write, and the table is looked at each millisecond until no job is
-    left. Several processes go on; then the looking begins a little before the end.
+    left. Of several processes it counts what is finished after the last of them has begun; they go
+    on, and the looking begins a little before the end.
     """
+    done = 0
     with psycopg.connect(dsn, autocommit=True) as conn, ExitStack() as stack:
         run(who, "setup", dsn)
         run(who, "fill", dsn, jobs=jobs)
@@ -43,10 +47,12 @@ def drain(who: Contestant, dsn: str, *, jobs: int, concurrency: int, processes: 
                 pass
             workers[0].tell_to_stop()
         else:
-            first = min(worker.hear("first") for worker in workers)
+            for worker in workers:
+                worker.hear("first")
+            done, first = _one(conn, who.peer.finished), time.monotonic_ns()
             _when(conn, who.peer.finished, jobs - 2 * BATCH, pause=0.05)
         ended = _when(conn, who.peer.finished, jobs, pause=0.001)
-    return {"jobs/s": jobs / (ended - first) * 1e9}
+    return {"jobs/s": (jobs - done) / (ended - first) * 1e9}
 
 
 def enqueue(who: Contestant, dsn: str, *, jobs: int) -> Figures:
@@ -62,7 +68,7 @@ def bulk(who: Contestant, dsn: str, *, rows: int, idle_worker: bool = False) -> 
     with ExitStack() as stack:
         if idle_worker:
             stack.enter_context(started(who, "work", dsn))
-            time.sleep(1.5)
+            time.sleep(SETTLE)
         seconds = ask(who, "bulk", dsn, "seconds", rows=rows, later=idle_worker)
     return {"rows/s": rows / seconds}
 
@@ -91,11 +97,14 @@ def pickup(
         run(who, "stream", dsn, rate=100, seconds=0.05)
         worker.hear("first")
         if naps or rate:
-            seconds = total * EVERY * 1.3 + 3
-            stack.enter_context(started(who, "stream", dsn, rate=rate, naps=naps, seconds=seconds))
-            time.sleep(1.5)
+            load = {"rate": rate, "naps": naps, "seconds": PATIENCE}
+            stream = stack.enter_context(started(who, "stream", dsn, **load))
+            time.sleep(SETTLE)
         run(who, "produce", dsn, jobs=total, every=EVERY)
         delays = worker.hear("delays")[WARM_UP:]
+        if naps or rate:
+            stream.kill()
+            worker.kill()
     return {"p50 ms": median(delays), "p99 ms": percentile(delays, 99)}
 
 

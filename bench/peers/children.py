@@ -52,6 +52,11 @@ class Child:
         assert self.process.stdin is not None
         self.process.stdin.close()
 
+    def kill(self) -> None:
+        """Kill it: what it is at would take too long to end."""
+        self.process.kill()
+        self.process.wait()
+
     def end(self) -> None:
         """Wait until it has ended by itself."""
         try:
@@ -64,7 +69,10 @@ class Child:
 
 @contextmanager
 def started(contestant: Contestant, verb: str, dsn: str, **options: object) -> Iterator[Child]:
-    """Start a verb and yield the process, which is told to stop, or killed after an error."""
+    """Start a verb and yield the process.
+
+    Unless it was killed it is told to stop then, and waited for.
+    """
     told = {"dsn": dsn, "loop": contestant.loop, "driver": contestant.driver, **options}
     process = subprocess.Popen(
         [python_for(contestant.peer), script(contestant.peer), verb, json.dumps(told)],
@@ -79,14 +87,16 @@ def started(contestant: Contestant, verb: str, dsn: str, **options: object) -> I
     reader.start()
     try:
         yield child
-        child.tell_to_stop()
-        child.end()
+        if process.returncode is None:
+            child.tell_to_stop()
+            child.end()
     finally:
         process.kill()
         process.wait()
         reader.join()
-        assert process.stdout is not None
-        process.stdout.close()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
 
 
 def _read(child: Child) -> None:
