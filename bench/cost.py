@@ -2,7 +2,8 @@
 
     python bench/cost.py [--dsn URL] [--rounds 3] [--jobs 50000] [--idle-seconds 30] [--quick]
 
-CPU times of the server need it on this machine, Linux, and a user that may read /proc of it.
+It takes about three minutes. CPU times of the server need it on this machine, Linux, and a user
+that may read /proc of it.
 """
 
 from __future__ import annotations
