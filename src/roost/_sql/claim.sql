@@ -118,7 +118,8 @@ plan as materialized (
     left join share using (queue, priority)
 ),
 -- A worker whose row is gone holds no leases and may take none; the lock keeps the row until the
--- claim has committed, so that a rescue sees every job that was claimed under it.
+-- claim has committed, so that a rescue sees every job that was claimed under it. To lock is to write:
+-- it is asked for when there is something to claim, and a look that finds nothing costs no flush.
 alive as materialized (
     select worker.id
     from roost.workers as worker
@@ -130,52 +131,56 @@ alive as materialized (
 picked as materialized (
     select pulled.id
     from (
-        select due.id
-        from plan
-        cross join lateral unnest(
-            plan.queues, plan.priorities, plan.from_ats, plan.from_ids, plan.last_ats, plan.last_ids
-        ) as head (queue, priority, from_at, from_id, last_at, last_id)
-        cross join lateral (
-            select job.id
-            from roost.jobs as job
-            where job.queue = head.queue
-                and job.priority = head.priority
-                and job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and not job.limited
-                and job.scheduled_at <= now()
-                and job.task = any ($3::text[])
-                and (job.scheduled_at, job.id) > (head.from_at, head.from_id)
-                and (job.scheduled_at, job.id) <= (head.last_at, head.last_id)
-            order by job.scheduled_at, job.id
-            limit 1000
-            for update skip locked
-        ) as due
-        union all
-        select due.id
-        from plan
-        cross join lateral unnest(
-            plan.queues, plan.priorities, plan.from_ats, plan.from_ids, plan.last_ats, plan.last_ids
-        ) as head (queue, priority, from_at, from_id, last_at, last_id)
-        cross join lateral (
-            select job.id
-            from roost.jobs as job
-            where job.queue = head.queue
-                and job.priority = head.priority
-                and job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and not job.limited
-                and job.scheduled_at <= now()
-                and job.task = any ($3::text[])
-                and (job.scheduled_at, job.id)
-                    > (coalesce(head.last_at, head.from_at), coalesce(head.last_id, head.from_id))
-            order by job.scheduled_at, job.id
-            limit 1000
-            for update skip locked
-        ) as due
+        select both_walks.id
+        from (
+            select due.id
+            from plan
+            cross join lateral unnest(
+                plan.queues, plan.priorities, plan.from_ats, plan.from_ids, plan.last_ats, plan.last_ids
+            ) as head (queue, priority, from_at, from_id, last_at, last_id)
+            cross join lateral (
+                select job.id
+                from roost.jobs as job
+                where job.queue = head.queue
+                    and job.priority = head.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and not job.limited
+                    and job.scheduled_at <= now()
+                    and job.task = any ($3::text[])
+                    and (job.scheduled_at, job.id) > (head.from_at, head.from_id)
+                    and (job.scheduled_at, job.id) <= (head.last_at, head.last_id)
+                order by job.scheduled_at, job.id
+                limit 1000
+                for update skip locked
+            ) as due
+            union all
+            select due.id
+            from plan
+            cross join lateral unnest(
+                plan.queues, plan.priorities, plan.from_ats, plan.from_ids, plan.last_ats, plan.last_ids
+            ) as head (queue, priority, from_at, from_id, last_at, last_id)
+            cross join lateral (
+                select job.id
+                from roost.jobs as job
+                where job.queue = head.queue
+                    and job.priority = head.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and not job.limited
+                    and job.scheduled_at <= now()
+                    and job.task = any ($3::text[])
+                    and (job.scheduled_at, job.id)
+                        > (coalesce(head.last_at, head.from_at), coalesce(head.last_id, head.from_id))
+                order by job.scheduled_at, job.id
+                limit 1000
+                for update skip locked
+            ) as due
+        ) as both_walks
+        limit (select $4::integer)
     ) as pulled
-    where exists (select from alive)
-    limit (select $4::integer)
+    -- With a column of the row, or it would be asked first.
+    where (select true from alive where pulled.id is not null)
 ),
 claimed as (
     update roost.jobs as job
@@ -215,7 +220,7 @@ upcoming as (
 -- Always one row at least: it carries the seconds when nothing was claimed.
 select
     (select upcoming.seconds from upcoming),
-    exists (select from alive),
+    exists (select from roost.workers as worker where worker.id = $1::bigint),
     claimed.*
 from (values (1)) as one (row)
 left join claimed on true

@@ -11,6 +11,8 @@ import attrs
 
 _SMOOTHING = 0.3
 """Weight of the newest measurement."""
+_LINE = 0.01
+"""Seconds of work that may wait in any case: a statement costs the same for ten jobs and for one."""
 _MARGIN = 2.0
 """Claims vary: room for one that takes twice as long as usual."""
 
@@ -38,7 +40,7 @@ class Pace:
             return 0
         if self.fixed is not None:
             return self.fixed
-        return min(self.most, int(self._rate * max(_MARGIN * self._round_trip, 0.01)))
+        return min(self.most, int(self._rate * max(_MARGIN * self._round_trip, _LINE)))
 
     def claimed(self, *, began: float, ended: float) -> None:
         """Note how long a claim took."""

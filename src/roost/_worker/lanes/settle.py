@@ -143,10 +143,10 @@ class SettleLane:
         for verdict in runtime.settling[:count]:
             if verdict.delay is not None:
                 runtime.due_in(verdict.delay)
-        ended = {verdict.lease.job_id for verdict in runtime.settling[:count]}
-        if not ended.isdisjoint(runtime.limited_held):
+        if runtime.limited_held:
+            ended = {verdict.lease.job_id for verdict in runtime.settling[:count]}
+            runtime.limited_may_wait |= not ended.isdisjoint(runtime.limited_held)
             runtime.limited_held -= ended
-            runtime.limited_may_wait = True
         runtime.settling[:count] = settled.parents
         runtime.settling += settled.busy
         runtime.look.set()
