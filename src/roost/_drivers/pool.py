@@ -80,7 +80,7 @@ class Pool(Generic[C]):
         self._max_size = max_size
         self._max_lifetime = max_lifetime
         self._max_idle = max_idle
-        self._slots = anyio.Semaphore(max_size)
+        self._slots = anyio.Semaphore(max_size, fast_acquire=True)
         self._idle: deque[_Member[C]] = deque()
         self._lent = 0
         self._shut = False

@@ -237,7 +237,7 @@ class _Lock:
     """
 
     def __init__(self) -> None:
-        self._semaphore = anyio.Semaphore(1)
+        self._semaphore = anyio.Semaphore(1, fast_acquire=True)
 
     async def __aenter__(self) -> None:
         try:

@@ -38,7 +38,7 @@ class SettleLane:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._flushing = anyio.Lock()
+        self._flushing = anyio.Lock(fast_acquire=True)
         self._timeout = SETTLE_TIMEOUT
         self._in_flight: anyio.CancelScope | None = None
         self._unsure = False
