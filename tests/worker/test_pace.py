@@ -18,7 +18,11 @@ def test_nothing_is_hoarded_before_anything_is_known() -> None:
 
 
 def test_short_jobs_get_a_line_of_twice_what_ends_during_a_claim() -> None:
-    assert 38 <= paced(rate=2_000, round_trip=0.01).prefetch <= 40
+    assert 58 <= paced(rate=1_000, round_trip=0.03).prefetch <= 60
+
+
+def test_short_jobs_get_a_line_of_some_milliseconds_however_fast_claims_are() -> None:
+    assert 29 <= paced(rate=1_000, round_trip=0.001).prefetch <= 30
 
 
 def test_long_jobs_get_none() -> None:

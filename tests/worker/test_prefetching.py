@@ -91,3 +91,28 @@ async def test_without_a_prefetch_no_job_waits_in_the_worker(
         assert table.states() == {"executing": 3, "available": 7}
         go_on.set()
         await eventually(lambda: table.states() == {"completed": 10})
+
+
+async def test_a_line_of_short_jobs_is_handed_back_when_they_become_long(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    short, ended = 3_000, 0
+
+    @job("work", registry=registry)
+    async def work() -> None:
+        nonlocal ended
+        if ended > short:
+            await anyio.sleep(0.03)  # less than a line may wait, so the line moves all the time
+        ended += 1
+
+    def handed_back() -> int:
+        count: int = table.value(
+            "select count(*) from roost.jobs where state = 'available' and lease_no = 1"
+        )
+        return count
+
+    table.add_all([JobInsert("work")] * (short + 1_000))
+    async with working(make_worker(concurrency=2, poll_interval=30)):
+        await eventually(lambda: ended > short + 2, within=30)
+        await eventually(lambda: handed_back() > 10, within=5)
+        table.rows("delete from roost.jobs where state = 'available'")

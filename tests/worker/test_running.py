@@ -43,15 +43,18 @@ async def test_jobs_move_from_the_line_into_free_slots_in_order() -> None:
     running = Running(2)
     running.admit([claimed(1), claimed(2), claimed(3)])
     assert (running.waiting, len(running), running.room(prefetch=0)) == (3, 0, -1)
-    first, second = running.start_next(), running.start_next()
+    first, second = (
+        running.start_next(now=anyio.current_time()),
+        running.start_next(now=anyio.current_time()),
+    )
     assert first is not None
     assert second is not None
-    assert running.start_next() is None
+    assert running.start_next(now=anyio.current_time()) is None
     assert [job.claimed.lease.job_id for job in running] == [1, 2]
     assert set(running.ids) == {1, 2, 3}
     assert running.room(prefetch=1) == 0
     running.finish(first)
-    third = running.start_next()
+    third = running.start_next(now=anyio.current_time())
     assert third is not None
     assert third.claimed.lease.job_id == 3
     assert (running.finished, running.waiting) == (1, 0)
@@ -59,18 +62,31 @@ async def test_jobs_move_from_the_line_into_free_slots_in_order() -> None:
 
 async def test_the_line_can_be_given_up() -> None:
     running = Running(1)
-    assert running.waiting_since == math.inf
+    assert running.waiting_since == running.first_waiting_since == math.inf
     running.admit([claimed(1), claimed(2)])
     assert running.waiting_since <= anyio.current_time()
+    assert running.first_waiting_since <= anyio.current_time()
     assert [job.lease.job_id for job in running.give_up_waiting()] == [1, 2]
     assert running.waiting == 0
     assert running.waiting_since == math.inf
 
 
+async def test_the_line_moves_while_the_next_in_it_grows_old() -> None:
+    running = Running(1)
+    running.admit([claimed(1), claimed(2)])
+    began = running.first_waiting_since
+    running.start_next(now=began + 10)
+    assert running.waiting_since == began + 10
+    assert running.first_waiting_since == began
+
+
 async def test_waiting_until_none_runs() -> None:
     running = Running(2)
     running.admit([claimed(1), claimed(2)])
-    jobs = [running.start_next(), running.start_next()]
+    jobs = [
+        running.start_next(now=anyio.current_time()),
+        running.start_next(now=anyio.current_time()),
+    ]
     async with anyio.create_task_group() as group:
         group.start_soon(running.wait_until_none_runs)
         for job in jobs:

@@ -11,8 +11,8 @@ import attrs
 
 _SMOOTHING = 0.3
 """Weight of the newest measurement."""
-_LINE = 0.01
-"""Seconds of work that may wait in any case: a statement costs the same for ten jobs and for one."""
+_LINE = 0.03
+"""Seconds of work that may wait in any case: larger claims cost less for each job."""
 _MARGIN = 2.0
 """Claims vary: room for one that takes twice as long as usual."""
 

@@ -113,6 +113,11 @@ class Running:
         return self._waiting_since if self._waiting else math.inf
 
     @property
+    def first_waiting_since(self) -> float:
+        """When the first in line was claimed, by the loop's clock; infinity when nobody waits."""
+        return self._waiting[0][1] if self._waiting else math.inf
+
+    @property
     def ids(self) -> Collection[int]:
         """The ids of all jobs held here."""
         return {*self._running, *(claimed.lease.job_id for claimed, _ in self._waiting)}
@@ -126,12 +131,12 @@ class Running:
         now = self._waiting_since = anyio.current_time()
         self._waiting.extend((job, now) for job in claimed)
 
-    def start_next(self) -> RunningJob | None:
+    def start_next(self, *, now: float) -> RunningJob | None:
         """Move the first waiting job into a free slot; ``None``: no job or no slot."""
         if not self._waiting or len(self._running) >= self.concurrency:
             return None
         claimed, since = self._waiting.popleft()
-        now = self._waiting_since = anyio.current_time()
+        self._waiting_since = now
         running = RunningJob(claimed, waited=now - since)
         self._running[claimed.lease.job_id] = running
         return running

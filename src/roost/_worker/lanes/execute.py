@@ -60,11 +60,13 @@ class ExecuteLane:
 
     def start_waiting(self) -> None:
         """Start waiting jobs while there are free slots."""
-        group = self._group
-        if group is None or group.cancel_scope.cancel_called or self._runtime.stopping:
+        group, runtime = self._group, self._runtime
+        if group is None or group.cancel_scope.cancel_called or runtime.stopping:
             return
-        while (running := self._runtime.running.start_next()) is not None:
-            group.start_soon(self.once, running)
+        if runtime.running.waiting:
+            now = anyio.current_time()
+            while (running := runtime.running.start_next(now=now)) is not None:
+                group.start_soon(self.once, running)
 
     async def once(self, running: RunningJob) -> None:
         """Run one job and hand its verdict to settle; frees the slot whatever happens."""

@@ -36,7 +36,8 @@ MAX_SLEEP = 30.0
 """Seconds between two looks at most, however long the poll. An enqueue announces only jobs that are
 due within a minute, and it may commit late: those further away must be found before that minute."""
 MAX_LINE_WAIT = 1.0
-"""Seconds without movement after which the waiting line is handed back to other workers."""
+"""Seconds in the line after which it is handed back to other workers. Where the prefetch was set by
+hand: seconds in which the line did not move."""
 
 
 class FetchLane:
@@ -167,7 +168,10 @@ class FetchLane:
                 return
             if runtime.alertness.should_turn and runtime.holds_leases():
                 return
-            hand_back_at = runtime.running.waiting_since + MAX_LINE_WAIT
+            running = runtime.running
+            by_hand = self._pace.fixed is not None
+            since = running.waiting_since if by_hand else running.first_waiting_since
+            hand_back_at = since + MAX_LINE_WAIT
             if now >= hand_back_at:
                 self._hand_back_the_line()
                 continue
