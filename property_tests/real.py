@@ -38,7 +38,7 @@ from roost import JobInsert, fixed
 from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
-from roost._model.record import encode_jobs
+from roost._model.record import encode_batch, encode_jobs
 from roost._model.verdict import Verdict, judge
 from roost._ops import claim, control, enqueue, inspect, schema, settle, upkeep
 from roost._ops.query import Op
@@ -153,10 +153,11 @@ class Real:
         return job_id
 
     def enqueue_many(self, *, jobs: Sequence[NewJob]) -> list[int]:
-        records = encode_jobs([self._insert(job) for job in jobs])
+        inserts = [self._insert(job) for job in jobs]
         parents = {parent for job in jobs for parent in job.depends_on or []}
         if not parents:
-            return self._run(enqueue.insert_jobs(records))
+            return self._run(enqueue.insert_batch(encode_batch(inserts)))
+        records = encode_jobs(inserts)
         return self._run_whole(enqueue.insert_children(records, parents=parents))
 
     def enqueue_and_roll_back(self, *, jobs: Sequence[NewJob]) -> None:

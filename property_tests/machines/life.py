@@ -86,6 +86,20 @@ class Life(RuleBasedStateMachine):
     def enqueue_many(self, verb: str, jobs: list[NewJob]) -> MultipleResults[int]:
         return _ids(self.both(Call(verb, {"jobs": jobs})))
 
+    @rule(
+        target=jobs,
+        job=strategies.new_jobs(),
+        keys=st.lists(st.none() | st.sampled_from(strategies.KEYS), min_size=1, max_size=3),
+    )
+    def enqueue_jobs_that_are_alike(
+        self, job: NewJob, keys: list[str | None]
+    ) -> MultipleResults[int]:
+        jobs = [
+            attrs.evolve(job, unique_key=key, args={"number": number})
+            for number, key in enumerate(keys)
+        ]
+        return _ids(self.both(Call("enqueue_many", {"jobs": jobs})))
+
     @rule(target=jobs, job=strategies.new_jobs())
     def enqueue_in_sql(self, job: NewJob) -> MultipleResults[int]:
         return _ids(self.both(Call("enqueue_in_sql", {"job": job})))

@@ -30,9 +30,9 @@ class Claiming(Tables):
         """Lease due jobs to a worker that has a row, in running order."""
         waiting = [row for row in self.jobs.values() if self._could_run(row, queues, after)]
         alive = worker_id in self.workers
-        if alive:
-            self._locks.workers.add(worker_id)
         picked = self._pick(waiting, tasks, limit, after) if alive else []
+        if picked:
+            self._locks.workers.add(worker_id)
         for row in picked:
             row.state = "executing"
             row.attempt += 1

@@ -14,14 +14,14 @@ from pydantic import BaseModel
 from roost._drivers.base import CALL_TIMEOUT
 from roost._model.cron import CronInfo
 from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo, is_default
-from roost._model.record import encode_jobs
+from roost._model.record import encode_batch, encode_jobs
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
 from roost._model.typed import CallOptions, TaskCall
 from roost._model.validate import check_name
 from roost._model.verdict import result_as_json
 from roost._ops import control, cron, inspect, schema
-from roost._ops.enqueue import insert_children, insert_each, insert_job, insert_jobs
+from roost._ops.enqueue import insert_batch, insert_children, insert_each, insert_job
 from roost._ops.query import Op
 from roost._ops.settle import complete_now
 from roost._worker.current import current_attempt
@@ -85,30 +85,41 @@ def enqueue_many(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
 ) -> Call[list[int]] | None:
     """Insert several jobs, all or none; ``None``: there are none."""
-    records, parents = _encode(registry, jobs)
+    inserts, parents = _inserts(registry, jobs)
     if parents:
+        records = encode_jobs(inserts)
         return Call(insert_children(records, parents=parents), in_transaction=True)
-    return Call(insert_jobs(records)) if jobs else None
+    batch = encode_batch(inserts)
+    return Call(insert_batch(batch)) if inserts else None
 
 
 def enqueue_all(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
 ) -> Call[list[int | None]] | None:
     """Insert several jobs, all or none, and say which id is whose."""
-    records, parents = _encode(registry, jobs)
-    if not jobs:
-        return None
-    return Call(insert_each(records, parents=parents), in_transaction=bool(parents))
+    inserts, parents = _inserts(registry, jobs)
+    if parents or any(job.unique_key is not None for job in inserts):
+        records = encode_jobs(inserts)
+        return Call(insert_each(records, parents=parents), in_transaction=bool(parents))
+    batch = encode_batch(inserts)
+    return Call(_all_of(insert_batch(batch))) if inserts else None
 
 
-def _encode(registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]) -> tuple[str, set[int]]:
-    """Return the jobs' records, and the parents that they name."""
+def _all_of(inserting: Op[list[int]]) -> Op[list[int | None]]:
+    """Insert jobs of which none can be left out, so that the ids are theirs in order."""
+    return list((yield from inserting))
+
+
+def _inserts(
+    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
+) -> tuple[list[JobInsert], set[int]]:
+    """Return the jobs with their tasks' defaults, and the parents that they name."""
     inserts = [
         _complete(registry, job if isinstance(job, JobInsert) else _insert(registry, job, None, {}))
         for job in jobs
     ]
     parents = {parent for job in inserts for parent in job.depends_on or ()}
-    return encode_jobs(inserts), parents
+    return inserts, parents
 
 
 def _insert(

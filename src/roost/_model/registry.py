@@ -239,6 +239,6 @@ def with_defaults(job: JobInsert, registry: HandlerRegistry) -> JobInsert:
             changes[name] = declared
     if job.tags is None and defaults.tags is not None:
         changes["tags"] = list(defaults.tags)
-    if job.timeout_seconds is None:
+    if job.timeout_seconds is None and defaults.timeout_seconds is not None:
         changes["timeout_seconds"] = defaults.timeout_seconds
-    return attrs.evolve(job, **changes)
+    return attrs.evolve(job, **changes) if changes else job

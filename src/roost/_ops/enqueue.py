@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from roost._model.record import Batch
 from roost._ops.query import Op, Query
 from roost._sql import statements
 from roost.exceptions import DuplicateUniqueJobError, UnknownParentError
@@ -20,6 +21,12 @@ def insert_jobs(records: str) -> Op[list[int]]:
     committed yet is waited for.
     """
     rows = yield Query(_INSERT, (records,))
+    return [job_id for (job_id,) in rows]
+
+
+def insert_batch(batch: Batch) -> Op[list[int]]:
+    """Insert several jobs without parents; otherwise as `insert_jobs`."""
+    rows = yield Query(_SQL["insert_alike"] if batch.alike else _INSERT, (batch.text,))
     return [job_id for (job_id,) in rows]
 
 

@@ -12,10 +12,10 @@ from typing import Any, Self, TypeVar
 from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import connect
 from roost._model.job import Job, JobInsert
-from roost._model.record import encode_jobs
+from roost._model.record import encode_batch
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import Claimed, Position, claim_jobs
-from roost._ops.enqueue import insert_jobs
+from roost._ops.enqueue import insert_batch
 from roost._ops.inspect import get_job
 from roost._ops.query import Op, Query, Row
 from roost._ops.settle import settle
@@ -69,7 +69,7 @@ class JobTable:
 
     def add_all(self, jobs: Sequence[JobInsert]) -> list[int]:
         """Insert jobs and return their ids."""
-        return self.run(insert_jobs(encode_jobs(jobs)))
+        return self.run(insert_batch(encode_batch(jobs)))
 
     def get(self, job_id: int) -> Job:
         """Return a job as it stands."""
