@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, Field, RootModel
 
 from roost import InvalidJobError, JobInsert
-from roost._model.record import encode_jobs
+from roost._model.record import encode_batch, encode_jobs
 
 BEYOND_INT = 2**31
 
@@ -173,3 +173,64 @@ def test_a_model_is_sent_by_field_name_and_a_dict_of_its_values_alike() -> None:
         "inner": [{"at": "2026-03-01T12:00:00Z"}],
         "renamed": 3,
     }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        JobInsert("other", {"n": 2}),
+        JobInsert("work", {"n": 2}, queue="other"),
+        JobInsert("work", {"n": 2}, priority=1),
+        JobInsert("work", {"n": 2}, metadata={"n": True}),
+        JobInsert("work", {"n": 2}, tags=["a"]),
+        JobInsert("work", {"n": 2}, depends_on=[1]),
+        JobInsert("work", {"n": 2}, timeout_seconds=7),
+    ],
+)
+def test_jobs_that_differ_in_more_than_args_and_key_are_records(other: JobInsert) -> None:
+    first = JobInsert("work", {"n": 1}, metadata={"n": 1})
+    batch = encode_batch([first, other])
+    assert not batch.alike
+    assert batch.text == encode_jobs([first, other])
+
+
+def test_jobs_of_one_kind_are_sent_with_what_they_have_in_common_once() -> None:
+    metadata, tags = {"trace": 1}, ["a"]
+    jobs = [
+        JobInsert("work", {"n": n}, unique_key=key, metadata=metadata, tags=tags, priority=1_000)
+        for n, key in enumerate(["x", None])
+    ]
+    batch = encode_batch(jobs)
+    assert batch.alike
+    content = json.loads(batch.text)
+    assert content["args"] == [{"n": 0}, {"n": 1}]
+    assert content["keys"] == ["x", None]
+    assert content["common"] == {
+        "task": "work",
+        "queue": "default",
+        "priority": 1_000,
+        "max_attempts": 20,
+        "metadata": metadata,
+        "tags": tags,
+    }
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        JobInsert("work", {"n": float("nan")}),
+        JobInsert("work", "text"),  # type: ignore[arg-type]
+        JobInsert("work", unique_key=""),
+        JobInsert("work", unique_key=7),  # type: ignore[arg-type]
+        JobInsert("work", priority=True),
+        JobInsert("work", priority=0.0),  # type: ignore[arg-type]
+        JobInsert("work", max_attempts=20.0),  # type: ignore[arg-type]
+        JobInsert("work", tags="text"),  # type: ignore[arg-type]
+        JobInsert("work", depends_on=""),  # type: ignore[arg-type]
+    ],
+)
+def test_a_bad_job_among_those_of_one_kind_is_refused_by_its_place(bad: JobInsert) -> None:
+    with pytest.raises(InvalidJobError, match=r"^job 2 of the batch: "):
+        encode_batch([JobInsert("work"), JobInsert("work"), bad, JobInsert("work")])
+    with pytest.raises(InvalidJobError, match=r"^job 0 of the batch: "):
+        encode_batch([bad, JobInsert("work")])

@@ -11,8 +11,8 @@ from typing import Literal
 import pytest
 
 from roost import DuplicateUniqueJobError, JobInsert
-from roost._model.record import encode_jobs
-from roost._ops.enqueue import insert_job
+from roost._model.record import encode_batch, encode_jobs
+from roost._ops.enqueue import insert_alike, insert_batch, insert_job, insert_jobs
 from roost._ops.upkeep import set_asleep
 from roost.testing.job_table import JobTable
 
@@ -291,3 +291,46 @@ def test_the_longest_queue_name_fits_a_notification(table: JobTable, rival: JobT
     table.add_worker(queues=[name])
     table.add(queue=name)
     assert heard(rival) == [name]
+
+
+def test_each_job_of_one_kind_gets_its_own_id_or_none(table: JobTable) -> None:
+    taken = table.add(unique_key="taken")
+    keys = [None, "a", "taken", "b", "a", None, "b", None]
+    jobs = [JobInsert("work", {"n": n}, unique_key=key) for n, key in enumerate(keys)]
+    batch = encode_batch(jobs)
+    assert batch.alike
+    ids = table.run(insert_alike(batch.text, keys=keys))
+    assert [job_id is None for job_id in ids] == [
+        *(False, False, True, False),
+        *(True, False, True, False),
+    ]
+    for n, job_id in enumerate(ids):
+        if job_id is not None:
+            assert job_id > taken
+            assert table.get(job_id).args == {"n": n}
+            assert table.get(job_id).unique_key == keys[n]
+
+
+def test_jobs_of_one_kind_are_stored_as_others_are(table: JobTable) -> None:
+    job = JobInsert(
+        "work",
+        {"n": 1},
+        queue="q",
+        priority=3,
+        max_attempts=4,
+        scheduled_at=datetime.now(UTC) + timedelta(hours=1),
+        unique_key="key",
+        tags=["a", "b"],
+        timeout_seconds=5,
+        metadata={"trace": "x"},
+    )
+    records = encode_jobs([job])
+    [first] = table.run(insert_jobs(records))
+    table.rows("update roost.jobs set unique_key = null")
+    [second] = table.run(insert_batch(encode_batch([job])))
+    table.rows("update roost.jobs set unique_key = null")
+    stored, alike = (
+        table.get(job_id).model_copy(update={"id": 0, "inserted_at": None})
+        for job_id in (first, second)
+    )
+    assert stored == alike

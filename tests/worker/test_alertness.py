@@ -9,7 +9,15 @@ import anyio
 import pytest
 
 from roost import HandlerRegistry, Worker, job
-from roost._worker.alertness import FEW, LOOK_GAP, MANY, QUIET_WINDOWS, WINDOW, Alertness
+from roost._worker.alertness import (
+    FEW,
+    LOOK_GAP,
+    MANY,
+    QUIET_WINDOWS,
+    SHORT_SLEEP,
+    WINDOW,
+    Alertness,
+)
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
@@ -59,7 +67,7 @@ def test_many_notifications_over_several_windows_are_not() -> None:
 
 def test_awake_it_looks_all_the_time_until_it_finds_little_for_some_windows() -> None:
     alertness = asleep()
-    alertness.wake()
+    alertness.wake(now=10.0)
     assert alertness.gap == LOOK_GAP
     now = 10.0
     for _ in range(20):
@@ -69,23 +77,36 @@ def test_awake_it_looks_all_the_time_until_it_finds_little_for_some_windows() ->
         assert not alertness.should_turn, number
         alertness.looked(0, more=False, last=False, now=(now := now + 1.1 * WINDOW))
     assert alertness.should_turn
-    alertness.sleep()
+    alertness.sleep(now=20.0)
     assert alertness.settling_down
     assert alertness.horizon is None
 
 
 def test_with_a_backlog_it_stays_awake() -> None:
     alertness = asleep()
-    alertness.wake()
+    alertness.wake(now=10.0)
     for number in range(20):
         alertness.looked(1, more=True, last=False, now=10.0 + number)
     assert not alertness.should_turn
 
 
+def test_who_is_woken_again_at_once_stays_awake_for_longer() -> None:
+    alertness, now = asleep(), 10.0
+    windows = []
+    for pause in (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, SHORT_SLEEP, 0.1):
+        alertness.wake(now=(now := now + pause))
+        windows.append(0)
+        while not alertness.should_turn:
+            alertness.looked(0, more=False, last=False, now=(now := now + 1.1 * WINDOW))
+            windows[-1] += 1
+        alertness.sleep(now=now)
+    assert windows == [2, 4, 8, 16, 32, 64, 64, 2, 4]
+
+
 def test_when_its_row_is_a_new_one_it_sleeps_and_settles_down_again() -> None:
     alertness = asleep()
     alertness.horizon = 7
-    alertness.sleep()
+    alertness.sleep(now=20.0)
     assert alertness.asleep
     assert alertness.horizon is None
     assert alertness.gap == LOOK_GAP

@@ -21,7 +21,7 @@ from roost._model.typed import CallOptions, TaskCall
 from roost._model.validate import check_name
 from roost._model.verdict import result_as_json
 from roost._ops import control, cron, inspect, schema
-from roost._ops.enqueue import insert_batch, insert_children, insert_each, insert_job
+from roost._ops.enqueue import insert_alike, insert_batch, insert_children, insert_each, insert_job
 from roost._ops.query import Op
 from roost._ops.settle import complete_now
 from roost._worker.current import current_attempt
@@ -98,16 +98,15 @@ def enqueue_all(
 ) -> Call[list[int | None]] | None:
     """Insert several jobs, all or none, and say which id is whose."""
     inserts, parents = _inserts(registry, jobs)
-    if parents or any(job.unique_key is not None for job in inserts):
+    if parents:
         records = encode_jobs(inserts)
-        return Call(insert_each(records, parents=parents), in_transaction=bool(parents))
+        return Call(insert_each(records, parents=parents), in_transaction=True)
     batch = encode_batch(inserts)
-    return Call(_all_of(insert_batch(batch))) if inserts else None
-
-
-def _all_of(inserting: Op[list[int]]) -> Op[list[int | None]]:
-    """Insert jobs of which none can be left out, so that the ids are theirs in order."""
-    return list((yield from inserting))
+    if not inserts:
+        return None
+    if batch.alike:
+        return Call(insert_alike(batch.text, keys=[job.unique_key for job in inserts]))
+    return Call(insert_each(batch.text))
 
 
 def _inserts(

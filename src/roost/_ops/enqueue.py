@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from roost._model.record import Batch
 from roost._ops.query import Op, Query
@@ -26,8 +26,22 @@ def insert_jobs(records: str) -> Op[list[int]]:
 
 def insert_batch(batch: Batch) -> Op[list[int]]:
     """Insert several jobs without parents; otherwise as `insert_jobs`."""
-    rows = yield Query(_SQL["insert_alike"] if batch.alike else _INSERT, (batch.text,))
-    return [job_id for (job_id,) in rows]
+    if not batch.alike:
+        return (yield from insert_jobs(batch.text))
+    rows = yield Query(_SQL["insert_alike"], (batch.text,))
+    return [job_id for job_id, _ in rows]
+
+
+def insert_alike(batch: str, *, keys: Iterable[str | None]) -> Op[list[int | None]]:
+    """Insert jobs that are alike and return the id of each; ``None`` for one that was left out.
+
+    :param keys: the jobs' unique keys, in order.
+    """
+    rows = yield Query(_SQL["insert_alike"], (batch,))
+    # In order of the ids, which is the jobs' own; of several with one key the first is kept.
+    by_key = {key: job_id for job_id, key in rows if key is not None}
+    others = (job_id for job_id, key in rows if key is None)
+    return [next(others) if key is None else by_key.pop(key, None) for key in keys]
 
 
 def insert_children(records: str, *, parents: Collection[int]) -> Op[list[int]]:

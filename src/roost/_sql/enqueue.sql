@@ -87,7 +87,7 @@ inserted as (
     on conflict (unique_key)
         where unique_key is not null and state in ('available', 'executing', 'retryable')
         do nothing
-    returning id, queue, scheduled_at
+    returning id, queue, scheduled_at, unique_key
 ),
 notified as (
     select roost.announce(queue)
@@ -95,7 +95,7 @@ notified as (
     where scheduled_at <= statement_timestamp() + interval '1 minute'
     group by queue
 )
-select id
+select id, unique_key
 from inserted
 where (select count(*) from notified) >= 0
 order by id;

@@ -26,8 +26,12 @@ MANY = 75
 FEW = 25
 """Jobs found in a window below which it is quiet."""
 QUIET_WINDOWS = 2
-"""Quiet windows in a row after which an awake worker falls asleep."""
-LOOK_GAP = 0.002
+"""Quiet windows in a row after which an awake worker falls asleep; twice as many each time that it
+is woken again at once, for instance by notifications of jobs that others take."""
+MOST_QUIET_WINDOWS = 64
+SHORT_SLEEP = 2.0
+"""Seconds: who is woken earlier was woken at once."""
+LOOK_GAP = 0.005
 """Seconds between two looks of a worker that is awake and has room."""
 
 
@@ -48,12 +52,14 @@ class Alertness:
     _found: int = 0
     _found_from: float = -math.inf
     _quiet: int = 0
+    _quiet_until_sleep: int = QUIET_WINDOWS
+    _asleep_since: float = -math.inf
     _gap: float = LOOK_GAP
 
     @property
     def should_turn(self) -> bool:
         """Whether it sleeps and hears too much, or is awake and finds too little."""
-        return self._should_wake if self.asleep else self._quiet >= QUIET_WINDOWS
+        return self._should_wake if self.asleep else self._quiet >= self._quiet_until_sleep
 
     @property
     def settling_down(self) -> bool:
@@ -82,14 +88,19 @@ class Alertness:
             self._quiet = self._quiet + 1 if self._found < FEW else 0
             self._found_from, self._found = now, 0
 
-    def wake(self) -> None:
+    def wake(self, *, now: float) -> None:
         """From now on it looks by itself; to be noted before its row says so."""
         self.asleep = False
         self._quiet = 0
+        if now < self._asleep_since + SHORT_SLEEP:
+            self._quiet_until_sleep = min(2 * self._quiet_until_sleep, MOST_QUIET_WINDOWS)
+        else:
+            self._quiet_until_sleep = QUIET_WINDOWS
 
-    def sleep(self) -> None:
+    def sleep(self, *, now: float) -> None:
         """It is notified again, but maybe not by everybody; to be noted after its row says so."""
         self.asleep = True
+        self._asleep_since = now
         self.horizon = None
         self._should_wake = False
         self._gap = LOOK_GAP

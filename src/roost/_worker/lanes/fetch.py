@@ -76,11 +76,11 @@ class FetchLane:
         """Claim; first, where it is time for that, fall asleep or wake up."""
         runtime, alertness = self._runtime, self._runtime.alertness
         if alertness.should_turn and alertness.asleep:
-            alertness.wake()
+            alertness.wake(now=anyio.current_time())
             await runtime.call(set_asleep(runtime.worker_id, asleep=False))
         elif alertness.should_turn:
             await runtime.call(set_asleep(runtime.worker_id, asleep=True))
-            alertness.sleep()
+            alertness.sleep(now=anyio.current_time())
             runtime.jobs_may_wait = True
         last, horizon = False, alertness.horizon
         if alertness.settling_down:

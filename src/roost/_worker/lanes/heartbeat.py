@@ -89,7 +89,7 @@ class HeartbeatLane:
                 stale_after=settings.orphan_stale_after,
             )
         )
-        self._runtime.alertness.sleep()  # as the new row says
+        self._runtime.alertness.sleep(now=began)  # as the new row says
         self._runtime.lease_until = began + self._lease
 
     async def once(self) -> None:
