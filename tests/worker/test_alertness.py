@@ -13,6 +13,7 @@ from roost._worker.alertness import (
     FEW,
     LOOK_GAP,
     MANY,
+    MAX_LOOK_GAP,
     QUIET_WINDOWS,
     SHORT_SLEEP,
     WINDOW,
@@ -80,6 +81,16 @@ def test_awake_it_looks_all_the_time_until_it_finds_little_for_some_windows() ->
     alertness.sleep(now=20.0)
     assert alertness.settling_down
     assert alertness.horizon is None
+
+
+def test_awake_it_looks_less_often_while_it_finds_nothing() -> None:
+    alertness = asleep()
+    alertness.wake(now=10.0)
+    gaps = []
+    for found in (0, 0, 0, 0, 1, 0):
+        gaps.append(alertness.gap)
+        alertness.looked(found, more=False, last=False, now=10.0)
+    assert gaps == [LOOK_GAP, 2 * LOOK_GAP, MAX_LOOK_GAP, MAX_LOOK_GAP, MAX_LOOK_GAP, LOOK_GAP]
 
 
 def test_with_a_backlog_it_stays_awake() -> None:

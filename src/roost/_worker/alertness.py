@@ -33,6 +33,8 @@ SHORT_SLEEP = 2.0
 """Seconds: who is woken earlier was woken at once."""
 LOOK_GAP = 0.005
 """Seconds between two looks of a worker that is awake and has room."""
+MAX_LOOK_GAP = 0.02
+"""The same after looks that found nothing."""
 
 
 @attrs.define
@@ -69,7 +71,7 @@ class Alertness:
     @property
     def gap(self) -> float:
         """Seconds until the next look; infinity: until it is notified."""
-        return self._gap if self.asleep else LOOK_GAP
+        return self._gap if self.asleep else min(self._gap, MAX_LOOK_GAP)
 
     def heard(self, count: int, *, now: float) -> None:
         """Note notifications."""
@@ -80,7 +82,12 @@ class Alertness:
 
     def looked(self, found: int, *, more: bool, last: bool, now: float) -> None:
         """Note a look: what it found, whether more waits, whether it ended the settling down."""
-        self._gap = math.inf if last else self._gap * 2
+        if last:
+            self._gap = math.inf
+        elif found and not self.asleep:
+            self._gap = LOOK_GAP
+        else:
+            self._gap *= 2
         self._found += found
         if more:
             self._quiet = 0
@@ -92,6 +99,7 @@ class Alertness:
         """From now on it looks by itself; to be noted before its row says so."""
         self.asleep = False
         self._quiet = 0
+        self._gap = LOOK_GAP
         if now < self._asleep_since + SHORT_SLEEP:
             self._quiet_until_sleep = min(2 * self._quiet_until_sleep, MOST_QUIET_WINDOWS)
         else:
