@@ -283,7 +283,9 @@ def main() -> None:
         for requirement in peer.requirements[:1]
     )
     if not args.quick:
-        report = write_results("compare", machine=facts, tables=tables, raw=raw)
+        # A run of some scenarios does not replace one of others.
+        name = "-".join(["compare", *([] if len(only) == len(SCENARIOS) else only)])
+        report = write_results(name, machine=facts, tables=tables, raw=raw)
         print(f"written to {os.path.relpath(report)}")
 
 
