@@ -29,7 +29,7 @@ async def call_handler(
     (an ``asyncio.CancelledError`` of some future it awaited) is its failure.
     """
     if handler.is_async:
-        return await _call_in_loop(lambda: handler.func(**args))
+        return await _call_in_loop(handler.func, args)
     if handler.run_in == "process":
         try:
             job = running.claimed.job()
@@ -39,13 +39,13 @@ async def call_handler(
     ending = await _call_in_thread(handler.func, args, running=running, threads=room)
     if isinstance(ending, Returned) and inspect.iscoroutine(coroutine := ending.value):
         # A plain function that wraps an async one: the work is still to be done.
-        return await _call_in_loop(lambda: coroutine)
+        return await _call_in_loop(lambda: coroutine, {})
     return ending
 
 
-async def _call_in_loop(func: Callable[[], Awaitable[Any]]) -> Ending:
+async def _call_in_loop(func: Callable[..., Awaitable[Any]], args: dict[str, Any]) -> Ending:
     try:
-        return Returned(await func())
+        return Returned(await func(**args))
     except anyio.get_cancelled_exc_class() as error:
         if anyio.current_effective_deadline() == -math.inf:
             raise

@@ -36,6 +36,9 @@ MAX_START_DELAY = 1.0
 (``limits.sql``) counts starts for so much longer than a minute."""
 
 
+_INTERRUPTED = Interrupted()
+
+
 class ExecuteLane:
     """Owns the task group that every job is a child of."""
 
@@ -72,7 +75,7 @@ class ExecuteLane:
         """Run one job and hand its verdict to settle; frees the slot whatever happens."""
         runtime = self._runtime
         claimed = running.claimed
-        ending: Ending = Interrupted()
+        ending: Ending = _INTERRUPTED
         try:
             ending = await self._attempt(running)
         except Exception as error:
@@ -173,7 +176,7 @@ class ExecuteLane:
             return Raised(error)
         if claimed.timeout_seconds is not None:
             running.limit(claimed.timeout_seconds)
-        ending: Ending = Interrupted()
+        ending: Ending = _INTERRUPTED
         with running.scope:
             ending = await call_handler(handler, args, running=running, room=self._room)
         return self._weigh(running, ending)
