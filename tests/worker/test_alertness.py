@@ -33,6 +33,12 @@ def asleep() -> Alertness:
     return alertness
 
 
+def alertness_of(worker: Worker) -> Alertness:
+    """Return what a running worker knows of its own sleep."""
+    assert worker._session is not None
+    return worker._session._runtime.alertness
+
+
 def add_each(table: JobTable, count: int) -> None:
     """Add jobs, each in a transaction of its own."""
     for _ in range(count):
@@ -133,7 +139,8 @@ async def test_a_busy_worker_says_that_it_is_awake_and_an_idle_one_that_it_sleep
     def sleeps() -> bool:
         return table.value("select asleep from roost.workers") is True
 
-    async with working(make_worker(poll_interval=30)):
+    worker = make_worker(poll_interval=30)
+    async with working(worker):
         assert sleeps()
         with anyio.fail_after(20):
             while sleeps():
@@ -141,8 +148,8 @@ async def test_a_busy_worker_says_that_it_is_awake_and_an_idle_one_that_it_sleep
                 await anyio.sleep(0.001)
         await eventually(lambda: table.states().keys() == {"completed"}, within=10)
         await eventually(sleeps, within=10)
-        # And it hears again.
-        await anyio.sleep(0.1)  # sleeps: so that nothing but a notification wakes it
+        # And it hears again, when nothing but a notification wakes it.
+        await eventually(lambda: not alertness_of(worker).settling_down, within=10)
         job_id = table.add("tick")
         await eventually(lambda: table.get(job_id).state == "completed", within=2)
 
@@ -158,8 +165,11 @@ async def test_jobs_of_a_transaction_that_asked_too_early_who_sleeps_are_found(
         early.script("begin")
         # Nobody is there who sleeps, so nobody is notified at the commit.
         job_id = early.add("tick")
-        async with working(make_worker(poll_interval=30)):
-            await anyio.sleep(0.2)  # sleeps: the worker has looked, and could not see it
+        worker = make_worker(poll_interval=30)
+        async with working(worker):
+            # It has looked several times, and could not see it.
+            await eventually(lambda: alertness_of(worker).gap > 4 * LOOK_GAP)
+            assert alertness_of(worker).settling_down
             assert table.states() == {}
             early.script("commit")
             await eventually(lambda: table.get(job_id).state == "completed", within=2)
