@@ -68,7 +68,8 @@ class FetchLane:
                 failures += 1
                 logger.warning("claim failed", extra={"error": str(error), "failures": failures})
                 await anyio.sleep(backoff(failures))
-                self._runtime.jobs_may_wait = True  # what it was to look for is still there
+                # What it was to look for is still there.
+                self._runtime.jobs_may_wait = self._runtime.limited_may_wait = True
             else:
                 failures = 0
 
@@ -87,6 +88,7 @@ class FetchLane:
             if horizon is None:
                 horizon = alertness.horizon = await runtime.call(next_transaction())
             last = await runtime.call(oldest_transaction()) >= horizon
+            runtime.limited_may_wait = True  # nobody tells of those either
         began = anyio.current_time()
         claimed = await self.once()
         if claimed is not None:
