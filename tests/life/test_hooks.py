@@ -218,36 +218,55 @@ async def test_a_hook_that_hangs_does_not_outlast_a_stop(
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
 
 
-def heard(worker: Worker, job_id: int) -> bool:
-    """Say whether the worker has heard that the job is to be cancelled."""
-    assert worker._session is not None
-    running = worker._session._runtime.running.get(job_id)
-    return running is not None and running.scope.cancel_called
-
-
-async def test_a_cancel_during_a_hook_counts(
+async def test_a_cancel_interrupts_the_hook_before_and_calls_the_one_after(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
-    started, go_on = anyio.Event(), anyio.Event()
+    started = anyio.Event()
     ran = []
+    diary = Diary()
 
     async def before(job: Job, **_: Any) -> None:
         started.set()
-        await go_on.wait()
+        await anyio.sleep_forever()
 
     @job("work", registry=registry)
     def work() -> None:
         ran.append(1)
 
     job_id = table.add()
-    worker = make_worker(hooks=Hooks(before_job=before))
+    worker = make_worker(hooks=Hooks(before_job=before, after_job=diary.after))
     async with working(worker):
         await started.wait()
         assert await client.cancel(job_id) is True
-        await eventually(lambda: heard(worker, job_id))
-        go_on.set()
         await eventually(lambda: table.get(job_id).state == "cancelled")
     assert ran == []
+    assert diary.lines == [("after", "work", None, "JobFailed", {})]
+
+
+async def test_a_cancel_during_the_hook_after_comes_too_late(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    started, go_on = anyio.Event(), anyio.Event()
+
+    async def after(job: Job, **_: Any) -> None:
+        started.set()
+        await go_on.wait()
+
+    @job("work", registry=registry)
+    async def work() -> int:
+        return 7
+
+    job_id = table.add()
+    worker = make_worker(hooks=Hooks(after_job=after))
+    async with working(worker):
+        await started.wait()
+        assert await client.cancel(job_id) is True
+        session = worker._session
+        assert session is not None
+        await eventually(lambda: session._runtime.cancels_heard)
+        go_on.set()
+        await eventually(lambda: table.get(job_id).state == "completed")
+    assert table.get(job_id).result == 7
 
 
 async def test_a_row_that_can_not_be_read_fails_alone_with_hooks_too(

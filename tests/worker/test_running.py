@@ -97,38 +97,43 @@ async def test_waiting_until_none_runs() -> None:
     await running.wait_until_none_runs()
 
 
+async def run_until_cancelled(job: RunningJob) -> None:
+    async with anyio.create_task_group() as group:
+        job.task = group.create_task(anyio.sleep_forever())
+        await anyio.lowlevel.checkpoint()
+        job.cancel(Reason.USER)
+    assert job.task.status is anyio.TaskHandle.Status.CANCELLED
+
+
 async def test_the_first_reason_of_a_cancel_stays() -> None:
     job = RunningJob(claimed(1))
-    job.cancel(Reason.USER)
+    assert job.reason is None
+    await run_until_cancelled(job)
     job.cancel(Reason.LEASE_LOST)
-    job.limit(5)
-    job.end_by(0)
     assert job.reason is Reason.USER
-    assert job.scope.cancel_called
 
 
-async def test_the_nearer_of_limit_and_grace_is_the_reason() -> None:
-    now = anyio.current_time()
-    short = RunningJob(claimed(1))
-    short.limit(1)
-    short.end_by(now + 100)
-    assert short.reason is Reason.TIMEOUT
-    assert short.scope.deadline < now + 50
-
-    long = RunningJob(claimed(2))
-    long.limit(100)
-    long.end_by(now + 1)
-    assert long.reason is Reason.SHUTDOWN
-    assert long.scope.deadline == now + 1
-
-
-async def test_a_limit_that_is_set_after_the_stop_began_does_not_stretch_the_grace() -> None:
-    now = anyio.current_time()
+async def test_a_timeout_is_the_reason_if_it_was_the_first() -> None:
     job = RunningJob(claimed(1))
-    job.end_by(now + 1)
-    job.limit(100)
+    with job.limited_to(0.001):
+        await anyio.sleep_forever()
+    job.cancel(Reason.SHUTDOWN)
+    assert job.reason is Reason.TIMEOUT
+
+
+async def test_a_timeout_that_comes_after_a_cancel_is_not_the_reason() -> None:
+    job = RunningJob(claimed(1))
+    job.cancel(Reason.SHUTDOWN)
+    with job.limited_to(0.001):
+        await anyio.sleep_forever()
     assert job.reason is Reason.SHUTDOWN
-    assert job.scope.deadline == now + 1
+
+
+async def test_a_cancel_of_a_handler_that_has_ended_comes_too_late() -> None:
+    job = RunningJob(claimed(1))
+    job.ended = True
+    job.cancel(Reason.USER)
+    assert job.reason is None
 
 
 async def test_only_a_stop_ends_the_wait_for_a_thread() -> None:

@@ -367,14 +367,14 @@ async def test_a_sync_handler_that_is_cancelled_before_its_thread_starts_never_r
 ) -> None:
     ran: list[int] = []
     worker = make_worker(shutdown_timeout=0)
-    started = RunningJob.limit
+    limited_to = RunningJob.limited_to
 
-    def limit_and_stop(self: RunningJob, seconds: float) -> None:
-        started(self, seconds)
+    def limit_and_stop(self: RunningJob, seconds: float) -> anyio.CancelScope:
         worker.request_stop()
         self.cancel(Reason.SHUTDOWN)
+        return limited_to(self, seconds)
 
-    monkeypatch.setattr(RunningJob, "limit", limit_and_stop)
+    monkeypatch.setattr(RunningJob, "limited_to", limit_and_stop)
 
     @job("sync", registry=registry)
     def sync() -> None:

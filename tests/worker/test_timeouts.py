@@ -23,8 +23,8 @@ MakeWorker = Callable[..., Worker]
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the second of ``timeout_seconds=1`` be a tenth of one."""
-    original = RunningJob.limit
-    monkeypatch.setattr(RunningJob, "limit", lambda self, seconds: original(self, seconds / 10))
+    original = RunningJob.limited_to
+    monkeypatch.setattr(RunningJob, "limited_to", lambda job, seconds: original(job, seconds / 10))
 
 
 def timed_out(table: JobTable, job_id: int) -> dict[str, Any]:

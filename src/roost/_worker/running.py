@@ -12,6 +12,7 @@ from enum import Enum
 
 import anyio
 import attrs
+from anyio import TaskHandle
 
 from roost._ops.claim import ClaimedJob
 
@@ -33,34 +34,44 @@ class RunningJob:
     """A job in a slot.
 
     :param waited: seconds in the line, from the claim to the slot.
-    :param scope: cancelling it interrupts the handler.
+    :param task: cancelling it interrupts the handler; set when the job has been started.
+    :param limit: the handler's own timeout, while it runs under one.
     :param linger: the wait for a thread that goes on after a cancel, until ``linger_until``.
-    :param reason: why the scope was, or at its deadline will be, cancelled.
+    :param cancelled_for: why it was interrupted, by others than its timeout.
+    :param ended: whether the handler has ended and only a hook still runs: a cancel comes too late.
     :param completed: whether the handler has written its completion in a transaction of its own.
     :param abandoned: whether its thread was left behind: nobody may say that the job has ended.
     """
 
     claimed: ClaimedJob
     waited: float = 0.0
-    scope: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
+    task: TaskHandle[None] | None = None
+    limit: anyio.CancelScope | None = None
     linger: anyio.CancelScope | None = None
     linger_until: float = math.inf
-    reason: Reason | None = None
+    cancelled_for: Reason | None = None
+    ended: bool = False
     abandoned: bool = False
     completed: bool = False
 
-    def limit(self, seconds: float) -> None:
-        """Give the handler ``seconds`` from now, as its own timeout, unless a stop is nearer."""
-        deadline = anyio.current_time() + seconds
-        if not self.scope.cancel_called and deadline < self.scope.deadline:
-            self.scope.deadline = deadline
-            self.reason = Reason.TIMEOUT
+    @property
+    def reason(self) -> Reason | None:
+        """Why the handler was interrupted; ``None``: it was not."""
+        if self.cancelled_for is None and self.limit is not None and self.limit.cancel_called:
+            return Reason.TIMEOUT
+        return self.cancelled_for
 
     def cancel(self, reason: Reason) -> None:
         """Interrupt the handler now, unless that was done before."""
-        if not self.scope.cancel_called:
-            self.reason = reason
-            self.scope.cancel()
+        if self.reason is None and not self.ended:
+            self.cancelled_for = reason
+            if self.task is not None:
+                self.task.cancel()
+
+    def limited_to(self, seconds: float) -> anyio.CancelScope:
+        """Return the scope that is the handler's timeout, ``seconds`` from now."""
+        self.limit = anyio.move_on_after(seconds)
+        return self.limit
 
     def lingering(self) -> anyio.CancelScope:
         """Return the scope for waiting until the thread has ended, so that the slot is held.
@@ -72,13 +83,10 @@ class RunningJob:
         return self.linger
 
     def end_by(self, deadline: float) -> None:
-        """Interrupt the handler for a shutdown at ``deadline``, or at its own if that is nearer."""
+        """Leave a thread behind that goes on for ``LINGER`` seconds after ``deadline``."""
         self.linger_until = deadline + LINGER
         if self.linger is not None:
             self.linger.deadline = self.linger_until
-        if not self.scope.cancel_called and deadline < self.scope.deadline:
-            self.reason = Reason.SHUTDOWN
-            self.scope.deadline = deadline
 
 
 class Running:

@@ -1,4 +1,4 @@
-"""Execute: run the handlers of claimed jobs, one scope a job, and judge how each ended."""
+"""Execute: run the handlers of claimed jobs, one task a job, and judge how each ended."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class ExecuteLane:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._group: TaskGroup | None = None
-        self._last_wait = anyio.CancelScope()  # its deadline is set by the stop
+        # The stop sets the deadlines of both.
+        self._grace = anyio.CancelScope()
+        self._last_wait = anyio.CancelScope()
         # For threads or processes; never the reason to wait, for there are as many slots.
         self._room = anyio.CapacityLimiter(runtime.settings.concurrency)
         runtime.start_waiting = self.start_waiting
@@ -57,6 +59,10 @@ class ExecuteLane:
         try:
             async with anyio.create_task_group() as self._group:
                 task_status.started()
+                with self._grace:
+                    await anyio.sleep_forever()
+                for running in self._runtime.running:
+                    running.cancel(Reason.SHUTDOWN)
                 await anyio.sleep_forever()
         finally:
             self._group = None
@@ -69,7 +75,8 @@ class ExecuteLane:
         if runtime.running.waiting:
             now = anyio.current_time()
             while (running := runtime.running.start_next(now=now)) is not None:
-                group.start_soon(self.once, running)
+                # Not start_soon, which takes longer to find a name.
+                running.task = group.create_task(self.once(running), name=running.claimed.task)
 
     async def once(self, running: RunningJob) -> None:
         """Run one job and hand its verdict to settle; frees the slot whatever happens."""
@@ -90,6 +97,7 @@ class ExecuteLane:
             # No await from here to the end: the slot is freed and the verdict handed over in one
             # step, also when this task is being cancelled.
             runtime.running.finish(running)
+            ending = _weigh(running, ending)
             if running.reason is Reason.LEASE_LOST:
                 pass  # whoever has it now says how it ends
             elif running.abandoned:
@@ -124,24 +132,24 @@ class ExecuteLane:
 
     def end_by(self, deadline: float) -> None:
         """Interrupt every job at ``deadline``, by the loop's clock; a later one changes nothing."""
-        deadline = min(deadline, self._last_wait.deadline - LINGER)
+        self._grace.deadline = deadline = min(deadline, self._grace.deadline)
         self._last_wait.deadline = deadline + LINGER
         for running in self._runtime.running:
             running.end_by(deadline)
 
     async def _attempt(self, running: RunningJob) -> Ending:
-        """Call the handler in the job's scope and say how the attempt ended."""
+        """Call the handler and say how the attempt ended."""
         claimed = running.claimed
         runtime = self._runtime
         # A claim's answer may come when its incarnation is already over.
         if not runtime.holds_leases() or claimed.lease.worker_id != runtime.worker_id:
             running.cancel(Reason.LEASE_LOST)
-            return Interrupted()
+            return _INTERRUPTED
         if claimed.cancel_requested or runtime.was_cancelled(claimed.lease):
             return CancelRequested()
         if running.waited > MAX_START_DELAY and claimed.task in runtime.limited_tasks:
             # Its start was counted when it was claimed: now it would fall into another window.
-            return Interrupted()
+            return _INTERRUPTED
         token = current.set(running)
         try:
             if runtime.settings.hooks is None:
@@ -157,43 +165,44 @@ class ExecuteLane:
         except Exception as error:  # noqa: BLE001  (a row that can't be read is its job's failure)
             return Raised(error)
         calls = HookCalls(hooks, job)
-        await calls.before()
-        ending: Ending = Interrupted()
+        ending: Ending = _INTERRUPTED
         try:
+            await calls.before()
             ending = await self._call(running)
         finally:
+            running.ended = True
             stopping = running.linger_until < math.inf
-            await calls.after(ending, timeout=LINGER if stopping else HOOK_TIMEOUT)
+            await calls.after(_weigh(running, ending), timeout=LINGER if stopping else HOOK_TIMEOUT)
         return ending
 
     async def _call(self, running: RunningJob) -> Ending:
-        """Call the handler in the job's scope; its time begins here."""
+        """Call the handler; its time begins here."""
         claimed = running.claimed
         try:
             handler = self._runtime.registry.get(claimed.task)
             args = _arguments(handler, claimed)
         except Exception as error:  # noqa: BLE001  (bad args are this job's failure, nobody else's)
             return Raised(error)
-        if claimed.timeout_seconds is not None:
-            running.limit(claimed.timeout_seconds)
-        ending: Ending = _INTERRUPTED
-        with running.scope:
-            ending = await call_handler(handler, args, running=running, room=self._room)
-        return self._weigh(running, ending)
+        if claimed.timeout_seconds is None:
+            return await call_handler(handler, args, running=running, room=self._room)
+        with running.limited_to(claimed.timeout_seconds):
+            return await call_handler(handler, args, running=running, room=self._room)
+        return _INTERRUPTED
 
-    def _weigh(self, running: RunningJob, ending: Ending) -> Ending:
-        """Let the reason of a cancel overrule what the handler made of it."""
-        if not running.scope.cancel_called:
+
+def _weigh(running: RunningJob, ending: Ending) -> Ending:
+    """Let the reason of a cancel overrule what the handler made of it."""
+    match running.reason:
+        case None:
             return ending
-        match running.reason:
-            case Reason.TIMEOUT:
-                # Also when the handler swallowed the cancel: it took too long.
-                return TimedOut(limit=float(running.claimed.timeout_seconds or 0))
-            case Reason.USER:
-                return CancelRequested()
-            case _:
-                # Work that was finished all the same is not thrown away.
-                return ending if isinstance(ending, Returned) else Interrupted()
+        case Reason.TIMEOUT:
+            # Also when the handler swallowed the cancel: it took too long.
+            return TimedOut(limit=float(running.claimed.timeout_seconds or 0))
+        case Reason.USER:
+            return CancelRequested()
+        case _:
+            # Work that was finished all the same is not thrown away.
+            return ending if isinstance(ending, Returned) else _INTERRUPTED
 
 
 # A model is dumped by the names of its fields; where pydantic can, it is read by them too.
