@@ -243,18 +243,14 @@ class AsyncRoost(AsyncAdmin):
     async def _run(
         self, call: calls.Call[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
-        async with self._connection(conn, transactional=transactional) as connection:
-            if not call.in_transaction:
-                return await run(connection, call.operation, timeout=call.timeout)
-            async with connection.transaction():
-                return await run(connection, call.operation, timeout=call.timeout)
-
-    @asynccontextmanager
-    async def _connection(
-        self, conn: Any | None, *, transactional: bool
-    ) -> AsyncIterator[AsyncConnection]:
         if conn is not None:
-            yield adopt(conn, transactional=transactional)
-        else:
-            async with self._pool.acquire() as connection:
-                yield connection
+            return await _perform(call, adopt(conn, transactional=transactional))
+        async with self._pool.acquire() as connection:
+            return await _perform(call, connection)
+
+
+async def _perform(call: calls.Call[T], connection: AsyncConnection) -> T:
+    if not call.in_transaction:
+        return await run(connection, call.operation, timeout=call.timeout)
+    async with connection.transaction():
+        return await run(connection, call.operation, timeout=call.timeout)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
 import anyio
@@ -90,8 +90,7 @@ class Pool(Generic[C]):
         """How many connections are lent, being opened or idle."""
         return self._lent + len(self._idle)
 
-    @asynccontextmanager
-    async def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AsyncIterator[C]:
+    def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AbstractAsyncContextManager[C]:
         """Borrow a connection; wait up to ``timeout`` seconds for one to be free and connected.
 
         What comes back in a transaction is rolled back, for ``CLEANUP_TIMEOUT`` seconds, or closed.
@@ -99,14 +98,7 @@ class Pool(Generic[C]):
         :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
         :raises ClosedError: the pool was closed.
         """
-        member = await self._check_out(timeout)
-        try:
-            yield member.connection
-        finally:
-            try:
-                await member.connection.clean()
-            finally:
-                self._take_back(member)
+        return _Loan(self, timeout)
 
     async def aclose(self) -> None:
         """Close every idle connection now and each borrowed one when it comes back."""
@@ -118,6 +110,8 @@ class Pool(Generic[C]):
             self._slots.release()
 
     async def _check_out(self, timeout: float) -> _Member[C]:
+        if (member := self._check_out_now()) is not None:
+            return member
         with anyio.move_on_after(timeout):
             await self._slots.acquire()
             self._lent += 1
@@ -130,6 +124,21 @@ class Pool(Generic[C]):
         raise DatabaseUnavailableError(
             f"no connection within {timeout:g} s: {self._lent} of {self._max_size} are in use"
         )
+
+    def _check_out_now(self) -> _Member[C] | None:
+        """Take a slot and an idle connection if both are there: the usual case, without a timer."""
+        if not self._idle:
+            return None
+        try:
+            self._slots.acquire_nowait()
+        except anyio.WouldBlock:
+            return None
+        self._lent += 1
+        member = self._reuse()
+        if member is None:
+            self._lent -= 1
+            self._slots.release()
+        return member
 
     def _reuse(self) -> _Member[C] | None:
         """Take the youngest idle connection that is alive, closing what is not."""
@@ -165,3 +174,22 @@ class Pool(Generic[C]):
             member.connection.kill()
         while self._idle and self._idle[0].idle_since < now - self._max_idle:
             self._idle.popleft().connection.kill()
+
+
+class _Loan(AbstractAsyncContextManager[C]):
+    """A connection lent for one ``async with``."""
+
+    def __init__(self, pool: Pool[C], timeout: float) -> None:
+        self._pool = pool
+        self._timeout = timeout
+        self._member: _Member[C]
+
+    async def __aenter__(self) -> C:
+        self._member = await self._pool._check_out(self._timeout)  # noqa: SLF001  (a part of it)
+        return self._member.connection
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._member.connection.clean()
+        finally:
+            self._pool._take_back(self._member)  # noqa: SLF001

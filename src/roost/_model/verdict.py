@@ -7,7 +7,7 @@ waits, reads a clock or knows of SQL.
 from __future__ import annotations
 
 import traceback
-from typing import Any, TypeAlias, assert_never
+from typing import Any, NamedTuple, TypeAlias, assert_never
 
 import attrs
 
@@ -22,9 +22,11 @@ MAX_TRACE = 8_000
 """Characters of a traceback that a row keeps: the last ones, where the error is."""
 
 
-@attrs.frozen
-class Lease:
-    """The right to finish one claimed attempt; a write that doesn't hold it changes nothing."""
+class Lease(NamedTuple):
+    """The right to finish one claimed attempt; a write that doesn't hold it changes nothing.
+
+    A tuple, as what is made for every job is: it takes half the time of a frozen attrs class.
+    """
 
     job_id: int
     worker_id: int
@@ -73,8 +75,7 @@ class CancelRequested:
 Ending: TypeAlias = Returned | Raised | TimedOut | Interrupted | CancelRequested
 
 
-@attrs.frozen
-class Verdict:
+class Verdict(NamedTuple):
     """What to write for one lease.
 
     :param event: the move it makes; see `roost._model.states.MOVES`.
@@ -117,7 +118,7 @@ def judge(
         transaction was committed; if not, this verdict does.
     """
     verdict = _judge(ending, lease, attempt=attempt, max_attempts=max_attempts, retry=retry)
-    return attrs.evolve(verdict, completed=True) if completed else verdict
+    return verdict._replace(completed=True) if completed else verdict
 
 
 def _judge(
@@ -192,8 +193,7 @@ def clean(text: str, most: int, *, keep_end: bool = False) -> str:
 def without_payload(verdict: Verdict, why: str) -> Verdict:
     """Return the same verdict without what the database refused to store."""
     note = clean(why, MAX_ERROR)
-    return attrs.evolve(
-        verdict,
+    return verdict._replace(
         result=None if verdict.result is None else encode({"roost.unserializable": note}),
         error=None if verdict.error is None else {"error": f"not stored: {note}", "trace": ""},
     )

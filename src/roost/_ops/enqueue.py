@@ -78,7 +78,8 @@ def insert_job(record: str, *, unique_key: str | None, parents: Collection[int] 
         if parents:
             ids = yield from insert_children(record, parents=parents)
         else:
-            ids = yield from insert_jobs(record)
+            rows = yield Query(_SQL["insert_job"], (record,))
+            ids = [job_id for job_id, _ in rows]
         if ids:
             return ids[0]
         assert unique_key is not None, "only a unique key keeps a job out"  # noqa: S101
