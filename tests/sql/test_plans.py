@@ -241,6 +241,13 @@ def test_an_insert_touches_only_what_it_adds(large: JobTable) -> None:
     assert plan.blocks < 400
 
 
+def test_an_insert_of_one_job_touches_less(large: JobTable) -> None:
+    record = encode_jobs([JobInsert("work", unique_key="key")])
+    plan = Plan(large, statement("enqueue.insert_job"), record)
+    assert "jobs" not in plan.scanned
+    assert plan.blocks < 100
+
+
 PROBES: list[tuple[str, tuple[object, ...], int]] = [
     ("inspect.get_job", (150_000,), 20),
     ("enqueue.find_active_by_unique_key", ("nobody has it",), 20),

@@ -29,7 +29,7 @@ def insert_batch(batch: Batch) -> Op[list[int]]:
     if not batch.alike:
         return (yield from insert_jobs(batch.text))
     rows = yield Query(_SQL["insert_alike"], (batch.text,))
-    return [job_id for job_id, _ in rows]
+    return sorted(job_id for job_id, *_ in rows)
 
 
 def insert_alike(batch: str, *, keys: Iterable[str | None]) -> Op[list[int | None]]:
@@ -38,9 +38,9 @@ def insert_alike(batch: str, *, keys: Iterable[str | None]) -> Op[list[int | Non
     :param keys: the jobs' unique keys, in order.
     """
     rows = yield Query(_SQL["insert_alike"], (batch,))
-    # In order of the ids, which is the jobs' own; of several with one key the first is kept.
-    by_key = {key: job_id for job_id, key in rows if key is not None}
-    others = (job_id for job_id, key in rows if key is None)
+    # The order of the ids is the jobs' own; of several with one key the first is kept.
+    by_key = {key: job_id for job_id, key, _ in rows if key is not None}
+    others = iter(sorted(job_id for job_id, key, _ in rows if key is None))
     return [next(others) if key is None else by_key.pop(key, None) for key in keys]
 
 

@@ -101,38 +101,34 @@ common as materialized (
         timeout_seconds integer,
         metadata jsonb
     )
-),
-inserted as (
-    insert into roost.jobs (
-        queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-        unique_key, tags, timeout_seconds, metadata, limited
-    )
-    select
-        common.queue, common.task, job.args, common.priority, common.max_attempts,
-        coalesce(common.scheduled_at, statement_timestamp()), statement_timestamp(),
-        job.unique_key, common.tags, common.timeout_seconds, common.metadata, common.limited
-    from batch
-    cross join common
-    cross join lateral rows from (
-        jsonb_array_elements(batch.content -> 'args'),
-        jsonb_array_elements_text(batch.content -> 'keys')
-    ) with ordinality as job (args, unique_key, place)
-    order by job.place
-    on conflict (unique_key)
-        where unique_key is not null and state in ('available', 'executing', 'retryable')
-        do nothing
-    returning id, queue, scheduled_at, unique_key
-),
-notified as (
-    select roost.announce(queue)
-    from inserted
-    where scheduled_at <= statement_timestamp() + interval '1 minute'
-    group by queue
 )
-select id, unique_key
-from inserted
-where (select count(*) from notified) >= 0
-order by id;
+insert into roost.jobs (
+    queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
+    unique_key, tags, timeout_seconds, metadata, limited
+)
+select
+    common.queue, common.task, job.args, common.priority, common.max_attempts,
+    coalesce(common.scheduled_at, statement_timestamp()), statement_timestamp(),
+    job.unique_key, common.tags, common.timeout_seconds, common.metadata, common.limited
+from batch
+cross join common
+cross join lateral rows from (
+    jsonb_array_elements(batch.content -> 'args'),
+    jsonb_array_elements_text(batch.content -> 'keys')
+) with ordinality as job (args, unique_key, place)
+order by job.place
+on conflict (unique_key)
+    where unique_key is not null and state in ('available', 'executing', 'retryable')
+    do nothing
+returning
+    id,
+    unique_key,
+    -- Depends on no row, so it is run once, when the first has been written, and never if none is.
+    (
+        select roost.announce(common.queue)
+        from common
+        where coalesce(common.scheduled_at, '-infinity') <= statement_timestamp() + interval '1 minute'
+    );
 
 -- name: find_active_by_unique_key
 select id
