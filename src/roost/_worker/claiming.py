@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from time import monotonic
 
-import anyio
 import attrs
 
 from roost._ops.claim import (
@@ -45,11 +45,10 @@ class Marks:
         return list(self._positions.values()) if now < self._head_due_at else []
 
     def advance(self, jobs: Iterable[ClaimedJob]) -> None:
-        """Note what was claimed, in running order."""
-        for job in jobs:
-            self._positions[job.queue, job.priority] = Position(
-                job.queue, job.priority, job.scheduled_at, job.lease.job_id
-            )
+        """Note what was claimed, in running order: the last of each queue and priority."""
+        last = {(job.queue, job.priority): job for job in jobs}
+        for head, job in last.items():
+            self._positions[head] = Position(*head, job.scheduled_at, job.lease.job_id)
 
     def from_the_head(
         self, jobs: Iterable[ClaimedJob], *, took: float, more: bool, now: float
@@ -103,7 +102,7 @@ class Claims:
         limited = [task for task in tasks if task in runtime.limited_tasks]
         if not limited:
             return _NOTHING
-        began = anyio.current_time()
+        began = monotonic()
         if not runtime.limited_may_wait and began < min(
             self._limited_due_at, self._limited_ready_at
         ):
@@ -120,7 +119,7 @@ class Claims:
             ),
             timeout=timeout,
         )
-        now = anyio.current_time()
+        now = monotonic()
         self._limited_due_at = now + min(MAX_HEAD_DELAY, (now - began) / HEAD_SHARE)
         self._limited_ready_at = now + (math.inf if claimed.next_due is None else claimed.next_due)
         runtime.limited_may_wait = runtime.limited_may_wait or len(claimed.jobs) == room
@@ -128,7 +127,7 @@ class Claims:
         return claimed
 
     async def _behind_the_last(self, room: int, timeout: float) -> Claimed:
-        after = self._marks.usable(now=anyio.current_time())
+        after = self._marks.usable(now=monotonic())
         if not after:
             return _NOTHING
         claimed = await self._unlimited(room, timeout, after=after)
@@ -136,9 +135,9 @@ class Claims:
         return claimed
 
     async def _from_the_head(self, room: int, timeout: float) -> Claimed:
-        began = anyio.current_time()
+        began = monotonic()
         claimed = await self._unlimited(room, timeout, after=())
-        now = anyio.current_time()
+        now = monotonic()
         more = len(claimed.jobs) == room
         self._marks.from_the_head(claimed.jobs, took=now - began, more=more, now=now)
         return claimed

@@ -20,16 +20,22 @@ from roost._worker.process import call_in_process
 from roost._worker.running import RunningJob
 
 
-async def call_handler(
+def call_handler(
     handler: Handler, args: dict[str, Any], *, running: RunningJob, room: anyio.CapacityLimiter
-) -> Ending:
+) -> Awaitable[Ending]:
     """Run the handler and return its ending.
 
     A cancel that came from outside the handler is raised on; one that the handler made up itself
     (an ``asyncio.CancelledError`` of some future it awaited) is its failure.
     """
     if handler.is_async:
-        return await _call_in_loop(handler.func, args)
+        return _call_in_loop(handler.func, args)
+    return _call_elsewhere(handler, args, running=running, room=room)
+
+
+async def _call_elsewhere(
+    handler: Handler, args: dict[str, Any], *, running: RunningJob, room: anyio.CapacityLimiter
+) -> Ending:
     if handler.run_in == "process":
         try:
             job = running.claimed.job()

@@ -9,6 +9,7 @@ import math
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from enum import Enum
+from time import monotonic
 
 import anyio
 import attrs
@@ -117,12 +118,12 @@ class Running:
 
     @property
     def waiting_since(self) -> float:
-        """When the line last moved, by the loop's clock; infinity when nobody waits."""
+        """When the line last moved, by ``time.monotonic``; infinity when nobody waits."""
         return self._waiting_since if self._waiting else math.inf
 
     @property
     def first_waiting_since(self) -> float:
-        """When the first in line was claimed, by the loop's clock; infinity when nobody waits."""
+        """When the first in line was claimed, by ``time.monotonic``; infinity when nobody waits."""
         return self._waiting[0][1] if self._waiting else math.inf
 
     @property
@@ -136,7 +137,7 @@ class Running:
 
     def admit(self, claimed: Iterable[ClaimedJob]) -> None:
         """Put claimed jobs at the end of the line."""
-        now = self._waiting_since = anyio.current_time()
+        now = self._waiting_since = monotonic()
         self._waiting.extend((job, now) for job in claimed)
 
     def start_next(self, *, now: float) -> RunningJob | None:

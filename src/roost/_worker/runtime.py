@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import TypeVar
 
 import anyio
@@ -53,8 +54,11 @@ def _nobody_starts() -> None:
 class Runtime:
     """The state of a running worker. Lanes read and change it between awaits, and wake each other.
 
+    Times are by ``time.monotonic``: to ask for the loop's clock, by which scopes end,
+    takes ten times as long, and each job asks twice.
+
     :param worker_id: the current incarnation; a new one after its row was lost.
-    :param lease_until: by the loop's clock, when others may take this worker's jobs.
+    :param lease_until: by ``time.monotonic``, when others may take this worker's jobs.
     :param cancels_heard: (id, lease number) of the newest cancel requests, of any worker's jobs.
     :param listening: whether notifications arrive.
     :param limited_tasks: the tasks that have limits in the database, whoever declared them.
@@ -64,7 +68,7 @@ class Runtime:
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
     :param stopping: whether a stop was asked for: nothing is claimed or started any more.
     :param abandoned: whether a thread with a job was left behind, whose lease this worker keeps.
-    :param due_at: by the loop's clock, when a job is due that was put off since the last claim.
+    :param due_at: by ``time.monotonic``, when a job is due that was put off since the last claim.
     :param background: lets one lane of upkeep at a time use a connection.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
     :param crashed: keeps an error for `Worker.run` to raise, and begins the ordered stop.
@@ -101,7 +105,7 @@ class Runtime:
     async def call(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
         """Run one operation on a connection of the pool; ``timeout`` bounds both together."""
         async with self.pool.acquire(timeout=timeout) as connection:
-            began = anyio.current_time()
+            began = monotonic()
             value = await run(connection, operation, timeout=timeout)
             await self._plan_anew_if_slow(connection, began)
             return value
@@ -118,14 +122,14 @@ class Runtime:
     async def call_in_transaction(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
         """Do the same with all statements of the operation in one transaction."""
         async with self.pool.acquire(timeout=timeout) as connection:
-            began = anyio.current_time()
+            began = monotonic()
             async with connection.transaction():
                 value = await run(connection, operation, timeout=timeout)
             await self._plan_anew_if_slow(connection, began)
             return value
 
     async def _plan_anew_if_slow(self, connection: AsyncConnection, began: float) -> None:
-        if anyio.current_time() - began > SLOW_CALL:
+        if monotonic() - began > SLOW_CALL:
             # Maybe by a plan from when the table was empty. The answer counts in any case.
             with contextlib.suppress(DatabaseError):
                 await run(connection, discard_plans(), timeout=CLEANUP_TIMEOUT)
@@ -138,7 +142,7 @@ class Runtime:
     def due_in(self, seconds: float) -> None:
         """Note that a job is due in ``seconds``; wakes nobody."""
         # A little late rather than a little early: the two clocks tick apart.
-        self.due_at = min(self.due_at, anyio.current_time() + max(seconds, 0.0) + 0.001)
+        self.due_at = min(self.due_at, monotonic() + max(seconds, 0.0) + 0.001)
 
     def settle(self, verdict: Verdict) -> None:
         """Hand a verdict to the settle lane."""
@@ -169,7 +173,7 @@ class Runtime:
 
     def holds_leases(self) -> bool:
         """Say whether nobody else can have taken this worker's jobs."""
-        return anyio.current_time() < self.lease_until
+        return monotonic() < self.lease_until
 
     def lose_leases(self) -> None:
         """Stop every job, for others may run them now (self-fencing)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from time import monotonic
 
 import anyio
 from anyio.abc import TaskStatus
@@ -82,7 +83,7 @@ class CronLane:
 
     async def _keep_declared(self) -> None:
         """Make the entries known to the database, and then say now and then that they are."""
-        if self._declared and anyio.current_time() < self._renew_at:
+        if self._declared and monotonic() < self._renew_at:
             return
         if self._declared:
             await self._runtime.call(renew_declared(self._names))
@@ -92,7 +93,7 @@ class CronLane:
                 declare([_declaration(entry, registry) for entry in registry.cron_entries])
             )
         self._declared = True
-        self._renew_at = anyio.current_time() + RENEW_INTERVAL
+        self._renew_at = monotonic() + RENEW_INTERVAL
         self._unreadable.clear()  # somebody may have mended them
 
     async def stop(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+from collections.abc import Awaitable
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -73,7 +75,7 @@ class ExecuteLane:
         if group is None or group.cancel_scope.cancel_called or runtime.stopping:
             return
         if runtime.running.waiting:
-            now = anyio.current_time()
+            now = monotonic()
             while (running := runtime.running.start_next(now=now)) is not None:
                 # Not start_soon, which takes longer to find a name.
                 running.task = group.create_task(self.once(running), name=running.claimed.task)
@@ -84,7 +86,7 @@ class ExecuteLane:
         claimed = running.claimed
         ending: Ending = _INTERRUPTED
         try:
-            ending = await self._attempt(running)
+            ending = self._refuse(running) or await self._attempt(running)
         except Exception as error:
             # Not the handler's, which is an ending: this row can't be made into a call.
             logger.exception("attempt failed outside its handler", extra=_who(running))
@@ -137,8 +139,8 @@ class ExecuteLane:
         for running in self._runtime.running:
             running.end_by(deadline)
 
-    async def _attempt(self, running: RunningJob) -> Ending:
-        """Call the handler and say how the attempt ended."""
+    def _refuse(self, running: RunningJob) -> Ending | None:
+        """Say how the attempt ends if its handler must not be called."""
         claimed = running.claimed
         runtime = self._runtime
         # A claim's answer may come when its incarnation is already over.
@@ -150,13 +152,13 @@ class ExecuteLane:
         if running.waited > MAX_START_DELAY and claimed.task in runtime.limited_tasks:
             # Its start was counted when it was claimed: now it would fall into another window.
             return _INTERRUPTED
-        token = current.set(running)
-        try:
-            if runtime.settings.hooks is None:
-                return await self._call(running)
-            return await self._call_with_hooks(running, runtime.settings.hooks)
-        finally:
-            current.reset(token)
+        return None
+
+    def _attempt(self, running: RunningJob) -> Awaitable[Ending]:
+        """Call the handler and say how the attempt ended."""
+        current.set(running)  # in the context of the job's own task, which ends with it
+        hooks = self._runtime.settings.hooks
+        return self._call(running) if hooks is None else self._call_with_hooks(running, hooks)
 
     async def _call_with_hooks(self, running: RunningJob, hooks: Hooks) -> Ending:
         """Do the same between the hooks; none of them changes the ending."""
@@ -192,9 +194,9 @@ class ExecuteLane:
 
 def _weigh(running: RunningJob, ending: Ending) -> Ending:
     """Let the reason of a cancel overrule what the handler made of it."""
-    match running.reason:
-        case None:
-            return ending
+    if (reason := running.reason) is None:
+        return ending
+    match reason:
         case Reason.TIMEOUT:
             # Also when the handler swallowed the cancel: it took too long.
             return TimedOut(limit=float(running.claimed.timeout_seconds or 0))

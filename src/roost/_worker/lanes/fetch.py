@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from time import monotonic
 
 import anyio
 from anyio.abc import TaskStatus
@@ -77,11 +78,11 @@ class FetchLane:
         """Claim; first, where it is time for that, fall asleep or wake up."""
         runtime, alertness = self._runtime, self._runtime.alertness
         if alertness.should_turn and alertness.asleep:
-            alertness.wake(now=anyio.current_time())
+            alertness.wake(now=monotonic())
             await runtime.call(set_asleep(runtime.worker_id, asleep=False))
         elif alertness.should_turn:
             await runtime.call(set_asleep(runtime.worker_id, asleep=True))
-            alertness.sleep(now=anyio.current_time())
+            alertness.sleep(now=monotonic())
             runtime.jobs_may_wait = True
         last, horizon = False, alertness.horizon
         if alertness.settling_down:
@@ -89,12 +90,12 @@ class FetchLane:
                 horizon = alertness.horizon = await runtime.call(next_transaction())
             last = await runtime.call(oldest_transaction()) >= horizon
             runtime.limited_may_wait = True  # nobody tells of those either
-        began = anyio.current_time()
+        began = monotonic()
         claimed = await self.once()
         if claimed is not None:
             last = last and alertness.horizon == horizon  # a new row has its own
             found, more = len(claimed.jobs), runtime.jobs_may_wait
-            alertness.looked(found, more=more, last=last, now=anyio.current_time())
+            alertness.looked(found, more=more, last=last, now=monotonic())
             self._next_look = min(self._next_look, began + alertness.gap)
 
     async def once(self) -> Claimed | None:
@@ -109,7 +110,7 @@ class FetchLane:
         limit = min(self._room(), MAX_CLAIM)
         if limit <= 0:
             return None
-        began = anyio.current_time()
+        began = monotonic()
         runtime.jobs_may_wait = False
         runtime.due_at = math.inf  # the answer says it
         poll_interval = runtime.settings.poll_interval * (2 if runtime.listening else 1)
@@ -133,7 +134,7 @@ class FetchLane:
         """Put the jobs in line: without an await from the claim's answer to the jobs' start."""
         runtime = self._runtime
         self._unsure = not claimed.complete
-        now = anyio.current_time()
+        now = monotonic()
         if claimed.jobs:
             self._pace.claimed(began=began, ended=now)
         if not claimed.alive:
@@ -155,13 +156,13 @@ class FetchLane:
             return 0
         if len(runtime.settling) >= MAX_UNSETTLED:
             return 0
-        self._pace.finished(runtime.running.finished, now=anyio.current_time())
+        self._pace.finished(runtime.running.finished, now=monotonic())
         return runtime.running.room(self._pace.prefetch)
 
     async def _wait_for_room_and_a_reason(self) -> None:
         runtime = self._runtime
         while True:
-            now = anyio.current_time()
+            now = monotonic()
             room = self._room()
             # With a line in front of the slots, claim when half of it is gone, not for each job.
             if room > self._pace.prefetch // 2 and (

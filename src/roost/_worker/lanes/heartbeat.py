@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from time import monotonic
 
 import anyio
 from anyio.abc import TaskStatus
@@ -49,7 +50,7 @@ class HeartbeatLane:
         cancelling a statement takes a connection too.
         """
         while True:
-            await anyio.sleep_until(self._runtime.lease_until)
+            await anyio.sleep(max(0.0, self._runtime.lease_until - monotonic()))
             if not self._runtime.holds_leases():
                 logger.error(
                     "leases have run out: stopping the jobs",
@@ -80,7 +81,7 @@ class HeartbeatLane:
     async def register(self) -> None:
         """Start a new incarnation."""
         settings = self._runtime.settings
-        began = anyio.current_time()
+        began = monotonic()
         self._runtime.worker_id = await self._runtime.call(
             register_worker(
                 name=self._runtime.name,
@@ -98,7 +99,7 @@ class HeartbeatLane:
         :raises DatabaseUnavailableError: not renewed.
         """
         settings = self._runtime.settings
-        began = anyio.current_time()
+        began = monotonic()
         alive = await self._runtime.call(
             renew_worker(self._runtime.worker_id, stale_after=settings.orphan_stale_after),
             timeout=max(0.1, min(settings.heartbeat_interval, self._left())),
@@ -136,5 +137,5 @@ class HeartbeatLane:
 
     def _left(self) -> float:
         """Seconds until the leases run out, > 0 while they hold; a second when they do not."""
-        left = self._runtime.lease_until - anyio.current_time()
+        left = self._runtime.lease_until - monotonic()
         return left if left > 0 else 1.0

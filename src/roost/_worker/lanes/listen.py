@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
+from time import monotonic
 
 import anyio
 from anyio.abc import TaskStatus
@@ -110,7 +111,7 @@ class ListenLane:
             elif notification.channel == JOBS and notification.payload in queues:
                 of_jobs += 1
         if of_jobs:
-            self._runtime.alertness.heard(of_jobs, now=anyio.current_time())
+            self._runtime.alertness.heard(of_jobs, now=monotonic())
             self._runtime.look_again()
 
     def _wake_all(self) -> None:
