@@ -215,17 +215,12 @@ async def test_connections_that_nobody_needs_are_closed_at_the_next_use(
 def shift_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Return a function that sets how many seconds the pool's clock is ahead."""
     ahead = 0.0
-    real = anyio.current_time
 
     def set_ahead(seconds: float) -> None:
         nonlocal ahead
         ahead = seconds
 
-    class Clock:
-        def __getattr__(self, name: str) -> object:
-            return (lambda: real() + ahead) if name == "current_time" else getattr(anyio, name)
-
-    monkeypatch.setattr(pool, "anyio", Clock())
+    monkeypatch.setattr(pool, "monotonic", lambda: monotonic() + ahead)
     return set_ahead
 
 

@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 import anyio
@@ -143,7 +144,7 @@ class Pool(Generic[C]):
     def _reuse(self) -> _Member[C] | None:
         """Take the youngest idle connection that is alive, closing what is not."""
         self._refuse_if_closed()
-        now = anyio.current_time()
+        now = monotonic()
         while self._idle:
             member = self._idle.pop()
             if member.expires_at > now and member.connection.is_quiet():
@@ -157,14 +158,14 @@ class Pool(Generic[C]):
             connection.kill()
             self._refuse_if_closed()
         lifetime = self._max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
-        return _Member(connection, expires_at=anyio.current_time() + lifetime)
+        return _Member(connection, expires_at=monotonic() + lifetime)
 
     def _refuse_if_closed(self) -> None:
         if self._shut:
             raise ClosedError("the connection pool is closed")
 
     def _take_back(self, member: _Member[C]) -> None:
-        now = anyio.current_time()
+        now = monotonic()
         self._lent -= 1
         self._slots.release()
         if member.connection.is_idle() and not self._shut and member.expires_at > now:

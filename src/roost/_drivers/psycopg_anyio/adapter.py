@@ -87,14 +87,14 @@ class PsycopgConnection:
 
     def is_idle(self) -> bool:
         """Say whether it is open, in no transaction and without a statement in flight."""
-        return self.raw.info.transaction_status == pq.TransactionStatus.IDLE
+        return self.raw.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
     async def clean(self) -> None:
         """Roll back what its user left open, within ``CLEANUP_TIMEOUT`` seconds.
 
         Failed, it is not idle afterwards.
         """
-        if self.raw.info.transaction_status in _IN_TRANSACTION:
+        if self.raw.pgconn.transaction_status in _IN_TRANSACTION:
             with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
                 with suppress(psycopg.Error):
                     await self.raw.rollback()
