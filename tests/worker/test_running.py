@@ -100,10 +100,10 @@ async def test_waiting_until_none_runs() -> None:
 
 async def run_until_cancelled(job: RunningJob) -> None:
     async with anyio.create_task_group() as group:
-        job.task = group.create_task(anyio.sleep_forever())
+        task = job.task = group.create_task(anyio.sleep_forever())
         await anyio.lowlevel.checkpoint()
         job.cancel(Reason.USER)
-    assert job.task.status is anyio.TaskHandle.Status.CANCELLED
+    assert task.status is anyio.TaskHandle.Status.CANCELLED
 
 
 async def test_the_first_reason_of_a_cancel_stays() -> None:
