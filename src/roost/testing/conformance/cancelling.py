@@ -16,6 +16,8 @@ from roost.exceptions import DatabaseUnavailableError
 from roost.testing.conformance.base import AsyncConformance, backends, until_gone
 from roost.testing.conformance.cases import eventually, script, sql, value
 
+ENOUGH_STEPS = 10
+"""A server may have answered before the second turn of a loop that had to wait for its processor."""
 _SHORT = 30  # a random cancel comes within so many times 0.1 ms
 
 
@@ -92,9 +94,8 @@ class CancelConformance(AsyncConformance):
                     assert list(await connection.fetch(sql("select $1::int", number))) == [
                         (number,)
                     ]
-                if done:
+                if done and number >= ENOUGH_STEPS:
                     break
-            assert number > 1  # how many steps it takes depends on how soon the server answers
 
     async def test_a_cancel_at_every_step_of_a_transaction_leaves_all_or_nothing(
         self, driver: AsyncDriver, app: str, observer: Connection
@@ -117,8 +118,8 @@ class CancelConformance(AsyncConformance):
                 assert backends(observer, app, state="idle in transaction%") == 0
                 if done:
                     assert list(rows) == [(2,)]
+                if done and number >= ENOUGH_STEPS:
                     break
-            assert number > 1
 
     async def test_a_cancel_at_every_step_of_connecting_leaves_nothing_open(
         self, driver: AsyncDriver, app: str, observer: Connection
@@ -137,10 +138,9 @@ class CancelConformance(AsyncConformance):
 
             done = await _cancel_after_steps(number, work)
             await pool.aclose()
-            if done:
+            if done and number >= ENOUGH_STEPS:
                 break
         await until_gone(observer, app)
-        assert number > 1
 
     async def test_random_cancels_never_mix_up_answers(
         self, driver: AsyncDriver, app: str, observer: Connection
