@@ -85,9 +85,9 @@ async def test_a_cancel_at_every_wait_leaves_all_or_nothing(
                 done = canceller.left > 0
             canceller.left = 0
             assert value(observer, "select count(*) from t where n = $1::int", number) in (0, 2)
-            # The server's process of one that was cancelled while it connected takes a moment to end.
-            await eventually(lambda: backends(observer, "each-wait") == 1)
-            assert backends(observer, "each-wait", state="idle") == 1
+            # One that was cancelled while it connected is closed, and its process ends soon.
+            await eventually(lambda: backends(observer, "each-wait") <= 1)
+            assert backends(observer, "each-wait", state="idle in%") == 0
             if done:
                 break
         # BEGIN, insert, SAVEPOINT, insert, RELEASE, COMMIT: one wait each at least.

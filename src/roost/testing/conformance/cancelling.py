@@ -17,7 +17,7 @@ from roost.testing.conformance.base import AsyncConformance, backends, until_gon
 from roost.testing.conformance.cases import eventually, script, sql, value
 
 ENOUGH_STEPS = 10
-"""Of a loop. A server may have answered before the second, when that has to wait for its processor."""
+"""Of a loop. On a busy machine a server may have answered before the second."""
 _SHORT = 30  # a random cancel comes within so many times 0.1 ms
 
 
