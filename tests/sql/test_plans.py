@@ -13,6 +13,7 @@ import pytest
 
 from roost import JobInsert
 from roost._model.record import encode_jobs
+from roost._ops.claim import as_datetime
 from roost._sql import Statement, statements
 from roost.testing.job_table import JobTable
 
@@ -180,7 +181,8 @@ def test_a_claim_behind_another_walks_over_nothing_that_this_one_left(
             for _ in range(10):
                 last = table.claim(worker, limit=1_000).jobs[-1]
             from_the_head = claim(table)
-            after = ([last.queue], [last.priority], [last.scheduled_at], [last.lease.job_id])
+            at = as_datetime(last.scheduled_at)
+            after = ([last.queue], [last.priority], [at], [last.lease.job_id])
             behind = claim(table, after=after)
     assert behind.blocks < 200
     assert from_the_head.blocks > 2 * behind.blocks

@@ -15,7 +15,7 @@ from roost._worker.running import LINGER, Reason, Running, RunningJob
 
 pytestmark = pytest.mark.anyio
 
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()) * 1_000_000
 
 
 def claimed(job_id: int) -> ClaimedJob:

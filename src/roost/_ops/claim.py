@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import attrs
@@ -12,18 +12,19 @@ from roost._model.codec import decode
 from roost._model.job import Job
 from roost._model.states import JobState
 from roost._model.verdict import Lease
-from roost._ops.inspect import utc
 from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 
 _CLAIM = statements("claim")["claim_jobs"]
 _LIMITS = statements("limits")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ClaimedJob(NamedTuple):
-    """A leased job as the worker keeps it: the JSON parts stay text until somebody asks.
+    """A leased job as the worker keeps it: JSON stays text, and times are microseconds since 1970.
 
-    A tuple, since one is made for every job: a frozen attrs class takes four times as long.
+    So nothing is made of them for handlers that don't ask. A tuple, since one is made for every
+    job: a frozen attrs class takes four times as long.
     """
 
     lease: Lease
@@ -33,11 +34,11 @@ class ClaimedJob(NamedTuple):
     priority: int
     attempt: int
     max_attempts: int
-    scheduled_at: datetime
-    attempted_at: datetime
+    scheduled_at: int
+    attempted_at: int
     errors_text: str | None
     unique_key: str | None
-    inserted_at: datetime
+    inserted_at: int
     tags: list[str] | None
     timeout_seconds: int | None
     cancel_requested: bool
@@ -60,14 +61,14 @@ class ClaimedJob(NamedTuple):
             priority=self.priority,
             attempt=self.attempt,
             max_attempts=self.max_attempts,
-            scheduled_at=utc(self.scheduled_at),
-            attempted_at=utc(self.attempted_at),
+            scheduled_at=as_datetime(self.scheduled_at),
+            attempted_at=as_datetime(self.attempted_at),
             completed_at=None,
             cancelled_at=None,
             discarded_at=None,
             errors=decode(self.errors_text) if self.errors_text else [],
             unique_key=self.unique_key,
-            inserted_at=utc(self.inserted_at),
+            inserted_at=as_datetime(self.inserted_at),
             tags=self.tags or [],
             timeout_seconds=self.timeout_seconds,
             cancel_requested=self.cancel_requested,
@@ -102,6 +103,11 @@ class Claimed:
     next_due: float | None
     alive: bool
     complete: bool = True
+
+
+def as_datetime(microseconds: int) -> datetime:
+    """Return the time that is so long after the beginning of 1970, in UTC."""
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def claim_jobs(

@@ -194,8 +194,13 @@ claimed as (
     where job.id = any (array(select picked.id from picked))
     returning
         job.id, job.lease_no, job.queue, job.task, job.args::text as args, job.priority,
-        job.attempt, job.max_attempts, job.scheduled_at, job.attempted_at, job.errors::text as errors,
-        job.unique_key, job.inserted_at, job.tags, job.timeout_seconds, job.cancel_requested,
+        job.attempt, job.max_attempts,
+        -- Microseconds since 1970: a worker that needs no datetime does not pay for three.
+        (extract(epoch from job.scheduled_at) * 1000000)::bigint as scheduled_at,
+        (extract(epoch from job.attempted_at) * 1000000)::bigint as attempted_at,
+        job.errors::text as errors, job.unique_key,
+        (extract(epoch from job.inserted_at) * 1000000)::bigint as inserted_at,
+        job.tags, job.timeout_seconds, job.cancel_requested,
         job.depends_on, job.metadata::text as metadata
 ),
 -- Seconds until the next job is due; asked only when there was less than could be taken.

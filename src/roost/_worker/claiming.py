@@ -12,6 +12,7 @@ from roost._ops.claim import (
     Claimed,
     ClaimedJob,
     Position,
+    as_datetime,
     claim_jobs,
     claim_limited_jobs,
 )
@@ -21,6 +22,7 @@ from roost.exceptions import DatabaseUnavailableError
 MAX_HEAD_DELAY = 1.0
 """Seconds between two looks from the head at most."""
 HEAD_SHARE = 0.1
+LIMITED_SHARE = 0.03
 """Share of the time that looks from the head may take while there is a backlog."""
 
 _NOTHING = Claimed([], None, alive=True)
@@ -48,7 +50,7 @@ class Marks:
         """Note what was claimed, in running order: the last of each queue and priority."""
         last = {(job.queue, job.priority): job for job in jobs}
         for head, job in last.items():
-            self._positions[head] = Position(*head, job.scheduled_at, job.lease.job_id)
+            self._positions[head] = Position(*head, as_datetime(job.scheduled_at), job.lease.job_id)
 
     def from_the_head(
         self, jobs: Iterable[ClaimedJob], *, took: float, more: bool, now: float
@@ -120,7 +122,7 @@ class Claims:
             timeout=timeout,
         )
         now = monotonic()
-        self._limited_due_at = now + min(MAX_HEAD_DELAY, (now - began) / HEAD_SHARE)
+        self._limited_due_at = now + min(MAX_HEAD_DELAY, (now - began) / LIMITED_SHARE)
         self._limited_ready_at = now + (math.inf if claimed.next_due is None else claimed.next_due)
         runtime.limited_may_wait = runtime.limited_may_wait or len(claimed.jobs) == room
         runtime.limited_held.update(job.lease.job_id for job in claimed.jobs)
