@@ -50,6 +50,14 @@ def test_after_a_stall_none_is_advised_until_a_job_ends() -> None:
         assert pace.prefetch > 0
 
 
+def test_a_look_right_after_another_does_not_count_as_a_pause() -> None:
+    pace = Pace(fixed=None, most=1_000)
+    for second in range(50):
+        pace.finished(10_000 * second, now=float(second))
+        pace.finished(10_000 * second, now=second + 0.00001)
+    assert 299 <= pace.prefetch <= 300
+
+
 def test_two_looks_at_one_instant_are_no_division_by_zero() -> None:
     pace = Pace(fixed=None, most=64)
     pace.finished(1, now=1.0)

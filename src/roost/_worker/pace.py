@@ -13,6 +13,8 @@ _SMOOTHING = 0.3
 """Weight of the newest measurement."""
 _LINE = 0.03
 """Seconds of work that may wait in any case: larger claims cost less for each job."""
+_SAMPLE = 0.003
+"""Seconds between two measurements of the rate at least: in a moment nothing ends."""
 _MARGIN = 2.0
 """Claims vary: room for one that takes twice as long as usual."""
 
@@ -50,7 +52,9 @@ class Pace:
         """Note that ``count`` jobs have ended in all."""
         if count > self._seen:
             self._stalled = False
-        if self._seen_at is not None and now > self._seen_at:
+        if self._seen_at is not None:
+            if now < self._seen_at + _SAMPLE:
+                return
             rate = (count - self._seen) / (now - self._seen_at)
             self._rate += _SMOOTHING * (rate - self._rate)
         self._seen, self._seen_at = count, now
