@@ -201,6 +201,25 @@ async def test_no_more_than_concurrency_run_at_once(
     assert most == 7
 
 
+async def test_every_slot_is_taken_however_many_there_are(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    running = 0
+    all_run = anyio.Event()
+
+    @job("wait", registry=registry)
+    async def wait() -> None:
+        nonlocal running
+        running += 1
+        if running == 200:
+            all_run.set()
+        await all_run.wait()
+
+    table.add_all([JobInsert("wait")] * 200)
+    await make_worker(concurrency=200).run_once()
+    assert table.states() == {"completed": 200}
+
+
 async def test_the_defaults_keep_the_slots_busy(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:

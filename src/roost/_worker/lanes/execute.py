@@ -36,7 +36,9 @@ logger = logging.getLogger("roost.worker.execute")
 MAX_START_DELAY = 1.0
 """Seconds after its claim in which a job of a limited task must start; the claim of limited jobs
 (``limits.sql``) counts starts for so much longer than a minute."""
-
+MAX_BEGINNING = 32
+"""Tasks that have been made and not begun yet; each that begins makes the next. Of jobs that end at
+once no more are alive then, and a processor's cache holds them."""
 
 _INTERRUPTED = Interrupted()
 
@@ -49,6 +51,8 @@ class ExecuteLane:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._group: TaskGroup | None = None
+        self._beginning = 0
+        self._held_back = False
         # The stop sets the deadlines of both.
         self._grace = anyio.CancelScope()
         self._last_wait = anyio.CancelScope()
@@ -74,15 +78,23 @@ class ExecuteLane:
         group, runtime = self._group, self._runtime
         if group is None or group.cancel_scope.cancel_called or runtime.stopping:
             return
-        if runtime.running.waiting:
-            now = monotonic()
-            while (running := runtime.running.start_next(now=now)) is not None:
-                # Not start_soon, which takes longer to find a name.
-                running.task = group.create_task(self.once(running), name=running.claimed.task)
+        now = monotonic()
+        while self._beginning < MAX_BEGINNING:
+            running = runtime.running.start_next(now=now)
+            if running is None:
+                self._held_back = False
+                return
+            self._beginning += 1
+            # Not start_soon, which takes longer to find a name.
+            running.task = group.create_task(self.once(running), name=running.claimed.task)
+        self._held_back = True
 
     async def once(self, running: RunningJob) -> None:
         """Run one job and hand its verdict to settle; frees the slot whatever happens."""
         runtime = self._runtime
+        self._beginning -= 1
+        if self._held_back:
+            self.start_waiting()
         claimed = running.claimed
         ending: Ending = _INTERRUPTED
         try:
@@ -116,7 +128,8 @@ class ExecuteLane:
                         completed=running.completed,
                     )
                 )
-            self.start_waiting()
+            if not self._held_back:
+                self.start_waiting()
             runtime.look.set()
 
     async def stop(self) -> None:

@@ -29,8 +29,9 @@ CLAIM_TIMEOUT = 30.0
 """Seconds that one claim may take before its outcome counts as unknown."""
 STOP_TIMEOUT = 1.0
 """Seconds that a claim in flight is still waited for when the worker stops."""
-MAX_CLAIM = 500
-"""Jobs in one claim at most."""
+MAX_CLAIM = 300
+"""Jobs in one claim at most. Measured in November 2026: larger ones save the server a microsecond a
+job and cost the worker more, on trio a sixth of a drain's rate: what it holds leaves the caches."""
 MAX_UNSETTLED = 10_000
 """Verdicts that may wait for the database; beyond it nothing new is started."""
 MAX_SLEEP = 30.0
