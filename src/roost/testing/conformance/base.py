@@ -52,11 +52,11 @@ class AsyncConformance:
 
 
 def backends(observer: Connection, app: str, *, state: str = "%") -> int:
-    """Count the server's processes for ``app`` whose state is like ``state``."""
+    """Count the server's processes for ``app``, in the database, whose state is like ``state``."""
     count = value(
         observer,
-        "select count(*) from pg_stat_activity where application_name = $1::text "
-        "and coalesce(state, '') like $2::text",
+        "select count(*) from pg_stat_activity where datname = current_database() "
+        "and application_name = $1::text and coalesce(state, '') like $2::text",
         app,
         state,
     )
@@ -72,7 +72,7 @@ def terminate(observer: Connection, app: str) -> int:
     ended = value(
         observer,
         "select count(*) filter (where pg_terminate_backend(pid, 5000)) from pg_stat_activity "
-        "where application_name = $1::text",
+        "where datname = current_database() and application_name = $1::text",
         app,
     )
     assert isinstance(ended, int)
