@@ -58,6 +58,7 @@ heads as materialized (
         array_agg(head.priority order by head.priority, head.queue) as priorities,
         array_agg(head.from_at order by head.priority, head.queue) as from_ats,
         array_agg(head.from_id order by head.priority, head.queue) as from_ids,
+        array_agg(distinct head.priority order by head.priority) as levels,
         count(*) > count(distinct head.priority) as tied
     from (
         select queue, priority, timestamptz '-infinity', bigint '0'
@@ -80,26 +81,38 @@ share as materialized (
     select distinct on (due.queue, due.priority)
         due.queue, due.priority, due.scheduled_at as last_at, due.id as last_id
     from (
-        select head.queue, head.priority, due.scheduled_at, due.id
+        select level_due.queue, level_due.priority, level_due.scheduled_at, level_due.id
         from heads
-        cross join lateral unnest(heads.queues, heads.priorities, heads.from_ats, heads.from_ids)
-            as head (queue, priority, from_at, from_id)
+        -- One priority after the other, as far as the outer limit pulls: what stands in worse ones is
+        -- not walked.
+        cross join lateral unnest(heads.levels) as level (priority)
         cross join lateral (
-            select job.scheduled_at, job.id
-            from roost.jobs as job
-            where job.queue = head.queue
-                and job.priority = head.priority
-                and job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and not job.limited
-                and job.scheduled_at <= now()
-                and job.task = any ($3::text[])
-                and (job.scheduled_at, job.id) > (head.from_at, head.from_id)
-            order by job.scheduled_at, job.id
+            select head.queue, head.priority, due.scheduled_at, due.id
+            from unnest(heads.queues, heads.priorities, heads.from_ats, heads.from_ids)
+                as head (queue, priority, from_at, from_id)
+            cross join lateral (
+                select bounded.scheduled_at, bounded.id
+                from (
+                    select job.scheduled_at, job.id
+                    from roost.jobs as job
+                    where job.queue = head.queue
+                        and job.priority = head.priority
+                        and job.state in ('available', 'retryable')
+                        and job.pending_parents = 0
+                        and not job.limited
+                        and job.scheduled_at <= now()
+                        and job.task = any ($3::text[])
+                        and (job.scheduled_at, job.id) > (head.from_at, head.from_id)
+                    order by job.scheduled_at, job.id
+                    limit 1000
+                ) as bounded
+                limit (select $4::integer)
+            ) as due
+            where head.priority = level.priority
+            order by due.scheduled_at, due.id
             limit 1000
-        ) as due
+        ) as level_due
         where (select heads.tied from heads)
-        order by head.priority, due.scheduled_at, due.id
         limit (select $4::integer)
     ) as due
     order by due.queue, due.priority, due.scheduled_at desc, due.id desc
