@@ -27,6 +27,7 @@ from roost._ops.claim import ClaimedJob
 from roost._ops.query import Op
 from roost._ops.upkeep import discard_plans
 from roost._worker.alertness import Alertness
+from roost._worker.plans import Plans
 from roost._worker.running import Reason, Running
 from roost._worker.wake import Wake
 from roost.exceptions import DatabaseError
@@ -34,9 +35,6 @@ from roost.exceptions import DatabaseError
 T = TypeVar("T")
 
 
-SLOW_CALL = 0.01
-"""Seconds after which a call is slow enough to doubt its plan. Measured in November 2026: 1 to 5 ms
-with a good plan, 85 to 3,900 ms with one that was cached on an empty table; see decision 0003."""
 MAX_CANCELS_HEARD = 1_000
 """Requests to remember; those of a claim in flight are among the newest."""
 
@@ -69,6 +67,7 @@ class Runtime:
     :param stopping: whether a stop was asked for: nothing is claimed or started any more.
     :param abandoned: whether a thread with a job was left behind, whose lease this worker keeps.
     :param due_at: by ``time.monotonic``, when a job is due that was put off since the last claim.
+    :param plans: which connections' cached plans to doubt.
     :param background: lets one lane of upkeep at a time use a connection.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
     :param crashed: keeps an error for `Worker.run` to raise, and begins the ordered stop.
@@ -98,6 +97,7 @@ class Runtime:
     stopping: bool = False
     abandoned: bool = False
     due_at: float = math.inf
+    plans: Plans = attrs.field(factory=Plans)
     background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
     start_waiting: Callable[[], None] = _nobody_starts
     crashed: Callable[[BaseException], None] = _nobody_stops
@@ -129,7 +129,7 @@ class Runtime:
             return value
 
     async def _plan_anew_if_slow(self, connection: AsyncConnection, began: float) -> None:
-        if monotonic() - began > SLOW_CALL:
+        if self.plans.doubtful(connection, began=began, now=monotonic()):
             # Maybe by a plan from when the table was empty. The answer counts in any case.
             with contextlib.suppress(DatabaseError):
                 await run(connection, discard_plans(), timeout=CLEANUP_TIMEOUT)
