@@ -64,7 +64,9 @@ class Job(BaseModel):
     metadata: dict[str, Any]
 
 
-@attrs.frozen
+# Not frozen: to make one would take three times as long, a third of a bulk's row in the client (2.9
+# instead of 1.0 µs on a slow machine, November 2026).
+@attrs.define
 class JobInsert:
     """One job to enqueue, for `AsyncRoost.enqueue_many`.
 

@@ -26,7 +26,7 @@ def check_name(
         raise error(f"{what} must be a str, not {type(value).__name__}")
     if not value or len(value) > most:
         raise error(f"{what} must have 1 to {most} characters, not {len(value)}")
-    if "\0" in value or not _is_utf8(value):
+    if "\0" in value or not (value.isascii() or _is_utf8(value)):
         raise error(f"{what} holds a character that Postgres can't store: {value!r}")
 
 
