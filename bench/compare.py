@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import producers, trials
 from bench.lab import Table, fresh_database, laboratory, machine, median, spread, write_results
 from bench.peers.children import ContestantError
-from bench.peers.contestants import BASE, CONTESTANTS, OBAN, ROOST, WITH_IDS, Contestant
+from bench.peers.contestants import BASE, CONTESTANTS, FLOOR, OBAN, ROOST, WITH_IDS, Contestant
 from bench.trials import Figures
 
 
@@ -56,6 +56,10 @@ class Size:
 
 
 QUICK = Size(jobs=2_000, enqueues=200, rows=3_000, pickups=60, seconds=1.0)
+FLOOR_NOTE = (
+    "(bare) is no queue: an insert that notifies, and an update that claims, into a table with one"
+    " index, on asyncpg. A queue that commits both can hardly be faster."
+)
 SCENARIOS = ("drain", "enqueue", "bulk", "pickup", "producers")
 
 
@@ -65,22 +69,24 @@ def scenarios(size: Size, names: Sequence[str]) -> list[Scenario]:
     capped = [who for who in chosen if who.driver != "uncapped"]
     return [
         *(_drain(size, chosen, concurrency) for concurrency in (32, 128)),
-        _two_processes(size),
+        _two_processes(size, burn=0),
+        _two_processes(size, burn=200),
         _each(
             "enqueue",
             "Single enqueue, one after another, each in a transaction of its own",
-            capped,
+            [*capped, *FLOOR],
             partial(trials.enqueue, jobs=size.enqueues),
+            note=FLOOR_NOTE,
         ),
         _bulk(size, capped, idle_worker=False),
         _bulk(size, [who for who in capped if who.peer is not OBAN], idle_worker=True),
         _each(
             "pickup",
             "Pickup by an idle worker with its default concurrency",
-            capped,
+            [*capped, *FLOOR],
             partial(trials.pickup, jobs=size.pickups),
             note=f"One job each {trials.EVERY * 1e3:.0f} ms or so, from before the enqueue call"
-            " until the handler has started.",
+            f" until the handler has started. {FLOOR_NOTE}",
         ),
         _loaded(size, [who for who in capped if who.name in ("roost", "pgqueuer")]),
         _producers(size),
@@ -115,18 +121,22 @@ def _drain(size: Size, contestants: Sequence[Contestant], concurrency: int) -> S
     return _each("drain", title, contestants, trial, note)
 
 
-def _two_processes(size: Size) -> Scenario:
-    def trial(processes: int, dsn: str) -> Figures:
-        jobs = 2 * size.jobs
-        return trials.drain(BASE, dsn, jobs=jobs, concurrency=32, processes=processes)
+def _two_processes(size: Size, burn: int) -> Scenario:
+    jobs = size.jobs if burn else 2 * size.jobs
 
+    def trial(processes: int, dsn: str) -> Figures:
+        return trials.drain(BASE, dsn, jobs=jobs, concurrency=32, processes=processes, burn=burn)
+
+    what = f"jobs that compute for {burn} us each" if burn else "no-op jobs"
     return Scenario(
         key="drain",
-        title=f"Drain of {2 * size.jobs:,} jobs by one and two worker processes, 32 slots each",
+        title=f"Drain of {jobs:,} {what} by one and two worker processes, 32 slots each",
         cases=[
             Case("roost, 1 process", "roost, 1 process", partial(trial, 1)),
             Case("roost, 2 processes", "roost, 1 process", partial(trial, 2)),
         ],
+        note="On two cores one process and the server fill both where jobs do nothing; where they"
+        " compute, the processes do, and the second finds room as long as the server needs little.",
     )
 
 

@@ -22,13 +22,17 @@ SETTLE = 1.5
 """Seconds until a worker that has just started or has got its load is as it will be."""
 
 
-def drain(who: Contestant, dsn: str, *, jobs: int, concurrency: int, processes: int = 1) -> Figures:
+def drain(
+    who: Contestant, dsn: str, *, jobs: int, concurrency: int, processes: int = 1, burn: int = 0
+) -> Figures:
     """Return the rate from the first handler's start until the last job is finished, committed.
 
     The same rule for all: when the last handler has ended, the worker is told to stop, so that it
     needn't wait for more to write, and the table is looked at each millisecond until no job is
     left. Of several processes it counts what is finished after the last of them has begun; they go
     on, and the looking begins a little before the end.
+
+    :param burn: microseconds for which each job computes.
     """
     done = 0
     with psycopg.connect(dsn, autocommit=True) as conn, ExitStack() as stack:
@@ -38,7 +42,9 @@ def drain(who: Contestant, dsn: str, *, jobs: int, concurrency: int, processes: 
         conn.execute("checkpoint")
         counted = jobs if processes == 1 else 0
         workers = [
-            stack.enter_context(started(who, "work", dsn, concurrency=concurrency, jobs=counted))
+            stack.enter_context(
+                started(who, "work", dsn, concurrency=concurrency, jobs=counted, burn=burn)
+            )
             for _ in range(processes)
         ]
         if processes == 1:

@@ -35,15 +35,22 @@ def say(**event: object) -> None:
 class Tally:
     """What the handlers do; every contestant's handlers call these."""
 
-    def __init__(self, jobs: int, stamps: int) -> None:
-        self.jobs, self.stamps = jobs, stamps
+    def __init__(self, jobs: int, stamps: int, burn: int = 0) -> None:
+        self.jobs, self.stamps, self.burn = jobs, stamps, burn
         self.count = 0
         self.delays: list[float] = []
 
     def noop(self) -> None:
-        """Count a job; say when the first one began, and how many have run now and then."""
+        """Count a job; say when the first one began, and how many have run now and then.
+
+        It computes for ``burn`` microseconds of CPU time.
+        """
         if not self.count:
             say(first=time.monotonic_ns())
+        if self.burn:
+            until = time.thread_time_ns() + 1_000 * self.burn
+            while time.thread_time_ns() < until:
+                pass
         self.count += 1
         if self.count % BATCH == 0 or self.count == self.jobs:
             say(count=self.count)
@@ -127,9 +134,14 @@ async def _fill(contestant: Contestant, jobs: int) -> None:
 
 
 async def _work(
-    contestant: Contestant, *, concurrency: int | None = None, jobs: int = 0, stamps: int = 0
+    contestant: Contestant,
+    *,
+    concurrency: int | None = None,
+    jobs: int = 0,
+    stamps: int = 0,
+    burn: int = 0,
 ) -> None:
-    await contestant.work(Tally(jobs, stamps), concurrency)
+    await contestant.work(Tally(jobs, stamps, burn), concurrency)
 
 
 async def _enqueue(contestant: Contestant, jobs: int) -> None:

@@ -53,6 +53,11 @@ PROCRASTINATE = Peer(
     requirements=("procrastinate==3.10.0", "psycopg[binary]==3.3.9"),
     finished="select count(*) from procrastinate_jobs where status = 'succeeded'",
 )
+BARE = Peer(
+    script="bare_queue.py",
+    requirements=("asyncpg==0.32.0", "uvloop==0.23.0"),
+    finished="select count(*) from bare where state = 'completed'",
+)
 
 
 @attrs.frozen
@@ -83,6 +88,8 @@ CONTESTANTS = (
     Contestant("awa", AWA),
     Contestant("procrastinate", PROCRASTINATE, share=0.15),
 )
+FLOOR = (Contestant("(bare)", BARE), Contestant("(bare, uvloop)", BARE, "uvloop"))
+"""Not queues: what single jobs cost on this machine at least."""
 WITH_IDS = Contestant("roost, ids", ROOST, "asyncio", "ids")
 
 
