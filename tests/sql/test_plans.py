@@ -188,6 +188,24 @@ def test_a_claim_behind_another_walks_over_nothing_that_this_one_left(
     assert from_the_head.blocks > 2 * behind.blocks
 
 
+def test_queues_that_share_a_priority_are_merged_without_a_walk_over_worse_ones(
+    databases: Databases, template: str
+) -> None:
+    with databases.fresh(template) as name, JobTable(databases.dsn_for(name)) as table:
+        table.add_worker()
+        table.rows(
+            "insert into roost.jobs (queue, task, priority) "
+            "select 'q' || n % 10, 'work', (n >= 100)::integer from generate_series(0, 20_000) as n"
+        )
+        table.rows("vacuum analyze roost.jobs")
+        queues = [f"q{number}" for number in range(10)]
+        parameters = (1, queues, ["work"], 50, [], [], [], [])
+        plan = Plan(table, statement("claim.claim_jobs"), *parameters)
+    claims = [node for node in plan.nodes if node.get("Index Name") == "jobs_claim"]
+    # The first look at each head, then its ten jobs of the better priority, in two walks.
+    assert sum(node["Actual Rows"] * node["Actual Loops"] for node in claims) < 300
+
+
 @pytest.mark.parametrize("known", ["a table that was analysed while nothing ran", "this table"])
 def test_verdicts_are_found_one_by_one_whatever_else_runs(
     databases: Databases, template: str, known: str
