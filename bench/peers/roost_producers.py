@@ -24,7 +24,11 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     due = datetime.now(UTC) + timedelta(seconds=LATER) if options["later"] else None
     call = calls.enqueue(
-        roost.HandlerRegistry(), "noop", {"i": 1}, {"queue": QUEUE, "scheduled_at": due}
+        roost.HandlerRegistry(),
+        "noop",
+        {"i": 1},
+        {"queue": QUEUE, "scheduled_at": due},
+        alone=True,
     )
     query = next(call.operation)
     text = query.statement.text.encode()

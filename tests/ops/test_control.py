@@ -15,7 +15,8 @@ from roost._model.record import encode_jobs
 from roost._model.states import MOVES, Event, JobState
 from roost._model.verdict import Lease, Verdict
 from roost._ops import control
-from roost._ops.enqueue import insert_children
+from roost._ops.enqueue import insert_children, insert_job
+from roost._ops.handover import make_offer
 from roost._ops.inspect import list_queues, list_workers
 from roost._ops.settle import settle, settle_parents
 from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
@@ -147,14 +148,24 @@ def test_the_table_of_moves_and_the_database_agree(table: JobTable) -> None:
     assert driven == {pair for pair in allowed if pair[0] is not None}
 
 
-def test_an_enqueue_makes_the_moves_that_have_no_source(table: JobTable) -> None:
+def test_an_enqueue_makes_the_moves_that_have_no_source(table: JobTable, dsn: str) -> None:
     parent = table.add()
     cancel(table, parent)
     with table.connection.transaction():
         [child] = table.run(
             insert_children(encode_jobs([JobInsert("work", depends_on=[parent])]), parents=[parent])
         )
-    got = {table.get(table.add()).state: Event.ENQUEUE, table.get(child).state: Event.PARENT_FAILED}
+    worker = table.add_worker()
+    table.run(make_offer(worker, 1, channel="deaf", tasks=["work"]))
+    with JobTable(dsn) as listening:
+        listening.rows("select pg_advisory_lock(hashtextextended('deaf', 0))")
+        record = encode_jobs([JobInsert("work")])
+        handed = table.run(insert_job(record, unique_key=None, hand_over=True))
+    got = {
+        table.get(table.add()).state: Event.ENQUEUE,
+        table.get(handed).state: Event.HAND_OVER,
+        table.get(child).state: Event.PARENT_FAILED,
+    }
     assert got == {move.target: move.event for move in MOVES if move.source is None}
 
 

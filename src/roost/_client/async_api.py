@@ -139,7 +139,7 @@ class AsyncRoost(AsyncAdmin):
             "depends_on": depends_on,
             "metadata": metadata,
         }
-        call = calls.enqueue(self._registry, task, args, options)
+        call = calls.enqueue(self._registry, task, args, options, alone=conn is None)
         return await self._run(call, conn, transactional=transactional)
 
     async def enqueue_many(

@@ -61,12 +61,19 @@ def enqueue(
     task: Task,
     args: dict[str, Any] | BaseModel | None,
     options: CallOptions,
+    *,
+    alone: bool,
 ) -> Call[int]:
-    """Insert one job."""
+    """Insert one job; ``alone``: in no transaction of the caller's."""
     job = _complete(registry, _insert(registry, task, args, options))
     record = encode_jobs([job])
     parents = job.depends_on or ()
-    operation = insert_job(record, unique_key=job.unique_key, parents=parents)
+    operation = insert_job(
+        record,
+        unique_key=job.unique_key,
+        parents=parents,
+        hand_over=alone and not parents,
+    )
     return Call(operation, in_transaction=bool(parents))
 
 

@@ -104,7 +104,7 @@ class Roost:
             "depends_on": depends_on,
             "metadata": metadata,
         }
-        call = calls.enqueue(self._registry, task, args, options)
+        call = calls.enqueue(self._registry, task, args, options, alone=conn is None)
         return self._run(call, conn, transactional=transactional)
 
     def enqueue_many(

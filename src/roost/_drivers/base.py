@@ -146,6 +146,13 @@ class Listener(Protocol):
         """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
         ...
 
+    async def lock(self, name: str) -> None:
+        """Hold the advisory lock ``hashtextextended(name, 0)`` as long as the connection lives.
+
+        What arrives meanwhile is kept for the next ``receive``.
+        """
+        ...
+
 
 class AsyncDriver(Protocol):
     """A way to reach one database, not yet connected."""

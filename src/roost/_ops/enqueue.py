@@ -68,18 +68,28 @@ def insert_each(records: str, *, parents: Collection[int] = ()) -> Op[list[int |
     return [job_id for (job_id,) in rows]
 
 
-def insert_job(record: str, *, unique_key: str | None, parents: Collection[int] = ()) -> Op[int]:
+def insert_job(
+    record: str,
+    *,
+    unique_key: str | None,
+    parents: Collection[int] = (),
+    hand_over: bool = False,
+) -> Op[int]:
     """Insert one job and return its id; with ``parents`` it must run inside a transaction.
 
+    :param hand_over: give it to a worker that has offered to take it, if there is one (see
+        `roost._ops.handover`). Only for a statement that commits by itself: the worker's row is
+        locked until then. Not with ``parents``.
     :raises DuplicateUniqueJobError: an active job has the key; nothing was inserted and the
         transaction goes on.
     """
+    insert = _SQL["insert_or_hand_over" if hand_over else "insert_job"]
     while True:
         if parents:
             ids = yield from insert_children(record, parents=parents)
         else:
-            rows = yield Query(_SQL["insert_job"], (record,))
-            ids = [job_id for job_id, _ in rows]
+            rows = yield Query(insert, (record,))
+            ids = [row[0] for row in rows if row[0] is not None]
         if ids:
             return ids[0]
         assert unique_key is not None, "only a unique key keeps a job out"  # noqa: S101

@@ -8,6 +8,7 @@ import attrs
 
 from roost._model.states import JobState
 from roost._ops.family import bound_lock_waits, cancel_descendants
+from roost._ops.handover import withdraw_offer
 from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 
@@ -104,12 +105,14 @@ def rescue_jobs(*, limit: int, error_cap: int, tried: list[int] | None = None) -
 
 
 def release_unheld(worker_id: int, *, held: Collection[int]) -> Op[list[int]]:
-    """Give back the jobs that this worker claimed without learning of it, and return their ids.
+    """Give back the jobs that this worker holds without knowing of them, and return their ids.
 
-    Must run inside a transaction, and only while no claim of this worker is in flight.
+    It claimed them, or they were handed to it; its offer is withdrawn first. Must run inside a
+    transaction, and only while no claim of this worker is in flight.
 
     :param held: the ids that the worker knows: waiting, running or not settled yet.
     """
+    yield from withdraw_offer(worker_id)
     rows = yield Query(_SQL["release_unheld"], (worker_id, list(held)))
     yield from cancel_descendants(_failed_parents(rows))
     return [job_id for job_id, _, _ in rows]

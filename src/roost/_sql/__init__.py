@@ -13,7 +13,10 @@ from importlib.resources import files
 import attrs
 
 _HEADING = re.compile(r"^-- name: (?P<name>[a-z_]+)\n", re.MULTILINE)
-STAGES = ("enqueue", "claim", "limits", "settle", "control", "cron", "upkeep", "inspect", "schema")
+STAGES = (
+    *("enqueue", "claim", "handover", "limits", "settle"),
+    *("control", "cron", "upkeep", "inspect", "schema"),
+)
 
 
 @attrs.frozen

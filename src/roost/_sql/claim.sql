@@ -238,7 +238,8 @@ upcoming as (
 -- Always one row at least: it carries the seconds when nothing was claimed.
 select
     (select upcoming.seconds from upcoming),
-    exists (select from roost.workers as worker where worker.id = $1::bigint),
+    -- The worker's offer, 0 if somebody has taken it, null if the worker is taken for dead.
+    (select coalesce(worker.offer, 0) from roost.workers as worker where worker.id = $1::bigint),
     claimed.*
 from (values (1)) as one (row)
 left join claimed on true

@@ -32,6 +32,11 @@ returning
             then roost.announce(job.queue)
     end;
 
+-- name: insert_or_hand_over
+-- As insert_job, for a transaction of its own: a worker that has offered to be given a job gets this
+-- one, leased and by notification, without a claim. Null: an active job has the unique key.
+select roost.insert_or_hand_over($1::text);
+
 -- name: insert_jobs
 -- $1: a JSON array of records, as one text: it survives whatever codec the caller's connection has.
 with record as (

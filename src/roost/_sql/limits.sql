@@ -369,7 +369,7 @@ select
             ) as soonest
         )
     ) - statement_timestamp())::double precision,
-    exists (select from alive),
+    (select coalesce(worker.offer, 0) from roost.workers as worker where worker.id = $1::bigint),
     claimed.*
 from (values (1)) as one (row)
 left join claimed on true

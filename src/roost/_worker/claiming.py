@@ -161,4 +161,9 @@ class Claims:
 
 def _together(first: Claimed, then: Claimed) -> Claimed:
     waits = [wait for wait in (first.next_due, then.next_due) if wait is not None]
-    return Claimed(first.jobs + then.jobs, min(waits, default=None), first.alive and then.alive)
+    return Claimed(
+        first.jobs + then.jobs,
+        min(waits, default=None),
+        alive=first.alive and then.alive,
+        offer=then.offer if first.offer is None else first.offer,
+    )

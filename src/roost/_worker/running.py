@@ -131,6 +131,11 @@ class Running:
         """The ids of all jobs held here."""
         return {*self._running, *(claimed.lease.job_id for claimed, _ in self._waiting)}
 
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether one more job would be started at once."""
+        return len(self._running) + len(self._waiting) < self.concurrency
+
     def room(self, prefetch: int) -> int:
         """How many more jobs may be claimed when ``prefetch`` may wait."""
         return self.concurrency + prefetch - len(self._running) - len(self._waiting)

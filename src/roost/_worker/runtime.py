@@ -27,6 +27,7 @@ from roost._ops.claim import ClaimedJob
 from roost._ops.query import Op
 from roost._ops.upkeep import discard_plans
 from roost._worker.alertness import Alertness
+from roost._worker.offer import Offer
 from roost._worker.plans import Plans
 from roost._worker.running import Reason, Running
 from roost._worker.wake import Wake
@@ -63,9 +64,10 @@ class Runtime:
     :param limited_held: ids of jobs of limited tasks that were claimed and are not settled yet.
     :param limited_may_wait: whether jobs of limited tasks may be claimable since the last look.
     :param alertness: whether it is notified of jobs, or looks by itself.
+    :param offer: to be given a job without a claim.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
     :param stopping: whether a stop was asked for: nothing is claimed or started any more.
-    :param abandoned: whether a thread with a job was left behind, whose lease this worker keeps.
+    :param abandoned: ids of jobs whose threads were left behind; this worker keeps their leases.
     :param due_at: by ``time.monotonic``, when a job is due that was put off since the last claim.
     :param plans: which connections' cached plans to doubt.
     :param background: lets one lane of upkeep at a time use a connection.
@@ -93,9 +95,10 @@ class Runtime:
     limited_held: set[int] = attrs.field(factory=set)
     limited_may_wait: bool = True
     alertness: Alertness = attrs.field(factory=Alertness)
+    offer: Offer = attrs.field(factory=Offer)
     jobs_may_wait: bool = True
     stopping: bool = False
-    abandoned: bool = False
+    abandoned: set[int] = attrs.field(factory=set)
     due_at: float = math.inf
     plans: Plans = attrs.field(factory=Plans)
     background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
@@ -149,10 +152,25 @@ class Runtime:
         self.settling.append(verdict)
         self.settle_wake.set()
 
+    def take_over(self, job: ClaimedJob) -> None:
+        """Run a job that was handed over, or hand it back where that isn't possible at once."""
+        limited = job.task in self.limited_tasks  # by now: its claims are counted
+        if self.stopping or limited or not self.running.has_free_slot:
+            self.release([job])
+        else:
+            self.running.admit([job])
+            self.start_waiting()
+        self.look.set()
+
     def release(self, claimed: Iterable[ClaimedJob]) -> None:
         """Hand back jobs that were never started."""
         for job in claimed:
             self.settle(Verdict(job.lease, Event.RELEASE))
+
+    def held(self) -> set[int]:
+        """Return the ids of all jobs whose leases this worker knows that it has."""
+        unsettled = (verdict.lease.job_id for verdict in self.settling)
+        return {*self.running.ids, *unsettled, *self.abandoned}
 
     def busy(self) -> bool:
         """Say whether a job is held or a verdict not written yet."""

@@ -18,6 +18,7 @@ from roost._sql import Statement
 from roost.exceptions import DatabaseUnavailableError
 
 _PROBE = Query(Statement("listener.probe", "select 1"))
+_LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0))")
 
 
 class AsyncpgListener:
@@ -64,6 +65,10 @@ class AsyncpgListener:
     async def probe(self) -> None:
         """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
         await self._connection.fetch(_PROBE)
+
+    async def lock(self, name: str) -> None:
+        """Hold the advisory lock ``hashtextextended(name, 0)`` as long as the connection lives."""
+        await self._connection.fetch(Query(_LOCK, (name,)))
 
     def _keep(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
         self._arrived.append(Notification(channel, payload))

@@ -18,6 +18,7 @@ from roost._ops.query import Query
 from roost._sql import Statement
 
 _PROBE = Query(Statement("listener.probe", "select 1"))
+_LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0))")
 
 
 class PsycopgListener:
@@ -58,6 +59,10 @@ class PsycopgListener:
     async def probe(self) -> None:
         """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
         await self._connection.fetch(_PROBE)
+
+    async def lock(self, name: str) -> None:
+        """Hold the advisory lock ``hashtextextended(name, 0)`` as long as the connection lives."""
+        await self._connection.fetch(Query(_LOCK, (name,)))
 
     def _drain(self) -> None:
         raw = self._connection.raw

@@ -115,7 +115,7 @@ class ExecuteLane:
             if running.reason is Reason.LEASE_LOST:
                 pass  # whoever has it now says how it ends
             elif running.abandoned:
-                runtime.abandoned = True
+                runtime.abandoned.add(claimed.lease.job_id)
                 logger.error("thread left behind", extra=_who(running))
             else:
                 runtime.settle(

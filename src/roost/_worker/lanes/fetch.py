@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from roost._ops.claim import Claimed, ClaimedJob
+from roost._ops.handover import find_handed, make_offer
 from roost._ops.upkeep import next_transaction, oldest_transaction, release_unheld, set_asleep
 from roost._worker.claiming import Claims
 from roost._worker.lane import backoff
@@ -28,7 +29,8 @@ logger = logging.getLogger("roost.worker.fetch")
 CLAIM_TIMEOUT = 30.0
 """Seconds that one claim may take before its outcome counts as unknown."""
 STOP_TIMEOUT = 1.0
-"""Seconds that a claim in flight is still waited for when the worker stops."""
+"""Seconds that a claim in flight is still waited for when the worker stops, and that it has to
+withdraw its offer."""
 MAX_CLAIM = 300
 """Jobs in one claim at most. Measured in November 2026: larger ones save the server a microsecond a
 job and cost the worker more, on trio a sixth of a drain's rate: what it holds leaves the caches."""
@@ -52,6 +54,7 @@ class FetchLane:
         self._claims = Claims(runtime)
         self._timeout = CLAIM_TIMEOUT
         self._in_flight: anyio.CancelScope | None = None
+        self._stop_by = math.inf
         self._unsure = False
         self._next_look = -math.inf
         self._pace = Pace(
@@ -59,13 +62,29 @@ class FetchLane:
         )
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Claim until cancelled; a claim in flight is finished first, and its jobs put in line."""
+        """Claim until cancelled; a claim in flight is finished first, and its jobs put in line.
+
+        At the end the offer to be given a job is withdrawn.
+        """
         task_status.started()
+        try:
+            await self._serve()
+        finally:
+            left = min(self._stop_by - anyio.current_time(), STOP_TIMEOUT)
+            with anyio.move_on_after(left, shield=True):
+                await self._withdraw()
+
+    async def _serve(self) -> None:
         failures = 0
         while True:
             await self._wait_for_room_and_a_reason()
             try:
-                await self._turn_or_look()
+                if self._may_ask:
+                    await self._find_handed()
+                elif self._may_offer:
+                    await self._make_offer()
+                else:
+                    await self._turn_or_look()
             except DatabaseUnavailableError as error:
                 failures += 1
                 logger.warning("claim failed", extra={"error": str(error), "failures": failures})
@@ -91,9 +110,10 @@ class FetchLane:
                 horizon = alertness.horizon = await runtime.call(next_transaction())
             last = await runtime.call(oldest_transaction()) >= horizon
             runtime.limited_may_wait = True  # nobody tells of those either
-        began = monotonic()
+        began, offered = monotonic(), runtime.offer.number
         claimed = await self.once()
         if claimed is not None:
+            runtime.offer.was_seen(claimed.offer, offered=offered)
             last = last and alertness.horizon == horizon  # a new row has its own
             found, more = len(claimed.jobs), runtime.jobs_may_wait
             alertness.looked(found, more=more, last=last, now=monotonic())
@@ -127,9 +147,9 @@ class FetchLane:
     async def stop(self) -> None:
         """Let a claim in flight come home, within `STOP_TIMEOUT`."""
         self._timeout = STOP_TIMEOUT
+        self._stop_by = anyio.current_time() + STOP_TIMEOUT
         if self._in_flight is not None:
-            deadline = anyio.current_time() + STOP_TIMEOUT
-            self._in_flight.deadline = min(self._in_flight.deadline, deadline)
+            self._in_flight.deadline = min(self._in_flight.deadline, self._stop_by)
 
     def _take(self, claimed: Claimed, *, limit: int, began: float) -> None:
         """Put the jobs in line: without an await from the claim's answer to the jobs' start."""
@@ -172,6 +192,8 @@ class FetchLane:
                 return
             if runtime.alertness.should_turn and runtime.holds_leases():
                 return
+            if self._may_ask or self._may_offer:
+                return
             running = runtime.running
             by_hand = self._pace.fixed is not None
             since = running.waiting_since if by_hand else running.first_waiting_since
@@ -190,11 +212,81 @@ class FetchLane:
         self._pace.stalled()
         self._runtime.release(self._runtime.running.give_up_waiting())
 
+    @property
+    def _may_ask(self) -> bool:
+        """Whether to ask for a job that was handed over without this worker's hearing of it."""
+        return self._runtime.offer.in_doubt and self._runtime.holds_leases()
+
+    @property
+    def _may_offer(self) -> bool:
+        """Whether a job that is handed over would start at once, and none waits in the table."""
+        runtime = self._runtime
+        return (
+            runtime.offer.number is None
+            and runtime.offer.channel is not None
+            and runtime.listening
+            and runtime.alertness.asleep
+            and not runtime.jobs_may_wait
+            and not runtime.stopping
+            and runtime.holds_leases()
+            and runtime.running.has_free_slot
+            and len(runtime.settling) < MAX_UNSETTLED
+        )
+
+    async def _make_offer(self) -> None:
+        runtime = self._runtime
+        channel = runtime.offer.channel
+        assert channel is not None, "asked before"  # noqa: S101
+        tasks = [task for task in runtime.registry if task not in runtime.limited_tasks]
+        number = runtime.offer.make()
+        await runtime.call(make_offer(runtime.worker_id, number, channel=channel, tasks=tasks))
+
+    async def _find_handed(self) -> None:
+        """Run what was handed over and not heard of."""
+        runtime, offer = self._runtime, self._runtime.offer
+        if self._unsure:
+            await self._give_back_the_unknown()
+            return
+        offer.in_doubt = False
+        before = offer.number
+        try:
+            jobs = await runtime.call(find_handed(runtime.worker_id, held=runtime.held()))
+        except BaseException:
+            offer.in_doubt = True
+            raise
+        if offer.number != before:
+            # A job was accepted meanwhile, and may be among these.
+            offer.in_doubt = True
+            return
+        # What is heard from now on is not accepted: it may be one of these.
+        offer.number = None
+        for job in jobs:
+            logger.info("found a job that was handed over", extra={"job_id": job.lease.job_id})
+            runtime.take_over(job)
+
+    async def _withdraw(self) -> None:
+        """Before the worker ends: nothing is handed to it any more, and what was is given back."""
+        runtime = self._runtime
+        if not (self._unsure or runtime.offer.in_doubt or runtime.offer.number is not None):
+            return
+        try:
+            await self._give_back_the_unknown()
+        except DatabaseUnavailableError as error:
+            logger.warning("offer not withdrawn", extra={"error": str(error)})
+
     async def _give_back_the_unknown(self) -> None:
         """After a claim without an answer: it may have committed, and then nobody runs its jobs."""
         runtime = self._runtime
-        held = {*runtime.running.ids, *(verdict.lease.job_id for verdict in runtime.settling)}
-        given_back = await runtime.call_in_transaction(release_unheld(runtime.worker_id, held=held))
+        # From here on no job is accepted that this gives back.
+        runtime.offer.number = None
+        runtime.offer.in_doubt = False
+        try:
+            given_back = await runtime.call_in_transaction(
+                release_unheld(runtime.worker_id, held=runtime.held())
+            )
+        except BaseException:
+            runtime.offer.in_doubt = True
+            raise
         self._unsure = False
         if given_back:
             logger.warning("gave back jobs of a lost claim", extra={"jobs": given_back})

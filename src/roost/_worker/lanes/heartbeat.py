@@ -91,6 +91,7 @@ class HeartbeatLane:
             )
         )
         self._runtime.alertness.sleep(now=began)  # as the new row says
+        self._runtime.offer.number = None
         self._runtime.lease_until = began + self._lease
 
     async def once(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import secrets
 from collections.abc import Sequence
 from time import monotonic
 
@@ -11,6 +12,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from roost._drivers.base import Listener, Notification
+from roost._ops.handover import read_handed
 from roost._ops.upkeep import notify_probe
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
@@ -46,9 +48,12 @@ class ListenLane:
         """
         while True:
             delay = self._runtime.settings.listen_reconnect_delay
+            # Nobody else can guess it: to read what is handed over takes the rights to read the
+            # table of workers.
+            own = f"roost_worker_{secrets.token_hex(16)}"
             try:
                 async with self._runtime.driver.listener(
-                    [JOBS, CANCEL, CRON, PROBE],
+                    [JOBS, CANCEL, CRON, PROBE, own],
                     application_name=f"roost listen {self._runtime.name}",
                 ) as listener:
                     task_status.started()
@@ -56,6 +61,10 @@ class ListenLane:
                     self._wake_all()
                     await self._check(listener)
                     self._runtime.listening = True
+                    # Only now: behind a pooler the lock would stay with the pooler's connection.
+                    await listener.lock(own)
+                    self._runtime.offer.listens(own)
+                    self._runtime.look.set()
                     while True:
                         await self.once(listener)
             except _DeafError:
@@ -68,6 +77,7 @@ class ListenLane:
                 logger.warning("not listening, polling only", extra={"error": str(error)})
             finally:
                 self._runtime.listening = False
+                self._runtime.offer.channel = None
                 self._runtime.control_wake.set()
             task_status.started()
             await anyio.sleep(delay)
@@ -110,9 +120,27 @@ class ListenLane:
                 self._runtime.cron_wake.set()
             elif notification.channel == JOBS and notification.payload in queues:
                 of_jobs += 1
+            elif notification.channel == self._runtime.offer.channel:
+                self._take_over(notification.payload)
         if of_jobs:
             self._runtime.alertness.heard(of_jobs, now=monotonic())
             self._runtime.look_again()
+
+    def _take_over(self, payload: str) -> None:
+        runtime = self._runtime
+        try:
+            handed = read_handed(payload)
+        except (ValueError, TypeError):
+            logger.warning("notification not understood", extra={"payload": payload[:100]})
+            return
+        if handed.worker_id != runtime.worker_id:
+            return  # of an incarnation whose jobs others take back
+        runtime.alertness.heard(1, now=monotonic())
+        if handed.job is None:
+            runtime.offer.in_doubt = True
+        elif runtime.offer.accept(handed.number):
+            runtime.take_over(handed.job)
+        runtime.look.set()
 
     def _wake_all(self) -> None:
         self._runtime.look_again()

@@ -84,6 +84,18 @@ class ListenConformance(AsyncConformance):
             received = await _receive(listener, 5)
         assert [each.payload for each in received] == list("01234")
 
+    async def test_a_lock_is_held_until_the_connection_ends(
+        self, driver: AsyncDriver, app: str, observer: Connection
+    ) -> None:
+        held = "select not pg_try_advisory_lock_shared(hashtextextended('grüße', 0))"
+        async with driver.listener(["c"], application_name=app) as listener:
+            _notify(observer, "c", "before")
+            await listener.lock("grüße")
+            assert value(observer, held)
+            assert await _receive(listener, 1) == [Notification("c", "before")]
+        await until_gone(observer, app)
+        assert not value(observer, held)
+
     async def test_a_dead_listener_is_noticed_while_it_waits(
         self, driver: AsyncDriver, app: str, observer: Connection
     ) -> None:

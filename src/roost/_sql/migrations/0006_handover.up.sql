@@ -1,0 +1,166 @@
+-- A job that is enqueued alone goes straight to a worker that waits for one: it needs no claim.
+
+alter table roost.workers
+    add column offer bigint,
+    add column channel text,
+    add column tasks text[] not null default '{}';
+
+comment on column roost.workers.offer is
+    'The number under which the worker offers to be given one job; null: it offers nothing, or was given one.';
+comment on column roost.workers.channel is
+    'Where it hears of that job. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
+comment on column roost.workers.tasks is 'The tasks that it offers to run.';
+
+create function roost.take_offer(worker_id bigint, offer bigint, queue text)
+returns boolean
+language plpgsql
+as $$
+begin
+    update roost.workers as worker
+    set offer = null
+    where worker.id = (
+            select locked.id
+            from roost.workers as locked
+            where locked.id = take_offer.worker_id
+                and locked.offer = take_offer.offer
+            -- Until the job is committed the worker can't be taken for dead.
+            for no key update skip locked
+        )
+        and not exists (
+            select
+            from roost.queues as paused
+            where paused.name = take_offer.queue
+                and paused.paused_at is not null
+        );
+    return found;
+end
+$$;
+
+comment on function roost.take_offer is
+    'Take a worker''s offer to run a job now; false: somebody else has, or the queue is paused.';
+
+create function roost.insert_or_hand_over(content text, out new_id bigint)
+language plpgsql
+as $$
+declare
+    new_job record;
+    receiver_id bigint;
+    receiver_offer bigint;
+    receiver_channel text;
+    receiver_ready boolean;
+    somebody_sleeps boolean := false;
+    handed boolean := false;
+    message text;
+begin
+    select
+        r.*,
+        limits.task is not null as limited,
+        coalesce(r.scheduled_at, statement_timestamp()) as due_at
+    into new_job
+    from jsonb_to_record(content::jsonb -> 0) as r (
+        queue text,
+        task text,
+        args jsonb,
+        priority integer,
+        max_attempts integer,
+        scheduled_at timestamptz,
+        unique_key text,
+        tags text[],
+        timeout_seconds integer,
+        metadata jsonb
+    )
+    left join roost.limits on limits.task = r.task;
+
+    if new_job.due_at > statement_timestamp() + interval '1 minute' then
+        null;  -- whoever sleeps looks before that
+    elsif current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+        somebody_sleeps := true;  -- who can't see it assumes it; see roost.announce
+    else
+        -- First the transaction has its number, then it asks who sleeps; see there, too.
+        perform pg_current_xact_id();
+        select
+            worker.id,
+            worker.offer,
+            worker.channel,
+            worker.offer is not null
+                and new_job.task = any (worker.tasks)
+                and new_job.due_at <= statement_timestamp()
+                and not new_job.limited
+                -- Should the worker die before it hears of it, that attempt is used up.
+                and new_job.max_attempts > 1
+                -- Who can share the lock knows that the worker's listening connection is gone.
+                and not pg_try_advisory_xact_lock_shared(hashtextextended(worker.channel, 0))
+                as is_ready
+        into receiver_id, receiver_offer, receiver_channel, receiver_ready
+        from roost.workers as worker
+        where worker.asleep
+            and worker.expires_at > now()
+            and new_job.queue = any (worker.queues)
+        order by is_ready desc, worker.heartbeat_at desc
+        limit 1;
+        somebody_sleeps := found;
+        -- With a key the insert may have to wait for another transaction, for any time, and the
+        -- worker's row must not be locked then: it needs it for its heartbeat.
+        handed := receiver_ready
+            and new_job.unique_key is null
+            and roost.take_offer(receiver_id, receiver_offer, new_job.queue);
+    end if;
+
+    insert into roost.jobs as job (
+        queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
+        unique_key, tags, timeout_seconds, metadata, limited,
+        state, attempt, lease_no, worker_id, attempted_at
+    )
+    values (
+        new_job.queue, new_job.task, new_job.args, new_job.priority, new_job.max_attempts,
+        new_job.due_at, statement_timestamp(), new_job.unique_key, new_job.tags,
+        new_job.timeout_seconds, new_job.metadata, new_job.limited,
+        case when handed then 'executing' else 'available' end,
+        case when handed then 1 else 0 end,
+        case when handed then 1 else 0 end,
+        case when handed then receiver_id end,
+        case when handed then statement_timestamp() end
+    )
+    on conflict (unique_key)
+        where unique_key is not null and state in ('available', 'executing', 'retryable')
+        do nothing
+    returning job.id into new_id;
+
+    if new_id is null or not somebody_sleeps then
+        return;
+    end if;
+    if new_job.unique_key is not null
+        and receiver_ready
+        and roost.take_offer(receiver_id, receiver_offer, new_job.queue)
+    then
+        handed := true;
+        update roost.jobs as job
+        set state = 'executing',
+            attempt = 1,
+            lease_no = 1,
+            worker_id = receiver_id,
+            attempted_at = statement_timestamp()
+        where job.id = new_id;
+    end if;
+    if not handed then
+        perform pg_notify('roost_jobs', new_job.queue);
+        return;
+    end if;
+    message := json_build_array(
+        receiver_id, receiver_offer, new_id, new_job.queue, new_job.task, new_job.args::text,
+        new_job.priority, new_job.max_attempts,
+        (extract(epoch from new_job.due_at) * 1000000)::bigint,
+        (extract(epoch from statement_timestamp()) * 1000000)::bigint,
+        new_job.unique_key, new_job.tags, new_job.timeout_seconds, new_job.metadata::text,
+        false  -- nobody can have asked for its cancel yet
+    );
+    if octet_length(message) >= 8000 then
+        -- More than a notification holds: the worker reads the row.
+        message := json_build_array(receiver_id, receiver_offer);
+    end if;
+    perform pg_notify(receiver_channel, message);
+end
+$$;
+
+comment on function roost.insert_or_hand_over is
+    'Insert one job, and give it to a worker that has offered to run one. Only in a transaction that commits at once: it locks the worker''s row.';

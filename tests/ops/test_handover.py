@@ -1,0 +1,344 @@
+"""A single enqueue gives its job to a worker that has offered to run one, where that is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+from tests.ops.conftest import Crew
+
+from roost import JobInsert
+from roost._model.record import encode_jobs
+from roost._model.registry import TaskDefaults
+from roost._model.states import Event
+from roost._model.verdict import Lease, Verdict
+from roost._ops.control import pause_queue
+from roost._ops.enqueue import insert_job
+from roost._ops.handover import find_handed, make_offer, read_handed, withdraw_offer
+from roost._ops.limits import publish_limits
+from roost._ops.upkeep import expire_workers, release_unheld, renew_worker, set_asleep
+from roost.exceptions import DatabaseError, DuplicateUniqueJobError
+from roost.testing.job_table import JobTable
+
+NUMBER = 7
+
+
+@attrs.frozen
+class Receiver:
+    """A worker that has offered to run a job of the task ``work``, and its listening connection."""
+
+    worker_id: int
+    channel: str
+    listening: JobTable
+
+    def heard(self) -> list[str]:
+        """Return the payloads that have arrived on its channel by now."""
+        arrived = self.listening.connection.raw.notifies(timeout=0.05)
+        return [notify.payload for notify in arrived if notify.channel == self.channel]
+
+    def offer(self, table: JobTable) -> int | None:
+        """Return the number that stands in its row."""
+        number: int | None = table.value(
+            "select offer from roost.workers where id = $1::bigint", self.worker_id
+        )
+        return number
+
+
+@pytest.fixture
+def make_receiver(crew: Crew, table: JobTable) -> Callable[..., Receiver]:
+    """Return a function that adds a worker which is ready to be given a job."""
+
+    def make(name: str = "tester", *, lives: bool = True, **fields: Any) -> Receiver:
+        worker_id = table.add_worker(name, **fields)
+        channel = f"roost_worker_{worker_id}"
+        listening = crew.hand()
+        listening.rows(f"listen {channel}")
+        listening.rows("listen roost_jobs")
+        if lives:
+            listening.rows("select pg_advisory_lock(hashtextextended($1::text, 0))", channel)
+        table.run(make_offer(worker_id, NUMBER, channel=channel, tasks=["other", "work"]))
+        return Receiver(worker_id, channel, listening)
+
+    return make
+
+
+@pytest.fixture
+def receiver(make_receiver: Callable[..., Receiver]) -> Receiver:
+    """Return a worker that is ready to be given a job."""
+    return make_receiver()
+
+
+def enqueue(table: JobTable, task: str = "work", **fields: Any) -> int:
+    """Enqueue a job alone, as a client does in a transaction of its own."""
+    job = JobInsert(task, **fields)
+    return table.run(insert_job(encode_jobs([job]), unique_key=job.unique_key, hand_over=True))
+
+
+def test_the_job_is_leased_to_the_worker_and_sent_to_it(
+    table: JobTable, receiver: Receiver
+) -> None:
+    job_id = enqueue(
+        table,
+        args={"to": "ü", "n": [1, 2.5, None]},
+        queue="default",
+        priority=3,
+        max_attempts=4,
+        tags=["a", 'b"c'],
+        timeout_seconds=30,
+        metadata={"trace": "x"},
+    )
+    [payload] = receiver.heard()
+    handed = read_handed(payload)
+    assert (handed.worker_id, handed.number) == (receiver.worker_id, NUMBER)
+    assert handed.job is not None
+    assert handed.job.lease == Lease(job_id, receiver.worker_id, 1)
+    assert handed.job.job() == table.get(job_id)
+    assert table.get(job_id).state == "executing"
+    assert table.get(job_id).attempt == 1
+    assert receiver.offer(table) is None
+    # The lease is one like any other.
+    assert table.settle(Verdict(handed.job.lease, Event.RELEASE)) == []
+    assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
+
+
+def test_an_offer_is_for_one_job(table: JobTable, receiver: Receiver) -> None:
+    enqueue(table)
+    enqueue(table)
+    assert table.states() == {"executing": 1, "available": 1}
+    assert len(receiver.heard()) == 1
+
+
+def test_an_enqueue_in_a_transaction_takes_no_offer(table: JobTable, receiver: Receiver) -> None:
+    table.run(insert_job(encode_jobs([JobInsert("work")]), unique_key=None))
+    assert table.states() == {"available": 1}
+    assert receiver.offer(table) == NUMBER
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"due_in": timedelta(hours=1)},
+        {"due_in": timedelta(seconds=30)},
+        {"max_attempts": 1},
+        {"task": "unknown"},
+        {"queue": "elsewhere"},
+    ],
+)
+def test_a_job_that_the_worker_could_not_run_now_or_must_not_lose_is_not_handed_over(
+    table: JobTable, receiver: Receiver, fields: dict[str, Any]
+) -> None:
+    if "due_in" in fields:
+        fields = {"scheduled_at": datetime.now(UTC) + fields["due_in"]}
+    job_id = enqueue(table, **fields)
+    assert table.get(job_id).state == "available"
+    assert receiver.offer(table) == NUMBER
+
+
+def test_a_job_whose_time_has_come_is_handed_over(table: JobTable, receiver: Receiver) -> None:
+    job_id = enqueue(table, scheduled_at=datetime.now(UTC) - timedelta(hours=1))
+    [payload] = receiver.heard()
+    handed = read_handed(payload).job
+    assert handed is not None
+    assert handed.job() == table.get(job_id)
+
+
+def pause(table: JobTable, _: Receiver) -> None:
+    table.run(pause_queue("default"))
+
+
+def limit(table: JobTable, _: Receiver) -> None:
+    table.run(publish_limits({"work": TaskDefaults(max_concurrency=1)}))
+
+
+def wake(table: JobTable, receiver: Receiver) -> None:
+    table.run(set_asleep(receiver.worker_id, asleep=False))
+
+
+def expire(table: JobTable, receiver: Receiver) -> None:
+    table.run(renew_worker(receiver.worker_id, stale_after=-1))
+
+
+def hang_up(_: JobTable, receiver: Receiver) -> None:
+    receiver.listening.rows("select pg_advisory_unlock_all()")
+
+
+def fix_the_snapshot(table: JobTable, _: Receiver) -> None:
+    table.rows("set default_transaction_isolation = 'repeatable read'")
+
+
+@pytest.mark.parametrize("change", [pause, limit, wake, expire, hang_up, fix_the_snapshot])
+def test_a_worker_that_can_not_take_it_is_not_given_a_job(
+    table: JobTable, receiver: Receiver, change: Callable[[JobTable, Receiver], None]
+) -> None:
+    change(table, receiver)
+    job_id = enqueue(table)
+    assert table.get(job_id).state == "available"
+    assert receiver.offer(table) == NUMBER
+    assert receiver.heard() == []
+
+
+def test_who_is_not_given_the_job_is_told_of_it(table: JobTable, receiver: Receiver) -> None:
+    enqueue(table, max_attempts=1)
+    told = list(receiver.listening.connection.raw.notifies(timeout=0.05))
+    assert [(notify.channel, notify.payload) for notify in told] == [("roost_jobs", "default")]
+
+
+def test_a_living_worker_is_preferred_to_a_dead_one_that_was_heard_of_later(
+    table: JobTable, make_receiver: Callable[..., Receiver]
+) -> None:
+    living, dead = make_receiver("living"), make_receiver("dead", lives=False)
+    table.rows(
+        "update roost.workers set heartbeat_at = now() + interval '1 second' where id = $1::bigint",
+        dead.worker_id,
+    )
+    enqueue(table)
+    assert len(living.heard()) == 1
+    assert dead.offer(table) == NUMBER
+
+
+def test_a_job_with_a_unique_key_is_handed_over_and_a_duplicate_takes_no_offer(
+    table: JobTable, receiver: Receiver
+) -> None:
+    job_id = enqueue(table, unique_key="once")
+    [payload] = receiver.heard()
+    handed = read_handed(payload).job
+    assert handed is not None
+    assert handed.job() == table.get(job_id)
+    table.run(make_offer(receiver.worker_id, NUMBER + 1, channel=receiver.channel, tasks=["work"]))
+    with pytest.raises(DuplicateUniqueJobError):
+        enqueue(table, unique_key="once")
+    assert receiver.offer(table) == NUMBER + 1
+    assert receiver.heard() == []
+
+
+def test_who_waits_for_a_unique_key_does_not_lock_the_workers_row(
+    table: JobTable, receiver: Receiver, crew: Crew
+) -> None:
+    rival, heart = crew.hand(), crew.hand()
+    rival.script("begin")
+    rival.run(insert_job(encode_jobs([JobInsert("work", unique_key="k")]), unique_key="k"))
+    waiting = crew.aside(lambda: enqueue(table, unique_key="k"))
+    crew.until_waiting()
+    heart.script("set lock_timeout = '1s'")
+    assert heart.run(renew_worker(receiver.worker_id, stale_after=60))
+    rival.script("rollback")
+    assert heart.get(waiting.result(10)).state == "executing"
+    assert len(receiver.heard()) == 1
+
+
+def test_nobody_waits_for_a_worker_whose_row_is_locked(
+    table: JobTable, receiver: Receiver, crew: Crew
+) -> None:
+    rival = crew.hand()
+    rival.script("begin")
+    rival.run(renew_worker(receiver.worker_id, stale_after=60))
+    table.script("set lock_timeout = '1s'")
+    job_id = enqueue(table)
+    assert table.get(job_id).state == "available"
+    rival.script("commit")
+    assert receiver.offer(table) == NUMBER
+
+
+def test_a_row_that_is_too_long_for_a_notification_is_read(
+    table: JobTable, receiver: Receiver
+) -> None:
+    job_id = enqueue(table, args={"text": "ü" * 5_000})
+    [payload] = receiver.heard()
+    handed = read_handed(payload)
+    assert (handed.worker_id, handed.number, handed.job) == (receiver.worker_id, NUMBER, None)
+    [found] = table.run(find_handed(receiver.worker_id, held=[]))
+    assert found.job() == table.get(job_id)
+
+
+@pytest.mark.parametrize("length", range(7_600, 7_900, 25))
+def test_a_row_of_any_length_is_handed_over(
+    table: JobTable, receiver: Receiver, length: int
+) -> None:
+    job_id = enqueue(table, args={"text": "x" * length})
+    [payload] = receiver.heard()
+    assert len(payload) < 8_000
+    assert [job.lease.job_id for job in table.run(find_handed(receiver.worker_id, held=[]))] == [
+        job_id
+    ]
+
+
+def test_only_what_was_handed_over_and_is_not_held_is_found(
+    table: JobTable, receiver: Receiver
+) -> None:
+    claimed = table.add()
+    table.claim(receiver.worker_id)
+    handed = enqueue(table)
+    assert table.get(claimed).state == "executing"
+    found = table.run(find_handed(receiver.worker_id, held=[]))
+    assert [job.lease.job_id for job in found] == [handed]
+    assert table.run(find_handed(receiver.worker_id, held=[handed])) == []
+    assert table.run(find_handed(receiver.worker_id + 1, held=[])) == []
+
+
+def test_a_cancel_that_came_first_is_found_with_the_job(
+    table: JobTable, receiver: Receiver
+) -> None:
+    job_id = enqueue(table)
+    table.change(job_id, "cancel_requested = true")
+    [found] = table.run(find_handed(receiver.worker_id, held=[]))
+    assert found.cancel_requested
+
+
+def test_what_is_given_back_takes_the_offer_with_it(table: JobTable, receiver: Receiver) -> None:
+    job_id = enqueue(table)
+    table.run(make_offer(receiver.worker_id, NUMBER + 1, channel=receiver.channel, tasks=["work"]))
+    with table.connection.transaction():
+        assert table.run(release_unheld(receiver.worker_id, held=[])) == [job_id]
+    assert receiver.offer(table) is None
+    assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
+    enqueue(table)
+    assert table.states() == {"available": 2}
+
+
+def test_an_offer_is_withdrawn_or_taken(table: JobTable, receiver: Receiver, crew: Crew) -> None:
+    assert table.run(withdraw_offer(receiver.worker_id))
+    assert not table.run(withdraw_offer(receiver.worker_id))
+    table.run(make_offer(receiver.worker_id, NUMBER + 1, channel=receiver.channel, tasks=["work"]))
+    table.script("begin")
+    job_id = enqueue(table)
+    withdrawn = crew.aside(lambda: receiver.listening.run(withdraw_offer(receiver.worker_id)))
+    crew.until_waiting()
+    table.script("commit")
+    assert not withdrawn.result(10)
+    assert table.get(job_id).state == "executing"
+
+
+def test_a_worker_is_not_taken_for_dead_while_a_job_is_handed_to_it(
+    table: JobTable, receiver: Receiver, crew: Crew
+) -> None:
+    rival = crew.hand()
+    table.script("begin")
+    job_id = enqueue(table)
+    rival.rows("select pg_sleep(0)")
+    table.rows("update roost.workers set expires_at = now() - interval '1 second'")
+    assert rival.run(expire_workers()) == []
+    table.script("commit")
+    assert rival.run(expire_workers()) == ["tester"]
+    assert table.get(job_id).state == "executing"
+
+
+def test_it_notifies_nobody_else(table: JobTable, receiver: Receiver) -> None:
+    enqueue(table)
+    told = receiver.listening.connection.raw.notifies(timeout=0.05)
+    assert {notify.channel for notify in told} == {receiver.channel}
+
+
+@pytest.mark.parametrize("payload", ["", "null", "[]", "7", "[1]", "[1, 2, 3]", '{"a": 1}', "["])
+def test_what_is_no_notification_of_ours_is_refused(payload: str) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        read_handed(payload)
+
+
+def test_an_error_gives_the_offer_back(table: JobTable, receiver: Receiver) -> None:
+    table.rows("alter table roost.jobs add constraint never check (task <> 'work') not valid")
+    with pytest.raises(DatabaseError, match="never"):
+        enqueue(table)
+    assert receiver.offer(table) == NUMBER

@@ -1,0 +1,285 @@
+"""A worker that waits is given jobs by those who enqueue them, and loses none."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import anyio
+import pytest
+
+from roost import AsyncRoost, HandlerRegistry, Job, Worker, job
+from roost._worker.runtime import Runtime
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+# As an enqueue whose notification is lost on the way.
+TAKE_SILENTLY = """
+with taken as (
+    update roost.workers
+    set offer = null
+    where offer is not null
+    returning id
+)
+insert into roost.jobs (
+    task, args, state, attempt, lease_no, worker_id, attempted_at, scheduled_at, inserted_at
+)
+select 'tick', '{}', 'executing', 1, 1, id, statement_timestamp(), statement_timestamp(),
+    statement_timestamp()
+from taken
+returning id
+"""
+
+
+@pytest.fixture
+async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoost]:
+    """Yield a client in the test's own process."""
+    async with AsyncRoost(dsn, registry=registry) as client:
+        yield client
+
+
+@pytest.fixture
+def ran(registry: HandlerRegistry) -> Counter[int]:
+    """Return how often which job has run; the tasks are ``tick`` and ``hold``."""
+    ran: Counter[int] = Counter()
+
+    @job("tick", registry=registry)
+    async def tick(job: Job, text: str = "") -> None:
+        ran[job.id] += 1
+
+    return ran
+
+
+def runtime_of(worker: Worker) -> Runtime:
+    """Return what its lanes share."""
+    assert worker._session is not None
+    return worker._session._runtime
+
+
+async def offers(table: JobTable, count: int = 1) -> None:
+    """Wait until so many workers have offered to run a job."""
+    query = "select count(*) from roost.workers where offer is not null"
+    await eventually(lambda: table.value(query) == count, within=10)
+
+
+async def completed(table: JobTable, job_id: int, within: float = 5) -> None:
+    await eventually(lambda: table.get(job_id).state == "completed", within=within)
+
+
+def was_handed(table: JobTable, job_id: int) -> bool:
+    """Say whether it was leased when it was inserted."""
+    found = table.get(job_id)
+    return found.attempted_at == found.inserted_at
+
+
+async def test_an_idle_worker_is_given_one_job_after_the_other(
+    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    async with working(make_worker(poll_interval=30)):
+        for number in range(30):
+            await offers(table)
+            job_id = await client.enqueue("tick", args={"text": "x" * 500 * number})
+            await completed(table, job_id)
+            assert was_handed(table, job_id)
+            assert ran[job_id] == 1
+            assert table.get(job_id).attempt == 1
+    assert table.workers() == []
+
+
+async def test_a_worker_with_one_slot_is_given_the_next_job_when_it_is_free(
+    table: JobTable, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    gate = anyio.Event()
+
+    @job("hold", registry=registry)
+    async def hold() -> None:
+        await gate.wait()
+
+    async with working(make_worker(poll_interval=30, concurrency=1)):
+        await offers(table)
+        first = await client.enqueue("hold")
+        await eventually(lambda: was_handed(table, first), within=5)
+        second = await client.enqueue("hold")
+        await anyio.sleep(0.05)
+        assert not table.get(second).attempted_at
+        gate.set()
+        await completed(table, second)
+        await offers(table)
+
+
+async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
+    table: JobTable, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    gate = anyio.Event()
+
+    @job("hold", registry=registry)
+    async def hold(wait: bool) -> None:
+        if wait:
+            await gate.wait()
+
+    busy = make_worker(poll_interval=30, concurrency=1)
+    async with working(busy):
+        await offers(table)
+        table.add("hold", args={"wait": True})  # by a claim: its offer stays
+        await eventually(lambda: table.states() == {"executing": 1}, within=5)
+        await eventually(lambda: len(runtime_of(busy).running) == 1, within=5)
+        job_id = await client.enqueue("hold", args={"wait": False})
+        await eventually(lambda: table.get(job_id).state == "available", within=0.8)
+        assert table.get(job_id).attempt == 0
+        async with working(make_worker(poll_interval=30)):
+            await completed(table, job_id)
+            assert table.get(job_id).attempt == 1
+        gate.set()
+
+
+async def test_a_notification_that_is_lost_is_made_up_for_by_the_poll(
+    table: JobTable, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    async with working(make_worker(poll_interval=0.2)):
+        await offers(table)
+        job_id = table.value(TAKE_SILENTLY)
+        await completed(table, job_id)
+        await offers(table)
+    assert ran == {job_id: 1}
+
+
+async def test_what_was_handed_over_before_it_listens_again_is_found_then(
+    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    async with working(make_worker(poll_interval=30, listen_reconnect_delay=0.3)):
+        await offers(table)
+        terminate_listeners(table)
+        job_id = table.value(TAKE_SILENTLY)
+        await completed(table, job_id)
+        await offers(table)
+        other = await client.enqueue("tick")
+        await completed(table, other)
+        assert was_handed(table, other)
+    assert ran == {job_id: 1, other: 1}
+
+
+async def test_an_offer_is_void_while_it_does_not_listen(
+    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    async with working(make_worker(poll_interval=0.2, listen_reconnect_delay=1.0)):
+        await offers(table)
+        terminate_listeners(table)
+        job_id = await client.enqueue("tick")
+        assert not was_handed(table, job_id)
+        await completed(table, job_id)
+    assert ran == {job_id: 1}
+
+
+async def test_a_notification_that_comes_late_starts_nothing(
+    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    worker = make_worker(poll_interval=30)
+    async with working(worker):
+        await offers(table)
+        channel = table.value("select channel from roost.workers")
+        job_id = await client.enqueue("tick")
+        await completed(table, job_id)
+        await offers(table)
+        [worker_id] = table.workers()
+        now = runtime_of(worker).offer.number
+        row = [job_id, "default", "tick", "{}", 0, 20, 0, 0, None, None, None, None, False]
+        stale, others = [worker_id, 1, *row], [worker_id + 1, now, *row]
+        for payload in (json.dumps(stale), json.dumps(others), "no list", "[]"):
+            table.rows("select pg_notify($1::text, $2::text)", channel, payload)
+        await anyio.sleep(0.2)
+        other = await client.enqueue("tick")
+        await completed(table, other)
+    assert ran == {job_id: 1, other: 1}
+
+
+async def test_a_worker_that_stops_gives_back_what_it_was_given_last(
+    table: JobTable, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    async with working(make_worker(poll_interval=30)):
+        await offers(table)
+        job_id = table.value(TAKE_SILENTLY)
+    assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
+    assert table.get(job_id).errors == []
+    assert ran == {}
+
+
+async def test_a_new_incarnation_makes_offers_of_its_own(
+    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    async with working(make_worker(poll_interval=30, heartbeat_interval=0.2)):
+        await offers(table)
+        [first] = table.workers()
+        table.rows("delete from roost.workers")
+        await eventually(lambda: table.workers() not in ([], [first]), within=5)
+        await offers(table)
+        job_id = await client.enqueue("tick")
+        await completed(table, job_id)
+        assert was_handed(table, job_id)
+    assert ran == {job_id: 1}
+
+
+async def test_a_job_of_a_limited_task_is_not_taken_over(
+    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    worker = make_worker(poll_interval=0.2)
+    async with working(worker):
+        await offers(table)
+        # As where the limit was published a moment after the enqueue looked.
+        runtime_of(worker).limited_tasks = frozenset({"tick"})
+        job_id = await client.enqueue("tick")
+        await eventually(lambda: table.get(job_id).state == "available", within=5)
+        runtime_of(worker).limited_tasks = frozenset()
+        await completed(table, job_id)
+    assert ran == {job_id: 1}
+
+
+async def test_a_user_may_cancel_a_job_that_was_handed_over(
+    table: JobTable, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("hold", registry=registry)
+    async def hold() -> None:
+        await anyio.sleep_forever()
+
+    async with working(make_worker(poll_interval=30)):
+        await offers(table)
+        job_id = await client.enqueue("hold")
+        await client.cancel(job_id)
+        await eventually(lambda: table.get(job_id).state == "cancelled", within=5)
+
+
+async def test_many_enqueues_beside_workers_that_come_and_go_run_once_each(
+    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+) -> None:
+    jobs: list[int] = []
+
+    async def produce(pause: float) -> None:
+        for number in range(60):
+            key = f"{pause} {number}" if number % 3 == 0 else None
+            jobs.append(await client.enqueue("tick", unique_key=key))
+            await anyio.sleep(pause)
+
+    async with working(make_worker(poll_interval=30)), anyio.create_task_group() as producers:
+        for pause in (0.0, 0.004, 0.013):
+            producers.start_soon(produce, pause)
+        for lives in (0.1, 0.2, 0.3):
+            async with working(make_worker(poll_interval=30, concurrency=2)):
+                terminate_listeners(table)
+                await anyio.sleep(lives)
+    async with working(make_worker(poll_interval=30)):
+        await eventually(lambda: table.states() == {"completed": 180}, within=10)
+    assert ran == dict.fromkeys(jobs, 1)
+    assert table.value("select max(attempt) from roost.jobs") == 1
+
+
+def terminate_listeners(table: JobTable) -> None:
+    """End the workers' listening connections, as a restart of the server would."""
+    table.rows(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where datname = current_database() and application_name like 'roost listen %'"
+    )
