@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
+from tests.ops.conftest import Crew
 
 from roost import DuplicateUniqueJobError, JobInsert
 from roost._model.record import encode_batch, encode_jobs
@@ -309,6 +310,62 @@ def test_each_job_of_one_kind_gets_its_own_id_or_none(table: JobTable) -> None:
             assert job_id > taken
             assert table.get(job_id).args == {"n": n}
             assert table.get(job_id).unique_key == keys[n]
+
+
+@pytest.mark.parametrize("count", [99, 100, 250])
+def test_a_batch_of_any_size_leaves_out_what_is_taken_and_keeps_the_first_of_one_key(
+    table: JobTable, count: int
+) -> None:
+    taken = table.add(unique_key="key 70")
+    keys = [f"key {n if n != 90 else 3}" for n in range(count)]
+    jobs = [JobInsert("work", {"n": n}, unique_key=key) for n, key in enumerate(keys)]
+    ids = table.run(insert_alike(encode_batch(jobs).text, keys=keys))
+    assert [n for n, job_id in enumerate(ids) if job_id is None] == [70, 90]
+    assert len(table.rows("select from roost.jobs where id > $1::bigint", taken)) == count - 2
+    for n, job_id in enumerate(ids):
+        if job_id is not None:
+            assert table.column(job_id, "args") == {"n": n}
+    # And now all are taken.
+    assert set(table.run(insert_alike(encode_batch(jobs).text, keys=keys))) == {None}
+    assert table.run(insert_batch(encode_batch(jobs))) == []
+
+
+def test_a_large_batch_waits_for_a_key_that_another_transaction_has_taken(
+    table: JobTable, crew: Crew
+) -> None:
+    rival = crew.hand()
+    jobs = [JobInsert("work", unique_key=f"key {n}") for n in range(200)]
+    for end, kept in (("rollback", 200), ("commit", 199)):
+        rival.script("begin")
+        rival.add(unique_key="key 150")
+        waiting = crew.aside(lambda: table.run(insert_batch(encode_batch(jobs))))
+        crew.until_waiting()
+        rival.script(end)
+        assert len(waiting.result(10)) == kept
+        rival.rows("delete from roost.jobs")
+
+
+def test_a_large_batch_with_duplicates_is_undone_with_its_transaction(table: JobTable) -> None:
+    jobs = [JobInsert("work", unique_key=f"key {n % 150}") for n in range(200)]
+    table.script("begin")
+    assert len(table.run(insert_batch(encode_batch(jobs)))) == 150
+    assert table.states() == {"available": 150}
+    table.script("rollback")
+    assert table.states() == {}
+
+
+@pytest.mark.parametrize("keys", [False, True])
+def test_a_large_batch_tells_once_and_one_that_is_kept_out_tells_nobody(
+    table: JobTable, rival: JobTable, keys: bool
+) -> None:
+    table.add_worker()
+    rival.rows("listen roost_jobs")
+    jobs = [JobInsert("work", unique_key=f"key {n}" if keys else None) for n in range(200)]
+    batch = encode_batch(jobs)
+    table.run(insert_batch(batch))
+    assert heard(rival) == ["default"]
+    table.run(insert_batch(batch))
+    assert heard(rival) == ([] if keys else ["default"])
 
 
 def test_jobs_of_one_kind_are_stored_as_others_are(table: JobTable) -> None:

@@ -28,8 +28,8 @@ def insert_batch(batch: Batch) -> Op[list[int]]:
     """Insert several jobs without parents; otherwise as `insert_jobs`."""
     if not batch.alike:
         return (yield from insert_jobs(batch.text))
-    rows = yield Query(_SQL["insert_alike"], (batch.text,))
-    return sorted(job_id for job_id, *_ in rows)
+    [(ids, _)] = yield Query(_SQL["insert_alike"], (batch.text,))
+    return sorted(ids or [])
 
 
 def insert_alike(batch: str, *, keys: Iterable[str | None]) -> Op[list[int | None]]:
@@ -37,10 +37,11 @@ def insert_alike(batch: str, *, keys: Iterable[str | None]) -> Op[list[int | Non
 
     :param keys: the jobs' unique keys, in order.
     """
-    rows = yield Query(_SQL["insert_alike"], (batch,))
+    [(ids, kept)] = yield Query(_SQL["insert_alike"], (batch,))
+    inserted = list(zip(ids or [], kept or [], strict=True))
     # The order of the ids is the jobs' own; of several with one key the first is kept.
-    by_key = {key: job_id for job_id, key, _ in rows if key is not None}
-    others = iter(sorted(job_id for job_id, key, _ in rows if key is None))
+    by_key = {key: job_id for job_id, key in inserted if key is not None}
+    others = iter(sorted(job_id for job_id, key in inserted if key is None))
     return [next(others) if key is None else by_key.pop(key, None) for key in keys]
 
 

@@ -87,53 +87,10 @@ order by id;
 
 -- name: insert_alike
 -- The same for jobs that differ only in args and unique keys. $1: a JSON object of "common", a record
--- without these, "args" and, if there are any, "keys", arrays of one entry a job.
-with batch as materialized (
-    select $1::text::jsonb as content
-),
-common as materialized (
-    select
-        c.*,
-        exists (select from roost.limits where limits.task = c.task) as limited
-    from batch
-    cross join lateral jsonb_to_record(batch.content -> 'common') as c (
-        queue text,
-        task text,
-        priority integer,
-        max_attempts integer,
-        scheduled_at timestamptz,
-        tags text[],
-        timeout_seconds integer,
-        metadata jsonb
-    )
-)
-insert into roost.jobs (
-    queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-    unique_key, tags, timeout_seconds, metadata, limited
-)
-select
-    common.queue, common.task, job.args, common.priority, common.max_attempts,
-    coalesce(common.scheduled_at, statement_timestamp()), statement_timestamp(),
-    job.unique_key, common.tags, common.timeout_seconds, common.metadata, common.limited
-from batch
-cross join common
-cross join lateral rows from (
-    jsonb_array_elements(batch.content -> 'args'),
-    jsonb_array_elements_text(batch.content -> 'keys')
-) with ordinality as job (args, unique_key, place)
-order by job.place
-on conflict (unique_key)
-    where unique_key is not null and state in ('available', 'executing', 'retryable')
-    do nothing
-returning
-    id,
-    unique_key,
-    -- Depends on no row, so it is run once, when the first has been written, and never if none is.
-    (
-        select roost.announce(common.queue)
-        from common
-        where coalesce(common.scheduled_at, '-infinity') <= statement_timestamp() + interval '1 minute'
-    );
+-- without these, "args" and, if there are any, "keys", arrays of one entry a job. The order of the ids
+-- is that of the jobs; of several with one key the first is kept.
+select new_ids, new_keys
+from roost.insert_alike($1::text);
 
 -- name: find_active_by_unique_key
 select id

@@ -1,4 +1,5 @@
 -- A job that is enqueued alone goes straight to a worker that waits for one: it needs no claim.
+-- oldest code: 5
 
 alter table roost.workers
     add column offer bigint,
@@ -43,6 +44,8 @@ create function roost.insert_or_hand_over(content text, out new_id bigint)
 language plpgsql
 as $$
 declare
+    -- First the transaction has its number, then it asks who sleeps; see roost.announce.
+    transaction_number xid8 := pg_current_xact_id();
     new_job record;
     receiver_id bigint;
     receiver_offer bigint;
@@ -74,10 +77,8 @@ begin
     if new_job.due_at > statement_timestamp() + interval '1 minute' then
         null;  -- whoever sleeps looks before that
     elsif current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        somebody_sleeps := true;  -- who can't see it assumes it; see roost.announce
+        somebody_sleeps := true;  -- who can't see it assumes it; see there, too
     else
-        -- First the transaction has its number, then it asks who sleeps; see there, too.
-        perform pg_current_xact_id();
         select
             worker.id,
             worker.offer,
@@ -101,9 +102,9 @@ begin
         somebody_sleeps := found;
         -- With a key the insert may have to wait for another transaction, for any time, and the
         -- worker's row must not be locked then: it needs it for its heartbeat.
-        handed := receiver_ready
-            and new_job.unique_key is null
-            and roost.take_offer(receiver_id, receiver_offer, new_job.queue);
+        if receiver_ready and new_job.unique_key is null then
+            handed := roost.take_offer(receiver_id, receiver_offer, new_job.queue);
+        end if;
     end if;
 
     insert into roost.jobs as job (
@@ -129,18 +130,17 @@ begin
     if new_id is null or not somebody_sleeps then
         return;
     end if;
-    if new_job.unique_key is not null
-        and receiver_ready
-        and roost.take_offer(receiver_id, receiver_offer, new_job.queue)
-    then
-        handed := true;
-        update roost.jobs as job
-        set state = 'executing',
-            attempt = 1,
-            lease_no = 1,
-            worker_id = receiver_id,
-            attempted_at = statement_timestamp()
-        where job.id = new_id;
+    if receiver_ready and new_job.unique_key is not null then
+        handed := roost.take_offer(receiver_id, receiver_offer, new_job.queue);
+        if handed then
+            update roost.jobs as job
+            set state = 'executing',
+                attempt = 1,
+                lease_no = 1,
+                worker_id = receiver_id,
+                attempted_at = statement_timestamp()
+            where job.id = new_id;
+        end if;
     end if;
     if not handed then
         perform pg_notify('roost_jobs', new_job.queue);

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from time import monotonic
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskStatus
 
 from roost._drivers.base import Listener, Notification
@@ -94,6 +95,8 @@ class ListenLane:
             await self._check(listener)
         else:
             self._pass_on(heard)
+            # What was just started goes first.
+            await anyio.lowlevel.checkpoint()
 
     async def _check(self, listener: Listener) -> None:
         """Send a notification and wait to hear it: a connection that answers may still be deaf."""

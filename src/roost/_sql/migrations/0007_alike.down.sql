@@ -1,0 +1,1 @@
+drop function roost.insert_alike;
