@@ -1,0 +1,75 @@
+-- Values are checked where they come in: by the clients, and here by roost.enqueue. A statement that
+-- writes rows reads each constraint's expression anew; nine took 9 % of a single enqueue.
+-- oldest code: 6
+
+alter table roost.jobs
+    drop constraint jobs_names_check,
+    drop constraint jobs_attempts_check,
+    drop constraint jobs_timeout_check,
+    drop constraint jobs_scheduled_at_check,
+    drop constraint jobs_args_check,
+    drop constraint jobs_metadata_check,
+    drop constraint jobs_errors_check,
+    drop constraint jobs_tags_check,
+    drop constraint jobs_pending_parents_check;
+
+create or replace function roost.enqueue(
+    task text,
+    args jsonb default '{}',
+    queue text default 'default',
+    priority integer default 0,
+    max_attempts integer default 20,
+    scheduled_at timestamptz default null,
+    unique_key text default null,
+    tags text[] default null,
+    timeout_seconds integer default null,
+    metadata jsonb default null
+)
+returns bigint
+language plpgsql
+as $$
+declare
+    new_id bigint;
+    problem text;
+begin
+    -- What clients refuse. A null that must not be one is refused by its column.
+    problem := case
+        when length(task) not between 1 and 200 then 'task must have 1 to 200 characters'
+        when length(queue) not between 1 and 200 then 'queue must have 1 to 200 characters'
+        when length(unique_key) not between 1 and 500
+            then 'unique_key must have 1 to 500 characters'
+        when exists (
+            select
+            from unnest(tags) as tag
+            where coalesce(length(tag), 0) not between 1 and 200
+        ) then 'each of tags must have 1 to 200 characters'
+        when jsonb_typeof(args) <> 'object' then 'args must be a JSON object'
+        when jsonb_typeof(metadata) <> 'object' then 'metadata must be a JSON object'
+        when max_attempts < 1 then 'max_attempts must be 1 or more'
+        when timeout_seconds < 1 then 'timeout_seconds must be 1 or more'
+        when scheduled_at < '0002-01-01Z' or scheduled_at > '9998-12-31Z'
+            then 'scheduled_at must be in the years 2 to 9998'
+    end;
+    if problem is not null then
+        raise exception '%', problem using errcode = 'check_violation';
+    end if;
+    insert into roost.jobs (
+        task, args, queue, priority, max_attempts, scheduled_at, inserted_at, unique_key, tags,
+        timeout_seconds, metadata, limited
+    )
+    values (
+        enqueue.task, enqueue.args, enqueue.queue, enqueue.priority, enqueue.max_attempts,
+        coalesce(enqueue.scheduled_at, statement_timestamp()), statement_timestamp(),
+        enqueue.unique_key, enqueue.tags, enqueue.timeout_seconds, enqueue.metadata,
+        exists (select from roost.limits where limits.task = enqueue.task)
+    )
+    on conflict do nothing
+    returning id into new_id;
+    if new_id is not null
+        and coalesce(enqueue.scheduled_at, '-infinity') <= statement_timestamp() + interval '1 minute'
+    then
+        perform roost.announce(enqueue.queue);
+    end if;
+    return new_id;
+end
+$$;
