@@ -63,7 +63,7 @@ async def test_a_commit_that_is_cancelled_is_awaited(empty_dsn: str) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await connection.commit()
-        assert scope.cancelled_caught
+        # Whether the cancel or the answer came first: it is committed.
         await connection.rollback()
         assert await numbers(connection) == [1]
 

@@ -153,10 +153,6 @@ def limit(table: JobTable, _: Receiver) -> None:
     table.run(publish_limits({"work": TaskDefaults(max_concurrency=1)}))
 
 
-def wake(table: JobTable, receiver: Receiver) -> None:
-    table.run(set_asleep(receiver.worker_id, asleep=False))
-
-
 def expire(table: JobTable, receiver: Receiver) -> None:
     table.run(renew_worker(receiver.worker_id, stale_after=-1))
 
@@ -169,7 +165,7 @@ def fix_the_snapshot(table: JobTable, _: Receiver) -> None:
     table.rows("set default_transaction_isolation = 'repeatable read'")
 
 
-@pytest.mark.parametrize("change", [pause, limit, wake, expire, hang_up, fix_the_snapshot])
+@pytest.mark.parametrize("change", [pause, limit, expire, hang_up, fix_the_snapshot])
 def test_a_worker_that_can_not_take_it_is_not_given_a_job(
     table: JobTable, receiver: Receiver, change: Callable[[JobTable, Receiver], None]
 ) -> None:
@@ -323,6 +319,31 @@ def test_a_worker_is_not_taken_for_dead_while_a_job_is_handed_to_it(
     table.script("commit")
     assert rival.run(expire_workers()) == ["tester"]
     assert table.get(job_id).state == "executing"
+
+
+def test_a_worker_that_is_awake_may_offer_too_but_is_told_of_nothing_else(
+    table: JobTable, receiver: Receiver
+) -> None:
+    table.run(set_asleep(receiver.worker_id, asleep=False))
+    first, second = enqueue(table), enqueue(table)
+    told = receiver.listening.connection.raw.notifies(timeout=0.05)
+    assert [notify.channel for notify in told] == [receiver.channel]
+    assert [table.get(job_id).state for job_id in (first, second)] == ["executing", "available"]
+
+
+def test_who_sleeps_is_told_where_the_offer_of_one_that_is_awake_is_locked(
+    table: JobTable, receiver: Receiver, crew: Crew
+) -> None:
+    rival = crew.hand()
+    table.run(set_asleep(receiver.worker_id, asleep=False))
+    table.add_worker("sleeper")
+    rival.script("begin")
+    rival.run(renew_worker(receiver.worker_id, stale_after=60))
+    job_id = enqueue(table)
+    rival.script("commit")
+    told = receiver.listening.connection.raw.notifies(timeout=0.05)
+    assert [notify.channel for notify in told] == ["roost_jobs"]
+    assert table.get(job_id).state == "available"
 
 
 def test_it_notifies_nobody_else(table: JobTable, receiver: Receiver) -> None:

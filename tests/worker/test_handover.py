@@ -192,7 +192,8 @@ async def test_a_notification_that_comes_late_starts_nothing(
         stale, others = [worker_id, 1, *row], [worker_id + 1, now, *row]
         for payload in (json.dumps(stale), json.dumps(others), "no list", "[]"):
             table.rows("select pg_notify($1::text, $2::text)", channel, payload)
-        await anyio.sleep(0.2)
+        # It asked, found nothing, and has made another offer.
+        await eventually(lambda: runtime_of(worker).offer.number not in (now, None), within=5)
         other = await client.enqueue("tick")
         await completed(table, other)
     assert ran == {job_id: 1, other: 1}

@@ -49,6 +49,10 @@ def _nobody_starts() -> None:
     """Stands in until the execute lane is there."""
 
 
+def _nobody_takes(_: ClaimedJob) -> None:
+    """Stands in where no lane makes offers."""
+
+
 @attrs.define(eq=False, kw_only=True)
 class Runtime:
     """The state of a running worker. Lanes read and change it between awaits, and wake each other.
@@ -72,6 +76,7 @@ class Runtime:
     :param plans: which connections' cached plans to doubt.
     :param background: lets one lane of upkeep at a time use a connection.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
+    :param take_over: takes a job that was handed over; the fetch lane sets it.
     :param crashed: keeps an error for `Worker.run` to raise, and begins the ordered stop.
     """
 
@@ -103,6 +108,7 @@ class Runtime:
     plans: Plans = attrs.field(factory=Plans)
     background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
     start_waiting: Callable[[], None] = _nobody_starts
+    take_over: Callable[[ClaimedJob], None] = _nobody_takes
     crashed: Callable[[BaseException], None] = _nobody_stops
 
     async def call(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
@@ -151,16 +157,6 @@ class Runtime:
         """Hand a verdict to the settle lane."""
         self.settling.append(verdict)
         self.settle_wake.set()
-
-    def take_over(self, job: ClaimedJob) -> None:
-        """Run a job that was handed over, or hand it back where that isn't possible at once."""
-        limited = job.task in self.limited_tasks  # by now: its claims are counted
-        if self.stopping or limited or not self.running.has_free_slot:
-            self.release([job])
-        else:
-            self.running.admit([job])
-            self.start_waiting()
-        self.look.set()
 
     def release(self, claimed: Iterable[ClaimedJob]) -> None:
         """Hand back jobs that were never started."""

@@ -51,6 +51,7 @@ declare
     receiver_offer bigint;
     receiver_channel text;
     receiver_ready boolean;
+    receiver_sleeps boolean;
     somebody_sleeps boolean := false;
     handed boolean := false;
     message text;
@@ -91,15 +92,16 @@ begin
                 and new_job.max_attempts > 1
                 -- Who can share the lock knows that the worker's listening connection is gone.
                 and not pg_try_advisory_xact_lock_shared(hashtextextended(worker.channel, 0))
-                as is_ready
-        into receiver_id, receiver_offer, receiver_channel, receiver_ready
+                as is_ready,
+            worker.asleep
+        into receiver_id, receiver_offer, receiver_channel, receiver_ready, receiver_sleeps
         from roost.workers as worker
-        where worker.asleep
+        where (worker.asleep or worker.offer is not null)
             and worker.expires_at > now()
             and new_job.queue = any (worker.queues)
-        order by is_ready desc, worker.heartbeat_at desc
+        order by is_ready desc, worker.asleep desc, worker.heartbeat_at desc
         limit 1;
-        somebody_sleeps := found;
+        somebody_sleeps := coalesce(receiver_sleeps, false);
         -- With a key the insert may have to wait for another transaction, for any time, and the
         -- worker's row must not be locked then: it needs it for its heartbeat.
         if receiver_ready and new_job.unique_key is null then
@@ -127,7 +129,7 @@ begin
         do nothing
     returning job.id into new_id;
 
-    if new_id is null or not somebody_sleeps then
+    if new_id is null then
         return;
     end if;
     if receiver_ready and new_job.unique_key is not null then
@@ -143,7 +145,12 @@ begin
         end if;
     end if;
     if not handed then
-        perform pg_notify('roost_jobs', new_job.queue);
+        if somebody_sleeps then
+            perform pg_notify('roost_jobs', new_job.queue);
+        elsif receiver_ready then
+            -- It was awake, and somebody else has taken its offer: another one may sleep.
+            perform roost.announce(new_job.queue);
+        end if;
         return;
     end if;
     message := json_build_array(
