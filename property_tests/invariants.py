@@ -7,7 +7,7 @@ model: a rule of the state machine that is wrong both in SQL and in the model is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from roost._model.states import ACTIVE, MOVES, TERMINAL, Event, JobState
@@ -39,6 +39,7 @@ def check(before: Tables, after: Tables, *, error_cap: int, revived: bool) -> No
         _check_row(row, error_cap)
         if old.get(job_id) != row:
             _check_move(old.get(job_id), row, revived=revived)
+    _check_hand_overs(before, after, new.keys() - old.keys())
     gone = old.keys() - new.keys()
     assert not gone, f"jobs {sorted(gone)} are gone"
     _check_unique_keys(after["jobs"])
@@ -79,6 +80,7 @@ def _check_move(old: dict[str, Any] | None, row: dict[str, Any], *, revived: boo
     if old is None:
         made = (None, JobState(row["state"]), row["attempt"])
         assert made in ALLOWED, f"no such move: {made}: {row}"
+        assert row["lease_no"] == row["attempt"], f"a new job's lease is its first: {row}"
         return
     # A revived job gets another attempt, at least.
     for column in KEPT - ({"max_attempts"} if revived else set()):
@@ -97,6 +99,21 @@ def _check_move(old: dict[str, Any] | None, row: dict[str, Any], *, revived: boo
     taken = row["state"] == JobState.EXECUTING
     assert claims == (1 if taken else 0), f"a lease is counted with a claim only: {old} → {row}"
     assert taken or old["worker_id"] == row["worker_id"], f"holder changed: {old} → {row}"
+
+
+def _check_hand_overs(before: Tables, after: Tables, new: Collection[int]) -> None:
+    """Check that each of the ``new`` jobs that runs already took an offer of its own."""
+    handed = Counter(
+        row["worker_id"]
+        for row in after["jobs"]
+        if row["id"] in new and row["state"] == JobState.EXECUTING
+    )
+    offered = {row["id"] for row in before["workers"] if row["offer"] is not None}
+    used_up = {row["id"] for row in after["workers"] if row["offer"] is None}
+    for worker_id, jobs in handed.items():
+        assert worker_id in offered, f"worker {worker_id} was given a job and had offered nothing"
+        assert worker_id in used_up, f"worker {worker_id} still offers, and was given a job"
+        assert jobs == 1, f"worker {worker_id} was given {jobs} jobs for one offer"
 
 
 def _check_unique_keys(jobs: Sequence[dict[str, Any]]) -> None:

@@ -8,19 +8,21 @@ is decided anew.
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
+from collections.abc import Collection
 
 from property_tests.oracle.claim import Claiming
 from property_tests.oracle.control import Control
-from property_tests.oracle.enqueue import Enqueue
+from property_tests.oracle.handover import HandOver
 from property_tests.oracle.inspect import Inspect
 from property_tests.oracle.settle import Settle
-from property_tests.oracle.tables import Held, Waits
+from property_tests.oracle.tables import ACTIVE, Held, Waits
 from property_tests.oracle.upkeep import Upkeep
 from property_tests.words import Call
 
+from roost.exceptions import DuplicateUniqueJobError
 
-class Model(Enqueue, Claiming, Settle, Control, Upkeep, Inspect):
+
+class Model(HandOver, Claiming, Settle, Control, Upkeep, Inspect):
     """All verbs on one set of tables, one at a time or two at once."""
 
     def both_at_once(
@@ -36,21 +38,39 @@ class Model(Enqueue, Claiming, Settle, Control, Upkeep, Inspect):
             answer = beside.say(first)
         finally:
             self.last_job = beside.last_job  # a sequence knows no rollback
-        changed = {
-            job_id: row for job_id, row in beside.jobs.items() if row != self.jobs.get(job_id)
-        }
-        self._held = Held(beside._locks.jobs | changed.keys(), beside._locks.workers)
-        other_answer: object = "waits"
+        jobs = {job_id: row for job_id, row in beside.jobs.items() if row != self.jobs.get(job_id)}
+        workers = beside._locks.changed_workers
+        self._held = Held(
+            jobs=beside._locks.jobs | jobs.keys(),
+            workers=beside._locks.workers | workers,
+            changed_workers=workers,
+            keys=self._active_keys(jobs) | beside._active_keys(jobs),
+        )
+        other_answer: object
         before = self.dependencies.copy()
-        with suppress(Waits), self._all_or_nothing():
-            other_answer = self.say(then)
+        try:
+            with self._all_or_nothing():
+                other_answer = self.say(then)
+        except Waits:
+            other_answer = "waits"
+        except DuplicateUniqueJobError as error:
+            other_answer = error.args
         self._held = Held()
         if first_commits:
-            self.jobs |= changed
+            self.jobs |= jobs
+            for worker_id in workers:
+                del self.workers[worker_id]
+                if worker_id in beside.workers:
+                    self.workers[worker_id] = beside.workers[worker_id]
             self.dependencies -= before - beside.dependencies
             self.dependencies |= beside.dependencies - before
             self.woken |= beside.woken
+            self.handed += beside.handed
         return answer, other_answer
+
+    def _active_keys(self, job_ids: Collection[int]) -> set[str | None]:
+        rows = [self.jobs[job_id] for job_id in job_ids if job_id in self.jobs]
+        return {row.unique_key for row in rows if row.state in ACTIVE} - {None}
 
     def say(self, call: Call) -> object:
         """Do what ``call`` says."""

@@ -9,7 +9,7 @@ every time in the tables can be compared exactly, and what is due is a matter of
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, assert_never
 
@@ -17,6 +17,7 @@ import attrs
 import psycopg
 from property_tests.oracle.tables import START
 from property_tests.words import (
+    LIVE_CHANNELS,
     Call,
     Cancel,
     Claim,
@@ -24,6 +25,8 @@ from property_tests.words import (
     Ending,
     Fail,
     Grant,
+    Handed,
+    Leased,
     NewJob,
     Release,
     Settled,
@@ -40,14 +43,14 @@ from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
 from roost._model.record import encode_batch, encode_jobs
 from roost._model.verdict import Verdict, judge
-from roost._ops import claim, control, enqueue, inspect, schema, settle, upkeep
+from roost._ops import claim, control, enqueue, handover, inspect, schema, settle, upkeep
 from roost._ops.query import Op
-from roost.exceptions import DatabaseUnavailableError, SnoozeJob
+from roost.exceptions import DatabaseUnavailableError, DuplicateUniqueJobError, SnoozeJob
 
 T = TypeVar("T")
 
 CHANNELS = {"roost_jobs": "", "roost_cancel": "cancel ", "roost_finished": "finished "}
-"""What is listened to, and what the model says before the payload."""
+"""What is listened to, and what the model says before the payload. Besides, `LIVE_CHANNELS`."""
 
 CLOCK = """
 create schema clock;
@@ -77,13 +80,16 @@ def prepare(dsn: str) -> None:
 class Real:
     """The verbs, on a database that was prepared, from `reset` on with empty tables.
 
-    ``woken`` collects whom this object's own calls notified, in the model's words.
+    ``woken`` collects whom this object's own calls notified, in the model's words, and ``handed``
+    what they sent to workers that were given a job.
     """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self.now = START
         self.woken: set[str] = set()
+        self.handed: list[Handed] = []
+        self._ears = self._listening()
         self._first, self._second = self._connect(), self._connect()
         self._connection = self._first
         self._tables = self._table_names()
@@ -92,6 +98,7 @@ class Real:
 
     def close(self) -> None:
         """Close the connections."""
+        self._ears.close()
         self._first.close()
         self._second.close()
 
@@ -100,7 +107,7 @@ class Real:
         tables = ", ".join(f"roost.{name}" for name in self._tables)
         self._first.raw.execute(f"truncate {tables} restart identity".encode())
         self.now = START
-        self.woken = set()
+        self.woken, self.handed = set(), []
         self._set_clocks()
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -120,7 +127,8 @@ class Real:
 
     def reconnect(self) -> None:
         """Leave the connections, with all that was prepared on them, and make new ones."""
-        self.close()
+        self._first.close()
+        self._second.close()
         self._first, self._second = self._connect(), self._connect()
         self._connection = self._first
         self._set_clocks()
@@ -134,6 +142,10 @@ class Real:
         return self._run_whole(
             enqueue.insert_job(record, unique_key=job.unique_key, parents=job.depends_on)
         )
+
+    def enqueue_alone(self, *, job: NewJob) -> int:
+        record = encode_jobs([self._insert(job)])
+        return self._run(enqueue.insert_job(record, unique_key=job.unique_key, hand_over=True))
 
     def enqueue_in_sql(self, *, job: NewJob) -> int | None:
         # The function stores what it is given, also an empty list where Roost itself has null.
@@ -179,12 +191,26 @@ class Real:
                 worker_id=worker_id, queues=queues, tasks=tasks, limit=limit, after=after
             )
         )
+        taken = [_leased(job) for job in answer.jobs]
         return Claim(
-            grants=[Grant(job.lease, job.attempt, job.max_attempts) for job in answer.jobs],
-            jobs=[_comparable(job.job().model_dump()) for job in answer.jobs],
+            grants=[leased.grant for leased in taken],
+            jobs=[leased.job for leased in taken],
             next_due=answer.next_due,
             alive=answer.alive,
+            offer=answer.offer,
         )
+
+    def make_offer(
+        self, *, worker_id: int, number: int, channel: str, tasks: Sequence[str]
+    ) -> None:
+        self._run(handover.make_offer(worker_id, number, channel=channel, tasks=tasks))
+
+    def withdraw_offer(self, *, worker_id: int) -> bool:
+        return self._run(handover.withdraw_offer(worker_id))
+
+    def find_handed(self, *, worker_id: int, held: Collection[int]) -> list[Leased]:
+        found = self._run(handover.find_handed(worker_id, held=held))
+        return [_leased(job) for job in sorted(found, key=lambda job: job.lease.job_id)]
 
     def settle(self, *, ends: Sequence[End], error_cap: int) -> Settled:
         verdicts = [_judge(end) for end in ends]
@@ -271,9 +297,13 @@ class Real:
         with self._second.transaction():
             with self._on(self._second):
                 answer = self.say(first)
-            other_answer: object = "waits"
-            with suppress(DatabaseUnavailableError):
+            other_answer: object
+            try:
                 other_answer = self.say(then)
+            except DatabaseUnavailableError:
+                other_answer = "waits"
+            except DuplicateUniqueJobError as error:
+                other_answer = error.args
             if not first_commits:
                 raise psycopg.Rollback
         return answer, other_answer
@@ -304,17 +334,32 @@ class Real:
         connection = connect(self._dsn)
         # Whoever has a lock here keeps it, for there is one thread: waiting is soon an error.
         connection.raw.execute("set lock_timeout = '20ms'")
-        for channel in CHANNELS:
+        for channel in (*CHANNELS, *LIVE_CHANNELS):
             connection.raw.execute(f"listen {channel}".encode())
         pid = connection.raw.info.backend_pid
 
         def notified(notify: psycopg.Notify) -> None:
             # A session has its own notifications when its commit returns, others' any time later.
             if notify.pid == pid:
-                self.woken.add(CHANNELS[notify.channel] + notify.payload)
+                self._hear(notify.channel, notify.payload)
 
         connection.raw.add_notify_handler(notified)
         return connection
+
+    def _listening(self) -> psycopg.Connection[Any]:
+        """Return a connection that makes the enqueues take `LIVE_CHANNELS` for listened to."""
+        connection = psycopg.connect(self._dsn, autocommit=True)
+        for channel in LIVE_CHANNELS:
+            connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (channel,))
+        return connection
+
+    def _hear(self, channel: str, payload: str) -> None:
+        if channel in CHANNELS:
+            self.woken.add(CHANNELS[channel] + payload)
+        else:
+            heard = handover.read_handed(payload)
+            leased = None if heard.job is None else _leased(heard.job)
+            self.handed.append(Handed(channel, heard.worker_id, heard.number, leased))
 
     def _table_names(self) -> list[str]:
         query = "select tablename from pg_tables where schemaname = 'roost' order by tablename"
@@ -376,6 +421,11 @@ def _ending(ending: Ending) -> tuple[verdict.Ending, int]:
             return verdict.CancelRequested(), 0
         case _:
             assert_never(ending)
+
+
+def _leased(job: claim.ClaimedJob) -> Leased:
+    grant = Grant(job.lease, job.attempt, job.max_attempts)
+    return Leased(grant, _comparable(job.job().model_dump()))
 
 
 def _comparable(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 from property_tests.words import (
+    DEAD_CHANNEL,
+    LIVE_CHANNELS,
     Call,
     Cancel,
     End,
@@ -33,6 +35,9 @@ MOST_WORKERS = 3
 MOST_ERRORS = 3
 
 ARGS: list[dict[str, Any]] = [{}, {"size": 7}, {"to": {"name": "Zoë", "ids": [1, 2.5, None]}}]
+
+TOO_LONG = {"text": "x" * 8_000}
+"""Args that no notification holds."""
 
 
 def queues() -> st.SearchStrategy[list[str]]:
@@ -87,6 +92,26 @@ def enqueues_of_children(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[Call
         return Call("enqueue", {"job": attrs.evolve(job, depends_on=parents)})
 
     return st.builds(of, new_jobs(), st.lists(jobs, min_size=1, max_size=2))
+
+
+def enqueues_alone() -> st.SearchStrategy[Call]:
+    """Return enqueues of a job each in a transaction of its own."""
+    return enqueues_to_hand_over() | _calls("enqueue_alone", job=new_jobs())
+
+
+def enqueues_to_hand_over() -> st.SearchStrategy[Call]:
+    """Return the same of jobs that hardly anything keeps from being handed over."""
+    changes = st.fixed_dictionaries(
+        {
+            "task": st.sampled_from(TASKS),
+            "max_attempts": st.sampled_from([2, 3, 3, 1]),
+            "due_in": st.sampled_from([None, -1, 0]),
+            "unique_key": st.sampled_from([None, None, *KEYS]),
+            "args": st.sampled_from([*ARGS, TOO_LONG]),
+        }
+    )
+    jobs = st.builds(lambda job, changed: attrs.evolve(job, **changed), new_jobs(), changes)
+    return _calls("enqueue_alone", job=jobs)
 
 
 def claims(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
@@ -152,12 +177,36 @@ def expires() -> st.SearchStrategy[Call]:
 
 
 def signs_of_life(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
-    """Return heartbeats, naps, and the last word of a worker that ends."""
+    """Return heartbeats, naps, offers, and the last word of a worker that ends."""
     return st.one_of(
         _calls("renew", worker_id=workers, stale_after=st.sampled_from(STALE_AFTER)),
         _calls("set_asleep", worker_id=workers, asleep=st.booleans()),
+        offers(workers),
+        _calls("withdraw_offer", worker_id=workers),
         _calls("forget", worker_id=workers),
     )
+
+
+def offer_of(worker_id: int) -> Call:
+    """Return an offer to run whatever there is."""
+    words = {"number": 4, "channel": LIVE_CHANNELS[0], "tasks": TASKS}
+    return Call("make_offer", {"worker_id": worker_id, **words})
+
+
+def offers(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return offers to run a job; some that nobody would hear of."""
+    return _calls(
+        "make_offer",
+        worker_id=workers,
+        number=st.integers(1, 3),
+        channel=st.sampled_from([*LIVE_CHANNELS, *LIVE_CHANNELS, DEAD_CHANNEL]),
+        tasks=st.sampled_from([TASKS, TASKS, TASKS, TASKS[:1]]),
+    )
+
+
+def releases(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return what workers that end do with jobs that they have not heard of."""
+    return _calls("release_unheld", worker_id=workers, held=st.just([]))
 
 
 def housekeeping() -> st.SearchStrategy[Call]:

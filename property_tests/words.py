@@ -8,6 +8,11 @@ import attrs
 
 from roost._model.verdict import Lease
 
+LIVE_CHANNELS = ("roost_worker_one", "roost_worker_two")
+"""Where a worker hears of a job that is handed to it."""
+DEAD_CHANNEL = "roost_worker_gone"
+"""The same, when its listening connection has ended."""
+
 
 @attrs.frozen(kw_only=True)
 class NewJob:
@@ -95,12 +100,36 @@ class Claim:
 
     :param jobs: each job as a `roost.Job` shows it, in running order.
     :param next_due: seconds until the next job is due, if that was asked.
+    :param offer: the number of the worker's offer, 0 if none is out; ``None``: it has no row.
     """
 
     grants: list[Grant]
     jobs: list[dict[str, Any]]
     next_due: float | None
     alive: bool
+    offer: int | None
+
+
+@attrs.frozen
+class Leased:
+    """A job that runs, as a `roost.Job` shows it."""
+
+    grant: Grant
+    job: dict[str, Any]
+
+
+@attrs.frozen
+class Handed:
+    """What a worker is sent when it is given the job that it offered to run.
+
+    :param number: the offer's.
+    :param leased: ``None``: the job is too long to be sent.
+    """
+
+    channel: str
+    worker_id: int
+    number: int
+    leased: Leased | None
 
 
 @attrs.frozen

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 from property_tests import invariants, strategies
 from property_tests.model import Model
 from property_tests.real import Real
-from property_tests.words import Call, Claim, End, Ending, Grant, NewJob, Succeed
+from property_tests.words import Call, Claim, End, Ending, Grant, Leased, NewJob, Succeed
 
 from roost._ops.claim import Position
 from roost.exceptions import RoostError
@@ -44,6 +44,7 @@ class Life(RuleBasedStateMachine):
         self.before = real.tables()
         self.last_verb = ""
         self.given: list[Grant] = []
+        self.heard: list[Grant] = []
 
     # Ids and leases are never taken out: the dead and the late go on calling.
     jobs = Bundle("jobs")
@@ -53,9 +54,16 @@ class Life(RuleBasedStateMachine):
     # A rule is drawn about as often as any other. So what leads on is a rule of its own, and what
     # seldom matters shares one.
 
-    @initialize(target=workers)
-    def begin_with_a_worker(self) -> int:
-        return self.registered(strategies.QUEUES, 60)
+    @initialize(
+        target=workers,
+        offers=st.booleans(),
+        others=st.lists(strategies.queues(), max_size=1),
+    )
+    def begin_with_workers(self, offers: bool, others: list[list[str]]) -> MultipleResults[int]:
+        first = self.registered(strategies.QUEUES, 60)
+        if offers:
+            self.both(strategies.offer_of(first))
+        return multiple(first, *(self.registered(queues, 60) for queues in others))
 
     @initialize(
         target=jobs,
@@ -103,6 +111,26 @@ class Life(RuleBasedStateMachine):
     @rule(target=jobs, job=strategies.new_jobs())
     def enqueue_in_sql(self, job: NewJob) -> MultipleResults[int]:
         return _ids(self.both(Call("enqueue_in_sql", {"job": job})))
+
+    # Hand over
+
+    @rule(target=jobs, call=strategies.enqueues_alone())
+    def enqueue_alone(self, call: Call) -> MultipleResults[int]:
+        self.break_ties()
+        return _ids(self.both(call))
+
+    @precondition(lambda self: self.model.workers)
+    @rule(target=jobs, data=st.data(), call=strategies.enqueues_to_hand_over())
+    def offer_and_enqueue(self, data: st.DataObject, call: Call) -> MultipleResults[int]:
+        """Let a worker or two offer to run a job, and somebody add one."""
+        living = st.sampled_from(sorted(self.model.workers))
+        for worker_id in data.draw(st.lists(living, min_size=1, max_size=2, unique=True)):
+            asleep = data.draw(st.booleans())
+            self.both(Call("set_asleep", {"worker_id": worker_id, "asleep": asleep}))
+            self.both(data.draw(strategies.offers(st.just(worker_id))))
+        self.break_ties()
+        self.the_tables_are_the_models()
+        return _ids(self.both(call))
 
     # Claim and settle
 
@@ -162,16 +190,20 @@ class Life(RuleBasedStateMachine):
             strategies.settles(grants),
             strategies.rescues(),
             strategies.enqueues_of_children(jobs),
+            strategies.enqueues_alone(),
         ),
         then=st.one_of(
             strategies.claims(workers),
             strategies.settles(grants),
             strategies.rescues(),
             strategies.expires(),
+            strategies.enqueues_alone(),
+            strategies.signs_of_life(workers),
         ),
         first_commits=st.booleans(),
     )
     def both_at_once(self, first: Call, then: Call, first_commits: bool) -> MultipleResults[Grant]:
+        self.break_ties()
         calls = {"first": first, "then": then, "first_commits": first_commits}
         answers = self.both(Call("both_at_once", calls))
         return self.granted(*(answers if first_commits else answers[1:]))
@@ -217,6 +249,41 @@ class Life(RuleBasedStateMachine):
         answers = self.both(Call("both_at_once", calls))
         return self.granted(*(answers if first_commits else answers[1:]))
 
+    @precondition(lambda self: self.model.workers)
+    @rule(
+        target=grants,
+        data=st.data(),
+        enqueue=strategies.enqueues_to_hand_over(),
+        goes_first=st.booleans(),
+        first_commits=st.booleans(),
+    )
+    def write_beside_a_hand_over(
+        self, data: st.DataObject, enqueue: Call, goes_first: bool, first_commits: bool
+    ) -> MultipleResults[Grant]:
+        worker_id = data.draw(st.sampled_from(sorted(self.model.workers)))
+        asleep = data.draw(st.booleans())
+        self.both(Call("set_asleep", {"worker_id": worker_id, "asleep": asleep}))
+        self.both(strategies.offer_of(worker_id))
+        self.break_ties()
+        self.the_tables_are_the_models()
+        worker = st.just(worker_id)
+        others = st.one_of(
+            strategies.signs_of_life(worker),
+            strategies.signs_of_life(worker),
+            strategies.releases(worker),
+            strategies.greedy_claims(worker, 1),
+            strategies.enqueues_to_hand_over(),
+            strategies.expires(),
+        )
+        other = data.draw(others)
+        calls = {
+            "first": enqueue if goes_first else other,
+            "then": other if goes_first else enqueue,
+            "first_commits": first_commits,
+        }
+        answers = self.both(Call("both_at_once", calls))
+        return self.granted(*(answers if first_commits else answers[1:]))
+
     # Workers come, live, end and die, and others look after what they leave
 
     @precondition(lambda self: len(self.model.workers) < strategies.MOST_WORKERS)
@@ -232,10 +299,17 @@ class Life(RuleBasedStateMachine):
     def renew_or_forget(self, call: Call) -> None:
         self.both(call)
 
-    @rule(worker_id=workers, held=st.lists(grants, max_size=2))
-    def release_unheld(self, worker_id: int, held: list[Grant]) -> None:
+    @rule(
+        target=grants,
+        verb=st.sampled_from(["release_unheld", "find_handed"]),
+        worker_id=workers,
+        held=st.lists(grants, max_size=2),
+    )
+    def look_for_what_is_not_held(
+        self, verb: str, worker_id: int, held: list[Grant]
+    ) -> MultipleResults[Grant]:
         known = [grant.lease.job_id for grant in held]
-        self.both(Call("release_unheld", {"worker_id": worker_id, "held": known}))
+        return self.granted(self.both(Call(verb, {"worker_id": worker_id, "held": known})))
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data())
@@ -305,12 +379,26 @@ class Life(RuleBasedStateMachine):
         number: int = self.both(Call("register", worker))
         return number
 
+    def break_ties(self) -> None:
+        """Send heartbeats until all who offer sent their last ones at different times.
+
+        Of several workers that could run a job, any may get it whose heartbeat is the newest.
+        """
+        by_heartbeat = {worker.heartbeat_at: worker for worker in self.model.offering()}
+        for worker in self.model.offering():
+            if worker is not by_heartbeat[worker.heartbeat_at]:
+                self.both(Call("pass_time", {"seconds": 1}))
+                self.both(Call("renew", {"worker_id": worker.id, "stale_after": 60}))
+
     def granted(self, *answers: object) -> MultipleResults[Grant]:
-        """Return the leases among ``answers`` for the bundle."""
-        claims = [answer for answer in answers if isinstance(answer, Claim)]
-        for claim in claims:
-            invariants.check_order(claim.jobs)
-        grants = [grant for claim in claims for grant in claim.grants]
+        """Return the leases among ``answers``, and those heard of by now, for the bundle."""
+        grants, self.heard = self.heard, []
+        for answer in answers:
+            if isinstance(answer, Claim):
+                invariants.check_order(answer.jobs)
+                grants += answer.grants
+            elif isinstance(answer, list):
+                grants += [leased.grant for leased in answer if isinstance(leased, Leased)]
         self.given += grants
         return multiple(*grants)
 
@@ -337,6 +425,10 @@ class Life(RuleBasedStateMachine):
         woken, self.real.woken = self.real.woken, set()
         must_wake, self.model.woken = self.model.woken, set()
         assert woken == must_wake, f"Roost woke {woken}, the model {must_wake}"
+        handed, self.real.handed = self.real.handed, []
+        must_hand, self.model.handed = self.model.handed, []
+        assert handed == must_hand, f"Roost handed over {handed}, the model {must_hand}"
+        self.heard += [told.leased.grant for told in handed if told.leased is not None]
         return answer
 
 

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from roost import JobInsert, TaskDefaults
+from roost._model.record import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import claim_jobs, claim_limited_jobs
+from roost._ops.enqueue import insert_job
+from roost._ops.handover import FIRST_LEASE, make_offer
 from roost._ops.limits import mark_limited_jobs, publish_limits
 from roost._ops.settle import settle
 from roost.testing.job_table import JobTable
@@ -23,6 +26,7 @@ MAX_CONCURRENCY = {"narrow": 2, "both": 3}
 RATE = {"rated": 3, "both": 2}
 LIMITED = ["both", "narrow", "rated"]
 TASKS = [*LIMITED, "free"]
+CHANNEL = "roost_worker"
 WINDOW = 61
 
 
@@ -32,6 +36,9 @@ class Limits(RuleBasedStateMachine):
     def __init__(self, dsn: str) -> None:
         super().__init__()
         self.table = JobTable(dsn)
+        # Who is handed a job hears of it on a connection of its own.
+        self.ears = JobTable(dsn)
+        self.ears.rows("select pg_advisory_lock(hashtextextended($1::text, 0))", CHANNEL)
         self.waiting: Counter[str] = Counter()
         self.running: dict[Lease, str] = {}
         self.starts: dict[str, list[int]] = {task: [] for task in TASKS}
@@ -56,6 +63,18 @@ class Limits(RuleBasedStateMachine):
     def enqueue(self, tasks: list[str]) -> None:
         self.table.add_all([JobInsert(task) for task in tasks])
         self.waiting.update(tasks)
+
+    @rule(worker=st.integers(0, 1), task=st.sampled_from(TASKS))
+    def enqueue_for_who_offers(self, worker: int, task: str) -> None:
+        self.table.run(make_offer(self.workers[worker], 1, channel=CHANNEL, tasks=TASKS))
+        record = encode_jobs([JobInsert(task)])
+        job_id = self.table.run(insert_job(record, unique_key=None, hand_over=True))
+        holder = self.table.column(job_id, "worker_id")
+        assert (holder is None) is (task in LIMITED), "only who claims looks at the limits"
+        if holder is None:
+            self.waiting[task] += 1
+        else:
+            self.running[Lease(job_id, holder, FIRST_LEASE)] = task
 
     @rule(worker=st.integers(0, 1), limit=st.integers(1, 8))
     def claim(self, worker: int, limit: int) -> None:
@@ -119,3 +138,4 @@ class Limits(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.table.connection.close()
+        self.ears.connection.close()

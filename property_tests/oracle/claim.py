@@ -29,8 +29,8 @@ class Claiming(Tables):
     ) -> Claim:
         """Lease due jobs to a worker that has a row, in running order."""
         waiting = [row for row in self.jobs.values() if self._could_run(row, queues, after)]
-        alive = worker_id in self.workers
-        picked = self._pick(waiting, tasks, limit, after) if alive else []
+        worker = self.workers.get(worker_id)
+        picked = self._pick(waiting, tasks, limit, after) if worker else []
         if picked:
             self._locks.workers.add(worker_id)
         for row in picked:
@@ -46,7 +46,8 @@ class Claiming(Tables):
             ],
             jobs=[self._view(row) for row in picked],
             next_due=self._next_due(waiting) if len(picked) < limit else None,
-            alive=alive,
+            alive=worker is not None,
+            offer=None if worker is None else worker.offer or 0,
         )
 
     def _pick(

@@ -74,6 +74,18 @@ class Enqueue(Tables):
         return next((row for row in parents if row.state in FAILED), None)
 
     def _insert(self, job: NewJob, job_id: int) -> None:
+        row = self._add(job, job_id)
+        failed = self._failed_parent(job)
+        if failed is not None:
+            self._parent_failed(row, failed)
+            return
+        for parent in set(job.depends_on or []):
+            if parent in self.jobs and self.jobs[parent].state in ACTIVE:
+                self.dependencies.add((parent, job_id))
+                row.pending_parents += 1
+        self._wake(row, within=SOON)
+
+    def _add(self, job: NewJob, job_id: int) -> JobRow:
         self.jobs[job_id] = row = JobRow(
             id=job_id,
             scheduled_at=self._in(job.due_in or 0),
@@ -89,12 +101,4 @@ class Enqueue(Tables):
             tags=job.tags or None,
             depends_on=job.depends_on or None,
         )
-        failed = self._failed_parent(job)
-        if failed is not None:
-            self._parent_failed(row, failed)
-            return
-        for parent in set(job.depends_on or []):
-            if parent in self.jobs and self.jobs[parent].state in ACTIVE:
-                self.dependencies.add((parent, job_id))
-                row.pending_parents += 1
-        self._wake(row, within=SOON)
+        return row

@@ -54,6 +54,9 @@ class WorkerRow:
     heartbeat_at: datetime
     expires_at: datetime
     asleep: bool = True
+    offer: int | None = None
+    channel: str | None = None
+    tasks: list[str] = attrs.field(factory=list)
 
 
 @attrs.define(kw_only=True)

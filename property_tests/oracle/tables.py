@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 from property_tests.oracle.rows import ArchivedRow, JobRow, QueueRow, WorkerRow
-from property_tests.words import Grant
+from property_tests.words import Grant, Handed
 
 from roost._model.verdict import Lease
 from roost.exceptions import JobNotFoundError
@@ -29,10 +29,17 @@ SOON = 60
 
 @attrs.define
 class Held:
-    """What another transaction has locked: rows to pass over where that is possible."""
+    """What another transaction has locked: rows to pass over where that is possible.
+
+    :param workers: whose rows can't be removed.
+    :param changed_workers: whose rows can't be changed either, since it has done so.
+    :param keys: of jobs that it has changed: they may be free or taken.
+    """
 
     jobs: set[int] = attrs.field(factory=set)
     workers: set[int] = attrs.field(factory=set)
+    changed_workers: set[int] = attrs.field(factory=set)
+    keys: set[str | None] = attrs.field(factory=set)
 
 
 class Waits(Exception):  # noqa: N818  (no error: the call would go on later)
@@ -43,7 +50,8 @@ class Tables:
     """The tables, the clock, and what several verbs do to rows.
 
     ``woken`` collects whom a verb must notify: queues where a job can be claimed now or soon, and
-    ``cancel <id>:<lease number>``, ``finished <id>``.
+    ``cancel <id>:<lease number>``, ``finished <id>``. ``handed`` collects what is sent to workers
+    that are given a job.
     """
 
     def __init__(self) -> None:
@@ -54,10 +62,11 @@ class Tables:
         self.queues: dict[str, QueueRow] = {}
         self.dependencies: set[tuple[int, int]] = set()
         self.woken: set[str] = set()
+        self.handed: list[Handed] = []
         self.last_job = 0
         self.last_worker = 0
         self._held = Held()
-        # What this call has locked without changing it.
+        # What this call has locked: the workers, and the jobs that it has not changed.
         self._locks = Held()
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -105,6 +114,23 @@ class Tables:
             if unique_key is not None and row.unique_key == unique_key and row.state in ACTIVE:
                 return row.id
         return None
+
+    def _to_change(self, worker_id: int) -> WorkerRow | None:
+        """Return a worker's row for an update, if it has one."""
+        if worker_id in self._held.changed_workers:
+            raise Waits
+        if worker_id in self.workers:
+            self._locks.changed_workers.add(worker_id)
+        return self.workers.get(worker_id)
+
+    def _withdraw(self, worker_id: int) -> bool:
+        """Take an offer back; ``False``: there is none."""
+        if worker_id not in self.workers or self.workers[worker_id].offer is None:
+            return False
+        worker = self._to_change(worker_id)
+        assert worker is not None
+        worker.offer = None
+        return True
 
     def _paused_at(self, queue: str) -> datetime | None:
         return self.queues[queue].paused_at if queue in self.queues else None
@@ -203,9 +229,18 @@ class Tables:
 
     def _tell(self, queue: str) -> None:
         """Notify of a job, where somebody sleeps who wants to know."""
-        for worker in self.workers.values():
-            if worker.asleep and worker.expires_at > self.now and queue in worker.queues:
-                self.woken.add(queue)
+        if self._sleepers(queue):
+            self.woken.add(queue)
+
+    def _sleepers(self, queue: str) -> list[WorkerRow]:
+        return [worker for worker in self._serving(queue) if worker.asleep]
+
+    def _serving(self, queue: str) -> list[WorkerRow]:
+        return [
+            worker
+            for worker in self.workers.values()
+            if worker.expires_at > self.now and queue in worker.queues
+        ]
 
     def _in(self, seconds: int) -> datetime:
         return self.now + timedelta(seconds=seconds)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import attrs
 from property_tests.oracle.rows import ArchivedRow, JobRow, WorkerRow
-from property_tests.oracle.tables import FAILED, Tables
+from property_tests.oracle.tables import FAILED, Tables, Waits
 
 
 class Upkeep(Tables):
@@ -28,7 +28,7 @@ class Upkeep(Tables):
 
     def renew(self, *, worker_id: int, stale_after: int) -> bool:
         """Put off a worker's expiry; ``False``: it has no row."""
-        worker = self.workers.get(worker_id)
+        worker = self._to_change(worker_id)
         if worker is None:
             return False
         worker.heartbeat_at = self.now
@@ -37,12 +37,16 @@ class Upkeep(Tables):
 
     def set_asleep(self, *, worker_id: int, asleep: bool) -> None:
         """Say whether the worker wants to be notified."""
-        if worker_id in self.workers:
-            self.workers[worker_id].asleep = asleep
+        worker = self._to_change(worker_id)
+        if worker is not None:
+            worker.asleep = asleep
 
     def forget(self, *, worker_id: int) -> None:
         """Remove the row of a worker that ends."""
-        self.workers.pop(worker_id, None)
+        if worker_id in self._held.workers:
+            raise Waits
+        if self._to_change(worker_id) is not None:
+            del self.workers[worker_id]
 
     def expire(self) -> set[str]:
         """Remove the workers that are silent for too long; return their names."""
@@ -52,7 +56,7 @@ class Upkeep(Tables):
             if worker_id not in self._held.workers
         ]
         for worker in dead:
-            del self.workers[worker.id]
+            self.forget(worker_id=worker.id)
         return {worker.name for worker in dead}
 
     def rescue(self, *, limit: int, error_cap: int) -> dict[int, str]:
@@ -69,7 +73,8 @@ class Upkeep(Tables):
         return {row.id: row.state for row in orphans[:limit]}
 
     def release_unheld(self, *, worker_id: int, held: Collection[int]) -> list[int]:
-        """Give back what the worker leases and does not know of; return the ids."""
+        """Withdraw its offer, give back what it leases and does not know of; return the ids."""
+        self._withdraw(worker_id)
         unheld = [
             row
             for row in sorted(self.jobs.values(), key=lambda row: row.id)

@@ -27,6 +27,7 @@ class PsycopgListener:
     def __init__(self, connection: PsycopgConnection) -> None:
         self._connection = connection
         self._arrived: deque[Notification] = deque()
+        self._encoding = connection.raw.info.encoding
         # Takes what arrives in the course of a statement.
         connection.raw.add_notify_handler(self._keep)
 
@@ -65,9 +66,8 @@ class PsycopgListener:
         await self._connection.fetch(Query(_LOCK, (name,)))
 
     def _drain(self) -> None:
-        raw = self._connection.raw
-        while (raw_notify := raw.pgconn.notifies()) is not None:
-            encoding = raw.info.encoding
+        pgconn, encoding = self._connection.raw.pgconn, self._encoding
+        while (raw_notify := pgconn.notifies()) is not None:
             channel = raw_notify.relname.decode(encoding)
             self._arrived.append(Notification(channel, raw_notify.extra.decode(encoding)))
 
