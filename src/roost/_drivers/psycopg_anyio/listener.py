@@ -27,7 +27,7 @@ class PsycopgListener:
     def __init__(self, connection: PsycopgConnection) -> None:
         self._connection = connection
         self._arrived: deque[Notification] = deque()
-        self._encoding = connection.raw.info.encoding
+        self._codec = connection.raw.info.encoding
         # Takes what arrives in the course of a statement.
         connection.raw.add_notify_handler(self._keep)
 
@@ -66,10 +66,10 @@ class PsycopgListener:
         await self._connection.fetch(Query(_LOCK, (name,)))
 
     def _drain(self) -> None:
-        pgconn, encoding = self._connection.raw.pgconn, self._encoding
+        pgconn, codec = self._connection.raw.pgconn, self._codec
         while (raw_notify := pgconn.notifies()) is not None:
-            channel = raw_notify.relname.decode(encoding)
-            self._arrived.append(Notification(channel, raw_notify.extra.decode(encoding)))
+            channel = raw_notify.relname.decode(codec)
+            self._arrived.append(Notification(channel, raw_notify.extra.decode(codec)))
 
     def _keep(self, notify: psycopg.Notify) -> None:
         self._arrived.append(Notification(notify.channel, notify.payload))
