@@ -99,7 +99,7 @@ begin
         where (worker.asleep or worker.offer is not null)
             and worker.expires_at > now()
             and new_job.queue = any (worker.queues)
-        order by is_ready desc, worker.asleep desc, worker.heartbeat_at desc
+        order by is_ready desc nulls last, worker.asleep desc, worker.heartbeat_at desc
         limit 1;
         somebody_sleeps := coalesce(receiver_sleeps, false);
         -- With a key the insert may have to wait for another transaction, for any time, and the
