@@ -104,7 +104,8 @@ class AsyncRoost(AsyncAdmin):
 
         What is not passed comes from the task's ``@job(...)`` defaults. A cancel of a call without
         ``conn`` leaves it unknown whether the job was inserted; with ``conn`` the caller's rollback
-        decides.
+        decides. Without ``conn`` a worker that waits may be handed the job, which is then
+        ``executing`` from its first moment.
 
         :param task: a registered task name, or a function decorated with ``@job(...)``.
         :param args: the handler's keywords: a dict, or a pydantic model, which is dumped.
