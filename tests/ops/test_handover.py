@@ -311,10 +311,10 @@ def test_a_worker_is_not_taken_for_dead_while_a_job_is_handed_to_it(
     table: JobTable, receiver: Receiver, crew: Crew
 ) -> None:
     rival = crew.hand()
+    table.run(renew_worker(receiver.worker_id, stale_after=0.2))
     table.script("begin")
     job_id = enqueue(table)
-    rival.rows("select pg_sleep(0)")
-    table.rows("update roost.workers set expires_at = now() - interval '1 second'")
+    crew.until(lambda: rival.value("select expires_at < now() from roost.workers"))
     assert rival.run(expire_workers()) == []
     table.script("commit")
     assert rival.run(expire_workers()) == ["tester"]

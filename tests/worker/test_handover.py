@@ -101,12 +101,13 @@ async def test_a_worker_with_one_slot_is_given_the_next_job_when_it_is_free(
     async def hold() -> None:
         await gate.wait()
 
-    async with working(make_worker(poll_interval=30, concurrency=1)):
+    worker = make_worker(poll_interval=30, concurrency=1)
+    async with working(worker):
         await offers(table)
         first = await client.enqueue("hold")
         await eventually(lambda: was_handed(table, first), within=5)
         second = await client.enqueue("hold")
-        await anyio.sleep(0.05)
+        await eventually(lambda: runtime_of(worker).jobs_may_wait, within=5)  # it has heard of it
         assert not table.get(second).attempted_at
         gate.set()
         await completed(table, second)

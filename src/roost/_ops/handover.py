@@ -1,9 +1,9 @@
 """Hand a job to a worker that waits for one, without a claim.
 
 A worker that has looked and found nothing offers to be given one job, under a number. An enqueue in
-a transaction of its own may take the offer (``roost.receiver``): it inserts its job as executing,
-under a lease of that worker, and sends it along in the notification. So one commit is flushed
-between the enqueue and the handler's start instead of two. See decision 7.
+a transaction of its own may take the offer (``roost.insert_or_hand_over``): it inserts its job as
+executing, under a lease of that worker, and sends it along in the notification. So one commit is
+flushed between the enqueue and the handler's start instead of two. See decision 7.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ begin
     left join roost.limits on limits.task = c.task;
     due_at := coalesce(common.scheduled_at, statement_timestamp());
 
-    if jsonb_array_length(batch -> 'keys') < 100 then
+    if jsonb_array_length(batch -> 'args') < 100 then
         -- Not worth a subtransaction, of which a transaction should not have too many.
         asks := true;
     else
