@@ -33,9 +33,8 @@ class Lease(NamedTuple):
     lease_no: int
 
 
-@attrs.frozen
-class Returned:
-    """The handler returned ``value``."""
+class Returned(NamedTuple):
+    """The handler returned ``value``. A tuple, as `Lease` is."""
 
     value: object
 
@@ -82,7 +81,8 @@ class Verdict(NamedTuple):
     :param result: the handler's result as JSON text.
     :param delay: seconds until the job is due again; ``None`` leaves its time as it was.
     :param error: ``{"error", "trace"}``, without attempt and time: the database adds them.
-    :param completed: whether the lease may have been used by the handler itself.
+    :param completed: whether the handler has written its completion itself, which stands if its
+        transaction was committed; if not, this verdict does.
     """
 
     lease: Lease
@@ -110,24 +110,12 @@ def judge(
     attempt: int,
     max_attempts: int,
     retry: BackoffStrategy,
-    completed: bool = False,
 ) -> Verdict:
-    """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``.
-
-    :param completed: whether the handler has written its completion itself, which stands if its
-        transaction was committed; if not, this verdict does.
-    """
-    verdict = _judge(ending, lease, attempt=attempt, max_attempts=max_attempts, retry=retry)
-    return verdict._replace(completed=True) if completed else verdict
-
-
-def _judge(
-    ending: Ending, lease: Lease, *, attempt: int, max_attempts: int, retry: BackoffStrategy
-) -> Verdict:
+    """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``."""
     match ending:
         case Returned(value=value):
             result = None if value is None else result_as_json(value)
-            return Verdict(lease, Event.COMPLETE, result=result)
+            return Verdict(lease, Event.COMPLETE, result)
         case Raised(error=SnoozeJob(seconds=float() | int() as seconds)) if seconds >= 0:
             return Verdict(lease, Event.SNOOZE, delay=min(seconds, LONGEST))
         case Raised(error=error):

@@ -151,7 +151,7 @@ class Running:
             return None
         claimed, since = self._waiting.popleft()
         self._waiting_since = now
-        running = RunningJob(claimed, waited=now - since)
+        running = RunningJob(claimed, now - since)
         self._running[claimed.lease.job_id] = running
         return running
 

@@ -118,16 +118,14 @@ class ExecuteLane:
                 runtime.abandoned.add(claimed.lease.job_id)
                 logger.error("thread left behind", extra=_who(running))
             else:
-                runtime.settle(
-                    judge(
-                        ending,
-                        lease=claimed.lease,
-                        attempt=claimed.attempt,
-                        max_attempts=claimed.max_attempts,
-                        retry=runtime.settings.retry,
-                        completed=running.completed,
-                    )
+                verdict = judge(
+                    ending,
+                    lease=claimed.lease,
+                    attempt=claimed.attempt,
+                    max_attempts=claimed.max_attempts,
+                    retry=runtime.settings.retry,
                 )
+                runtime.settle(verdict._replace(completed=True) if running.completed else verdict)
             if not self._held_back:
                 self.start_waiting()
             runtime.look.set()
