@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,13 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from roost._ops.control import cancel_job
+from roost.testing.conformance.cases import until
 from roost.testing.job_table import JobTable
 from roost.testing.proxy import Proxy, proxy_to
 
 FOLDER = Path(__file__).parent
 WITHIN = 20.0
 """Seconds that a test waits for what must happen; the promise's own bound is asserted apart."""
-
-
-def until(condition: Callable[[], Any], *, within: float = WITHIN) -> Any:
-    """Look until ``condition`` returns something true, and return that."""
-    deadline = time.monotonic() + within
-    while not (seen := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {within:g} s: {condition}")
-        time.sleep(0.01)
-    return seen
 
 
 @attrs.frozen

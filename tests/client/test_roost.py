@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +33,7 @@ from roost import (
     cron,
     job,
 )
+from roost.testing.conformance.cases import until
 from roost.testing.job_table import JobTable
 
 
@@ -216,14 +216,6 @@ where datname = current_database() and application_name = 'roost' and wait_event
 
 def client_dsn(table: JobTable) -> str:
     return str(table.connection.raw.info.dsn)
-
-
-def until(met: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Return when the condition is met; fail if it is not in time."""
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_nothing_is_connected_before_the_first_call(dsn: str, table: JobTable) -> None:

@@ -22,6 +22,7 @@ from roost import (
     Roost,
     job,
 )
+from roost.testing.conformance.cases import eventually, until
 from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
@@ -41,12 +42,6 @@ END = "update roost.jobs set state = 'completed', completed_at = now(), result =
 def end(table: JobTable, job_id: int) -> None:
     """End a job without a worker, as the last statement of an attempt does."""
     table.script(f"begin; {END}{job_id}; select pg_notify('roost_finished', '{job_id}'); commit")
-
-
-async def until(met: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
-        while not met():
-            await anyio.sleep(0.005)
 
 
 def awaited(table: JobTable, *ids: int) -> Callable[[], bool]:
@@ -95,7 +90,7 @@ async def test_a_result_is_there_at_once(
             job_id = await client.enqueue(work)
             waits = Waits(client, group)
             waits.start(job_id)
-            await until(awaited(table, job_id))
+            await eventually(awaited(table, job_id))
             begin.set()
             with anyio.fail_after(SOON):
                 while job_id not in waits.outcomes:
@@ -114,13 +109,13 @@ async def test_two_hundred_waiters_share_one_listening_connection(
     async with anyio.create_task_group() as group:
         waits = Waits(client, group)
         waits.start(*ids)
-        await until(awaited(table, *ids))
+        await eventually(awaited(table, *ids))
         assert table.connections("roost wait") == 1
         assert table.connections("roost") <= 10
         # Also the one that listens for all is among those that end early.
         for job_id in (*ids[:3], *ids[-3:]):
             end(table, job_id)
-        await until(lambda: len(waits.outcomes) == 6)
+        await eventually(lambda: len(waits.outcomes) == 6)
         table.script(
             "begin; update roost.jobs set state = 'completed', completed_at = now(); "
             "select pg_notify('roost_finished', id::text) from roost.jobs; commit"
@@ -128,7 +123,7 @@ async def test_two_hundred_waiters_share_one_listening_connection(
         with anyio.fail_after(SOON):
             while len(waits.outcomes) < 200:
                 await anyio.sleep(0.005)
-    await until(lambda: table.connections("roost wait") == 0)
+    await eventually(lambda: table.connections("roost wait") == 0)
 
 
 async def test_a_job_that_has_ended_is_answered_at_once(
@@ -161,7 +156,7 @@ where table_schema = 'roost' and table_name = $1::text
 async def test_an_unknown_job_is_a_typed_error(client: AsyncRoost, table: JobTable) -> None:
     with pytest.raises(JobNotFoundError, match="987654"):
         await client.wait_for(987654)
-    await until(lambda: table.connections("roost wait") == 0)
+    await eventually(lambda: table.connections("roost wait") == 0)
 
 
 async def test_a_failed_job_raises_with_its_error(
@@ -196,7 +191,7 @@ async def test_a_cancel_is_told_to_who_waits(client: AsyncRoost, table: JobTable
 
 
 async def cancel_when_awaited(client: AsyncRoost, table: JobTable, job_id: int) -> None:
-    await until(awaited(table, job_id))
+    await eventually(awaited(table, job_id))
     await client.cancel(job_id)
 
 
@@ -206,7 +201,7 @@ async def test_it_gives_up_after_its_timeout(client: AsyncRoost, table: JobTable
     with pytest.raises(JobTimeoutError, match=f"job {job_id} has not ended within 0.2 s"):
         await client.wait_for(job_id, timeout=0.2, poll_interval=SELDOM)
     assert 0.2 <= anyio.current_time() - began < SOON
-    await until(lambda: table.connections("roost wait") == 0)
+    await eventually(lambda: table.connections("roost wait") == 0)
     assert table.get(job_id).state == "available"
 
 
@@ -228,7 +223,7 @@ async def test_who_listens_for_all_hands_over_when_it_is_cancelled(
     async with anyio.create_task_group() as group:
         waits = Waits(client, group)
         waits.start(*ids)
-        await until(awaited(table, *ids))
+        await eventually(awaited(table, *ids))
         [listening] = table.rows(PIDS)
         for job_id in ids[:3]:
             waits.scopes[job_id].cancel()
@@ -246,7 +241,7 @@ async def test_a_cancelled_waiter_leaves_no_connection(client: AsyncRoost, table
     for milliseconds in range(0, 30, 3):
         with anyio.move_on_after(milliseconds / 1_000):
             await client.wait_for(job_id, timeout=None)
-    await until(lambda: table.connections("roost wait") == 0)
+    await eventually(lambda: table.connections("roost wait") == 0)
     assert table.connections("roost") <= 10
     end(table, job_id)
     assert (await client.wait_for(job_id)).result == 7
@@ -258,7 +253,7 @@ async def test_a_lost_notification_costs_a_poll_interval(
     job_id = table.add()
 
     async def end_silently() -> None:
-        await until(awaited(table, job_id))
+        await eventually(awaited(table, job_id))
         table.script(f"{END}{job_id}")
 
     async with anyio.create_task_group() as group:
@@ -277,10 +272,10 @@ async def test_the_listening_connection_may_be_killed(client: AsyncRoost, table:
     async with anyio.create_task_group() as group:
         for job_id in ids:
             group.start_soon(wait, job_id)
-        await until(awaited(table, *ids))
+        await eventually(awaited(table, *ids))
         [listening] = table.rows(PIDS)
         assert table.value(TERMINATE) == 1
-        await until(lambda: len(table.rows(PIDS)) == 1 and table.rows(PIDS) != [listening])
+        await eventually(lambda: len(table.rows(PIDS)) == 1 and table.rows(PIDS) != [listening])
         for job_id in ids:
             end(table, job_id)
         with anyio.fail_after(SOON):
@@ -299,7 +294,7 @@ async def test_a_restart_of_the_server_is_waited_out(restartable_server: Any) ->
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             with JobTable(restartable_server.dsn) as table:
-                await until(awaited(table, job_id))
+                await eventually(awaited(table, job_id))
             await anyio.to_thread.run_sync(restartable_server.restart, "immediate")
             assert outcomes == []
             with JobTable(restartable_server.dsn) as table:
@@ -316,20 +311,13 @@ def blocking(dsn: str) -> Iterator[Roost]:
         yield blocking
 
 
-def wait_until(met: Callable[[], bool]) -> None:
-    stop = time.monotonic() + 20
-    while not met():
-        assert time.monotonic() < stop
-        time.sleep(0.005)
-
-
 def test_a_thread_gets_its_result_at_once(blocking: Roost, table: JobTable) -> None:
     late = []
     for _ in range(5):
         job_id = table.add()
         with ThreadPoolExecutor(1) as threads:
             waiting = threads.submit(blocking.wait_for, job_id, timeout=60, poll_interval=SELDOM)
-            wait_until(awaited(table, job_id))
+            until(awaited(table, job_id))
             end(table, job_id)
             ended = time.monotonic()
             assert waiting.result(timeout=SOON).result == 7
@@ -344,7 +332,7 @@ def test_forty_threads_share_one_listening_connection(blocking: Roost, table: Jo
             threads.submit(blocking.wait_for, job_id, timeout=60, poll_interval=SELDOM)
             for job_id in ids
         ]
-        wait_until(awaited(table, *ids))
+        until(awaited(table, *ids))
         assert table.connections("roost wait") == 1
         assert table.connections("roost") <= 10
         for job_id in ids:
@@ -352,7 +340,7 @@ def test_forty_threads_share_one_listening_connection(blocking: Roost, table: Jo
         began = time.monotonic()
         assert [each.result(timeout=20).id for each in waiting] == ids
         assert time.monotonic() - began < SOON
-    wait_until(lambda: table.connections("roost wait") == 0)
+    until(lambda: table.connections("roost wait") == 0)
 
 
 def test_a_thread_is_told_of_timeouts_failures_and_unknown_jobs(
@@ -369,17 +357,17 @@ def test_a_thread_is_told_of_timeouts_failures_and_unknown_jobs(
     assert blocking.wait_for(job_id, raise_on_failure=False).state == "cancelled"
     with pytest.raises(JobNotFoundError):
         blocking.wait_for(987654)
-    wait_until(lambda: table.connections("roost wait") == 0)
+    until(lambda: table.connections("roost wait") == 0)
 
 
 def test_a_thread_survives_a_killed_connection(blocking: Roost, table: JobTable) -> None:
     job_id = table.add()
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(blocking.wait_for, job_id, timeout=60, poll_interval=0.2)
-        wait_until(awaited(table, job_id))
+        until(awaited(table, job_id))
         [listening] = table.rows(PIDS)
         table.value(TERMINATE)
-        wait_until(lambda: len(table.rows(PIDS)) == 1 and table.rows(PIDS) != [listening])
+        until(lambda: len(table.rows(PIDS)) == 1 and table.rows(PIDS) != [listening])
         end(table, job_id)
         assert waiting.result(timeout=SOON).result == 7
 
@@ -389,7 +377,7 @@ def test_a_thread_waits_out_a_restart(restartable_server: Any) -> None:
         job_id = blocking.enqueue("work")
         waiting = threads.submit(blocking.wait_for, job_id, timeout=60, poll_interval=0.1)
         with JobTable(restartable_server.dsn) as table:
-            wait_until(awaited(table, job_id))
+            until(awaited(table, job_id))
         restartable_server.restart("immediate")
         assert not waiting.done()
         with JobTable(restartable_server.dsn) as table:

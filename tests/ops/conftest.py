@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 import pytest
 
+from roost.testing.conformance.cases import until
 from roost.testing.job_table import JobTable
 
 T = TypeVar("T")
@@ -37,14 +37,7 @@ class Crew:
 
     def until_waiting(self, count: int = 1) -> None:
         """Return when ``count`` calls wait for locks of others."""
-        self.until(lambda: self._waiting() == count)
-
-    def until(self, condition: Callable[[], bool], *, within: float = 10.0) -> None:
-        """Look until ``condition`` holds; ``within`` is in seconds."""
-        end = time.monotonic() + within
-        while not condition():
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.002)
+        until(lambda: self._waiting() == count)
 
     def _waiting(self) -> int:
         count: int = self._watch.value(

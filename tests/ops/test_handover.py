@@ -21,6 +21,7 @@ from roost._ops.handover import find_handed, make_offer, read_handed, withdraw_o
 from roost._ops.limits import publish_limits
 from roost._ops.upkeep import expire_workers, release_unheld, renew_worker, set_asleep
 from roost.exceptions import DatabaseError, DuplicateUniqueJobError
+from roost.testing.conformance.cases import until
 from roost.testing.job_table import JobTable
 
 NUMBER = 7
@@ -314,7 +315,7 @@ def test_a_worker_is_not_taken_for_dead_while_a_job_is_handed_to_it(
     table.run(renew_worker(receiver.worker_id, stale_after=0.2))
     table.script("begin")
     job_id = enqueue(table)
-    crew.until(lambda: rival.value("select expires_at < now() from roost.workers"))
+    until(lambda: rival.value("select expires_at < now() from roost.workers"))
     assert rival.run(expire_workers()) == []
     table.script("commit")
     assert rival.run(expire_workers()) == ["tester"]

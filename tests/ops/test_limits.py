@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
 from roost._ops.settle import settle
 from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
 from roost._sql import statements
+from roost.testing.conformance.cases import until
 from roost.testing.job_table import JobTable
 
 
@@ -29,10 +29,12 @@ def publish(hand: JobTable, task: str = "work", **limits: int) -> None:
 
 def mark_until_all_are(hand: JobTable) -> None:
     """Transactions of other databases on the server count too: other tests may be in one."""
-    give_up_at = time.monotonic() + 30
-    while hand.value("select all_marked from roost.limits") is not True:
-        assert time.monotonic() < give_up_at
+
+    def all_are() -> bool:
         hand.run(mark_limited_jobs())
+        return hand.value("select all_marked from roost.limits") is True
+
+    until(all_are, within=30)
 
 
 def claim(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import anyio
 
 from roost._drivers.base import Connection
 from roost._ops.query import Query
 from roost._sql import Statement
+
+T = TypeVar("T")
 
 NOON = datetime(2026, 11, 23, 12, 30, 15, 123456, tzinfo=UTC)
 
@@ -81,3 +85,16 @@ async def eventually(condition: Callable[[], bool], *, within: float = 10.0) -> 
     with anyio.fail_after(within):
         while not condition():  # noqa: ASYNC110  (the server does not call us)
             await anyio.sleep(0.005)
+
+
+def until(condition: Callable[[], T], *, within: float = 20.0) -> T:
+    """Do the same in a thread; return the first thing that is true.
+
+    :raises TimeoutError: there was none.
+    """
+    give_up_at = time.monotonic() + within
+    while not (seen := condition()):
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"not within {within:g} s: {condition}")
+        time.sleep(0.005)
+    return seen
