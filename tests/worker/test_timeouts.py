@@ -22,7 +22,7 @@ MakeWorker = Callable[..., Worker]
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the second of ``timeout_seconds=1`` be a tenth of one."""
+    """Let a second of ``timeout_seconds`` be a tenth of one."""
     original = RunningJob.limited_to
     monkeypatch.setattr(RunningJob, "limited_to", lambda job, seconds: original(job, seconds / 10))
 
@@ -132,10 +132,14 @@ async def test_a_sync_handler_keeps_its_slot_until_its_thread_has_ended(
 async def test_waiting_for_a_slot_costs_no_timeout(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, short: None
 ) -> None:
-    @job("nap", registry=registry)
-    def nap() -> None:
-        threading.Event().wait(0.06)
+    @job("hold", registry=registry)
+    def hold() -> None:
+        threading.Event().wait(0.5)
 
-    jobs = [table.add("nap", timeout_seconds=1, max_attempts=1) for _ in range(6)]
+    @job("work", registry=registry)
+    def work() -> None: ...
+
+    table.add("hold")
+    jobs = [table.add("work", timeout_seconds=3, max_attempts=1) for _ in range(3)]
     await make_worker(concurrency=1, prefetch=10).run_once()
     assert {table.get(job_id).state for job_id in jobs} == {"completed"}
