@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,18 @@ def rolled_back(table: JobTable) -> Iterator[None]:
 
 def later(seconds: float) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+def test_the_times_of_a_claimed_job_are_exact(table: JobTable, worker: int) -> None:
+    dice, first = random.Random(1), datetime(1970, 1, 1, tzinfo=UTC)
+    moments = (first + timedelta(microseconds=dice.randrange(10**15)) for _ in range(300))
+    table.add_all([JobInsert("work", scheduled_at=moment) for moment in moments])
+    # As if it were so late already.
+    table.script("update roost.jobs set inserted_at = scheduled_at + interval '200 years'")
+    for claimed in table.claim(worker, limit=300).jobs:
+        job, row = claimed.job(), table.get(claimed.lease.job_id)
+        assert (job.scheduled_at, job.attempted_at) == (row.scheduled_at, row.attempted_at)
+        assert job.inserted_at == row.inserted_at
 
 
 def test_jobs_come_in_order_of_priority_time_and_id(table: JobTable, worker: int) -> None:

@@ -18,8 +18,8 @@ returning id;
 -- $1 worker id, $2 the ids that it knows. What was handed to it, and it has not heard of.
 select
     job.id, job.queue, job.task, job.args::text, job.priority, job.max_attempts,
-    (extract(epoch from job.scheduled_at) * 1000000)::bigint,
-    (extract(epoch from job.attempted_at) * 1000000)::bigint,
+    (date_part('epoch', job.scheduled_at) * 1000000)::bigint,
+    (date_part('epoch', job.attempted_at) * 1000000)::bigint,
     job.unique_key, job.tags, job.timeout_seconds, job.metadata::text, job.cancel_requested
 from roost.jobs as job
 where job.state = 'executing'

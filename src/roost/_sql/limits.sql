@@ -322,10 +322,10 @@ claimed as (
         job.id, job.lease_no, job.queue, job.task, job.args::text as args, job.priority,
         job.attempt, job.max_attempts,
         -- Microseconds since 1970: a worker that needs no datetime does not pay for three.
-        (extract(epoch from job.scheduled_at) * 1000000)::bigint as scheduled_at,
-        (extract(epoch from job.attempted_at) * 1000000)::bigint as attempted_at,
+        (date_part('epoch', job.scheduled_at) * 1000000)::bigint as scheduled_at,
+        (date_part('epoch', job.attempted_at) * 1000000)::bigint as attempted_at,
         job.errors::text as errors, job.unique_key,
-        (extract(epoch from job.inserted_at) * 1000000)::bigint as inserted_at,
+        (date_part('epoch', job.inserted_at) * 1000000)::bigint as inserted_at,
         job.tags, job.timeout_seconds, job.cancel_requested,
         job.depends_on, job.metadata::text as metadata
 ),
