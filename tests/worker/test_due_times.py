@@ -18,6 +18,8 @@ pytestmark = pytest.mark.anyio
 
 MakeWorker = Callable[..., Worker]
 HOUR = 3600.0
+SOON = 0.5
+"""Seconds: some milliseconds, and what a loaded machine adds."""
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ async def test_nearer_jobs_are_started_by_a_worker_that_waits_for_later_ones(
     async with working(make_worker(poll_interval=HOUR)):
         # Each nearer than the one before, and each found while the worker waits for that.
         ids = [
-            table.add("work", scheduled_at=due_in(wait)) for wait in (300, 50, 1.2, 0.9, 0.6, 0.3)
+            table.add("work", scheduled_at=due_in(wait)) for wait in (300, 50, 2.8, 2.1, 1.4, 0.7)
         ]
         soon = ids[2:]
         await eventually(lambda: {table.get(i).state for i in soon} == {"completed"}, within=10)
@@ -55,7 +57,7 @@ async def test_nearer_jobs_are_started_by_a_worker_that_waits_for_later_ones(
         assert {table.get(i).state for i in ids[:2]} == {"available"}
     print(f"measured: started {max(late) * 1000:.0f} ms late at most")
     assert min(late) >= 0
-    assert max(late) < 0.2
+    assert max(late) < SOON
 
 
 @pytest.mark.usefixtures("work")
@@ -65,7 +67,7 @@ async def test_a_batch_of_due_times_is_kept(table: JobTable, make_worker: MakeWo
     )
     async with working(make_worker(poll_interval=HOUR, concurrency=2)):
         await eventually(lambda: table.states() == {"completed": 12}, within=10)
-    assert max(lateness(table, job_id) for job_id in ids) < 0.2
+    assert max(lateness(table, job_id) for job_id in ids) < SOON
 
 
 @pytest.mark.usefixtures("work")
@@ -82,7 +84,7 @@ async def test_what_was_not_announced_is_found_before_it_is_due(
             "values ('work', clock_timestamp() + interval '700 ms') returning id"
         )
         await eventually(lambda: table.get(job_id).state == "completed", within=5)
-    assert 0 <= lateness(table, job_id) < 0.2
+    assert 0 <= lateness(table, job_id) < SOON
 
 
 def test_all_that_is_due_before_the_next_look_is_announced(table: JobTable, dsn: str) -> None:

@@ -10,6 +10,8 @@ import anyio
 import pytest
 
 from roost import AsyncRoost, HandlerRegistry, Job, Worker, job
+from roost._worker.lanes import fetch
+from roost._worker.lanes.limits import LimitsLane
 from roost._worker.runtime import Runtime
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
@@ -115,8 +117,13 @@ async def test_a_worker_with_one_slot_is_given_the_next_job_when_it_is_free(
 
 
 async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
-    table: JobTable, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
+    table: JobTable,
+    client: AsyncRoost,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 60.0)  # not as one that has waited for too long
     gate = anyio.Event()
 
     @job("hold", registry=registry)
@@ -131,7 +138,7 @@ async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
         await eventually(lambda: table.states() == {"executing": 1}, within=5)
         await eventually(lambda: len(runtime_of(busy).running) == 1, within=5)
         job_id = await client.enqueue("hold", args={"wait": False})
-        await eventually(lambda: table.get(job_id).state == "available", within=0.8)
+        await eventually(lambda: table.get(job_id).state == "available", within=5)
         assert table.get(job_id).attempt == 0
         async with working(make_worker(poll_interval=30)):
             await completed(table, job_id)
@@ -227,8 +234,15 @@ async def test_a_new_incarnation_makes_offers_of_its_own(
 
 
 async def test_a_job_of_a_limited_task_is_not_taken_over(
-    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+    table: JobTable,
+    client: AsyncRoost,
+    ran: Counter[int],
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    async def not_now(_: LimitsLane) -> None: ...
+
+    monkeypatch.setattr(LimitsLane, "once", not_now)
     worker = make_worker(poll_interval=0.2)
     async with working(worker):
         await offers(table)

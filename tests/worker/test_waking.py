@@ -17,6 +17,9 @@ pytestmark = pytest.mark.anyio
 
 MakeWorker = Callable[..., Worker]
 
+SOON = 1.0
+"""Seconds: milliseconds, and what a loaded machine adds. By itself the worker looks after 30."""
+
 
 async def test_an_idle_worker_hears_of_every_burst(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
@@ -34,7 +37,7 @@ async def test_an_idle_worker_hears_of_every_burst(
         "select percentile_disc(0.99) within group "
         "(order by extract(epoch from attempted_at - inserted_at))::float8 from roost.jobs"
     )
-    assert late < 0.1
+    assert late < SOON
 
 
 async def test_a_job_that_is_enqueued_while_another_ends_is_not_overlooked(
@@ -62,7 +65,7 @@ async def test_a_scheduled_job_starts_when_it_is_due(
         table.add("later")
         await eventually(lambda: table.get(job_id).state == "completed", within=5)
     late = lateness(table, job_id)
-    assert 0 <= late < 0.2
+    assert 0 <= late < SOON
 
 
 async def test_a_job_that_was_scheduled_before_the_start_starts_when_it_is_due(
@@ -74,7 +77,7 @@ async def test_a_job_that_was_scheduled_before_the_start_starts_when_it_is_due(
     job_id = table.add("later", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.4))
     async with working(make_worker(poll_interval=30)):
         await eventually(lambda: table.get(job_id).state == "completed", within=5)
-    assert 0 <= lateness(table, job_id) < 0.2
+    assert 0 <= lateness(table, job_id) < SOON
 
 
 async def test_a_future_job_alone_is_started_when_it_is_due(
@@ -87,7 +90,7 @@ async def test_a_future_job_alone_is_started_when_it_is_due(
         await idle(table, "later")
         job_id = table.add("later", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.3))
         await eventually(lambda: table.get(job_id).state == "completed", within=5)
-    assert 0 <= lateness(table, job_id) < 0.2
+    assert 0 <= lateness(table, job_id) < SOON
 
 
 async def test_a_retry_starts_when_its_wait_is_over(
@@ -102,7 +105,7 @@ async def test_a_retry_starts_when_its_wait_is_over(
     async with working(make_worker(poll_interval=30, retry_strategy=fixed(0.3))):
         await eventually(lambda: table.get(job_id).state == "completed", within=5)
     assert table.get(job_id).attempt == 2
-    assert 0 <= lateness(table, job_id) < 0.2
+    assert 0 <= lateness(table, job_id) < SOON
 
 
 async def test_a_snoozed_job_starts_when_its_sleep_is_over(
@@ -122,7 +125,7 @@ async def test_a_snoozed_job_starts_when_its_sleep_is_over(
         await eventually(lambda: table.get(job_id).state == "completed", within=5)
     assert table.get(job_id).attempt == 1
     assert table.get(job_id).errors == []
-    assert 0 <= lateness(table, job_id) < 0.2
+    assert 0 <= lateness(table, job_id) < SOON
 
 
 async def test_polling_alone_finds_jobs(
