@@ -156,8 +156,8 @@ begin
     message := json_build_array(
         receiver_id, receiver_offer, new_id, new_job.queue, new_job.task, new_job.args::text,
         new_job.priority, new_job.max_attempts,
-        (extract(epoch from new_job.due_at) * 1000000)::bigint,
-        (extract(epoch from statement_timestamp()) * 1000000)::bigint,
+        (date_part('epoch', new_job.due_at) * 1000000)::bigint,
+        (date_part('epoch', statement_timestamp()) * 1000000)::bigint,
         new_job.unique_key, new_job.tags, new_job.timeout_seconds, new_job.metadata::text,
         false  -- nobody can have asked for its cancel yet
     );
