@@ -77,7 +77,7 @@ def value(connection: Connection, text: str, *params: object) -> object:
     return only
 
 
-async def eventually(condition: Callable[[], bool], *, within: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], *, within: float = 20.0) -> None:
     """Look until ``condition`` holds; ``within`` is in seconds.
 
     :raises TimeoutError: it did not.
