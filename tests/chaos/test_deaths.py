@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 from roost._ops import control
 
 if TYPE_CHECKING:
-    from tests.chaos.conftest import Chaos
+    from tests.chaos.conftest import Chaos, WorkerProcess
 
 QUICK: dict[str, Any] = {
     "heartbeat_interval": 0.3,
@@ -131,6 +130,13 @@ def test_a_verdict_that_is_written_after_a_rescue_changes_nothing(chaos: Chaos) 
     assert list(chaos.table.rows("select j::text from roost.jobs as j order by id")) == finished
 
 
+def death(chaos: Chaos, worker: WorkerProcess, job_id: int) -> int | None:
+    """Wait until the process has died, and return its exit code, or until the job has ended."""
+    exited = worker.process.poll
+    chaos.until(lambda: exited() is not None or chaos.table.get(job_id).state == "discarded")
+    return exited()
+
+
 def test_a_job_that_kills_its_process_is_discarded_after_its_last_attempt(chaos: Chaos) -> None:
     job_id = chaos.table.add("die", max_attempts=3)
     backends = itertools.cycle(["asyncio", "trio"])
@@ -139,9 +145,7 @@ def test_a_job_that_kills_its_process_is_discarded_after_its_last_attempt(chaos:
     while chaos.table.get(job_id).state != "discarded":
         assert len(deaths) < 4
         worker = chaos.start(next(backends), **QUICK)
-        while worker.process.poll() is None and chaos.table.get(job_id).state != "discarded":
-            time.sleep(0.01)
-        deaths.append(worker.process.poll())
+        deaths.append(death(chaos, worker, job_id))
     assert deaths == [9, 9, 9, None]
     assert [entry.attempt for entry in chaos.starts(job_id)] == [1, 2, 3]
     assert crashes(chaos, job_id) == [(n, "WorkerCrash") for n in (1, 2, 3)]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ import attrs
 import pytest
 
 from roost.embedded import EmbeddedPostgresError, remove
+from roost.testing.conformance.cases import until
 
 # Everything is imported before privileges are dropped: the user who remains may not be able to
 # read this Python's library.
@@ -119,14 +119,11 @@ class Postmaster:
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
-        assert self.is_gone()
+        self.wait_until_gone()
 
-    def is_gone(self) -> bool:
+    def wait_until_gone(self) -> None:
         """Wait for its end, which follows the removal of its pid file by a moment."""
-        deadline = time.monotonic() + 10
-        while self.is_alive and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return not self.is_alive
+        until(lambda: not self.is_alive)
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_a_normal_user_runs_the_server_as_itself(
     assert answers(dsn)
     first.kill()
     second.leave()
-    assert running.is_gone()
+    running.wait_until_gone()
 
 
 @as_root

@@ -39,7 +39,7 @@ def test_the_last_user_out_stops_the_server(
     first.leave()
     assert execute(dsn, "select 1") == (1,)
     second.leave()
-    assert running.is_gone()
+    running.wait_until_gone()
 
 
 @pytest.mark.usefixtures("each_postgres")
@@ -54,7 +54,7 @@ def test_a_killed_user_leaves_the_server_to_the_others(
     first.kill()
     assert execute(dsn, "select 1") == (1,)
     second.leave()
-    assert running.is_gone()
+    running.wait_until_gone()
 
 
 @pytest.mark.usefixtures("each_postgres")
@@ -71,7 +71,7 @@ def test_a_killed_only_user_leaves_a_server_that_the_next_one_uses_and_stops(
     execute(second.entered(), "select * from kept")
     assert postmaster(data_dir) == running
     second.leave()
-    assert running.is_gone()
+    running.wait_until_gone()
 
 
 @pytest.mark.usefixtures("each_postgres")
@@ -90,7 +90,7 @@ def test_a_killed_server_is_started_again_by_the_next_user(
     second.leave()
     assert execute(dsn, "select 1") == (1,)  # the first is still in
     first.leave()
-    assert running.is_gone()
+    running.wait_until_gone()
 
 
 def test_a_user_leaves_quietly_when_the_server_was_killed(
@@ -158,7 +158,7 @@ def test_several_cold_starts_at_once_make_the_data_once(
     running = postmaster(data_dir)
     for each in users:
         each.leave()
-    assert running.is_gone()
+    running.wait_until_gone()
 
 
 def test_a_start_waits_for_the_initdb_of_a_user_that_was_killed_meanwhile(
@@ -261,5 +261,5 @@ def test_removing_stops_a_server_that_nobody_uses_and_deletes_its_files(
 
     remove(data_dir)
 
-    assert running.is_gone()
+    running.wait_until_gone()
     assert not data_dir.exists()
