@@ -74,6 +74,25 @@ async def test_the_interrupted_attempt_gets_no_verdict(
     assert (left.state, left.attempt, left.errors) == ("executing", 1, [])
 
 
+async def test_a_worker_that_stops_before_it_registers_anew_gives_back_nothing_that_it_ran(
+    dsn: str, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    sleeper = Sleeper()
+    registry.register("sleep", sleeper)
+    job_id = table.add("sleep")
+    with JobTable(dsn) as holder, holder.connection.transaction():
+        async with working(make_worker(heartbeat_interval=0.05, orphan_reaper_interval=100)):
+            await eventually(lambda: sleeper.started == 1)
+            # Its offer to be given a job is out, which a stop withdraws.
+            await eventually(lambda: table.value("select offer from roost.workers") is not None)
+            # Nobody gets the id of a new row until the transaction ends.
+            holder.rows("alter sequence roost.workers_id_seq no cycle")
+            table.rows("delete from roost.workers")
+            await eventually(lambda: sleeper.interrupted == 1)
+        left = table.get(job_id)
+    assert (left.state, left.attempt, left.errors) == ("executing", 1, [])
+
+
 async def test_a_worker_that_could_not_renew_in_time_stops_its_jobs_and_has_them_rescued(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:

@@ -131,7 +131,7 @@ class FetchLane:
             is given back before the next claim.
         """
         runtime = self._runtime
-        if self._unsure:
+        if self._unsure and runtime.holds_leases():
             await self._give_back_the_unknown()
         limit = min(self._room(), MAX_CLAIM)
         if limit <= 0:
@@ -284,7 +284,8 @@ class FetchLane:
     async def _withdraw(self) -> None:
         """Before the worker ends: nothing is handed to it any more, and what was is given back."""
         runtime = self._runtime
-        if not (self._unsure or runtime.offer.in_doubt or runtime.offer.number is not None):
+        unknown = self._unsure or runtime.offer.in_doubt or runtime.offer.number is not None
+        if not (unknown and runtime.holds_leases()):
             return
         try:
             await self._give_back_the_unknown()
@@ -292,7 +293,11 @@ class FetchLane:
             logger.warning("offer not withdrawn", extra={"error": str(error)})
 
     async def _give_back_the_unknown(self) -> None:
-        """After a claim without an answer: it may have committed, and then nobody runs its jobs."""
+        """After a claim without an answer: it may have committed, and then nobody runs its jobs.
+
+        Only for a worker that holds its leases. One that has lost them has stopped jobs which it
+        ran: it does not know of them any more, and their attempts were made.
+        """
         runtime = self._runtime
         # From here on no job is accepted that this gives back.
         runtime.offer.number = None
