@@ -67,7 +67,7 @@ def test_a_killed_or_stopped_worker_costs_no_tick_and_doubles_none(chaos: Chaos)
         "from roost.jobs"
     )
     chaos.measured["the latest tick, seconds"] = late
-    assert late < 2
+    assert late < 5
 
 
 def test_a_restart_of_postgres_leaves_one_job_a_tick(

@@ -51,9 +51,9 @@ def test_jobs_that_end_while_postgres_restarts_are_written_once_and_all_works_ag
     # Nobody polls: only a notification can be so quick.
     enqueued_at = time.monotonic()
     job_id = chaos.hold(gate="never")
-    assert chaos.started(job_id).at - enqueued_at < 2
+    assert chaos.started(job_id).at - enqueued_at < 5
     chaos.cancel(job_id)
-    assert chaos.reached(job_id, "cancelled") - enqueued_at < 5
+    assert chaos.reached(job_id, "cancelled") - enqueued_at < 10
 
 
 KILL_ONCE = """

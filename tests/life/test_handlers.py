@@ -183,7 +183,7 @@ async def test_a_cancel_ends_the_process(
         began = anyio.current_time()
         assert await client.cancel(job_id) is True
         await eventually(lambda: table.get(job_id).state == "cancelled")
-        assert anyio.current_time() - began < 3
+        assert anyio.current_time() - began < 10
     await eventually(lambda: gone(int(path.read_text())))
 
 
@@ -274,7 +274,7 @@ async def test_a_cancelled_sync_handler_can_ask_and_leave(
         began = anyio.current_time()
         await client.cancel(job_id)
         await eventually(lambda: table.get(job_id).state == "cancelled")
-        assert anyio.current_time() - began < 1
+        assert anyio.current_time() - began < 5
     assert table.get(job_id).errors == []
 
 

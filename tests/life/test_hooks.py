@@ -214,7 +214,7 @@ async def test_a_hook_that_hangs_does_not_outlast_a_stop(
     began = anyio.current_time()
     async with working(worker):
         await started.wait()
-    assert anyio.current_time() - began < 2.5
+    assert anyio.current_time() - began < 4
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
 
 

@@ -146,13 +146,13 @@ async def test_a_busy_worker_says_that_it_is_awake_and_an_idle_one_that_it_sleep
             while sleeps():
                 add_each(table, 100)
                 await anyio.sleep(0.001)
-        await eventually(lambda: table.states().keys() == {"completed"}, within=10)
-        await eventually(sleeps, within=10)
+        await eventually(lambda: table.states().keys() == {"completed"})
+        await eventually(sleeps)
         # And it hears again, when nothing but a notification wakes it.
         # Other tests' transactions on the server count, too.
         await eventually(lambda: not alertness_of(worker).settling_down, within=30)
         job_id = table.add("tick")
-        await eventually(lambda: table.get(job_id).state == "completed", within=2)
+        await eventually(lambda: table.get(job_id).state == "completed")
 
 
 @pytest.mark.anyio
@@ -173,7 +173,7 @@ async def test_jobs_of_a_transaction_that_asked_too_early_who_sleeps_are_found(
             assert alertness_of(worker).settling_down
             assert table.states() == {}
             early.script("commit")
-            await eventually(lambda: table.get(job_id).state == "completed", within=2)
+            await eventually(lambda: table.get(job_id).state == "completed")
 
 
 @pytest.mark.anyio
@@ -192,4 +192,4 @@ async def test_bursts_and_pauses_lose_no_job(
                 await anyio.sleep(0.003)
             await anyio.sleep(pause)
             table.add("tick")
-            await eventually(lambda: table.states().keys() == {"completed"}, within=5)
+            await eventually(lambda: table.states().keys() == {"completed"})

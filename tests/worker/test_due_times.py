@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 
 MakeWorker = Callable[..., Worker]
 HOUR = 3600.0
-SOON = 0.5
-"""Seconds: some milliseconds, and what a loaded machine adds."""
+SOON = 1.5
+"""Seconds: milliseconds, and what a loaded machine adds."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def test_nearer_jobs_are_started_by_a_worker_that_waits_for_later_ones(
             table.add("work", scheduled_at=due_in(wait)) for wait in (300, 50, 2.8, 2.1, 1.4, 0.7)
         ]
         soon = ids[2:]
-        await eventually(lambda: {table.get(i).state for i in soon} == {"completed"}, within=10)
+        await eventually(lambda: {table.get(i).state for i in soon} == {"completed"})
         late = [lateness(table, job_id) for job_id in soon]
         assert {table.get(i).state for i in ids[:2]} == {"available"}
     print(f"measured: started {max(late) * 1000:.0f} ms late at most")
@@ -66,7 +66,7 @@ async def test_a_batch_of_due_times_is_kept(table: JobTable, make_worker: MakeWo
         [JobInsert("work", {}, scheduled_at=due_in(0.3 + 0.05 * number)) for number in range(12)]
     )
     async with working(make_worker(poll_interval=HOUR, concurrency=2)):
-        await eventually(lambda: table.states() == {"completed": 12}, within=10)
+        await eventually(lambda: table.states() == {"completed": 12})
     assert max(lateness(table, job_id) for job_id in ids) < SOON
 
 
@@ -83,7 +83,7 @@ async def test_what_was_not_announced_is_found_before_it_is_due(
             "insert into roost.jobs (task, scheduled_at) "
             "values ('work', clock_timestamp() + interval '700 ms') returning id"
         )
-        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+        await eventually(lambda: table.get(job_id).state == "completed")
     assert 0 <= lateness(table, job_id) < SOON
 
 

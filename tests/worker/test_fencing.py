@@ -37,6 +37,13 @@ class Sleeper:
         return "never"
 
 
+def add_orphan(table: JobTable) -> int:
+    """Add a job for a worker's first rescue to find, so that a test can wait until that is over."""
+    job_id = table.add("of another worker")
+    table.change(job_id, "state = 'executing', attempt = 1, worker_id = 0")
+    return job_id
+
+
 async def test_a_worker_whose_row_is_gone_stops_its_jobs_and_registers_anew(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
@@ -62,8 +69,7 @@ async def test_the_interrupted_attempt_gets_no_verdict(
     sleeper = Sleeper()
     registry.register("sleep", sleeper)
     job_id = table.add("sleep", timeout_seconds=50)
-    orphan = table.add("of another worker")
-    table.change(orphan, "state = 'executing', attempt = 1, worker_id = 0")
+    orphan = add_orphan(table)
     async with working(make_worker(heartbeat_interval=0.05, orphan_reaper_interval=100)):
         await eventually(lambda: sleeper.started == 1)
         await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
@@ -80,9 +86,11 @@ async def test_a_worker_that_stops_before_it_registers_anew_gives_back_nothing_t
     sleeper = Sleeper()
     registry.register("sleep", sleeper)
     job_id = table.add("sleep")
+    orphan = add_orphan(table)
     with JobTable(dsn) as holder, holder.connection.transaction():
         async with working(make_worker(heartbeat_interval=0.05, orphan_reaper_interval=100)):
             await eventually(lambda: sleeper.started == 1)
+            await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
             # Its offer to be given a job is out, which a stop withdraws.
             await eventually(lambda: table.value("select offer from roost.workers") is not None)
             # Nobody gets the id of a new row until the transaction ends.
@@ -100,8 +108,7 @@ async def test_a_worker_that_could_not_renew_in_time_stops_its_jobs_and_has_them
     registry.register("sleep", sleeper)
     job_id = table.add("sleep")
     worker = make_worker(heartbeat_interval=0.1, orphan_stale_after=0.5, orphan_reaper_interval=100)
-    orphan = table.add("of another worker")
-    table.change(orphan, "state = 'executing', attempt = 1, worker_id = 0")
+    orphan = add_orphan(table)
     async with working(worker):
         await eventually(lambda: sleeper.started == 1)
         await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
@@ -150,12 +157,12 @@ async def test_long_jobs_on_a_live_worker_are_left_alone(
     @job("long", registry=registry)
     async def long() -> None:
         runs.append(1)
-        await anyio.sleep(1.5)  # sleeps: three times longer than a worker may be silent
+        await anyio.sleep(4)  # sleeps: twice as long as a worker may be silent
 
     job_id = table.add("long")
     often = {
         "heartbeat_interval": 0.1,
-        "orphan_stale_after": 0.5,
+        "orphan_stale_after": 2,
         "orphan_reaper_interval": 0.05,
     }
     async with working(make_worker(**often), make_worker(**often)):

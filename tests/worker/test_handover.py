@@ -67,11 +67,11 @@ def runtime_of(worker: Worker) -> Runtime:
 async def offers(table: JobTable, count: int = 1) -> None:
     """Wait until so many workers have offered to run a job."""
     query = "select count(*) from roost.workers where offer is not null"
-    await eventually(lambda: table.value(query) == count, within=10)
+    await eventually(lambda: table.value(query) == count)
 
 
-async def completed(table: JobTable, job_id: int, within: float = 5) -> None:
-    await eventually(lambda: table.get(job_id).state == "completed", within=within)
+async def completed(table: JobTable, job_id: int) -> None:
+    await eventually(lambda: table.get(job_id).state == "completed")
 
 
 def was_handed(table: JobTable, job_id: int) -> bool:
@@ -107,9 +107,9 @@ async def test_a_worker_with_one_slot_is_given_the_next_job_when_it_is_free(
     async with working(worker):
         await offers(table)
         first = await client.enqueue("hold")
-        await eventually(lambda: was_handed(table, first), within=5)
+        await eventually(lambda: was_handed(table, first))
         second = await client.enqueue("hold")
-        await eventually(lambda: runtime_of(worker).jobs_may_wait, within=5)  # it has heard of it
+        await eventually(lambda: runtime_of(worker).jobs_may_wait)  # it has heard of it
         assert not table.get(second).attempted_at
         gate.set()
         await completed(table, second)
@@ -135,10 +135,10 @@ async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
     async with working(busy):
         await offers(table)
         table.add("hold", args={"wait": True})  # by a claim: its offer stays
-        await eventually(lambda: table.states() == {"executing": 1}, within=5)
-        await eventually(lambda: len(runtime_of(busy).running) == 1, within=5)
+        await eventually(lambda: table.states() == {"executing": 1})
+        await eventually(lambda: len(runtime_of(busy).running) == 1)
         job_id = await client.enqueue("hold", args={"wait": False})
-        await eventually(lambda: table.get(job_id).state == "available", within=5)
+        await eventually(lambda: table.get(job_id).state == "available")
         assert table.get(job_id).attempt == 0
         async with working(make_worker(poll_interval=30)):
             await completed(table, job_id)
@@ -201,7 +201,7 @@ async def test_a_notification_that_comes_late_starts_nothing(
         for payload in (json.dumps(stale), json.dumps(others), "no list", "[]"):
             table.rows("select pg_notify($1::text, $2::text)", channel, payload)
         # It asked, found nothing, and has made another offer.
-        await eventually(lambda: runtime_of(worker).offer.number not in (now, None), within=5)
+        await eventually(lambda: runtime_of(worker).offer.number not in (now, None))
         other = await client.enqueue("tick")
         await completed(table, other)
     assert ran == {job_id: 1, other: 1}
@@ -225,7 +225,7 @@ async def test_a_new_incarnation_makes_offers_of_its_own(
         await offers(table)
         [first] = table.workers()
         table.rows("delete from roost.workers")
-        await eventually(lambda: table.workers() not in ([], [first]), within=5)
+        await eventually(lambda: table.workers() not in ([], [first]))
         await offers(table)
         job_id = await client.enqueue("tick")
         await completed(table, job_id)
@@ -249,7 +249,7 @@ async def test_a_job_of_a_limited_task_is_not_taken_over(
         # As where the limit was published a moment after the enqueue looked.
         runtime_of(worker).limited_tasks = frozenset({"tick"})
         job_id = await client.enqueue("tick")
-        await eventually(lambda: table.get(job_id).state == "available", within=5)
+        await eventually(lambda: table.get(job_id).state == "available")
         runtime_of(worker).limited_tasks = frozenset()
         await completed(table, job_id)
     assert ran == {job_id: 1}
@@ -266,7 +266,7 @@ async def test_a_user_may_cancel_a_job_that_was_handed_over(
         await offers(table)
         job_id = await client.enqueue("hold")
         await client.cancel(job_id)
-        await eventually(lambda: table.get(job_id).state == "cancelled", within=5)
+        await eventually(lambda: table.get(job_id).state == "cancelled")
 
 
 async def test_many_enqueues_beside_workers_that_come_and_go_run_once_each(
@@ -288,7 +288,7 @@ async def test_many_enqueues_beside_workers_that_come_and_go_run_once_each(
                 terminate_listeners(table)
                 await anyio.sleep(lives)
     async with working(make_worker(poll_interval=30)):
-        await eventually(lambda: table.states() == {"completed": 180}, within=10)
+        await eventually(lambda: table.states() == {"completed": 180})
     assert ran == dict.fromkeys(jobs, 1)
     assert table.value("select max(attempt) from roost.jobs") == 1
 

@@ -80,15 +80,15 @@ async def test_a_requested_stop_gives_running_jobs_their_grace(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker
 ) -> None:
     finishing, endless = table.add("ends"), table.add("endless")
-    worker = make_worker(concurrency=2, shutdown_timeout=1.0, prefetch=5)
+    worker = make_worker(concurrency=2, shutdown_timeout=4.0, prefetch=5)
     waiting = [table.add("endless", priority=1) for _ in range(3)]
     async with working(worker):
         await eventually(lambda: jobs.started == 2)
         worker.request_stop()
         # What had not started is handed back before the grace is over.
-        await eventually(lambda: handed_back(table, *waiting), within=0.8)
+        await eventually(lambda: handed_back(table, *waiting), within=3.5)
         jobs.go_on.set()
-        await eventually(lambda: table.get(finishing).state == "completed", within=0.8)
+        await eventually(lambda: table.get(finishing).state == "completed", within=3.5)
     assert table.get(finishing).result == "in time"
     assert handed_back(table, endless)
     assert jobs.interrupted == 1

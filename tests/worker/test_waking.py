@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 MakeWorker = Callable[..., Worker]
 
-SOON = 1.0
+SOON = 5.0
 """Seconds: milliseconds, and what a loaded machine adds. By itself the worker looks after 30."""
 
 
@@ -32,7 +32,7 @@ async def test_an_idle_worker_hears_of_every_burst(
             for _ in range(count % 3 + 1):
                 table.add("tick")
             await anyio.sleep(0.002 * (count % 4))
-        await eventually(lambda: table.states().keys() == {"completed"}, within=5)
+        await eventually(lambda: table.states().keys() == {"completed"})
     late = table.value(
         "select percentile_disc(0.99) within group "
         "(order by extract(epoch from attempted_at - inserted_at))::float8 from roost.jobs"
@@ -50,7 +50,7 @@ async def test_a_job_that_is_enqueued_while_another_ends_is_not_overlooked(
 
     table.add("chain", args={"left": 100})
     async with working(make_worker(poll_interval=30, concurrency=1)):
-        await eventually(lambda: table.states() == {"completed": 101}, within=10)
+        await eventually(lambda: table.states() == {"completed": 101})
 
 
 async def test_a_scheduled_job_starts_when_it_is_due(
@@ -63,7 +63,7 @@ async def test_a_scheduled_job_starts_when_it_is_due(
         await idle(table, "later")
         job_id = table.add("later", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.3))
         table.add("later")
-        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+        await eventually(lambda: table.get(job_id).state == "completed")
     late = lateness(table, job_id)
     assert 0 <= late < SOON
 
@@ -76,7 +76,7 @@ async def test_a_job_that_was_scheduled_before_the_start_starts_when_it_is_due(
 
     job_id = table.add("later", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.4))
     async with working(make_worker(poll_interval=30)):
-        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+        await eventually(lambda: table.get(job_id).state == "completed")
     assert 0 <= lateness(table, job_id) < SOON
 
 
@@ -89,7 +89,7 @@ async def test_a_future_job_alone_is_started_when_it_is_due(
     async with working(make_worker(poll_interval=30)):
         await idle(table, "later")
         job_id = table.add("later", scheduled_at=datetime.now(UTC) + timedelta(seconds=0.3))
-        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+        await eventually(lambda: table.get(job_id).state == "completed")
     assert 0 <= lateness(table, job_id) < SOON
 
 
@@ -103,7 +103,7 @@ async def test_a_retry_starts_when_its_wait_is_over(
 
     job_id = table.add("flaky")
     async with working(make_worker(poll_interval=30, retry_strategy=fixed(0.3))):
-        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+        await eventually(lambda: table.get(job_id).state == "completed")
     assert table.get(job_id).attempt == 2
     assert 0 <= lateness(table, job_id) < SOON
 
@@ -122,7 +122,7 @@ async def test_a_snoozed_job_starts_when_its_sleep_is_over(
 
     job_id = table.add("sleepy")
     async with working(make_worker(poll_interval=30)):
-        await eventually(lambda: table.get(job_id).state == "completed", within=5)
+        await eventually(lambda: table.get(job_id).state == "completed")
     assert table.get(job_id).attempt == 1
     assert table.get(job_id).errors == []
     assert 0 <= lateness(table, job_id) < SOON
@@ -136,7 +136,7 @@ async def test_polling_alone_finds_jobs(
 
     async with working(make_worker(poll_interval=0.05)):
         table.rows("insert into roost.jobs (task) values ('quiet')")  # nobody is notified
-        await eventually(lambda: table.states() == {"completed": 1}, within=5)
+        await eventually(lambda: table.states() == {"completed": 1})
 
 
 async def test_a_claim_that_failed_is_made_again_soon(
@@ -158,7 +158,7 @@ async def test_a_claim_that_failed_is_made_again_soon(
                     "where wait_event_type = 'Lock' and datname = current_database()"
                 )
                 await eventually(lambda: blocked(other) == 0)
-        await eventually(lambda: table.states().keys() == {"completed"}, within=5)
+        await eventually(lambda: table.states().keys() == {"completed"})
 
 
 async def test_a_claim_that_lost_a_race_for_one_priority_looks_at_the_next(
@@ -176,7 +176,6 @@ async def test_a_claim_that_lost_a_race_for_one_priority_looks_at_the_next(
             async with working(make_worker(poll_interval=30, concurrency=4)):
                 await eventually(
                     lambda: {other.get(job_id).state for job_id in normal} == {"completed"},
-                    within=5,
                 )
 
 
