@@ -154,10 +154,11 @@ async def test_entries_are_paused_resumed_and_run_from_anywhere(table: JobTable,
         # Both paused: the lane sleeps its longest.
         job_id = await roost.run_cron_now("beat")
         await eventually(lambda: table.get(job_id).state == "completed")
+        assert len(seconds(table, "beat")) == len(paused_with) + 1
         await roost.resume_cron("beat")
         [beat_now, _] = await roost.list_cron()
-        await eventually(lambda: len(seconds(table, "beat")) > len(paused_with) + 1)
-        assert beat_now.next_tick_at.timestamp() in seconds(table, "beat")
+        next_tick = beat_now.next_tick_at.timestamp()
+        await eventually(lambda: next_tick in seconds(table, "beat"))
         for verb in (roost.pause_cron, roost.resume_cron, roost.run_cron_now):
             with pytest.raises(CronNotFoundError):
                 await verb("nobody")
