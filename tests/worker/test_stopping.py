@@ -13,7 +13,16 @@ import pytest
 import trio
 from anyio.lowlevel import checkpoint
 
-from roost import DatabaseError, HandlerRegistry, JobInsert, Worker, job
+from roost import (
+    DatabaseError,
+    DatabaseUnavailableError,
+    HandlerRegistry,
+    JobInsert,
+    Worker,
+    job,
+)
+from roost._ops.claim import Claimed
+from roost._worker.claiming import Claims
 from roost._worker.running import Reason, RunningJob
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
@@ -149,6 +158,31 @@ async def test_a_stop_starts_nothing_more(
     assert len(ran) == 1
     assert table.states() == {"completed": 1, "available": 49}
     assert table.value("select max(attempt) from roost.jobs where state = 'available'") == 0
+
+
+@pytest.mark.parametrize("way", ["run", "run_once"])
+async def test_a_stop_gives_back_what_a_claim_took_whose_answer_is_lost(
+    table: JobTable,
+    jobs: Jobs,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    job_id = table.add("quick")
+    worker = make_worker()
+    claim = Claims.claim
+
+    async def lose(self: Claims, limit: int, *, timeout: float) -> Claimed:
+        claimed = await claim(self, limit, timeout=timeout)
+        assert [job.lease.job_id for job in claimed.jobs] == [job_id]
+        worker.request_stop()
+        raise DatabaseUnavailableError("the answer is lost")
+
+    monkeypatch.setattr(Claims, "claim", lose)
+    await getattr(worker, way)()
+    left = table.get(job_id)
+    assert (left.state, left.attempt, left.errors) == ("available", 0, [])
+    assert table.workers() == []
 
 
 async def test_a_cancel_of_the_surroundings_is_an_ordered_stop(

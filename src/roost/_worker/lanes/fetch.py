@@ -69,7 +69,8 @@ class FetchLane:
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Claim until cancelled; a claim in flight is finished first, and its jobs put in line.
 
-        At the end the offer to be given a job is withdrawn.
+        At the end the offer to be given a job is withdrawn, and given back what nobody here knows
+        of: what a claim took whose answer was lost.
         """
         task_status.started()
         try:
@@ -334,9 +335,7 @@ class DrainLane(FetchLane):
         """How many jobs were run."""
         return self._runtime.running.finished
 
-    async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Drain, then wait to be cancelled."""
-        task_status.started()
+    async def _serve(self) -> None:
         failures = 0
         while True:
             # A job that ends while the claim is under way may enqueue what the claim does not see.
