@@ -22,7 +22,9 @@ from roost import (
     job,
 )
 from roost._ops.claim import Claimed
+from roost._ops.upkeep import release_unheld
 from roost._worker.claiming import Claims
+from roost._worker.lanes import fetch
 from roost._worker.running import Reason, RunningJob
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
@@ -178,7 +180,12 @@ async def test_a_stop_gives_back_what_a_claim_took_whose_answer_is_lost(
         worker.request_stop()
         raise DatabaseUnavailableError("the answer is lost")
 
+    def fail_once(*_: object, **__: object) -> None:
+        monkeypatch.setattr(fetch, "release_unheld", release_unheld)
+        raise DatabaseUnavailableError("nor is it reached the first time")
+
     monkeypatch.setattr(Claims, "claim", lose)
+    monkeypatch.setattr(fetch, "release_unheld", fail_once)
     await getattr(worker, way)()
     left = table.get(job_id)
     assert (left.state, left.attempt, left.errors) == ("available", 0, [])

@@ -76,9 +76,7 @@ class FetchLane:
         try:
             await self._serve()
         finally:
-            left = min(self._stop_by - anyio.current_time(), STOP_TIMEOUT)
-            with anyio.move_on_after(left, shield=True):
-                await self._withdraw()
+            await self._withdraw(within=min(self._stop_by - anyio.current_time(), STOP_TIMEOUT))
 
     async def _serve(self) -> None:
         failures = 0
@@ -282,16 +280,20 @@ class FetchLane:
             runtime.start_waiting()
         runtime.look.set()
 
-    async def _withdraw(self) -> None:
+    async def _withdraw(self, *, within: float) -> None:
         """Before the worker ends: nothing is handed to it any more, and what was is given back."""
         runtime = self._runtime
-        unknown = self._unsure or runtime.offer.in_doubt or runtime.offer.number is not None
-        if not (unknown and runtime.holds_leases()):
+        if not (self._unsure or runtime.offer.in_doubt or runtime.offer.number is not None):
             return
-        try:
-            await self._give_back_the_unknown()
-        except DatabaseUnavailableError as error:
-            logger.warning("offer not withdrawn", extra={"error": str(error)})
+        with anyio.move_on_after(within, shield=True):
+            while runtime.holds_leases():
+                try:
+                    await self._give_back_the_unknown()
+                except DatabaseUnavailableError:
+                    await anyio.sleep(backoff(1))
+                else:
+                    return
+        logger.warning("offer not withdrawn; what was claimed and not heard of will be rescued")
 
     async def _give_back_the_unknown(self) -> None:
         """After a claim without an answer: it may have committed, and then nobody runs its jobs.
