@@ -293,7 +293,7 @@ class FetchLane:
                     await anyio.sleep(backoff(1))
                 else:
                     return
-        logger.warning("offer not withdrawn; what was claimed and not heard of will be rescued")
+        logger.warning("could not give back what may have been claimed; it will be rescued")
 
     async def _give_back_the_unknown(self) -> None:
         """After a claim without an answer: it may have committed, and then nobody runs its jobs.
