@@ -17,10 +17,13 @@ from pathlib import Path
 import anyio
 
 import roost
+from roost.testing.conformance.cases import until
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
 JOURNAL = os.open(FOLDER / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 POLL = 0.01
+LONGEST = 600
+"""Seconds that a job which is deaf to cancels waits for its gate at most."""
 
 for place, value in json.loads(os.environ.get("CHAOS_CONSTANTS", "{}")).items():
     module, _, name = place.partition(":")
@@ -71,14 +74,13 @@ async def hold(gate: str, job: roost.Job) -> None:
 def hold_thread(gate: str, job: roost.Job) -> None:
     """Do the same in a thread, deaf to every cancel."""
     with written(job):
-        while not (FOLDER / gate).exists():
-            time.sleep(POLL)
+        until((FOLDER / gate).exists, within=LONGEST)
 
 
 @roost.job("hold_shielded")
 async def hold_shielded(gate: str, job: roost.Job) -> None:
     """Do the same in the event loop, deaf to every cancel."""
-    with written(job), anyio.move_on_after(600, shield=True):
+    with written(job), anyio.move_on_after(LONGEST, shield=True):
         while not (FOLDER / gate).exists():
             await anyio.sleep(POLL)
 
@@ -87,8 +89,7 @@ async def hold_shielded(gate: str, job: roost.Job) -> None:
 async def block(gate: str, job: roost.Job) -> None:
     """Stop the whole event loop until the gate is opened."""
     with written(job):
-        while not (FOLDER / gate).exists():
-            time.sleep(POLL)
+        until((FOLDER / gate).exists, within=LONGEST)
 
 
 @roost.job("die")

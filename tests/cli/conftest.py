@@ -20,7 +20,7 @@ PATIENCE = 60.0
 
 TASKS = """
 import pathlib
-import time
+import threading
 
 import anyio
 import roost
@@ -60,13 +60,13 @@ async def deaf() -> None:
 @roost.job("stuck_thread")
 def stuck_thread() -> None:
     print("job has started", flush=True)
-    time.sleep(3600)  # sleeps: a handler that can't be ended
+    threading.Event().wait()  # a handler that can't be ended
 
 
 @roost.job("blocks_the_loop")
 async def blocks_the_loop() -> None:
     print("job has started", flush=True)
-    time.sleep(3600)  # sleeps: a handler that can't be ended
+    threading.Event().wait()  # a handler that can't be ended
 """
 
 

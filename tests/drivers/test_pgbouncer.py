@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +23,7 @@ import pytest
 from roost import AsyncRoost, HandlerRegistry, JobInsert, Roost, job
 from roost._drivers.psycopg_setup import connection_parameters
 from roost._worker.lanes import listen
+from roost.testing.conformance.cases import until
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
 
@@ -95,16 +95,15 @@ def pooled_dsn(dsn: str, tmp_path: Path) -> Iterator[str]:
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 20
-    while True:
+    def is_open() -> bool:
+        assert process.poll() is None, "pgbouncer has ended"
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            assert process.poll() is None, "pgbouncer has ended"
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        else:
-            return
+            return False
+        return True
+
+    until(is_open)
 
 
 def test_the_blocking_client_enqueues_from_many_threads(pooled_dsn: str, table: JobTable) -> None:

@@ -194,7 +194,7 @@ async def test_a_cancel_interrupts_and_hands_back(
     @job("long", registry=registry)
     async def long() -> None:
         started.set()
-        await anyio.sleep(60)  # sleeps: until it is interrupted
+        await anyio.sleep_forever()
 
     job_id = table.add("long")
     async with anyio.create_task_group() as group:

@@ -289,7 +289,8 @@ class FetchLane:
             while runtime.holds_leases():
                 try:
                     await self._give_back_the_unknown()
-                except DatabaseUnavailableError:
+                except DatabaseUnavailableError as error:
+                    logger.warning("nothing given back yet", extra={"error": str(error)})
                     await anyio.sleep(backoff(1))
                 else:
                     return
