@@ -275,26 +275,26 @@ async def test_a_stop_during_the_start_ends_it(
 
 
 async def test_a_crashed_lane_is_an_ordered_stop(
-    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     finishing, endless = table.add("ends"), table.add("endless")
-    worker = make_worker(heartbeat_interval=0.05, shutdown_timeout=0.3)
+    worker = make_worker(heartbeat_interval=0.05, shutdown_timeout=1)
+
+    async def break_the_heartbeat() -> None:
+        await eventually(lambda: jobs.started == 2)
+        table.script("alter table roost.workers drop column heartbeat_at")
+        await eventually(lambda: "worker crashed" in caplog.messages)
+        jobs.go_on.set()
+
     async with anyio.create_task_group() as group:
-        group.start_soon(finish_when_gone, table, jobs)
+        group.start_soon(break_the_heartbeat)
         with pytest.raises(DatabaseError, match="heartbeat_at") as caught:
             await worker.run()
     assert caught.value.sqlstate == "42703"
     assert table.get(finishing).result == "in time"
     assert handed_back(table, endless)
-    assert table.connections("roost worker %") == 0
-    assert table.connections("roost listen %") == 0
-
-
-async def finish_when_gone(table: JobTable, jobs: Jobs) -> None:
-    await eventually(lambda: jobs.started == 2)
-    table.script("alter table roost.workers drop column heartbeat_at")
-    await anyio.sleep(0.05)
-    jobs.go_on.set()
+    await eventually(lambda: table.connections("roost worker %") == 0)
+    await eventually(lambda: table.connections("roost listen %") == 0)
 
 
 async def test_a_sync_handler_is_waited_for_within_the_grace(
