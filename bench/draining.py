@@ -97,24 +97,25 @@ def drain(what: Drain) -> Drained:
 
 
 @contextmanager
-def working(what: Drain) -> Iterator[subprocess.Popen[str]]:
+def working(what: Drain) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker in a new process; yield when it is ready, kill it at the end if it still runs.
 
-    Give what it prints until its end to `drained`.
+    Give what it prints until its end to `drained`. Its output is not buffered: a short drain may
+    be over when "ready" is read, and `communicate` knows nothing of a buffer.
     """
     with subprocess.Popen(
-        command(what), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+        command(what), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, bufsize=0
     ) as process:
         try:
             assert process.stdout is not None
-            if process.stdout.readline() != "ready\n":
+            if process.stdout.readline() != b"ready\n":
                 raise RuntimeError("the worker did not start")
             yield process
         finally:
             process.kill()
 
 
-def drained(out: str, returncode: int) -> Drained:
+def drained(out: bytes, returncode: int) -> Drained:
     """Read what a worker printed at its end."""
     if returncode != 0:
         raise RuntimeError(f"the worker ended with {returncode}")

@@ -69,6 +69,16 @@ def test_a_job_that_is_not_complete_is_missed(bench: ModuleType, server_dsn: str
         bench.check(conn, bench.Start.of(conn), drained=2)
 
 
+def test_a_drain_that_is_over_at_once_is_read(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench import draining
+
+    both = 'print(\'ready\', \'{"jobs": 1, "first": 0, "ended": 1, "cpu": 1}\', sep=\'\\n\')'
+    monkeypatch.setattr(draining, "command", lambda _: [sys.executable, "-c", both])
+    assert draining.drain(draining.Drain(dsn="", jobs=1)).jobs == 1
+
+
 def test_the_cost_of_a_drain_is_read(bench: ModuleType, server_dsn: str) -> None:
     from bench.cost import draining, metered
 
