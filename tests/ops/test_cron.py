@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from roost._ops.cron import Fired
 from roost._ops.limits import publish_limits
 from roost._ops.query import Op
 from roost.testing.cron_table import CLOCK, STALE_AFTER, START, CronTable, declaration
+from roost.testing.job_table import JobTable
 
 NOON = START
 
@@ -551,29 +551,23 @@ def test_an_unknown_name_is_an_error(hand: CronTable, verb: Callable[[str], Op[o
 
 
 def test_who_sleeps_is_woken_once_for_each_reason(hand: CronTable, dsn: str) -> None:
-    with psycopg.connect(dsn, autocommit=True) as listener:
-        listener.execute("listen roost_cron")
-        listener.execute("listen roost_jobs")
+    with JobTable(dsn) as listener:
+        listener.script("listen roost_cron; listen roost_jobs")
         hand.add_worker(queues=["default", "q"])
 
-        def heard() -> list[tuple[str, str]]:
-            hand.script("notify roost_jobs, 'end'")  # they come in the order of the commits
-            news = ((n.channel, n.payload) for n in listener.notifies(timeout=30))
-            return list(itertools.takewhile(lambda one: one[1] != "end", news))
-
         hand.declare(entry(queue="q"), entry(name="two", queue="q"), entry(name="three"))
-        assert [channel for channel, _ in heard()] == ["roost_cron"]
+        assert [channel for channel, _ in listener.heard()] == ["roost_cron"]
         hand.clock(after(minutes=1))
         hand.fire("it", "two", "three")
-        assert sorted(heard()) == [("roost_jobs", "default"), ("roost_jobs", "q")]
+        assert sorted(listener.heard()) == [("roost_jobs", "default"), ("roost_jobs", "q")]
         hand.fire("it", "two", "three")
         hand.run(cron.pause("it"))
         hand.run(cron.renew_declared(["it"]))
-        assert heard() == []
+        assert listener.heard() == []
         hand.run(cron.resume("it"))
-        assert [channel for channel, _ in heard()] == ["roost_cron"]
+        assert [channel for channel, _ in listener.heard()] == ["roost_cron"]
         hand.run(cron.run_now("it"))
-        assert heard() == [("roost_jobs", "q")]
+        assert listener.heard() == [("roost_jobs", "q")]
 
 
 def test_operations_can_run_in_a_callers_transaction(hand: CronTable) -> None:

@@ -24,6 +24,8 @@ from roost._sql import Statement
 
 T = TypeVar("T")
 
+_END = "roost_job_table"
+
 
 class JobTable:
     """One database's jobs. Closes at the end of a ``with``.
@@ -121,6 +123,20 @@ class JobTable:
         """Write verdicts of jobs without children and return the leases that did not hold."""
         settled = self.run(settle(verdicts, error_cap=error_cap))
         return [verdict.lease for verdict in settled.lost]
+
+    def heard(self) -> list[tuple[str, str]]:
+        """Return the channel and payload of what was announced since the last call.
+
+        That is all that was committed by now, on the channels that this connection listens to:
+        notifications come in the order of the commits, and its own is the last.
+        """
+        self.script(f"listen {_END}; notify {_END}")
+        heard: list[tuple[str, str]] = []
+        for notify in self.connection.raw.notifies(timeout=20):
+            if notify.channel == _END:
+                return heard
+            heard.append((notify.channel, notify.payload))
+        raise TimeoutError("its own notification did not come within 20 s")
 
     def connections(self, application_name: str) -> int:
         """Return how many connections to this database have a name like ``application_name``."""
