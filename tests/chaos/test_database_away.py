@@ -137,7 +137,13 @@ def test_work_resumes_after_a_black_hole_and_a_stop_inside_one_ends_in_time(
     chaos: Chaos, wire: Wire
 ) -> None:
     workers = chaos.start_ready(
-        "asyncio", "trio", dsn=wire.dsn, constants=SHORT, heartbeat_interval=0.5, shutdown_timeout=1
+        "asyncio",
+        "trio",
+        dsn=wire.dsn,
+        constants=SHORT,
+        heartbeat_interval=0.5,
+        poll_interval=1,  # on a loaded machine a probe so short may take the connection for deaf
+        shutdown_timeout=1,
     )
     jobs = [chaos.hold() for _ in range(JOBS)]
     for job_id in jobs:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 MakeWorker = Callable[..., Worker]
 HOUR = 3600.0
-SOON = 1.5
+SOON = 5.0
 """Seconds: milliseconds, and what a loaded machine adds."""
 
 
@@ -56,7 +56,8 @@ async def test_nearer_jobs_are_started_by_a_worker_that_waits_for_later_ones(
         assert {table.get(i).state for i in ids[:2]} == {"available"}
     print(f"measured: started {max(late) * 1000:.0f} ms late at most")
     assert min(late) >= 0
-    assert max(late) < SOON
+    # The last would be 2.1 s late if it were found only with the first.
+    assert max(late) < 1.5
 
 
 @pytest.mark.usefixtures("work")

@@ -270,7 +270,11 @@ async def test_a_user_may_cancel_a_job_that_was_handed_over(
 
 
 async def test_many_enqueues_beside_workers_that_come_and_go_run_once_each(
-    table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
+    table: JobTable,
+    client: AsyncRoost,
+    ran: Counter[int],
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     jobs: list[int] = []
 
@@ -290,7 +294,9 @@ async def test_many_enqueues_beside_workers_that_come_and_go_run_once_each(
     async with working(make_worker(poll_interval=30)):
         await eventually(lambda: table.states() == {"completed": 180})
     assert ran == dict.fromkeys(jobs, 1)
-    assert table.value("select max(attempt) from roost.jobs") == 1
+    # A rescue counts the attempt: only of a worker that had no time to give back what it held.
+    if not any(message.endswith("it will be rescued") for message in caplog.messages):
+        assert table.value("select max(attempt) from roost.jobs") == 1
 
 
 def terminate_listeners(table: JobTable) -> None:
