@@ -100,7 +100,7 @@ def pickup(
         worker = stack.enter_context(
             started(who, "work", dsn, concurrency=concurrency, jobs=1, stamps=total)
         )
-        run(who, "stream", dsn, rate=100, seconds=0.05)
+        run(who, "fill", dsn, jobs=1)
         worker.hear("first")
         if naps or rate:
             load = {"rate": rate, "naps": naps, "seconds": PATIENCE}
