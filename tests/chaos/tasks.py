@@ -17,13 +17,12 @@ from pathlib import Path
 import anyio
 
 import roost
-from roost.testing.conformance.cases import until
+from roost.testing.conformance.cases import eventually, until
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
 JOURNAL = os.open(FOLDER / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-POLL = 0.01
 LONGEST = 600
-"""Seconds that a job which is deaf to cancels waits for its gate at most."""
+"""Seconds that a job waits for its gate at most."""
 
 for place, value in json.loads(os.environ.get("CHAOS_CONSTANTS", "{}")).items():
     module, _, name = place.partition(":")
@@ -66,8 +65,7 @@ async def note(job: roost.Job) -> None:
 async def hold(gate: str, job: roost.Job) -> None:
     """Run until the gate is opened."""
     with written(job):
-        while not (FOLDER / gate).exists():
-            await anyio.sleep(POLL)
+        await eventually((FOLDER / gate).exists, within=LONGEST)
 
 
 @roost.job("hold_thread")
@@ -80,9 +78,8 @@ def hold_thread(gate: str, job: roost.Job) -> None:
 @roost.job("hold_shielded")
 async def hold_shielded(gate: str, job: roost.Job) -> None:
     """Do the same in the event loop, deaf to every cancel."""
-    with written(job), anyio.move_on_after(LONGEST, shield=True):
-        while not (FOLDER / gate).exists():
-            await anyio.sleep(POLL)
+    with written(job), anyio.CancelScope(shield=True):
+        await eventually((FOLDER / gate).exists, within=LONGEST)
 
 
 @roost.job("block")
@@ -101,7 +98,7 @@ async def die(job: roost.Job) -> None:
 @roost.job("serial", max_concurrency=1)
 async def serial(job: roost.Job) -> None:
     with written(job):
-        await anyio.sleep(POLL)
+        await anyio.sleep(0.01)
 
 
 @roost.job("serial_hold", max_concurrency=1)

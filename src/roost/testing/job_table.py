@@ -25,6 +25,7 @@ from roost._sql import Statement
 T = TypeVar("T")
 
 _END = "roost_job_table"
+"""The channel on which it tells itself that it has heard all."""
 
 
 class JobTable:
