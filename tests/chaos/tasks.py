@@ -78,7 +78,7 @@ def hold_thread(gate: str, job: roost.Job) -> None:
 @roost.job("hold_shielded")
 async def hold_shielded(gate: str, job: roost.Job) -> None:
     """Do the same in the event loop, deaf to every cancel."""
-    with written(job), anyio.CancelScope(shield=True):
+    with written(job), anyio.move_on_after(LONGEST, shield=True):
         await eventually((FOLDER / gate).exists, within=LONGEST)
 
 
