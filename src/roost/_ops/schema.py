@@ -8,7 +8,7 @@ from __future__ import annotations
 import attrs
 
 from roost._ops.query import Op, Query
-from roost._sql import Migration, migrations, statements
+from roost._sql import Migration, functions, migrations, statements
 from roost.exceptions import SchemaError
 
 _SQL = statements("schema")
@@ -29,6 +29,7 @@ def newest() -> int:
 def apply() -> Op[list[Migration]]:
     """Bring the schema up to `newest` and return what was applied, nothing if it was there.
 
+    The functions are created again after the last migration, so that each stands in one file.
     Waits for another process that does the same.
 
     :raises SchemaError: the database's schema is newer than this code can work with.
@@ -44,6 +45,9 @@ def apply() -> Op[list[Migration]]:
     for migration in missing:
         yield Query(migration.up)
         yield Query(_SQL["record"], (migration.version, migration.name, migration.oldest_code))
+    if missing:
+        for function in functions():
+            yield Query(function)
     yield Query(_SQL["lock_timeout"], (before,))
     return missing
 

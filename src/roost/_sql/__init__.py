@@ -1,4 +1,4 @@
-"""All that the database is told: named statements from ``*.sql`` files, and the migrations.
+"""All that the database is told: named statements, migrations and functions, from ``*.sql`` files.
 
 A file holds statements, each under a ``-- name: <name>`` line. Placeholders are Postgres's own
 ``$1::type``, so that one text serves every driver unchanged.
@@ -89,3 +89,22 @@ def migrations() -> tuple[Migration, ...]:
             )
         )
     return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+@cache
+def functions() -> tuple[Statement, ...]:
+    """Return the scripts of ``functions/<name>.sql``, which create or replace one function each.
+
+    A migration that changes a function's parameters or its result drops it first.
+    """
+    folder = files(__name__).joinpath("functions")
+    found = sorted(folder.iterdir(), key=lambda file: file.name)
+    return tuple(
+        Statement(
+            f"functions.{file.name.removesuffix('.sql')}",
+            file.read_text(encoding="utf-8"),
+            script=True,
+        )
+        for file in found
+        if file.name.endswith(".sql")
+    )

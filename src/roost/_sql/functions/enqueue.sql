@@ -1,18 +1,5 @@
--- Values are checked where they come in: by the clients, and here by roost.enqueue. A statement that
--- writes rows reads each constraint's expression anew; nine took 9 % of a single enqueue.
--- oldest code: 6
-
-alter table roost.jobs
-    drop constraint jobs_names_check,
-    drop constraint jobs_attempts_check,
-    drop constraint jobs_timeout_check,
-    drop constraint jobs_scheduled_at_check,
-    drop constraint jobs_args_check,
-    drop constraint jobs_metadata_check,
-    drop constraint jobs_errors_check,
-    drop constraint jobs_tags_check,
-    drop constraint jobs_pending_parents_check;
-
+-- The door for triggers and other languages. Values are checked where they come in: by the clients,
+-- and here.
 create or replace function roost.enqueue(
     task text,
     args jsonb default '{}',
@@ -73,3 +60,6 @@ begin
     return new_id;
 end
 $$;
+
+comment on function roost.enqueue is
+    'Insert a job and return its id; null: an active job has the unique key. For triggers and other languages.';

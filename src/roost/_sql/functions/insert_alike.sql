@@ -1,8 +1,6 @@
 -- A batch of jobs of one kind is inserted without asking for conflicts, row by row, as long as there
 -- are none: to ask took a fifth of the time.
--- oldest code: 6
-
-create function roost.insert_alike(content text, out new_ids bigint[], out new_keys text[])
+create or replace function roost.insert_alike(content text, out new_ids bigint[], out new_keys text[])
 language plpgsql
 as $$
 declare

@@ -1,46 +1,5 @@
 -- A job that is enqueued alone goes straight to a worker that waits for one: it needs no claim.
--- oldest code: 5
-
-alter table roost.workers
-    add column offer bigint,
-    add column channel text,
-    add column tasks text[] not null default '{}';
-
-comment on column roost.workers.offer is
-    'The number under which the worker offers to be given one job; null: it offers nothing, or was given one.';
-comment on column roost.workers.channel is
-    'Where it hears of that job. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
-comment on column roost.workers.tasks is 'The tasks that it offers to run.';
-
-create function roost.take_offer(worker_id bigint, offer bigint, queue text)
-returns boolean
-language plpgsql
-as $$
-begin
-    update roost.workers as worker
-    set offer = null
-    where worker.id = (
-            select locked.id
-            from roost.workers as locked
-            where locked.id = take_offer.worker_id
-                and locked.offer = take_offer.offer
-            -- Until the job is committed the worker can't be taken for dead.
-            for no key update skip locked
-        )
-        and not exists (
-            select
-            from roost.queues as paused
-            where paused.name = take_offer.queue
-                and paused.paused_at is not null
-        );
-    return found;
-end
-$$;
-
-comment on function roost.take_offer is
-    'Take a worker''s offer to run a job now; false: somebody else has, or the queue is paused.';
-
-create function roost.insert_or_hand_over(content text, out new_id bigint)
+create or replace function roost.insert_or_hand_over(content text, out new_id bigint)
 language plpgsql
 as $$
 declare

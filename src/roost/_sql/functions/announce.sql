@@ -1,0 +1,26 @@
+-- A notification costs its transaction a lock that all commits share: only workers that sleep are
+-- notified.
+create or replace function roost.announce(queue text)
+returns void
+language plpgsql
+as $$
+begin
+    -- Called after the rows are written, so their transaction has its number, and with a snapshot of
+    -- its own: a worker that falls asleep too late to be seen here waits for this very transaction
+    -- (see the worker's module alertness). Only a snapshot that is kept can miss it altogether.
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+        or exists (
+            select
+            from roost.workers as worker
+            where worker.asleep
+                and worker.expires_at > now()
+                and announce.queue = any (worker.queues)
+        )
+    then
+        perform pg_notify('roost_jobs', announce.queue);
+    end if;
+end
+$$;
+
+comment on function roost.announce is
+    'Tell the workers that sleep that a job of the queue can start, or will soon; sent at the commit.';

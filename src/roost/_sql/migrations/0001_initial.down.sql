@@ -1,0 +1,13 @@
+drop function roost.insert_alike;
+drop function roost.insert_or_hand_over;
+drop function roost.take_offer;
+drop function roost.enqueue;
+drop function roost.announce;
+drop table roost.cron;
+drop table roost.jobs_archive;
+drop table roost.queues;
+drop table roost.starts;
+drop table roost.limits;
+drop table roost.dependencies;
+drop table roost.workers;
+drop table roost.jobs;

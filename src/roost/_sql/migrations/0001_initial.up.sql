@@ -1,0 +1,168 @@
+-- The tables and their indexes. The functions are in ../functions.
+--
+-- Columns stand in order of alignment (eight bytes, four, one, then the variable ones), which
+-- saves padding in every row. Empty errors, tags, depends_on and metadata are null: a row that
+-- doesn't use them pays one bit each.
+
+create table roost.jobs (
+    id bigint generated always as identity primary key,
+    scheduled_at timestamptz not null default now(),
+    inserted_at timestamptz not null default now(),
+    attempted_at timestamptz,
+    completed_at timestamptz,
+    cancelled_at timestamptz,
+    discarded_at timestamptz,
+    worker_id bigint,
+    lease_no integer not null default 0,
+    priority integer not null default 0,
+    attempt integer not null default 0,
+    max_attempts integer not null default 20,
+    timeout_seconds integer,
+    pending_parents integer not null default 0,
+    cancel_requested boolean not null default false,
+    -- A parent whose children wait for it is settled together with them; other jobs are not asked.
+    has_children boolean not null default false,
+    -- Jobs of a limited task stand in an index of their own, so that no other claim walks over them.
+    limited boolean not null default false,
+    -- Somebody waits for this job's end: it is announced by the statement that ends it.
+    awaited boolean not null default false,
+    state text not null default 'available',
+    queue text not null default 'default',
+    task text not null,
+    unique_key text,
+    args jsonb not null default '{}',
+    metadata jsonb,
+    tags text[],
+    depends_on bigint[],
+    errors jsonb,
+    result jsonb,
+
+    constraint jobs_state_check check (
+        state in ('available', 'executing', 'retryable', 'completed', 'discarded', 'cancelled')
+    )
+)
+with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+comment on column roost.jobs.worker_id is
+    'The worker incarnation that holds the lease while executing, and that ran the last attempt after.';
+comment on column roost.jobs.lease_no is
+    'Counts claims and is never given back: with id and worker_id it names one lease.';
+
+-- What a claim walks: waiting jobs only, in the order in which they run.
+create index jobs_claim on roost.jobs (queue, priority, scheduled_at, id)
+where state in ('available', 'retryable') and pending_parents = 0 and not limited;
+
+create index jobs_claim_limited on roost.jobs (queue, task, priority, scheduled_at, id)
+where state in ('available', 'retryable') and pending_parents = 0 and limited;
+
+-- At most one active job has a given key.
+create unique index jobs_unique_key on roost.jobs (unique_key)
+where unique_key is not null and state in ('available', 'executing', 'retryable');
+
+-- What a rescue walks: only what runs right now.
+create index jobs_executing on roost.jobs (worker_id)
+where state = 'executing';
+
+-- What the archive and the expiry of results walk, oldest end first.
+create index jobs_finished on roost.jobs (greatest(completed_at, cancelled_at, discarded_at))
+where state in ('completed', 'discarded', 'cancelled');
+
+-- Only what has a result, so that results that are gone are not walked over.
+create index jobs_results on roost.jobs (completed_at)
+where state = 'completed' and result is not null;
+
+-- The same columns without the indexes and defaults of a live table.
+create table roost.jobs_archive (
+    like roost.jobs,
+    archived_at timestamptz not null default now(),
+    primary key (id)
+);
+
+alter table roost.jobs_archive alter column awaited set default false;
+
+create index jobs_archive_results on roost.jobs_archive (completed_at)
+where result is not null;
+
+-- One row for each child that still waits for a parent; gone when the parent has ended.
+create table roost.dependencies (
+    parent_id bigint not null,
+    child_id bigint not null,
+    primary key (parent_id, child_id)
+);
+
+create table roost.workers (
+    id bigint generated always as identity primary key,
+    name text not null,
+    queues text[] not null,
+    concurrency integer not null,
+    started_at timestamptz not null default now(),
+    heartbeat_at timestamptz not null default now(),
+    expires_at timestamptz not null,
+    asleep boolean not null default true,
+    offer bigint,
+    channel text,
+    tasks text[] not null default '{}'
+)
+with (fillfactor = 50);
+
+comment on table roost.workers is
+    'One row a worker incarnation. After expires_at its leases may be taken by other workers.';
+comment on column roost.workers.asleep is
+    'Whether the worker waits to be notified of jobs. One that is awake looks every few milliseconds.';
+comment on column roost.workers.offer is
+    'The number under which the worker offers to be given one job; null: it offers nothing, or was given one.';
+comment on column roost.workers.channel is
+    'Where it hears of that job. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
+comment on column roost.workers.tasks is 'The tasks that it offers to run.';
+
+-- The limits that workers have published. The row is the lock under which a task's jobs are claimed.
+create table roost.limits (
+    task text primary key,
+    rate_per_minute integer check (rate_per_minute >= 1),
+    max_concurrency integer check (max_concurrency >= 1),
+    -- Jobs enqueued by transactions that could not see the row yet are marked later; see upkeep.sql.
+    published_by xid8 not null default pg_current_xact_id(),
+    snapshots_gone boolean not null default false,
+    all_marked boolean not null default false
+);
+
+-- When jobs of a rate-limited task were started, as long as it matters.
+create table roost.starts (
+    task text not null,
+    started_at timestamptz not null
+);
+
+create index starts_window on roost.starts (task, started_at);
+
+create table roost.queues (
+    name text primary key,
+    paused_at timestamptz
+);
+
+-- Cron entries as code declares them, and where each stands.
+create table roost.cron (
+    name text primary key,
+    expression text not null,
+    timezone text,
+    task text not null,
+    queue text not null,
+    args jsonb not null,
+    priority integer not null,
+    max_attempts integer not null,
+    tags text[],
+    timeout_seconds integer,
+    misfire text not null check (misfire in ('skip', 'last', 'all')),
+    overlap text not null check (overlap in ('allow', 'skip')),
+    jitter double precision not null check (jitter >= 0),
+    next_tick_at timestamptz not null,
+    last_tick_at timestamptz,
+    last_job_id bigint,
+    paused_at timestamptz,
+    -- Renewed by every worker whose code has the entry; without it the entry is stale.
+    declared_at timestamptz not null default now(),
+    inserted_at timestamptz not null default now()
+);

@@ -1,2 +1,0 @@
-drop table roost.workers;
-drop table roost.jobs;

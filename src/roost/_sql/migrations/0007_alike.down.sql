@@ -1,1 +1,0 @@
-drop function roost.insert_alike;
