@@ -9,6 +9,7 @@ import pytest
 
 from roost import HandlerRegistry, JobInsert, Worker, job
 from roost._worker.lanes import fetch
+from roost._worker.pace import Pace
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
@@ -116,3 +117,54 @@ async def test_a_line_of_short_jobs_is_handed_back_when_they_become_long(
         await eventually(lambda: ended > short + 2, within=30)
         await eventually(lambda: handed_back() > 10)
         table.rows("delete from roost.jobs where state = 'available'")
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that grows with each round of the fetch lane's wait."""
+    rounds: list[float] = []
+    act_at = fetch.FetchLane._act_at
+
+    def counted(lane: fetch.FetchLane) -> float:
+        rounds.append(act_at(lane))
+        return rounds[-1]
+
+    monkeypatch.setattr(fetch.FetchLane, "_act_at", counted)
+    return rounds
+
+
+@pytest.mark.parametrize("prefetch", [20, None], ids=["fixed", "adaptive"])
+async def test_room_for_less_than_half_of_the_line_is_waited_for_and_not_asked_for_in_a_loop(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    rounds: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    prefetch: int | None,
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 60.0)
+    if prefetch is None:
+        # As with jobs that were short until now.
+        monkeypatch.setattr(Pace, "prefetch", property(lambda _: 20))
+    started = 0
+    go_on = anyio.Event()
+
+    @job("work", registry=registry)
+    async def work(ends: bool) -> None:
+        nonlocal started
+        started += 1
+        if not ends:
+            await go_on.wait()
+
+    # Five leave, two run, and 15 wait: room for five, less than half of 20.
+    table.add_all([JobInsert("work", {"ends": True})] * 5)
+    table.add_all([JobInsert("work", {"ends": False})] * 17)
+    async with working(make_worker(concurrency=2, prefetch=prefetch, poll_interval=0.05)):
+        await eventually(lambda: table.states() == {"completed": 5, "executing": 17})
+        await eventually(lambda: started == 7)
+        rounds.clear()
+        table.add("work", args={"ends": True})  # a reason to look
+        await anyio.sleep(0.5)  # sleeps: ten times as long as a poll
+        assert len(rounds) < 50
+        go_on.set()
+        await eventually(lambda: table.states() == {"completed": 23})

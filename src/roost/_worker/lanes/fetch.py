@@ -185,31 +185,39 @@ class FetchLane:
         return runtime.running.room(self._pace.prefetch)
 
     async def _wait_for_room_and_a_reason(self) -> None:
-        runtime = self._runtime
+        """Return when there is something to ask the database; hand the line back when it is due.
+
+        What ends the wait is what ends the loop: the deadline is the time that is compared.
+        """
         while True:
             now = monotonic()
-            room = self._room()
-            # With a line in front of the slots, claim when half of it is gone, not for each job.
-            if room > self._pace.prefetch // 2 and (
-                runtime.jobs_may_wait or now >= min(self._next_look, runtime.due_at)
-            ):
+            act_at, hand_back_at = self._act_at(), self._hand_back_at()
+            if now >= act_at:
                 return
-            if runtime.alertness.should_turn and runtime.holds_leases():
-                return
-            if self._may_ask or self._may_offer:
-                return
-            running = runtime.running
-            by_hand = self._pace.fixed is not None
-            since = running.waiting_since if by_hand else running.first_waiting_since
-            hand_back_at = since + MAX_LINE_WAIT
             if now >= hand_back_at:
                 self._hand_back_the_line()
                 continue
-            wake_at = hand_back_at
-            if room > 0:
-                wake_at = min(wake_at, self._next_look, runtime.due_at)
-            with anyio.move_on_after(wake_at - now):
-                await runtime.look.wait()
+            with anyio.move_on_after(min(act_at, hand_back_at) - now):
+                await self._runtime.look.wait()
+
+    def _act_at(self) -> float:
+        """Return when to act, as things stand: in the past for now, infinity for never."""
+        runtime = self._runtime
+        if runtime.alertness.should_turn and runtime.holds_leases():
+            return -math.inf
+        if self._may_ask or self._may_offer:
+            return -math.inf
+        # With a line in front of the slots, claim when half of it is gone, not for each job.
+        if self._room() <= self._pace.prefetch // 2:
+            return math.inf
+        return -math.inf if runtime.jobs_may_wait else min(self._next_look, runtime.due_at)
+
+    def _hand_back_at(self) -> float:
+        """Return when what stands in line has waited for too long; infinity: nothing waits."""
+        running = self._runtime.running
+        by_hand = self._pace.fixed is not None
+        since = running.waiting_since if by_hand else running.first_waiting_since
+        return since + MAX_LINE_WAIT
 
     def _hand_back_the_line(self) -> None:
         """The slots are full of long jobs: let other workers have what waits here."""
