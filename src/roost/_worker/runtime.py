@@ -36,10 +36,6 @@ from roost.exceptions import DatabaseError
 T = TypeVar("T")
 
 
-MAX_CANCELS_HEARD = 1_000
-"""Requests to remember; those of a claim in flight are among the newest."""
-
-
 def _nobody_stops(error: BaseException) -> None:
     """Stands in until the session is there."""
     raise error
@@ -62,7 +58,10 @@ class Runtime:
 
     :param worker_id: the current incarnation; a new one after its row was lost.
     :param lease_until: by ``time.monotonic``, when others may take this worker's jobs.
-    :param cancels_heard: (id, lease number) of the newest cancel requests, of any worker's jobs.
+    :param cancel_requests: (id, lease number) of this worker's jobs whose rows ask for a cancel, as
+        of the last look at them.
+    :param cancel_heard: whether a cancel was announced, since the last claim began, of a job that
+        this worker doesn't hold: the claim's answer may bring it.
     :param listening: whether notifications arrive.
     :param limited_tasks: the tasks that have limits in the database, whoever declared them.
     :param limited_held: ids of jobs of limited tasks that were claimed and are not settled yet.
@@ -94,7 +93,8 @@ class Runtime:
     heartbeat_wake: Wake = attrs.field(factory=Wake)
     cron_wake: Wake = attrs.field(factory=Wake)
     control_wake: Wake = attrs.field(factory=Wake)
-    cancels_heard: dict[tuple[int, int], None] = attrs.field(factory=dict)
+    cancel_requests: frozenset[tuple[int, int]] = frozenset()
+    cancel_heard: bool = False
     listening: bool = False
     limited_tasks: frozenset[str] = frozenset()
     limited_held: set[int] = attrs.field(factory=set)
@@ -172,18 +172,29 @@ class Runtime:
         """Say whether a job is held or a verdict not written yet."""
         return bool(len(self.running) or self.running.waiting or self.settling)
 
-    def cancel(self, job_id: int, lease_no: int) -> None:
-        """Interrupt a running job for a user; remember it, for a claim may be on its way here."""
-        self.cancels_heard[job_id, lease_no] = None
-        if len(self.cancels_heard) > MAX_CANCELS_HEARD:
-            del self.cancels_heard[next(iter(self.cancels_heard))]
-        running = self.running.get(job_id)
-        if running is not None and running.claimed.lease.lease_no == lease_no:
-            running.cancel(Reason.USER)
+    def cancel(self, requests: Iterable[tuple[int, int]]) -> None:
+        """Interrupt the jobs whose rows ask for it, as (id, lease number); keep it for the others.
+
+        Others wait for a slot. :param requests: what all rows of this worker's jobs say now.
+        """
+        self.cancel_requests = frozenset(requests)
+        for job_id, lease_no in self.cancel_requests:
+            running = self.running.get(job_id)
+            if running is not None and running.claimed.lease.lease_no == lease_no:
+                running.cancel(Reason.USER)
+
+    def claim_begins(self) -> None:
+        """Note that jobs may be on their way here of which a cancel can be announced before."""
+        self.cancel_heard = False
+
+    def claim_ended(self) -> None:
+        """Look for cancels again if one was announced that may concern what the claim brought."""
+        if self.cancel_heard:
+            self.control_wake.set()
 
     def was_cancelled(self, lease: Lease) -> bool:
-        """Say whether a cancel of this attempt was heard before it started."""
-        return (lease.job_id, lease.lease_no) in self.cancels_heard
+        """Say whether the row asked for a cancel of this attempt before it started."""
+        return (lease.job_id, lease.lease_no) in self.cancel_requests
 
     def holds_leases(self) -> bool:
         """Say whether nobody else can have taken this worker's jobs."""

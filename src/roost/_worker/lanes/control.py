@@ -1,7 +1,8 @@
-"""Control: learn of cancel requests that were not heard.
+"""Control: read which of this worker's jobs are to be cancelled.
 
-The listen lane hears of them at once. This lane asks from time to time, and often while nobody
-listens.
+Only the rows say it. The listen lane wakes this one when a cancel is announced: anybody who may
+connect can send that, so it is a reason to look and nothing more. Without it this lane looks from
+time to time, and often while the worker does not listen.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ logger = logging.getLogger("roost.worker.control")
 
 DEAF_INTERVAL = 0.5
 """Seconds between two looks while the listening connection is down."""
+MIN_INTERVAL = 0.02
+"""Seconds between two looks at least, however many cancels are announced."""
 
 
 class ControlLane:
@@ -46,6 +49,7 @@ class ControlLane:
                 logger.warning("cancel requests unknown", extra={"error": str(error)})
             else:
                 failures = 0
+                await anyio.sleep(MIN_INTERVAL)
 
     async def once(self) -> None:
         """Ask once; nothing is asked when nothing is held.
@@ -53,11 +57,8 @@ class ControlLane:
         :raises DatabaseUnavailableError: no answer.
         """
         if self._runtime.running.ids:
-            requests = await self._runtime.call_in_background(
-                cancel_requests(self._runtime.worker_id)
-            )
-            for job_id, lease_no in requests:
-                self._runtime.cancel(job_id, lease_no)
+            # Not behind upkeep, which may wait for a lock.
+            self._runtime.cancel(await self._runtime.call(cancel_requests(self._runtime.worker_id)))
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""

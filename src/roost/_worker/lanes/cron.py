@@ -21,6 +21,8 @@ logger = logging.getLogger("roost.worker.cron")
 
 MAX_SLEEP = 30.0
 """Seconds between two looks at most: a notification may be lost, and clocks drift apart."""
+MIN_INTERVAL = 0.02
+"""Seconds between two looks at least, however often the lane is woken."""
 RENEW_INTERVAL = 60.0
 """Seconds between two declarations; `STALE_AFTER` is three of them."""
 STALE_AFTER = 3 * RENEW_INTERVAL
@@ -59,6 +61,7 @@ class CronLane:
             task_status.started()
             with anyio.move_on_after(wait):
                 await self._runtime.cron_wake.wait()
+                await anyio.sleep(MIN_INTERVAL)
 
     async def once(self) -> float:
         """Fire what is due and return the seconds until the next tick.

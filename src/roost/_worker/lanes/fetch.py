@@ -141,6 +141,7 @@ class FetchLane:
         poll_interval = runtime.settings.poll_interval * (2 if runtime.listening else 1)
         self._next_look = began + min(poll_interval, MAX_SLEEP)
         self._unsure = True
+        runtime.claim_begins()
         # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
         with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
             claimed = await self._claims.claim(limit, timeout=self._timeout)
@@ -169,6 +170,8 @@ class FetchLane:
         elif claimed.next_due is not None:
             runtime.due_in(claimed.next_due)
         runtime.running.admit(self.choose(claimed.jobs))
+        if claimed.jobs:
+            runtime.claim_ended()
         runtime.start_waiting()
 
     def choose(self, jobs: list[ClaimedJob]) -> list[ClaimedJob]:
@@ -262,6 +265,7 @@ class FetchLane:
             return
         offer.in_doubt = False
         before = offer.number
+        runtime.claim_begins()
         try:
             jobs = await runtime.call(find_handed(runtime.worker_id, held=runtime.held()))
         except BaseException:
@@ -276,6 +280,8 @@ class FetchLane:
         for job in jobs:
             logger.info("found a job that was handed over", extra={"job_id": job.lease.job_id})
             self._take_over(job)
+        if jobs:
+            runtime.claim_ended()
 
     def _take_over(self, job: ClaimedJob) -> None:
         """Put a job that was handed over in line, or hand it back where it would wait for long."""

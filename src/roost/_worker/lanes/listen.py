@@ -116,15 +116,18 @@ class ListenLane:
     def _pass_on(self, heard: Sequence[Notification]) -> None:
         queues = self._runtime.settings.queues
         of_jobs = 0
+        cancels: set[int] = set()
         for notification in heard:
             if notification.channel == CANCEL:
-                self._cancel(notification.payload)
+                cancels.update(_job_ids(notification.payload))
             elif notification.channel == CRON:
                 self._runtime.cron_wake.set()
             elif notification.channel == JOBS and notification.payload in queues:
                 of_jobs += 1
             elif notification.channel == self._runtime.offer.channel:
                 self._take_over(notification.payload)
+        if cancels:
+            self._look_for_cancels(cancels)
         if of_jobs:
             self._runtime.alertness.heard(of_jobs, now=monotonic())
             self._runtime.look_again()
@@ -150,14 +153,18 @@ class ListenLane:
         self._runtime.control_wake.set()
         self._runtime.cron_wake.set()
 
-    def _cancel(self, payload: str) -> None:
-        try:
-            job_id, lease_no = map(int, payload.split(":"))
-        except ValueError:
-            # Anybody may NOTIFY anything.
-            logger.warning("notification not understood", extra={"payload": payload[:100]})
+    def _look_for_cancels(self, job_ids: set[int]) -> None:
+        """Have the rows read if one of the jobs is here; else after the claim that may bring it."""
+        if job_ids.isdisjoint(self._runtime.running.ids):
+            self._runtime.cancel_heard = True
         else:
-            self._runtime.cancel(job_id, lease_no)
+            self._runtime.control_wake.set()
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""
+
+
+def _job_ids(payload: str) -> list[int]:
+    """Return the id of the job that is to be cancelled, none if the payload is not one of ours."""
+    job_id, _, _ = payload[:40].partition(":")
+    return [int(job_id)] if job_id.isascii() and job_id.isdigit() else []

@@ -1,0 +1,198 @@
+"""Anybody who may connect can send notifications: they make a worker look, and do nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import anyio
+import pytest
+
+from roost import AsyncRoost, HandlerRegistry, Worker, job
+from roost._ops.claim import Claimed
+from roost._worker.claiming import Claims
+from roost._worker.lanes.control import ControlLane
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+NEVER = 300.0
+"""A poll that no test waits for."""
+GARBAGE = (
+    *("", ":", "1", "1:", ":1", "x:y", "1:2:3", "-1:1", "1e3:1", "null", "[]", "{}", "NaN"),
+    *("9" * 30 + ":1", "9" * 5_000, "1:" + "9" * 5_000, "[" * 7_000, "٣:1", "²:1", "1 : 1", "\n"),
+    *("[[1],1]", '["1",1]', "[1e999,1]", "[1,[]]", '[1,"x"]', "x" * 7_999),
+)
+CHANNELS = ("roost_jobs", "roost_cancel", "roost_cron", "roost_probe", "roost_finished")
+
+
+@pytest.fixture
+async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoost]:
+    """Yield a client in the test's own process."""
+    async with AsyncRoost(dsn, registry=registry) as client:
+        yield client
+
+
+@pytest.fixture
+def gate(registry: HandlerRegistry) -> anyio.Event:
+    """Return what the task ``hold`` waits for; ``tick`` does nothing."""
+    gate = anyio.Event()
+
+    @job("hold", registry=registry)
+    async def hold() -> None:
+        await gate.wait()
+
+    @job("tick", registry=registry)
+    async def tick() -> None: ...
+
+    return gate
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the looks at cancel requests."""
+    looks: Counter[str] = Counter()
+    once = ControlLane.once
+
+    async def counted(lane: ControlLane) -> None:
+        await once(lane)
+        looks["cancels"] += 1
+
+    monkeypatch.setattr(ControlLane, "once", counted)
+    return looks
+
+
+def send(table: JobTable, channel: str, payload: str) -> None:
+    """Notify as a stranger would."""
+    table.rows("select pg_notify($1::text, $2::text)", channel, payload)
+
+
+async def reached(table: JobTable, job_id: int, state: str) -> None:
+    """Wait until the job is in the state."""
+    await eventually(lambda: table.get(job_id).state == state)
+
+
+async def test_a_forged_cancel_stops_no_running_job(
+    table: JobTable, gate: anyio.Event, make_worker: MakeWorker, looks: Counter[str]
+) -> None:
+    job_id = table.add("hold")
+    async with working(make_worker(poll_interval=NEVER)):
+        await eventually(lambda: table.states() == {"executing": 1})
+        before = looks["cancels"]
+        for lease_no in range(4):
+            send(table, "roost_cancel", f"{job_id}:{lease_no}")
+        await eventually(lambda: looks["cancels"] > before)
+        assert table.states() == {"executing": 1}
+        gate.set()
+        await eventually(lambda: table.states() == {"completed": 1})
+
+
+async def test_a_forged_cancel_is_not_kept_for_a_job_that_comes_later(
+    table: JobTable, client: AsyncRoost, gate: anyio.Event, make_worker: MakeWorker
+) -> None:
+    gate.set()
+    last = table.add("tick")
+    async with working(make_worker(poll_interval=NEVER)):
+        await eventually(lambda: table.states() == {"completed": 1})
+        for ahead in range(1, 30):
+            send(table, "roost_cancel", f"{last + ahead}:1")
+        ids = [await client.enqueue("hold", queue="default") for _ in range(10)]
+        table.add("hold")
+        await eventually(lambda: table.states() == {"completed": len(ids) + 2})
+
+
+async def test_a_flood_of_cancels_of_a_running_job_costs_few_looks(
+    table: JobTable, gate: anyio.Event, make_worker: MakeWorker, looks: Counter[str]
+) -> None:
+    job_id = table.add("hold")
+    async with working(make_worker(poll_interval=NEVER)):
+        await eventually(lambda: table.states() == {"executing": 1})
+        before = looks["cancels"]
+        began = anyio.current_time()
+        for _ in range(20):
+            table.rows(
+                "select pg_notify('roost_cancel', $1::bigint || ':' || n) "
+                "from generate_series(1, 500) as n",
+                job_id,
+            )
+            await anyio.lowlevel.checkpoint()
+        gate.set()
+        await eventually(lambda: table.states() == {"completed": 1})
+        # One at the beginning, one at the end, and one each 20 ms.
+        assert looks["cancels"] - before <= 2 + (anyio.current_time() - began) / 0.02
+
+
+async def test_what_no_client_sends_is_passed_over_and_logged_nowhere(
+    table: JobTable,
+    client: AsyncRoost,
+    gate: anyio.Event,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    held = table.add("hold")
+    async with working(make_worker(poll_interval=NEVER)):
+        await eventually(lambda: table.get(held).state == "executing")
+        for channel in CHANNELS:
+            for payload in GARBAGE:
+                send(table, channel, payload)
+        send(table, "roost_cancel", f"{held}:x")
+        other = await client.enqueue("tick")
+        await eventually(lambda: table.get(other).state == "completed")
+        assert table.get(held).state == "executing"
+        assert await client.cancel(held)
+        await eventually(lambda: table.get(held).state == "cancelled")
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("enqueue", ["claimed", "handed over"])
+async def test_a_cancel_takes_effect_within_a_tenth_of_a_second(
+    table: JobTable,
+    client: AsyncRoost,
+    gate: anyio.Event,
+    make_worker: MakeWorker,
+    enqueue: str,
+) -> None:
+    tooks = []
+    async with working(make_worker(poll_interval=NEVER)):
+        for _ in range(5):
+            await eventually(lambda: table.value("select offer from roost.workers") is not None)
+            job_id = table.add("hold") if enqueue == "claimed" else await client.enqueue("hold")
+            await reached(table, job_id, "executing")
+            cancelled_at = anyio.current_time()
+            assert await client.cancel(job_id)
+            await reached(table, job_id, "cancelled")
+            tooks.append(anyio.current_time() - cancelled_at)
+    # The best of five: a loaded machine may delay some.
+    assert min(tooks) < 0.1
+
+
+async def test_a_cancel_that_is_heard_before_the_claims_answer_is_heeded(
+    table: JobTable,
+    client: AsyncRoost,
+    gate: anyio.Event,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker = make_worker(poll_interval=NEVER)
+    async with working(worker):
+        await eventually(lambda: table.value("select offer from roost.workers") is not None)
+        assert worker._session is not None
+        runtime = worker._session._runtime
+        claim = Claims.claim
+
+        async def late(claims: Claims, limit: int, *, timeout: float) -> Claimed:
+            answer = await claim(claims, limit, timeout=timeout)
+            for claimed in answer.jobs:
+                # The claim is committed, and its answer on its way.
+                assert await client.cancel(claimed.lease.job_id)
+                await eventually(lambda: runtime.cancel_heard)
+            return answer
+
+        monkeypatch.setattr(Claims, "claim", late)
+        job_id = table.add("hold")
+        await eventually(lambda: table.get(job_id).state == "cancelled")
