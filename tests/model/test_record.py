@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -12,8 +12,9 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, Field, RootModel
 
-from roost import InvalidJobError, JobInsert
+from roost import HandlerRegistry, InvalidJobError, JobInsert, job
 from roost._model.record import encode_batch, encode_jobs
+from roost._model.registry import with_defaults
 
 BEYOND_INT = 2**31
 
@@ -27,6 +28,27 @@ class Unzoned(tzinfo):
 
     def dst(self, moment: datetime | None) -> timedelta | None:
         return None
+
+
+class RaisingZone(Unzoned):
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        raise LookupError("no such place")
+
+
+class Subclass(datetime):
+    pass
+
+
+class NotATime(datetime):
+    """Like ``pandas.NaT``: a datetime by its class that has no time."""
+
+    year = month = day = hour = minute = second = microsecond = math.nan  # type: ignore[assignment]
+
+    def utcoffset(self) -> timedelta | None:
+        return self  # type: ignore[return-value]
+
+    def isoformat(self, sep: str = "T", timespec: str = "auto") -> str:
+        return "NaT"
 
 
 class FloatModel(BaseModel):
@@ -49,6 +71,8 @@ BAD: list[tuple[str, list[Any]]] = [
             "2026-01-01",
             5,
             datetime(2026, 1, 1, tzinfo=Unzoned()),
+            datetime(2026, 1, 1, tzinfo=RaisingZone()),
+            NotATime(2026, 1, 1, tzinfo=UTC),
             datetime.max.replace(tzinfo=UTC),
             datetime.min.replace(tzinfo=UTC),
             datetime.max.replace(tzinfo=timezone(timedelta(hours=-23))),
@@ -76,6 +100,8 @@ BAD: list[tuple[str, list[Any]]] = [
             {"a": b"\xff"},
             {"a": lambda: None},
             {"a": 10**5_000},
+            {"a": datetime(2026, 1, 1, tzinfo=timezone(timedelta(seconds=30)))},
+            {"a": [time(12, tzinfo=timezone(timedelta(hours=1, seconds=1)))]},
             FloatModel(value=math.nan),
             Text("text"),
         ],
@@ -143,6 +169,9 @@ def test_everything_else_is_sent() -> None:
     [
         datetime(2026, 3, 1, 12, 30, tzinfo=UTC),
         datetime(2026, 3, 1, 18, 0, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+        datetime(2026, 3, 1, 13, 30, 30, tzinfo=timezone(timedelta(hours=1, seconds=30))),
+        datetime(2026, 3, 1, 12, 30, 0, 7, tzinfo=timezone(timedelta(microseconds=7))),
+        Subclass(2026, 3, 1, 12, 30, tzinfo=UTC),
     ],
 )
 def test_a_time_keeps_its_instant(moment: datetime) -> None:
@@ -182,6 +211,9 @@ def test_a_model_is_sent_by_field_name_and_a_dict_of_its_values_alike() -> None:
         JobInsert("work", {"n": 2}, queue="other"),
         JobInsert("work", {"n": 2}, priority=1),
         JobInsert("work", {"n": 2}, metadata={"n": True}),
+        JobInsert("work", {"n": 2}, metadata={"m": 1}),
+        JobInsert("work", {"n": 2}, metadata={"n": 1, "m": None}),
+        JobInsert("work", {"n": 2}, metadata={"n": [1]}),
         JobInsert("work", {"n": 2}, tags=["a"]),
         JobInsert("work", {"n": 2}, depends_on=[1]),
         JobInsert("work", {"n": 2}, timeout_seconds=7),
@@ -215,9 +247,34 @@ def test_jobs_of_one_kind_are_sent_with_what_they_have_in_common_once() -> None:
     }
 
 
+def test_equal_options_are_in_common_whoever_made_them() -> None:
+    def one(n: int) -> JobInsert:
+        return JobInsert(
+            "work",
+            {"n": n},
+            tags=["a", "b"],
+            depends_on=[] if n else None,
+            timeout_seconds=int("7000"),
+            metadata={"tenant": "x" * 3, "n": int("7000"), "none": None},
+        )
+
+    assert encode_batch([one(n) for n in range(3)]).alike
+
+
+def test_a_tasks_default_tags_are_in_common(registry: HandlerRegistry) -> None:
+    job("work", tags=["a", "b"], timeout_seconds=7_000, registry=registry)(lambda n: None)
+    jobs = [with_defaults(JobInsert("work", {"n": n}), registry) for n in range(3)]
+    batch = encode_batch(jobs)
+    assert batch.alike
+    assert json.loads(batch.text)["common"]["tags"] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "bad",
     [
+        JobInsert("work", tags=[7]),  # type: ignore[list-item]
+        JobInsert("work", metadata=7),  # type: ignore[arg-type]
+        JobInsert("work", depends_on=0),  # type: ignore[arg-type]
         JobInsert("work", {"n": float("nan")}),
         JobInsert("work", "text"),  # type: ignore[arg-type]
         JobInsert("work", unique_key=""),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime, time, timedelta
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -111,12 +112,25 @@ def _check_keys(value: object, path: str, depth: int) -> None:
         for index, item in enumerate(value):
             if not isinstance(item, _LEAVES):
                 _check_keys(item, f"{path}[{index}]", depth + 1)
+    elif isinstance(value, (datetime, time)):
+        _check_offset(value, path)
     elif isinstance(value, BaseModel):
         for name, item in value:
             if not isinstance(item, _LEAVES):
                 _check_keys(item, f"{path}.{name}" if path else name, depth + 1)
 
 
+def _check_offset(value: datetime | time, path: str) -> None:
+    """Refuse seconds in an offset: pydantic leaves them out, which makes it another instant."""
+    offset = value.utcoffset()
+    if offset is not None and offset % _MINUTE:
+        raise EncodingError(
+            f"the UTC offset {offset}{_at(path)} has seconds, which JSON has no form for; "
+            "pass value.astimezone(UTC)"
+        )
+
+
+_MINUTE = timedelta(minutes=1)
 _LEAVES = (str, int, float, bool, type(None))
 _PLAIN = frozenset(_LEAVES)
 

@@ -36,7 +36,7 @@ def job(
     The function is returned untouched: it can still be called directly, in tests for instance. It
     may be a coroutine function, which runs in the worker's event loop, or a plain one, which runs
     in a worker thread or process. It is called with the job's args as keywords; a parameter that is
-    annotated with `Job` gets the running job.
+    annotated with `Job`, or ``Job | None``, gets the running job.
 
     ``queue``, ``priority``, ``max_attempts``, ``tags`` and ``timeout_seconds`` are the defaults of
     every enqueue of this task that doesn't pass its own.

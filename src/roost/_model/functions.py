@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_type_hints
+from typing import Any, Literal, TypeAlias
 
-from roost._model.job import Job
 from roost.exceptions import InvalidSettingError
 
 RunIn: TypeAlias = Literal["thread", "process"]
@@ -44,18 +43,6 @@ def check_run_in(name: str, func: Callable[..., Any], run_in: object, *, awaited
             f"task {name!r} can't run in a process: only a function at the top of a module can be "
             "found from there"
         )
-
-
-def job_parameter(func: Callable[..., Any]) -> str | None:
-    """Return the parameter that is annotated with `Job`, if there is one."""
-    try:
-        hints = get_type_hints(func)
-    except Exception:  # noqa: BLE001  (annotations may name what exists for type checkers only)
-        hints = dict(getattr(func, "__annotations__", {}))
-    for name, hint in hints.items():
-        if name != "return" and hint in (Job, "Job", "roost.Job"):
-            return name
-    return None
 
 
 def origin(func: Callable[..., Any]) -> tuple[str, str]:

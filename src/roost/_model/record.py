@@ -13,6 +13,7 @@ from roost._model.job import JobInsert
 from roost._model.validate import (
     MAX_INT,
     MAX_KEY,
+    as_utc,
     check_ids,
     check_int,
     check_name,
@@ -76,16 +77,50 @@ def _is_like(job: JobInsert, first: JobInsert) -> bool:
         and (job.priority is first.priority or _equal(job.priority, first.priority))
         and (job.max_attempts is first.max_attempts or _equal(job.max_attempts, first.max_attempts))
         and (job.scheduled_at is first.scheduled_at or _equal(job.scheduled_at, first.scheduled_at))
-        and job.timeout_seconds is first.timeout_seconds
-        # Not equality: {"n": 1} == {"n": True}.
-        and job.tags is first.tags
-        and job.depends_on is first.depends_on
-        and job.metadata is first.metadata
+        and (
+            job.timeout_seconds is first.timeout_seconds
+            or _equal(job.timeout_seconds, first.timeout_seconds)
+        )
+        and (job.tags is first.tags or _equal_tags(job.tags, first.tags))
+        and (
+            job.depends_on is first.depends_on
+            or (type(job.depends_on) is list and not job.depends_on)
+        )
+        and (job.metadata is first.metadata or _equal_metadata(job.metadata, first.metadata))
     )
 
 
 def _equal(value: object, other: object) -> bool:
     return type(value) is type(other) and value == other
+
+
+def _equal_tags(tags: object, checked: object) -> bool:
+    """Say whether ``tags`` are those that were checked; a task's defaults are a new list each."""
+    return (
+        type(tags) is list
+        and type(checked) is list
+        and tags == checked
+        and all(type(tag) is str for tag in tags)
+    )
+
+
+def _equal_metadata(metadata: object, checked: object) -> bool:
+    """Say whether two dicts are alike and flat; nested ones are alike only as the same object."""
+    return (
+        type(metadata) is dict
+        and type(checked) is dict
+        and len(metadata) == len(checked)
+        and all(
+            type(value) in _COMPARED and type(key) is str and _equal(value, checked.get(key))
+            for key, value in metadata.items()
+        )
+        # A missing key's None is equal to a value that is None.
+        and (None not in metadata.values() or metadata.keys() == checked.keys())
+    )
+
+
+_COMPARED = frozenset((str, int, bool, type(None)))
+"""Not floats: 0.0 == -0.0."""
 
 
 def encode_jobs(jobs: Sequence[JobInsert]) -> str:
@@ -137,7 +172,7 @@ def _record(job: JobInsert) -> dict[str, Any]:
     }
     # What is left out is null in the row.
     if job.scheduled_at is not None:
-        record["scheduled_at"] = job.scheduled_at
+        record["scheduled_at"] = as_utc(job.scheduled_at)
     if job.unique_key is not None:
         record["unique_key"] = job.unique_key
     if job.tags:

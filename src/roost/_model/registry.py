@@ -9,11 +9,12 @@ import attrs
 from pydantic import BaseModel
 
 from roost._model.cron import CronEntry
-from roost._model.functions import RunIn, check_run_in, identity, is_async, job_parameter, origin
+from roost._model.functions import RunIn, check_run_in, identity, is_async, origin
 from roost._model.job import (
     JobInsert,
     is_default,
 )
+from roost._model.job_parameter import job_parameter
 from roost._model.limits import check_limits
 from roost._model.validate import check_job_defaults, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError

@@ -71,10 +71,46 @@ def check_scheduled_at(value: object) -> None:
         return
     if not isinstance(value, datetime):
         raise InvalidJobError(f"scheduled_at must be a datetime, not {type(value).__name__}")
-    if value.utcoffset() is None:
-        raise InvalidJobError(f"scheduled_at must have a time zone: {value.isoformat()} has none")
-    if not EARLIEST <= value <= LATEST:
+    as_utc(value)
+
+
+def as_utc(value: datetime) -> datetime:
+    """Return the same instant as a plain datetime in UTC, exact to the microsecond.
+
+    JSON has no room for the seconds of an offset, and a subclass may be no time at all, such as
+    ``pandas.NaT``.
+
+    :raises InvalidJobError: ``value`` is naive, too early or too late, or no time.
+    """
+    try:
+        offset = value.utcoffset()
+    except Exception as error:  # a time zone of the user's runs here
+        raise InvalidJobError(
+            f"scheduled_at can't be read: its time zone raised {type(error).__name__}: {error}"
+        ) from error
+    if offset is None:
+        raise InvalidJobError(
+            f"scheduled_at must have a time zone, and {value.isoformat()} has none: write "
+            "datetime.now(UTC) + timedelta(...), or value.astimezone() if it is local time"
+        )
+    try:
+        naive = datetime(  # noqa: DTZ001  (its offset is subtracted)
+            value.year,
+            value.month,
+            value.day,
+            value.hour,
+            value.minute,
+            value.second,
+            value.microsecond,
+        )
+        moment = (naive - offset).replace(tzinfo=UTC)
+    except OverflowError:
+        moment = None
+    except (TypeError, ValueError) as error:
+        raise InvalidJobError(f"scheduled_at must be a time, not {value!r}") from error
+    if moment is None or not EARLIEST <= moment <= LATEST:
         raise InvalidJobError(f"scheduled_at must be in the years 2 to 9998, not {value}")
+    return moment
 
 
 def check_job_defaults(

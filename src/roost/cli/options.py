@@ -81,8 +81,8 @@ def takes_worker_settings(command: F) -> F:
     """Give a command that takes ``**settings`` an option for each of a worker's settings.
 
     Names, types, defaults and help come from `WorkerSettings`, so a setting is an option as soon as
-    it exists. Left out: what the command has itself, what no word can express (functions and
-    objects), and what is not built yet.
+    it exists. Left out: what the command has itself, and functions and objects, which no word can
+    express. Under ``python -OO`` there are no docstrings, and so no help.
     """
     shown = inspect.signature(command)
     own = get_type_hints(command, include_extras=True)
@@ -97,14 +97,14 @@ def takes_worker_settings(command: F) -> F:
     types = get_type_hints(WorkerOptions)
     meanings = _meanings()
     for field in attrs.fields(WorkerSettings):
-        meaning = meanings[field.name]
-        if field.name in {"queues", "retry_strategy", "hooks", *own} or meaning.startswith(
-            "Not built"
-        ):
+        if field.name in {"queues", "retry_strategy", "hooks", *own}:
             continue
         own[field.name] = Annotated[
             types[field.name],
-            typer.Option(help=meaning, rich_help_panel="The worker's settings, times in seconds"),
+            typer.Option(
+                help=meanings.get(field.name),
+                rich_help_panel="The worker's settings, times in seconds",
+            ),
         ]
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)

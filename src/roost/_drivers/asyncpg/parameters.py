@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import re
 import socket
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 import attrs
 
 from roost.exceptions import InvalidSettingError
 
 _SCHEME = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://", re.IGNORECASE)
+_URL = re.compile(
+    r"postgres(?:ql)?(?:\+\w+)?://(?:(?P<user>[^@/?#]*)@)?(?P<hosts>[^@/?#]*)(?P<path>(?:/[^?#]*)?)"
+    r"(?:\?(?P<query>[^#]*))?",
+    re.IGNORECASE,
+)
 _PAIR = re.compile(
     r"\s*(?P<key>\w+)\s*=\s*(?:'(?P<quoted>(?:\\.|[^'\\])*)'(?=\s|$)|(?P<plain>(?:\\.|[^\s\\'])*))",
     re.DOTALL,
@@ -117,13 +122,24 @@ def read_dsn(dsn: str) -> Parameters:
 
 
 def _read_url(dsn: str) -> tuple[str, dict[str, str]]:
-    parts = urlsplit(_SCHEME.sub("postgresql://", dsn))
-    user, _, hosts = parts.netloc.rpartition("@")
-    # An unescaped / ? # or @ in the password lands in the wrong part.
-    if "@" in user or parts.fragment or not all(map(_HOST.fullmatch, hosts.split(","))):
+    # Not urlsplit, which asyncpg uses, too: which lists of IPv6 addresses it takes depends on
+    # Python's patch version. So several hosts are handed on as a parameter.
+    url = _URL.fullmatch(dsn)
+    if url is None:
         raise ValueError
-    base = f"postgresql://{parts.netloc}{parts.path}"
-    return base, dict(parse_qsl(parts.query, strict_parsing=True) if parts.query else [])
+    given = dict(parse_qsl(url["query"], strict_parsing=True) if url["query"] else [])
+    hosts = url["hosts"].split(",")
+    # An unescaped / ? # or @ in the password lands in the wrong part.
+    if not all(map(_HOST.fullmatch, hosts)) or (len(hosts) > 1 and not all(hosts)):
+        raise ValueError
+    user = ""
+    if url["user"] is not None:
+        # Quoted again, for asyncpg's parser trips over a bracket.
+        user = ":".join(quote(unquote(part), safe="") for part in url["user"].split(":", 1)) + "@"
+    if len(hosts) == 1:
+        return f"postgresql://{user}{hosts[0]}{url['path']}", given
+    given["host"] = ",".join(map(unquote, hosts))
+    return f"postgresql://{user}{url['path']}", given
 
 
 def _read_pairs(dsn: str) -> dict[str, str]:
