@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 import anyio
 import pytest
 from anyio.abc import TaskStatus
 
 from roost import DatabaseUnavailableError
+from roost._model.logs import StructuredLogger
 from roost._worker.lane import MAX_BACKOFF, Lanes, backoff, every
 
 pytestmark = pytest.mark.anyio
 
-LOGGER = logging.getLogger("roost.test")
+LOGGER = StructuredLogger("roost.test")
 
 
 async def test_every_calls_at_once_and_then_at_the_interval() -> None:

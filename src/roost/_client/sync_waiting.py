@@ -5,7 +5,6 @@ The blocking form of `roost._client.waiting`: one of the waiting threads listens
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +13,10 @@ import attrs
 
 from roost._drivers.base import SyncDriver, SyncListener
 from roost._model.job import JobOutcome
+from roost._model.logs import StructuredLogger
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.client.waiting")
+logger = StructuredLogger("roost.client.waiting")
 
 CHANNEL = "roost_finished"
 TURN = 0.5
@@ -60,7 +60,11 @@ class SyncWaiting:
                     self._ensure_listener()
                     outcome = look()
                 except DatabaseUnavailableError as error:
-                    logger.warning("can't look for the job now", extra={"error": str(error)})
+                    logger.warning(
+                        "can't look for job %(job_id)d now: %(error)s",
+                        job_id=job_id,
+                        error=str(error),
+                    )
                     outcome = None
                 left = poll_interval if end is None else min(poll_interval, end - time.monotonic())
                 if outcome is not None or left <= 0:
@@ -91,7 +95,7 @@ class SyncWaiting:
         try:
             heard = listener.receive(timeout=timeout)
         except DatabaseUnavailableError as error:
-            logger.warning("not listening, looking only", extra={"error": str(error)})
+            logger.warning("not listening, looking only: %(error)s", error=str(error))
             with self._state:
                 listener.close()
                 self._listener = None

@@ -7,7 +7,6 @@ time, so that a notification that gets lost costs a ``poll_interval`` and no mor
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -16,9 +15,10 @@ import attrs
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, Listener
 from roost._model.job import JobOutcome
+from roost._model.logs import StructuredLogger
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.client.waiting")
+logger = StructuredLogger("roost.client.waiting")
 
 CHANNEL = "roost_finished"
 
@@ -64,7 +64,11 @@ class Waiting:
                     await self._listen()
                     outcome = await look()
                 except DatabaseUnavailableError as error:
-                    logger.warning("can't look for the job now", extra={"error": str(error)})
+                    logger.warning(
+                        "can't look for job %(job_id)d now: %(error)s",
+                        job_id=job_id,
+                        error=str(error),
+                    )
                 else:
                     if outcome is not None:
                         return outcome
@@ -98,7 +102,7 @@ class Waiting:
         try:
             heard = await listener.receive()
         except DatabaseUnavailableError as error:
-            logger.warning("not listening, looking only", extra={"error": str(error)})
+            logger.warning("not listening, looking only: %(error)s", error=str(error))
             if self._listener is listener:
                 await self._stop_listening()
             return

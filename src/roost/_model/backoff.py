@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from typing import Protocol, runtime_checkable
 
+from roost._model.logs import StructuredLogger
 from roost.exceptions import InvalidSettingError
 
-logger = logging.getLogger("roost.backoff")
+logger = StructuredLogger("roost.backoff")
 
 DAY = 86_400.0
 LONGEST = 36_525 * DAY
@@ -83,12 +83,16 @@ def delay_after(attempt: int, strategy: BackoffStrategy) -> float:
         seconds = float(strategy(attempt))
     except KeyboardInterrupt:
         raise
-    except BaseException:  # a SystemExit of a user's function must not end the worker either
-        logger.exception("retry strategy failed", extra={"attempt": attempt})
+    except BaseException as error:
+        logger.error(
+            "retry strategy failed after attempt %(attempt)d", exc_info=error, attempt=attempt
+        )
         return _FALLBACK(attempt)
     if not math.isfinite(seconds) or seconds < 0:
         logger.error(
-            "retry strategy gave an unusable wait", extra={"attempt": attempt, "seconds": seconds}
+            "retry strategy gave an unusable wait after attempt %(attempt)d: %(seconds)s s",
+            attempt=attempt,
+            seconds=seconds,
         )
         return _FALLBACK(attempt)
     return min(seconds, LONGEST)

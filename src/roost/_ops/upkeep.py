@@ -24,6 +24,11 @@ class Rescued:
 
     job_id: int
     state: JobState
+    queue: str
+    task: str
+    attempt: int
+    max_attempts: int
+    worker_id: int
 
 
 def notify_probe(payload: str) -> Op[None]:
@@ -96,12 +101,12 @@ def rescue_jobs(*, limit: int, error_cap: int, tried: list[int] | None = None) -
     """
     tried = [] if tried is None else tried
     rows = yield Query(_SQL["rescue_jobs"], (limit, error_cap, list(tried)))
-    tried += [job_id for job_id, _, _ in rows]
-    failed = _failed_parents(rows)
+    tried += [row[0] for row in rows]
+    failed = _failed_parents([row[:3] for row in rows])
     if failed:
         yield from bound_lock_waits(CHILD_WAIT)
         yield from cancel_descendants(failed)
-    return [Rescued(job_id, JobState(state)) for job_id, state, _ in rows]
+    return [Rescued(job_id, JobState(state), *rest) for job_id, state, _, *rest in rows]
 
 
 def release_unheld(worker_id: int, *, held: Collection[int]) -> Op[list[int]]:

@@ -96,7 +96,9 @@ rescued as (
         )
     from orphan
     where job.id = orphan.id
-    returning job.id, job.queue, job.state, job.limited, job.has_children, job.awaited
+    returning
+        job.id, job.queue, job.task, job.state, job.attempt, job.max_attempts, job.worker_id,
+        job.limited, job.has_children, job.awaited
 ),
 notified as (
     select roost.announce(queue)
@@ -110,7 +112,7 @@ notified as (
     where awaited
         and state in ('discarded', 'cancelled')
 )
-select id, state, has_children
+select id, state, has_children, queue, task, attempt, max_attempts, worker_id
 from rescued
 where (select count(*) from notified) >= 0
 order by id;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +13,7 @@ import anyio.to_thread
 
 from roost._model.hooks import Hooks
 from roost._model.job import Job
+from roost._model.logs import StructuredLogger
 from roost._model.verdict import (
     CancelRequested,
     Ending,
@@ -21,10 +21,11 @@ from roost._model.verdict import (
     Raised,
     Returned,
     TimedOut,
+    error_record,
 )
 from roost.exceptions import JobFailed, JobTimeoutError, WorkerShutdown
 
-logger = logging.getLogger("roost.worker.hooks")
+logger = StructuredLogger("roost.worker.hooks")
 
 HOOK_TIMEOUT = 5.0
 """Seconds that one hook may take."""
@@ -60,19 +61,32 @@ class HookCalls:
     async def _call(self, hook: Callable[[], Awaitable[None]], name: str) -> None:
         try:
             await hook()
-        except anyio.get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class() as error:
             if anyio.current_effective_deadline() == -math.inf:
                 raise
             # Of some future that the hook awaited: nobody cancelled us.
-            logger.exception("hook failed", extra={"hook": name, "job_id": self._job.id})
+            self._report_failure(name, error)
         except KeyboardInterrupt:
             raise
-        except BaseException:
-            logger.exception("hook failed", extra={"hook": name, "job_id": self._job.id})
+        except BaseException as error:  # noqa: BLE001  (nothing that a hook raises may change the job)
+            self._report_failure(name, error)
+
+    def _report_failure(self, name: str, error: BaseException) -> None:
+        logger.error(
+            "hook %(hook)s of job %(job_id)d failed: %(error)s",
+            exc_info=error,
+            hook=name,
+            job_id=self._job.id,
+            error=error_record(error)["error"],
+        )
 
     def _report(self, bound: anyio.CancelScope, name: str) -> None:
         if bound.cancelled_caught:
-            logger.error("hook took too long", extra={"hook": name, "job_id": self._job.id})
+            logger.error(
+                "hook %(hook)s of job %(job_id)d took too long and was cancelled",
+                hook=name,
+                job_id=self._job.id,
+            )
 
 
 async def _called(hook: Callable[..., Any], job: Job, **keywords: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from typing import NoReturn, Protocol
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from roost._model.logs import StructuredLogger
 from roost.exceptions import DatabaseUnavailableError
 
 MAX_BACKOFF = 15.0
@@ -97,7 +97,7 @@ async def every(
     interval: float,
     once: Callable[[], Awaitable[object]],
     *,
-    logger: logging.Logger,
+    logger: StructuredLogger,
 ) -> NoReturn:
     """Call ``once`` now and then every ``interval`` seconds.
 
@@ -111,10 +111,16 @@ async def every(
         except DatabaseUnavailableError as error:
             failures += 1
             logger.warning(
-                "database unavailable", extra={"error": str(error), "failures": failures}
+                "database unavailable, %(failures)d times in a row: %(error)s",
+                failures=failures,
+                error=str(error),
             )
             await anyio.sleep(min(backoff(failures), interval))
         else:
+            if failures:
+                logger.info(
+                    "database available again after %(failures)d failures", failures=failures
+                )
             failures = 0
             await anyio.sleep(interval)
 

@@ -35,6 +35,7 @@ class RunningJob:
     """A job in a slot.
 
     :param waited: seconds in the line, from the claim to the slot.
+    :param started_at: by ``time.monotonic``, when it got its slot.
     :param task: cancelling it interrupts the handler; set when the job has been started.
     :param limit: the handler's own timeout, while it runs under one.
     :param linger: the wait for a thread that goes on after a cancel, until ``linger_until``.
@@ -46,6 +47,7 @@ class RunningJob:
 
     claimed: ClaimedJob
     waited: float = 0.0
+    started_at: float = 0.0
     task: TaskHandle[None] | None = None
     limit: anyio.CancelScope | None = None
     linger: anyio.CancelScope | None = None
@@ -151,7 +153,7 @@ class Running:
             return None
         claimed, since = self._waiting.popleft()
         self._waiting_since = now
-        running = RunningJob(claimed, now - since)
+        running = RunningJob(claimed, now - since, now)
         self._running[claimed.lease.job_id] = running
         return running
 

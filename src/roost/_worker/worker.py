@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import socket
@@ -17,8 +16,10 @@ from anyio.abc import TaskStatus
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver
 from roost._drivers.select import driver_for
+from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, WorkerSettings, takes_worker_options
+from roost._model.verdict import error_record
 from roost._ops import schema
 from roost._worker.farewell import Unfinished
 from roost._worker.lane import Lane, Lanes, StartedOnce
@@ -36,7 +37,7 @@ from roost._worker.running import Running
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.worker")
+logger = StructuredLogger("roost.worker")
 
 POOL_SIZE = 3
 """Connections beside the listening one: a claim, a settle and an upkeep call at the same time."""
@@ -236,7 +237,11 @@ class _Session:
             error = error.exceptions[0]
         if self.crash is None:
             self.crash = error
-            logger.critical("worker crashed", exc_info=error)
+            logger.critical(
+                "worker crashed: %(error)s",
+                exc_info=error,
+                error=error_record(error)["error"],
+            )
         if not self._stop.is_set():
             self.request_stop()
 
@@ -252,8 +257,10 @@ class _Session:
                     if not retries_left:
                         raise
                     logger.warning(
-                        "database unavailable at start",
-                        extra={"error": str(error), "retries_left": retries_left},
+                        "database unavailable at start, trying %(retries_left)d times more: "
+                        "%(error)s",
+                        retries_left=retries_left,
+                        error=str(error),
                     )
                     await anyio.sleep(self._settings.startup_retry_delay)
                 else:
@@ -277,11 +284,31 @@ class _Session:
                 for lane in order:
                     await started.enter_async_context(lanes.running(lane))
                 if not self._stop.is_set():
-                    logger.info("worker is ready", extra={"worker_id": runtime.worker_id})
+                    self._report_ready()
                     ready.started()
                 await self._stop.wait()
-                logger.info("worker is stopping", extra={"worker_id": runtime.worker_id})
+                logger.info(
+                    "worker is stopping: id %(worker_id)d, %(jobs)d jobs run and get "
+                    "%(shutdown_timeout)g s",
+                    worker_id=runtime.worker_id,
+                    jobs=len(runtime.running),
+                    shutdown_timeout=self._settings.shutdown_timeout,
+                )
             group.cancel_scope.cancel()
+
+    def _report_ready(self) -> None:
+        runtime = self._runtime
+        logger.info(
+            "worker is ready: id %(worker_id)d, name %(worker)s, queues %(queues)s; tasks "
+            "%(tasks)s; concurrency %(concurrency)d, driver %(driver)s, event loop %(event_loop)s",
+            worker_id=runtime.worker_id,
+            worker=runtime.name,
+            queues=list(self._settings.queues),
+            tasks=sorted(runtime.registry),
+            concurrency=self._settings.concurrency,
+            driver=runtime.driver.name,
+            event_loop=_event_loop(),
+        )
 
     async def _time_the_stop(self) -> None:
         """Bound the stop from the moment that it is asked for."""
@@ -292,3 +319,9 @@ class _Session:
         now = anyio.current_time()
         self._shell.deadline = min(self._shell.deadline, now + STOP_MARGIN)
         self._execute.end_by(now)
+
+
+def _event_loop() -> str:
+    """Return the package whose event loop runs: ``asyncio``, ``uvloop`` or ``trio``."""
+    native = anyio.lowlevel.current_token().native_token
+    return type(native).__module__.partition(".")[0]

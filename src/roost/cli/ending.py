@@ -24,7 +24,9 @@ from typing import NoReturn
 import anyio
 import attrs
 
-logger = logging.getLogger("roost.cli")
+from roost._model.logs import StructuredLogger
+
+logger = StructuredLogger("roost.cli")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 AFTER_FIRST = 2.0
@@ -98,7 +100,7 @@ def _within(seconds: float, function: Callable[[], None]) -> None:
 
 def _flush(why: str | None) -> None:
     if why is not None:
-        logger.critical(why)
+        logger.critical("exiting: %(why)s", why=why)
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
@@ -130,7 +132,7 @@ async def handle_signals(stop: Callable[[], None], *, watchdog: Watchdog, grace:
     """
     with anyio.open_signal_receiver(*SIGNALS) as received, _overheard(watchdog, grace):
         async for number in received:
-            logger.info("signal received", extra={"signal": signal.Signals(number).name})
+            logger.info("signal received: %(signal)s", signal=signal.Signals(number).name)
             stop()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from roost.cli.options import LogLevel
@@ -36,20 +37,26 @@ def _moment(record: logging.LogRecord) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-11-23T20:15:00.123Z INFO roost.worker: worker is ready worker_id=7``."""
+    """``2026-11-23T20:15:00.123Z INFO shop.mail: sent to=ada``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and below it the traceback if there is one."""
-        words = [f"{_moment(record)} {record.levelname} {record.name}: {record.getMessage()}"]
-        words += [f"{name}={_value(value)}" for name, value in extras(record).items()]
+        message = record.getMessage()
+        words = [f"{_moment(record)} {record.levelname} {record.name}: {message}"]
+        # What fills the message is in it already.
+        shown = record.args if isinstance(record.args, Mapping) else {}
+        words += [
+            f"{name}={_value(value)}" for name, value in extras(record).items() if name not in shown
+        ]
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, RoostError):
             # Raised on purpose, with a message that says what to do: where is of no use.
-            words.append(f"error={_value(f'{type(error).__name__}: {error}')}")
+            if str(error) not in message:
+                words.append(f"error={_value(f'{type(error).__name__}: {error}')}")
             return " ".join(words)
         line = " ".join(words)
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+        if trace := _trace(self, record):
+            line += "\n" + trace
         if record.stack_info:
             line += "\n" + self.formatStack(record.stack_info)
         return line
@@ -67,9 +74,16 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **extras(record),
         }
-        if record.exc_info:
-            shown["exception"] = self.formatException(record.exc_info)
+        if trace := _trace(self, record):
+            shown["exception"] = trace
         return json.dumps(shown, default=str)
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
+    """Return the traceback, as it was formatted before if it was."""
+    if record.exc_info and not record.exc_text:
+        record.exc_text = formatter.formatException(record.exc_info)
+    return record.exc_text
 
 
 def _value(value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 from functools import partial
@@ -15,6 +14,7 @@ import typer
 from roost import RoostError, Worker, WorkerSettings
 from roost._drivers import psycopg_sync
 from roost._drivers.base import run_sync
+from roost._model.logs import StructuredLogger
 from roost._worker.farewell import hand_back
 from roost.cli.backend import check_backend, run_on
 from roost.cli.ending import Watchdog, exit_with, handle_signals
@@ -30,7 +30,7 @@ from roost.cli.options import (
     takes_worker_settings,
 )
 
-logger = logging.getLogger("roost.cli")
+logger = StructuredLogger("roost.cli")
 
 DEFAULT_QUEUES: list[str] = list(attrs.fields(WorkerSettings).queues.default or ())
 
@@ -100,7 +100,7 @@ def _hand_back(worker: Worker, address: str) -> None:
         ):
             run_sync(connection, hand_back(unfinished))
     except RoostError as error:
-        logger.error("jobs are left to a rescue", extra={"error": str(error)})  # noqa: TRY400
+        logger.error("jobs are left to a rescue: %(error)s", error=str(error))
 
 
 async def _work(
@@ -113,7 +113,7 @@ async def _work(
         )
         try:
             if once:
-                logger.info("nothing more to do", extra={"jobs": await worker.run_once()})
+                logger.info("nothing more to do after %(jobs)d jobs", jobs=await worker.run_once())
             else:
                 await worker.run()
         except Exception as error:  # noqa: BLE001  (whatever it is, it ends this process)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from anyio.abc import TaskStatus
 
+from roost._model.logs import StructuredLogger
 from roost._ops.query import Op
 from roost._ops.upkeep import archive_jobs, forget_results
 from roost._worker.lane import every
 from roost._worker.runtime import Runtime
 
-logger = logging.getLogger("roost.worker.archive")
+logger = StructuredLogger("roost.worker.archive")
 
 BATCH = 1_000
 
@@ -37,12 +37,12 @@ class ArchiveLane:
             ttl = settings.result_ttl_seconds
             forgotten = await self._all(lambda: forget_results(after=ttl, limit=BATCH))
             if forgotten:
-                logger.info("dropped results", extra={"jobs": forgotten})
+                logger.info("dropped the results of %(jobs)d jobs", jobs=forgotten)
         if settings.archive_after_seconds is not None:
             age = settings.archive_after_seconds
             archived = await self._all(lambda: archive_jobs(after=age, limit=BATCH))
             if archived:
-                logger.info("archived jobs", extra={"jobs": archived})
+                logger.info("archived %(jobs)d jobs", jobs=archived)
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""

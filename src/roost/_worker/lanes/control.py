@@ -7,17 +7,16 @@ time to time, and often while the worker does not listen.
 
 from __future__ import annotations
 
-import logging
-
 import anyio
 from anyio.abc import TaskStatus
 
+from roost._model.logs import StructuredLogger
 from roost._ops.control import cancel_requests
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.worker.control")
+logger = StructuredLogger("roost.worker.control")
 
 DEAF_INTERVAL = 0.5
 """Seconds between two looks while the listening connection is down."""
@@ -46,7 +45,7 @@ class ControlLane:
                 await self.once()
             except DatabaseUnavailableError as error:
                 failures += 1
-                logger.warning("cancel requests unknown", extra={"error": str(error)})
+                logger.warning("cancel requests unknown: %(error)s", error=str(error))
             else:
                 failures = 0
                 await anyio.sleep(MIN_INTERVAL)

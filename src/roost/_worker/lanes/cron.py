@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from time import monotonic
 
@@ -11,13 +10,14 @@ from anyio.abc import TaskStatus
 
 from roost._model.cron import CronEntry
 from roost._model.job import JobInsert
+from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._ops.cron import Declaration, declare, fire_due, next_in, renew_declared
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.worker.cron")
+logger = StructuredLogger("roost.worker.cron")
 
 MAX_SLEEP = 30.0
 """Seconds between two looks at most: a notification may be lost, and clocks drift apart."""
@@ -54,7 +54,7 @@ class CronLane:
                 wait = await self.once()
             except DatabaseUnavailableError as error:
                 failures += 1
-                logger.warning("ticks may be late", extra={"error": str(error)})
+                logger.warning("ticks may be late: %(error)s", error=str(error))
                 wait = backoff(failures)
             else:
                 failures = 0
@@ -75,9 +75,9 @@ class CronLane:
         if wait is not None and wait <= 0:
             fired = await runtime.call(fire_due(names))
             if fired.job_ids:
-                logger.info("cron fired", extra={"jobs": fired.job_ids})
+                logger.info("cron enqueued jobs: %(jobs)s", jobs=fired.job_ids)
             if fired.unreadable:
-                logger.error("cron entries not understood", extra={"names": fired.unreadable})
+                logger.error("cron entries not understood: %(names)s", names=fired.unreadable)
                 self._unreadable.update(fired.unreadable)
                 names = [name for name in names if name not in self._unreadable]
             wait = await runtime.call(next_in(names))

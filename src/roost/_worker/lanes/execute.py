@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 from collections.abc import Awaitable
 from time import monotonic
@@ -14,7 +13,9 @@ from anyio.abc import TaskGroup, TaskStatus
 from pydantic import BaseModel
 
 from roost._model.hooks import Hooks
+from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
+from roost._model.states import Event
 from roost._model.verdict import (
     CancelRequested,
     Ending,
@@ -25,13 +26,14 @@ from roost._model.verdict import (
     judge,
 )
 from roost._ops.claim import ClaimedJob
+from roost._worker.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.current import current
 from roost._worker.handler import call_handler
 from roost._worker.hooks import HOOK_TIMEOUT, HookCalls
 from roost._worker.running import LINGER, Reason, RunningJob
 from roost._worker.runtime import Runtime
 
-logger = logging.getLogger("roost.worker.execute")
+logger = StructuredLogger("roost.worker.execute")
 
 MAX_START_DELAY = 1.0
 """Seconds after its claim in which a job of a limited task must start; the claim of limited jobs
@@ -99,9 +101,8 @@ class ExecuteLane:
         ending: Ending = _INTERRUPTED
         try:
             ending = self._refuse(running) or await self._attempt(running)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (logged with its verdict)
             # Not the handler's, which is an ending: this row can't be made into a call.
-            logger.exception("attempt failed outside its handler", extra=_who(running))
             ending = Raised(error)
         except KeyboardInterrupt as error:
             # The user's. Raised on in here it would end asyncio's loop on the spot; `Worker.run`
@@ -113,10 +114,14 @@ class ExecuteLane:
             runtime.running.finish(running)
             ending = _weigh(running, ending)
             if running.reason is Reason.LEASE_LOST:
-                pass  # whoever has it now says how it ends
+                log_lease_lost(running)  # whoever has it now says how it ends
             elif running.abandoned:
                 runtime.abandoned.add(claimed.lease.job_id)
-                logger.error("thread left behind", extra=_who(running))
+                logger.error(
+                    "thread left behind by job %(job_id)d (%(task)s)",
+                    job_id=claimed.lease.job_id,
+                    task=claimed.task,
+                )
             else:
                 verdict = judge(
                     ending,
@@ -126,6 +131,8 @@ class ExecuteLane:
                     retry=runtime.settings.retry,
                 )
                 runtime.settle(verdict._replace(completed=True) if running.completed else verdict)
+                if verdict.event is not Event.COMPLETE:
+                    log_unsuccessful(running, ending, verdict)
             if not self._held_back:
                 self.start_waiting()
             runtime.look.set()
@@ -141,7 +148,11 @@ class ExecuteLane:
         with self._last_wait:
             await runtime.running.wait_until_none_runs()
         for stuck in runtime.running:
-            logger.error("handler does not end", extra=_who(stuck))
+            logger.error(
+                "handler of job %(job_id)d (%(task)s) does not end",
+                job_id=stuck.claimed.lease.job_id,
+                task=stuck.claimed.task,
+            )
 
     def end_by(self, deadline: float) -> None:
         """Interrupt every job at ``deadline``, by the loop's clock; a later one changes nothing."""
@@ -235,7 +246,3 @@ def _arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
     if handler.job_parameter is not None:
         args[handler.job_parameter] = claimed.job()
     return args
-
-
-def _who(running: RunningJob) -> dict[str, object]:
-    return {"job_id": running.claimed.lease.job_id, "task": running.claimed.task}

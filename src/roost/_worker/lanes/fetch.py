@@ -7,7 +7,6 @@ and looks every few milliseconds instead.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from time import monotonic
@@ -15,6 +14,7 @@ from time import monotonic
 import anyio
 from anyio.abc import TaskStatus
 
+from roost._model.logs import StructuredLogger
 from roost._ops.claim import Claimed, ClaimedJob
 from roost._ops.handover import find_handed, make_offer
 from roost._ops.upkeep import next_transaction, oldest_transaction, release_unheld, set_asleep
@@ -24,7 +24,7 @@ from roost._worker.pace import Pace
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.worker.fetch")
+logger = StructuredLogger("roost.worker.fetch")
 
 CLAIM_TIMEOUT = 30.0
 """Seconds that one claim may take before its outcome counts as unknown."""
@@ -91,11 +91,17 @@ class FetchLane:
                     await self._turn_or_look()
             except DatabaseUnavailableError as error:
                 failures += 1
-                logger.warning("claim failed", extra={"error": str(error), "failures": failures})
+                logger.warning(
+                    "claim failed, %(failures)d times in a row: %(error)s",
+                    failures=failures,
+                    error=str(error),
+                )
                 await anyio.sleep(backoff(failures))
                 # What it was to look for is still there.
                 self._runtime.jobs_may_wait = self._runtime.limited_may_wait = True
             else:
+                if failures:
+                    logger.info("claiming again after %(failures)d failures", failures=failures)
                 failures = 0
 
     async def _turn_or_look(self) -> None:
@@ -278,7 +284,7 @@ class FetchLane:
         # What is heard from now on is not accepted: it may be one of these.
         offer.number = None
         for job in jobs:
-            logger.info("found a job that was handed over", extra={"job_id": job.lease.job_id})
+            logger.info("found a job that was handed over: %(job_id)d", job_id=job.lease.job_id)
             self._take_over(job)
         if jobs:
             runtime.claim_ended()
@@ -304,7 +310,7 @@ class FetchLane:
                 try:
                     await self._give_back_the_unknown()
                 except DatabaseUnavailableError as error:
-                    logger.warning("nothing given back yet", extra={"error": str(error)})
+                    logger.warning("nothing given back yet: %(error)s", error=str(error))
                     await anyio.sleep(backoff(1))
                 else:
                     return
@@ -329,7 +335,7 @@ class FetchLane:
             raise
         self._unsure = False
         if given_back:
-            logger.warning("gave back jobs of a lost claim", extra={"jobs": given_back})
+            logger.warning("gave back jobs of a lost claim: %(jobs)s", jobs=given_back)
 
 
 class DrainLane(FetchLane):
@@ -362,7 +368,11 @@ class DrainLane(FetchLane):
                 claimed = await self.once()
             except DatabaseUnavailableError as error:
                 failures += 1
-                logger.warning("claim failed", extra={"error": str(error), "failures": failures})
+                logger.warning(
+                    "claim failed, %(failures)d times in a row: %(error)s",
+                    failures=failures,
+                    error=str(error),
+                )
                 await anyio.sleep(backoff(failures))
                 continue
             failures = 0

@@ -6,19 +6,19 @@ and not earlier, others may run them.
 
 from __future__ import annotations
 
-import logging
 import math
 from time import monotonic
 
 import anyio
 from anyio.abc import TaskStatus
 
+from roost._model.logs import StructuredLogger
 from roost._ops.upkeep import forget_worker, register_worker, renew_worker
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.worker.heartbeat")
+logger = StructuredLogger("roost.worker.heartbeat")
 
 UNWINDING = 0.1
 """Share of ``orphan_stale_after`` that interrupted jobs have to end before others may take them."""
@@ -53,11 +53,9 @@ class HeartbeatLane:
             await anyio.sleep(max(0.0, self._runtime.lease_until - monotonic()))
             if not self._runtime.holds_leases():
                 logger.error(
-                    "leases have run out: stopping the jobs",
-                    extra={
-                        "worker_id": self._runtime.worker_id,
-                        "jobs": len(self._runtime.running),
-                    },
+                    "leases of worker %(worker_id)d have run out: stopping its %(jobs)d jobs",
+                    worker_id=self._runtime.worker_id,
+                    jobs=len(self._runtime.running),
                 )
                 self._runtime.lose_leases()
                 await anyio.sleep(_FENCED)
@@ -73,9 +71,16 @@ class HeartbeatLane:
             except DatabaseUnavailableError as error:
                 failures += 1
                 logger.warning(
-                    "heartbeat failed", extra={"error": str(error), "failures": failures}
+                    "heartbeat failed, %(failures)d times in a row: %(error)s",
+                    failures=failures,
+                    error=str(error),
                 )
             else:
+                if failures:
+                    logger.info(
+                        "heartbeats are written again after %(failures)d failures",
+                        failures=failures,
+                    )
                 failures = 0
 
     async def register(self) -> None:
@@ -111,7 +116,10 @@ class HeartbeatLane:
         if alive:
             # Too late, and nobody noticed. The jobs were stopped: without the row they are rescued.
             await self._runtime.call(forget_worker(self._runtime.worker_id))
-        logger.error("this worker was taken for dead", extra={"worker_id": self._runtime.worker_id})
+        logger.error(
+            "this worker, %(worker_id)d, was taken for dead: its jobs were stopped",
+            worker_id=self._runtime.worker_id,
+        )
         self._runtime.lease_until = -math.inf  # what a claim in flight brings is not started
         self._runtime.lose_leases()
         await self.register()
@@ -129,7 +137,7 @@ class HeartbeatLane:
                         forget_worker(self._runtime.worker_id), timeout=FORGET_TIMEOUT
                     )
                 except DatabaseUnavailableError as error:
-                    logger.warning("worker row left behind", extra={"error": str(error)})
+                    logger.warning("worker row left behind: %(error)s", error=str(error))
 
     @property
     def _lease(self) -> float:

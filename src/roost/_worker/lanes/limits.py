@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 from anyio.abc import TaskStatus
 
+from roost._model.logs import StructuredLogger
 from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
 from roost._worker.lane import every
 from roost._worker.runtime import Runtime
 
-logger = logging.getLogger("roost.worker.limits")
+logger = StructuredLogger("roost.worker.limits")
 
 
 class LimitsLane:
@@ -40,7 +39,7 @@ class LimitsLane:
         if self._runtime.limited_tasks:
             marked = await self._runtime.call_in_background(mark_limited_jobs())
             if marked:
-                logger.info("marked jobs of newly limited tasks", extra={"jobs": marked})
+                logger.info("marked %(jobs)d jobs of newly limited tasks", jobs=marked)
                 self._runtime.look_again()
 
     async def stop(self) -> None:

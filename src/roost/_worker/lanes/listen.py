@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import secrets
 from collections.abc import Sequence
 from time import monotonic
@@ -13,12 +12,13 @@ import anyio.lowlevel
 from anyio.abc import TaskStatus
 
 from roost._drivers.base import Listener, Notification
+from roost._model.logs import StructuredLogger
 from roost._ops.handover import read_handed
 from roost._ops.upkeep import notify_probe
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.worker.listen")
+logger = StructuredLogger("roost.worker.listen")
 
 JOBS, CANCEL, CRON, PROBE = "roost_jobs", "roost_cancel", "roost_cron", "roost_probe"
 """Channels. Payloads: a queue's name; ``<job id>:<lease number>``; an entry's name; a probe's."""
@@ -47,6 +47,7 @@ class ListenLane:
 
         Ready after the first try, successful or not: a worker without it still works.
         """
+        lost = False
         while True:
             delay = self._runtime.settings.listen_reconnect_delay
             # Nobody else can guess it: to read what is handed over takes the rights to read the
@@ -62,6 +63,9 @@ class ListenLane:
                     self._wake_all()
                     await self._check(listener)
                     self._runtime.listening = True
+                    if lost:
+                        logger.info("listening again")
+                        lost = False
                     # Only now: behind a pooler the lock would stay with the pooler's connection.
                     await listener.lock(own)
                     self._runtime.offer.listens(own)
@@ -70,13 +74,14 @@ class ListenLane:
                         await self.once(listener)
             except _DeafError:
                 delay = DEAF_DELAY
-                logger.error(  # noqa: TRY400  (there is no more to say)
+                logger.error(
                     "notifications don't arrive, polling only: is there a pooler in transaction "
                     "mode in front of Postgres?"
                 )
             except DatabaseUnavailableError as error:
-                logger.warning("not listening, polling only", extra={"error": str(error)})
+                logger.warning("not listening, polling only: %(error)s", error=str(error))
             finally:
+                lost = True
                 self._runtime.listening = False
                 self._runtime.offer.channel = None
                 self._runtime.control_wake.set()
@@ -137,7 +142,7 @@ class ListenLane:
         try:
             handed = read_handed(payload)
         except (ValueError, TypeError):
-            logger.warning("notification not understood", extra={"payload": payload[:100]})
+            logger.warning("notification not understood: %(payload)s", payload=payload[:100])
             return
         if handed.worker_id != runtime.worker_id:
             return  # of an incarnation whose jobs others take back

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-
 from anyio.abc import TaskStatus
 
+from roost._model.logs import StructuredLogger
+from roost._model.states import JobState
 from roost._ops.family import HELD
-from roost._ops.upkeep import expire_workers, rescue_jobs
+from roost._ops.upkeep import Rescued, expire_workers, rescue_jobs
 from roost._worker.lane import every
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
-logger = logging.getLogger("roost.worker.rescue")
+logger = StructuredLogger("roost.worker.rescue")
 
 BATCH = 500
 
@@ -36,7 +36,7 @@ class RescueLane:
         Each batch commits by itself; a cancel between two leaves the rest to the next look.
         """
         for name in await self._runtime.call_in_background(expire_workers()):
-            logger.warning("worker is dead", extra={"worker": name})
+            logger.warning("worker is dead, its jobs are taken back: %(worker)s", worker=name)
         total, limit = 0, BATCH
         tried: list[int] = []
         while True:
@@ -57,10 +57,26 @@ class RescueLane:
                     del tried[looked_at:]
                 continue
             for job in rescued:
-                logger.warning("job rescued", extra={"job_id": job.job_id, "state": job.state})
+                _report(job)
             total += len(rescued)
             if len(rescued) < limit:
                 return total
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""
+
+
+def _report(job: Rescued) -> None:
+    """Log one rescued attempt: an error when it was the last one of its job."""
+    report = logger.error if job.state is JobState.DISCARDED else logger.warning
+    report(
+        "job %(job_id)d (%(task)s) was left by worker %(worker_id)d, which is dead, and is now "
+        "%(state)s; queue %(queue)s, attempt %(attempt)d of %(max_attempts)d",
+        job_id=job.job_id,
+        task=job.task,
+        worker_id=job.worker_id,
+        state=job.state.value,
+        queue=job.queue,
+        attempt=job.attempt,
+        max_attempts=job.max_attempts,
+    )

@@ -7,12 +7,12 @@ nothing here may make it run again.
 
 from __future__ import annotations
 
-import logging
 import math
 
 import anyio
 from anyio.abc import TaskStatus
 
+from roost._model.logs import StructuredLogger
 from roost._model.verdict import Verdict, without_payload
 from roost._ops.family import HELD
 from roost._ops.settle import Settled, settle, settle_parents
@@ -20,7 +20,7 @@ from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
-logger = logging.getLogger("roost.worker.settle")
+logger = StructuredLogger("roost.worker.settle")
 
 MAX_BATCH = 1_000
 SETTLE_TIMEOUT = 30.0
@@ -58,11 +58,17 @@ class SettleLane:
                 except DatabaseUnavailableError as error:
                     failures += 1
                     logger.warning(
-                        "verdicts not written yet",
-                        extra={"error": str(error), "waiting": len(self._runtime.settling)},
+                        "%(waiting)d verdicts not written yet: %(error)s",
+                        waiting=len(self._runtime.settling),
+                        error=str(error),
                     )
                     await anyio.sleep(backoff(failures))
                 else:
+                    if failures:
+                        logger.info(
+                            "verdicts are written again after %(failures)d failures",
+                            failures=failures,
+                        )
                     failures = 0
                     if busy == len(self._runtime.settling):
                         wait = BUSY_DELAY
@@ -88,7 +94,11 @@ class SettleLane:
                 except DatabaseError as error:
                     # One verdict that can't be stored must not keep the others waiting, nor its
                     # own job from ending: the work is done.
-                    logger.error("batch refused", extra={"error": str(error)})  # noqa: TRY400
+                    logger.error(
+                        "batch of %(verdicts)d verdicts refused, writing one by one: %(error)s",
+                        verdicts=len(batch),
+                        error=str(error),
+                    )
                     return await self._write_one_by_one(len(batch))
             raise DatabaseUnavailableError("the batch was not answered")
 
@@ -154,11 +164,7 @@ class SettleLane:
             if verdict.completed:
                 continue  # by its handler, in a transaction of its own
             # After a try that was not answered, a lease that is gone may have been used by it.
-            logger.log(
-                logging.INFO if unsure else logging.WARNING,
-                "verdict was written before, or its lease was lost" if unsure else "lease lost",
-                extra={"job_id": verdict.lease.job_id, "lease_no": verdict.lease.lease_no},
-            )
+            _report_lost(verdict, unsure=unsure)
 
     async def stop(self) -> None:
         """Write what is left, within `FLUSH_TIMEOUT`."""
@@ -172,8 +178,8 @@ class SettleLane:
                     await anyio.sleep(backoff(1))
         if self._runtime.settling:
             logger.error(
-                "stopped with verdicts unwritten; their jobs will be rescued",
-                extra={"jobs": [verdict.lease.job_id for verdict in self._runtime.settling]},
+                "stopped with verdicts unwritten; their jobs will be rescued: %(jobs)s",
+                jobs=[verdict.lease.job_id for verdict in self._runtime.settling],
             )
 
     def _hurry(self) -> None:
@@ -181,3 +187,26 @@ class SettleLane:
         if self._in_flight is not None:
             deadline = anyio.current_time() + FLUSH_TIMEOUT
             self._in_flight.deadline = min(self._in_flight.deadline, deadline)
+
+
+def _report_lost(verdict: Verdict, *, unsure: bool) -> None:
+    """Log that a verdict was not written.
+
+    :param unsure: a try before was not answered, and may have written it.
+    """
+    lease = verdict.lease
+    if unsure:
+        logger.info(
+            "verdict %(event)s of job %(job_id)d (lease %(lease_no)d) was written before, or the "
+            "lease was lost",
+            job_id=lease.job_id,
+            lease_no=lease.lease_no,
+            event=verdict.event.value,
+        )
+    else:
+        logger.warning(
+            "lease lost, verdict %(event)s of job %(job_id)d (lease %(lease_no)d) was not written",
+            job_id=lease.job_id,
+            lease_no=lease.lease_no,
+            event=verdict.event.value,
+        )

@@ -1,0 +1,113 @@
+"""Log lines whose message says everything, and whose data are fields of the record as well.
+
+An application with a plain format sees the data in the message; one that logs JSON gets each value
+by its name. The template of a message is constant, so that lines of one kind can be grouped.
+"""
+
+from __future__ import annotations
+
+import logging
+
+MOST_SHOWN = 20
+"""Entries of a list that a message shows; the field has them all."""
+
+
+class StructuredLogger:
+    """A logger whose keywords fill the message and become fields of the record.
+
+    ``logger.warning("claim failed: %(error)s", error=str(error))`` makes a record whose message
+    shows the error and that has the attribute ``error``. The message is a literal that names each
+    keyword; a test holds that. Line breaks inside values are escaped in the message, so that a
+    value can't forge a line. Nothing is formatted when the level is off.
+
+    :param name: the name of the standard logger that is used, such as ``roost.worker.fetch``.
+    """
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def is_enabled_for(self, level: int) -> bool:
+        """Say whether a line of ``level`` would be made; for callers whose data cost something."""
+        return self._logger.isEnabledFor(level)
+
+    def info(self, message: str, /, **data: object) -> None:
+        """Log what goes as it should."""
+        self._log(logging.INFO, message, None, data)
+
+    def warning(
+        self, message: str, /, *, exc_info: BaseException | None = None, **data: object
+    ) -> None:
+        """Log what Roost deals with by itself."""
+        self._log(logging.WARNING, message, exc_info, data)
+
+    def error(
+        self, message: str, /, *, exc_info: BaseException | None = None, **data: object
+    ) -> None:
+        """Log what somebody should look at."""
+        self._log(logging.ERROR, message, exc_info, data)
+
+    def critical(
+        self, message: str, /, *, exc_info: BaseException | None = None, **data: object
+    ) -> None:
+        """Log what ends the worker or the process."""
+        self._log(logging.CRITICAL, message, exc_info, data)
+
+    def log(
+        self,
+        level: int,
+        message: str,
+        /,
+        *,
+        exc_info: BaseException | None = None,
+        trace: str | None = None,
+        **data: object,
+    ) -> None:
+        """Log at a level that is known at run time only.
+
+        :param trace: the traceback of ``exc_info`` as text, where it has been formatted already;
+            formatters of the standard library show it instead of formatting it again.
+        """
+        self._log(level, message, exc_info, data, trace=trace)
+
+    def _log(
+        self,
+        level: int,
+        message: str,
+        error: BaseException | None,
+        data: dict[str, object],
+        *,
+        trace: str | None = None,
+    ) -> None:
+        logger = self._logger
+        if not logger.isEnabledFor(level):
+            return
+        # An empty mapping would be taken for one more argument of the message.
+        shown = ({name: _shown(value) for name, value in data.items()},) if data else ()
+        file, line, function, _ = logger.findCaller(stacklevel=3)
+        info = None if error is None else (type(error), error, error.__traceback__)
+        record = logger.makeRecord(
+            *(logger.name, level, file, line, message, shown, info), func=function, extra=data
+        )
+        if trace is not None:
+            record.exc_text = trace.rstrip("\n")
+        logger.handle(record)
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` with its line breaks and other control characters escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, str):
+        return one_line(value)
+    if isinstance(value, (list, tuple)):
+        more = f" and {len(value) - MOST_SHOWN} more" if len(value) > MOST_SHOWN else ""
+        return one_line(", ".join(map(str, value[:MOST_SHOWN]))) + more
+    return value

@@ -1,0 +1,120 @@
+"""Log how attempts ended that did not complete: one line each, with the traceback of the error.
+
+Nothing here changes what becomes of a job, whatever a log handler does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from time import monotonic
+
+from roost._model.logs import StructuredLogger
+from roost._model.states import Event
+from roost._model.verdict import Ending, Raised, TimedOut, Verdict
+from roost._worker.running import RunningJob
+
+logger = StructuredLogger("roost.worker.attempts")
+
+
+def log_unsuccessful(running: RunningJob, ending: Ending, verdict: Verdict) -> None:
+    """Log an attempt whose verdict is anything but its completion.
+
+    A failure that is retried is a warning, the last one an error; a cancel and an attempt that is
+    given back are for information. A snooze is what the handler asked for, and not logged.
+    """
+    match verdict.event:
+        case Event.RETRY:
+            _log_failure(
+                logging.WARNING,
+                "job %(job_id)d (%(task)s) %(ending)s, will be retried in %(delay).1f s: "
+                "%(error)s; queue %(queue)s, attempt %(attempt)d of %(max_attempts)d, after "
+                "%(seconds).3f s",
+                *(running, ending, verdict),
+                delay=verdict.delay,
+            )
+        case Event.DISCARD:
+            _log_failure(
+                logging.ERROR,
+                "job %(job_id)d (%(task)s) %(ending)s and is discarded: %(error)s; queue "
+                "%(queue)s, attempt %(attempt)d of %(max_attempts)d, after %(seconds).3f s",
+                *(running, ending, verdict),
+            )
+        case Event.CANCEL:
+            _log(
+                logging.INFO,
+                "job %(job_id)d (%(task)s) was cancelled; queue %(queue)s, attempt %(attempt)d of "
+                "%(max_attempts)d, after %(seconds).3f s",
+                running,
+            )
+        case Event.RELEASE:
+            _log(
+                logging.INFO,
+                "job %(job_id)d (%(task)s) was interrupted and is given back; queue %(queue)s, "
+                "attempt %(attempt)d of %(max_attempts)d does not count, after %(seconds).3f s",
+                running,
+            )
+        case _:
+            pass
+
+
+def log_lease_lost(running: RunningJob) -> None:
+    """Log an attempt that was stopped, for other workers may run the job now."""
+    _log(
+        logging.WARNING,
+        "job %(job_id)d (%(task)s) was stopped, its lease is lost; queue %(queue)s, attempt "
+        "%(attempt)d of %(max_attempts)d, after %(seconds).3f s",
+        running,
+    )
+
+
+def _log_failure(
+    level: int,
+    message: str,
+    running: RunningJob,
+    ending: Ending,
+    verdict: Verdict,
+    **data: object,
+) -> None:
+    record = verdict.error or {"error": "", "trace": ""}
+    _log(
+        level,
+        message,
+        running,
+        error=ending.error if isinstance(ending, Raised) else None,
+        trace=record["trace"],
+        data={
+            **data,
+            "ending": "timed out" if isinstance(ending, TimedOut) else "failed",
+            "error": record["error"],
+        },
+    )
+
+
+def _log(
+    level: int,
+    message: str,
+    running: RunningJob,
+    *,
+    error: BaseException | None = None,
+    trace: str = "",
+    data: dict[str, object] | None = None,
+) -> None:
+    if not logger.is_enabled_for(level):
+        return
+    claimed = running.claimed
+    # A filter of the application may raise what it likes: the worker goes on.
+    with contextlib.suppress(Exception):
+        logger.log(
+            level,
+            message,
+            exc_info=error,
+            trace=trace if error is not None else None,
+            job_id=claimed.lease.job_id,
+            task=claimed.task,
+            queue=claimed.queue,
+            attempt=claimed.attempt,
+            max_attempts=claimed.max_attempts,
+            seconds=monotonic() - running.started_at,
+            **(data or {}),
+        )

@@ -1,0 +1,98 @@
+"""Every line that Roost logs is complete in its message, and its data are fields of the record."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roost._model.logs import StructuredLogger
+
+SOURCE = Path(__file__).parents[2] / "src" / "roost"
+HELPERS = {"_model/logs.py", "cli/logs.py"}
+"""They make and show records; everybody else logs through `StructuredLogger`."""
+LEVELS = {"info", "warning", "error", "critical", "log"}
+NAMED = re.compile(r"%\((\w+)\)[-\d.]*[a-z]")
+NO_DATA = {"exc_info", "trace", "level", None}
+RESERVED = {*vars(logging.LogRecord("", 0, "", 0, "", None, None)), "message", "asctime"}
+
+
+def calls() -> Iterator[tuple[str, ast.Call]]:
+    """Yield every call of a logger's method, and where it stands."""
+    for file in sorted(SOURCE.rglob("*.py")):
+        name = file.relative_to(SOURCE).as_posix()
+        if name in HELPERS:
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in LEVELS
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "logger"
+            ):
+                yield f"{name}:{node.lineno}", node
+
+
+def test_the_calls_are_seen() -> None:
+    assert len(list(calls())) > 30
+
+
+def test_nothing_is_logged_past_the_structured_logger() -> None:
+    past = [
+        file.relative_to(SOURCE).as_posix()
+        for file in SOURCE.rglob("*.py")
+        if "logging.getLogger(" in file.read_text(encoding="utf-8")
+    ]
+    assert set(past) <= HELPERS
+
+
+def test_each_message_shows_all_of_its_data() -> None:
+    wrong = []
+    for place, call in calls():
+        data = {keyword.arg for keyword in call.keywords} - NO_DATA
+        message = call.args[-1] if call.args else None
+        if isinstance(message, ast.Constant) and isinstance(message.value, str):
+            if set(NAMED.findall(message.value)) != data or "%" in NAMED.sub("", message.value):
+                wrong.append(place)
+        elif not isinstance(message, ast.Name):  # made of literals by the caller
+            wrong.append(place)
+        if data & RESERVED:
+            wrong.append(f"{place}: {data & RESERVED} are the record's own")
+    assert wrong == []
+
+
+def test_the_values_stand_in_the_message_and_are_fields(caplog: pytest.LogCaptureFixture) -> None:
+    StructuredLogger("roost.test").warning(
+        "%(count)d jobs of %(task)s: %(jobs)s", count=2, task="two\nlines", jobs=list(range(30))
+    )
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"2 jobs of two\\nlines: {', '.join(map(str, range(20)))} and 10 more"
+    )
+    assert (record.__dict__["task"], record.__dict__["jobs"]) == ("two\nlines", list(range(30)))
+    assert (record.filename, record.funcName) == (
+        Path(__file__).name,
+        "test_the_values_stand_in_the_message_and_are_fields",
+    )
+
+
+def test_a_message_without_data_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    StructuredLogger("roost.test").error("100 % done")
+    assert caplog.messages == ["100 % done"]
+
+
+def test_nothing_is_made_of_the_data_when_the_level_is_off() -> None:
+    class Loud:
+        def __str__(self) -> str:
+            raise AssertionError
+
+    logging.getLogger("roost.test").setLevel(logging.ERROR)
+    try:
+        StructuredLogger("roost.test").warning("%(value)s", value=[Loud()])
+    finally:
+        logging.getLogger("roost.test").setLevel(logging.NOTSET)
