@@ -394,6 +394,12 @@ def test_the_figures_of_queues_and_workers_are_right(table: JobTable) -> None:
     table.change(later, "scheduled_at = now() + interval '1 hour'")
     failed = table.add()
     table.change(failed, "state = 'retryable', scheduled_at = now() - interval '1 second'")
+    waits = table.add()
+    table.change(waits, "state = 'retryable', scheduled_at = now() + interval '1 hour'")
+    lost = table.add()
+    table.change(lost, "state = 'discarded', discarded_at = now()")
+    oldest = table.add(priority=3)
+    table.change(oldest, "scheduled_at = now() - interval '1 minute'")
     limited = table.add()
     table.change(limited, "limited = true")
     done = table.add(queue="done")
@@ -404,7 +410,11 @@ def test_the_figures_of_queues_and_workers_are_right(table: JobTable) -> None:
     assert set(queues) == {"default", "other", "empty"}
     default = queues["default"]
     figures = (default.available, default.scheduled, default.retryable)
-    assert (*figures, default.blocked, default.executing) == (2, 1, 1, 2, 1)
+    assert (*figures, default.blocked, default.executing) == (3, 1, 2, 2, 1)
+    assert (default.discarded, default.capped) == (1, False)
+    assert default.oldest_due_seconds is not None
+    assert 60 <= default.oldest_due_seconds < 3600
+    assert queues["empty"].oldest_due_seconds is None
     assert default.paused_at is None
     assert queues["empty"].paused_at is not None
     assert queues["other"].available == 1

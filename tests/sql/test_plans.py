@@ -14,10 +14,11 @@ import pytest
 from roost import JobInsert
 from roost._model.record import encode_jobs
 from roost._ops.claim import as_datetime
+from roost._ops.inspect import list_queues
 from roost._sql import Statement, statements
 from roost.testing.job_table import JobTable
 
-FINISHED, FUTURE, DUE, EXECUTING = 200_000, 50_000, 2_000, 300
+FINISHED, FUTURE, DUE, EXECUTING, DISCARDED = 200_000, 50_000, 2_000, 300, 12_000
 
 LARGE = f"""
     insert into roost.workers (name, queues, concurrency, expires_at)
@@ -39,6 +40,10 @@ LARGE = f"""
     insert into roost.jobs (task, state, attempt, worker_id, lease_no)
     select 'work', 'executing', 1, 1, 1
     from generate_series(1, {EXECUTING});
+
+    insert into roost.jobs (task, queue, state, discarded_at)
+    select 'work', 'failing', 'discarded', now()
+    from generate_series(1, {DISCARDED});
 """
 
 
@@ -287,3 +292,60 @@ def test_the_other_hot_statements_are_probes(
     plan = Plan(large, statement(name), *params)
     assert "jobs" not in plan.scanned
     assert plan.blocks < most
+
+
+def test_queues_are_counted_up_to_a_bound(large: JobTable) -> None:
+    counted = {queue.name: queue for queue in large.run(list_queues())}
+    assert set(counted) == {"default", "failing"}
+    default, failing = counted["default"], counted["failing"]
+    assert (default.available, default.executing, default.discarded) == (DUE, EXECUTING, 0)
+    # Of 50,000 that lie in the future 10,000 were looked at; those of the first priority hold all
+    # that are retried.
+    assert 6_000 < default.scheduled < 10_000
+    assert default.retryable == FUTURE // 9
+    assert default.capped
+    assert default.oldest_due_seconds is not None
+    assert default.oldest_due_seconds > 0
+    assert (failing.discarded, failing.available, failing.oldest_due_seconds) == (10_000, 0, None)
+    assert failing.capped
+
+
+def test_the_list_of_queues_scans_no_table_of_jobs(large: JobTable) -> None:
+    # A function's plan is not shown, so its body is explained, under the function's settings.
+    body, settings = large.rows(
+        "select prosrc, proconfig from pg_proc where oid = 'roost.list_queues'::regproc"
+    )[0]
+    with large.connection.raw.transaction(force_rollback=True):
+        for setting in settings:
+            large.rows("select set_config($1::text, $2::text, true)", *setting.split("="))
+        plan = Plan(large, Statement("inspect.list_queues", body.strip().rstrip(";")))
+    assert "jobs" not in plan.scanned
+    assert "JIT" not in plan.root
+    # 25,000 rows were counted, each found with few blocks.
+    assert plan.blocks < 40_000
+
+
+def test_the_list_of_queues_counts_no_more_when_ten_times_as_many_wait(large: JobTable) -> None:
+    explained = Plan(large, statement("inspect.list_queues"))
+    with large.connection.raw.transaction(force_rollback=True):
+        large.rows(
+            "insert into roost.jobs (task, priority, scheduled_at, state) "
+            "select 'work', n % 3 - 1, now() + interval '1 day', 'retryable' "
+            "from generate_series(1, $1::int) as n",
+            FUTURE,
+        )
+        again = Plan(large, statement("inspect.list_queues"))
+    assert again.blocks < explained.blocks * 1.5 + 10_000
+
+
+def test_ranges_of_ends_have_statistics(large: JobTable) -> None:
+    """Without, the planner takes a third of the table for the last hour's jobs."""
+    if large.value("select current_setting('server_version_num')::int") < 140_000:
+        pytest.skip("Postgres 13 has no statistics on expressions")
+    text = """
+        select from roost.jobs
+        where state in ('completed', 'discarded', 'cancelled')
+            and greatest(completed_at, cancelled_at, discarded_at) < now() - interval '2 days'
+    """
+    plan = Plan(large, Statement("ended", text), run=False)
+    assert plan.root["Plan"]["Plan Rows"] < FINISHED / 100

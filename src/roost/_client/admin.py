@@ -77,7 +77,10 @@ class AsyncAdmin:
         await self._run(calls.resume_queue(queue))
 
     async def list_queues(self) -> list[QueueInfo]:
-        """Return the queues that have jobs waiting or running, a worker, or were ever paused."""
+        """Return the queues that have jobs waiting, running or discarded, a worker, or a pause.
+
+        Each number is counted up to 10,000; see `QueueInfo`.
+        """
         return await self._run(calls.list_queues())
 
     async def list_cron(self) -> list[CronInfo]:

@@ -102,12 +102,19 @@ class JobInsert:
 class QueueInfo:
     """What waits and runs in a queue.
 
+    Each number is counted up to 10,000. With more than five queues it is 50,000 divided by their
+    number, and 1,000 at least.
+
     :param paused_at: since when nothing is claimed from it; ``None``: it is not paused.
     :param available: jobs that can start now.
-    :param scheduled: jobs whose time has not come, those that wait for a retry included.
-    :param retryable: failed jobs that can start again now.
+    :param scheduled: jobs whose time has not come.
+    :param retryable: failed jobs that wait for their next attempt.
     :param blocked: jobs that wait for their parents.
     :param executing: jobs that run.
+    :param discarded: jobs that failed for good and are not archived yet.
+    :param oldest_due_seconds: how long the oldest job that can start has been due; ``None``: no
+        job can start.
+    :param capped: whether one of the numbers was not counted to its end, and may be larger.
     """
 
     name: str
@@ -117,6 +124,9 @@ class QueueInfo:
     retryable: int
     blocked: int
     executing: int
+    discarded: int
+    oldest_due_seconds: float | None
+    capped: bool
 
 
 @attrs.frozen(kw_only=True)

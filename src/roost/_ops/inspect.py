@@ -44,7 +44,7 @@ def await_outcome(job_id: int) -> Op[JobOutcome | None]:
 
 
 def list_queues() -> Op[list[QueueInfo]]:
-    """Return every queue that has jobs waiting or running, a worker, or was ever paused."""
+    """Return the queues that have jobs waiting, running or discarded, a worker, or a pause."""
     rows = yield Query(_SQL["list_queues"])
     return [
         QueueInfo(
@@ -55,8 +55,22 @@ def list_queues() -> Op[list[QueueInfo]]:
             retryable=retryable,
             blocked=blocked,
             executing=executing,
+            discarded=discarded,
+            oldest_due_seconds=oldest_due_seconds,
+            capped=capped,
         )
-        for name, paused_at, available, scheduled, retryable, blocked, executing in rows
+        for (
+            name,
+            paused_at,
+            available,
+            scheduled,
+            retryable,
+            blocked,
+            executing,
+            discarded,
+            oldest_due_seconds,
+            capped,
+        ) in rows
     ]
 
 

@@ -21,53 +21,10 @@ where queue = any ($1::text[])
 group by state;
 
 -- name: list_queues
--- Each part is answered by an index that holds no finished job.
-with part (queue, kind, jobs) as (
-    select queue, case when scheduled_at > now() then 'scheduled' else state end, count(*)
-    from roost.jobs
-    where state in ('available', 'retryable')
-        and pending_parents = 0
-        and not limited
-    group by 1, 2
-    union all
-    select queue, case when scheduled_at > now() then 'scheduled' else state end, count(*)
-    from roost.jobs
-    where state in ('available', 'retryable')
-        and pending_parents = 0
-        and limited
-    group by 1, 2
-    union all
-    select queue, 'executing', count(*)
-    from roost.jobs
-    where state = 'executing'
-    group by 1
-    union all
-    select queue, 'blocked', count(*)
-    from roost.jobs
-    where id = any (array(select distinct child_id from roost.dependencies))
-        and state = 'available'
-        and pending_parents > 0
-    group by 1
-    union all
-    select name, 'known', 0
-    from roost.queues
-    union all
-    select served.queue, 'known', 0
-    from roost.workers as worker
-    cross join lateral unnest(worker.queues) as served (queue)
-)
 select
-    part.queue,
-    queues.paused_at,
-    coalesce(sum(jobs) filter (where kind = 'available'), 0)::bigint,
-    coalesce(sum(jobs) filter (where kind = 'scheduled'), 0)::bigint,
-    coalesce(sum(jobs) filter (where kind = 'retryable'), 0)::bigint,
-    coalesce(sum(jobs) filter (where kind = 'blocked'), 0)::bigint,
-    coalesce(sum(jobs) filter (where kind = 'executing'), 0)::bigint
-from part
-left join roost.queues as queues on queues.name = part.queue
-group by part.queue, queues.paused_at
-order by part.queue;
+    queue, paused_at, available, scheduled, retryable, blocked, executing, discarded,
+    oldest_due_seconds, capped
+from roost.list_queues();
 
 -- name: list_workers
 select

@@ -1,3 +1,4 @@
+drop function roost.list_queues;
 drop function roost.insert_alike;
 drop function roost.insert_or_hand_over;
 drop function roost.take_offer;

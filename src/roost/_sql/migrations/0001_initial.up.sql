@@ -75,6 +75,21 @@ where state in ('completed', 'discarded', 'cancelled');
 create index jobs_results on roost.jobs (completed_at)
 where state = 'completed' and result is not null;
 
+-- What is counted in each queue beside the jobs that a claim finds; see functions/list_queues.sql.
+create index jobs_counted on roost.jobs (state, queue)
+where (state in ('retryable', 'discarded') or pending_parents > 0);
+
+-- The planner takes no statistics from a partial index, and guesses a third of the table for any range
+-- of ends. Postgres 13 has no statistics on expressions.
+do $$
+begin
+    if current_setting('server_version_num')::integer >= 140000 then
+        execute 'create statistics roost.jobs_ended_at
+            on (greatest(completed_at, cancelled_at, discarded_at)) from roost.jobs';
+    end if;
+end
+$$;
+
 -- The same columns without the indexes and defaults of a live table.
 create table roost.jobs_archive (
     like roost.jobs,

@@ -1,0 +1,266 @@
+-- What waits and runs in each queue; the last column says whether one of its numbers may be larger.
+--
+-- A number is counted up to 10,000 (with more than five queues up to 50,000 / queues, at least 1,000):
+-- to count a million waiting jobs takes 0.3 s, November 2026.
+--
+-- Waiting jobs are found as a claim finds them: a head is a (queue, priority) that has any, and costs
+-- one index probe. Other states are counted in the index jobs_counted.
+--
+-- The settings: compiling this statement took 1.5 s of 1.9 s, and a bitmap of all retryable jobs is
+-- built before the limit is looked at.
+create or replace function roost.list_queues()
+returns table (
+    queue text,
+    paused_at timestamptz,
+    available bigint,
+    scheduled bigint,
+    retryable bigint,
+    blocked bigint,
+    executing bigint,
+    discarded bigint,
+    oldest_due_seconds double precision,
+    capped boolean
+)
+language sql
+stable
+set jit = off
+set enable_bitmapscan = off
+set enable_seqscan = off
+as $$
+    with recursive head (queue, priority) as (
+        (
+            select job.queue, job.priority
+            from roost.jobs as job
+            where job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and not job.limited
+            order by job.queue, job.priority
+            limit 1
+        )
+        union all
+        select next.queue, next.priority
+        from head
+        cross join lateral (
+            select job.queue, job.priority
+            from roost.jobs as job
+            where (job.queue, job.priority) > (head.queue, head.priority)
+                and job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and not job.limited
+            order by job.queue, job.priority
+            limit 1
+        ) as next
+    ),
+    limited_head (queue, task, priority) as (
+        (
+            select job.queue, job.task, job.priority
+            from roost.jobs as job
+            where job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and job.limited
+            order by job.queue, job.task, job.priority
+            limit 1
+        )
+        union all
+        select next.queue, next.task, next.priority
+        from limited_head as head
+        cross join lateral (
+            select job.queue, job.task, job.priority
+            from roost.jobs as job
+            where (job.queue, job.task, job.priority) > (head.queue, head.task, head.priority)
+                and job.state in ('available', 'retryable')
+                and job.pending_parents = 0
+                and job.limited
+            order by job.queue, job.task, job.priority
+            limit 1
+        ) as next
+    ),
+    counted_head (state, queue) as (
+        (
+            select job.state, job.queue
+            from roost.jobs as job
+            where (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+            order by job.state, job.queue
+            limit 1
+        )
+        union all
+        select next.state, next.queue
+        from counted_head as head
+        cross join lateral (
+            select job.state, job.queue
+            from roost.jobs as job
+            where (job.state, job.queue) > (head.state, head.queue)
+                and (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+            order by job.state, job.queue
+            limit 1
+        ) as next
+    ),
+    -- Pulled lazily: a limit ends the recursion where priorities are as many as jobs.
+    waiting as materialized (
+        (select queue, null as task, priority from head limit 2000)
+        union all
+        (select queue, task, priority from limited_head limit 2000)
+    ),
+    executing as materialized (
+        select queue, count(*) as jobs
+        from roost.jobs
+        where state = 'executing'
+        group by queue
+    ),
+    named as materialized (
+        select queue from waiting
+        union
+        select queue from executing
+        union
+        (select queue from counted_head limit 2000)
+        union
+        select name from roost.queues
+        union
+        select served.queue
+        from roost.workers as worker
+        cross join lateral unnest(worker.queues) as served (queue)
+    ),
+    most as materialized (
+        select least(10000, greatest(1000, 50000 / greatest(count(*), 1)))::integer as jobs
+        from named
+    )
+    select
+        named.queue,
+        (select queues.paused_at from roost.queues as queues where queues.name = named.queue),
+        due.available,
+        later.scheduled,
+        counted.retryable,
+        counted.blocked,
+        coalesce(
+            (select executing.jobs from executing where executing.queue = named.queue), 0
+        ),
+        counted.discarded,
+        extract(epoch from now() - due.oldest_at)::double precision,
+        greatest(
+            due.jobs, later.jobs, counted.retryable, counted.blocked, counted.discarded
+        ) >= (select most.jobs from most)
+    from named
+    cross join lateral (
+        select
+            count(*) as jobs,
+            count(*) filter (where job.state = 'available') as available,
+            min(job.oldest_at) as oldest_at
+        from (
+            select job.state, job.scheduled_at as oldest_at
+            from waiting
+            cross join lateral (
+                select job.state, job.scheduled_at
+                from roost.jobs as job
+                where job.queue = waiting.queue
+                    and job.priority = waiting.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and not job.limited
+                    and job.scheduled_at <= now()
+                    and waiting.task is null
+                order by job.scheduled_at
+                limit 10000
+            ) as job
+            where waiting.queue = named.queue
+            union all
+            select job.state, job.scheduled_at
+            from waiting
+            cross join lateral (
+                select job.state, job.scheduled_at
+                from roost.jobs as job
+                where job.queue = waiting.queue
+                    and job.task = waiting.task
+                    and job.priority = waiting.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and job.limited
+                    and job.scheduled_at <= now()
+                order by job.scheduled_at
+                limit 10000
+            ) as job
+            where waiting.queue = named.queue
+            limit (select most.jobs from most)
+        ) as job
+    ) as due
+    cross join lateral (
+        select
+            count(*) as jobs,
+            count(*) filter (where job.state = 'available') as scheduled
+        from (
+            select job.state
+            from waiting
+            cross join lateral (
+                select job.state
+                from roost.jobs as job
+                where job.queue = waiting.queue
+                    and job.priority = waiting.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and not job.limited
+                    and job.scheduled_at > now()
+                    and waiting.task is null
+                order by job.scheduled_at
+                limit 10000
+            ) as job
+            where waiting.queue = named.queue
+            union all
+            select job.state
+            from waiting
+            cross join lateral (
+                select job.state
+                from roost.jobs as job
+                where job.queue = waiting.queue
+                    and job.task = waiting.task
+                    and job.priority = waiting.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and job.limited
+                    and job.scheduled_at > now()
+                order by job.scheduled_at
+                limit 10000
+            ) as job
+            where waiting.queue = named.queue
+            limit (select most.jobs from most)
+        ) as job
+    ) as later
+    cross join lateral (
+        select
+            (
+                select count(*)
+                from (
+                    select
+                    from roost.jobs as job
+                    where job.state = 'retryable'
+                        and job.queue = named.queue
+                        and (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+                    limit (select most.jobs from most)
+                ) as job
+            ) as retryable,
+            (
+                select count(*)
+                from (
+                    select
+                    from roost.jobs as job
+                    where job.state = 'discarded'
+                        and job.queue = named.queue
+                        and (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+                    limit (select most.jobs from most)
+                ) as job
+            ) as discarded,
+            (
+                select count(*)
+                from (
+                    select
+                    from roost.jobs as job
+                    where job.state = 'available'
+                        and job.queue = named.queue
+                        and job.pending_parents > 0
+                    limit (select most.jobs from most)
+                ) as job
+            ) as blocked
+    ) as counted
+    order by named.queue;
+$$;
+
+comment on function roost.list_queues is
+    'Count the jobs of each queue, each number up to 10,000; capped: one of them may be larger.';
