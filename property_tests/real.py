@@ -42,7 +42,7 @@ from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
 from roost._model.record import encode_batch, encode_jobs
-from roost._model.verdict import Verdict, judge
+from roost._model.verdict import Lease, Verdict, judge
 from roost._ops import claim, control, enqueue, handover, inspect, schema, settle, upkeep
 from roost._ops.query import Op
 from roost.exceptions import DatabaseUnavailableError, DuplicateUniqueJobError, SnoozeJob
@@ -208,7 +208,7 @@ class Real:
     def withdraw_offer(self, *, worker_id: int) -> bool:
         return self._run(handover.withdraw_offer(worker_id))
 
-    def find_handed(self, *, worker_id: int, held: Collection[int]) -> list[Leased]:
+    def find_handed(self, *, worker_id: int, held: Collection[Lease]) -> list[Leased]:
         found = self._run(handover.find_handed(worker_id, held=held))
         return [_leased(job) for job in sorted(found, key=lambda job: job.lease.job_id)]
 
@@ -264,7 +264,7 @@ class Real:
         rescued = self._run_whole(upkeep.rescue_jobs(limit=limit, error_cap=error_cap))
         return {job.job_id: str(job.state) for job in rescued}
 
-    def release_unheld(self, *, worker_id: int, held: Collection[int]) -> list[int]:
+    def release_unheld(self, *, worker_id: int, held: Collection[Lease]) -> list[int]:
         return self._run_whole(upkeep.release_unheld(worker_id, held=held))
 
     def archive_jobs(self, *, after: int) -> int:

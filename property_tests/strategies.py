@@ -137,12 +137,12 @@ def greedy_claims(workers: st.SearchStrategy[int], limit: int) -> st.SearchStrat
 
 
 def settles(grants: st.SearchStrategy[Grant]) -> st.SearchStrategy[Call]:
-    """Return settles of a batch of leases, held or not; one lease a job, as a worker has it."""
+    """Return settles of a batch of leases, held or not, several of one job included."""
     ends = st.lists(
         st.builds(End, grants, endings()),
         min_size=1,
         max_size=3,
-        unique_by=lambda end: end.grant.lease.job_id,
+        unique_by=lambda end: end.grant.lease,
     )
     return _calls("settle", ends=ends, error_cap=error_caps())
 

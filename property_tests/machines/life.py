@@ -308,7 +308,7 @@ class Life(RuleBasedStateMachine):
     def look_for_what_is_not_held(
         self, verb: str, worker_id: int, held: list[Grant]
     ) -> MultipleResults[Grant]:
-        known = [grant.lease.job_id for grant in held]
+        known = [grant.lease for grant in held]
         return self.granted(self.both(Call(verb, {"worker_id": worker_id, "held": known})))
 
     @precondition(lambda self: self.model.held())

@@ -49,7 +49,7 @@ class HandOver(Enqueue):
             self._hand_over(self._add(job, self.last_job), receiver)
         return self.last_job
 
-    def find_handed(self, *, worker_id: int, held: Collection[int]) -> list[Leased]:
+    def find_handed(self, *, worker_id: int, held: Collection[Lease]) -> list[Leased]:
         """Return what was given to a worker that does not know of it, in the order of the ids."""
         found = [
             self._leased(row, worker_id)
@@ -58,7 +58,7 @@ class HandOver(Enqueue):
             and row.worker_id == worker_id
             and row.lease_no == 1
             and row.attempted_at == row.inserted_at
-            and row.id not in held
+            and Lease(row.id, worker_id, row.lease_no) not in held
         ]
         # A job that was claimed in the instant of its enqueue looks the same, but for these.
         new: dict[str, Any] = {"errors": [], "depends_on": []}

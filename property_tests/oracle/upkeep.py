@@ -8,6 +8,8 @@ import attrs
 from property_tests.oracle.rows import ArchivedRow, JobRow, WorkerRow
 from property_tests.oracle.tables import FAILED, Tables, Waits
 
+from roost._model.verdict import Lease
+
 
 class Upkeep(Tables):
     """The verbs."""
@@ -72,13 +74,15 @@ class Upkeep(Tables):
         self._cancel_descendants([row.id for row in orphans[:limit] if row.state in FAILED])
         return {row.id: row.state for row in orphans[:limit]}
 
-    def release_unheld(self, *, worker_id: int, held: Collection[int]) -> list[int]:
+    def release_unheld(self, *, worker_id: int, held: Collection[Lease]) -> list[int]:
         """Withdraw its offer, give back what it leases and does not know of; return the ids."""
         self._withdraw(worker_id)
         unheld = [
             row
             for row in sorted(self.jobs.values(), key=lambda row: row.id)
-            if row.state == "executing" and row.worker_id == worker_id and row.id not in held
+            if row.state == "executing"
+            and row.worker_id == worker_id
+            and Lease(row.id, worker_id, row.lease_no) not in held
         ]
         for row in unheld:
             self._give_back(row)

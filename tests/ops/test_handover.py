@@ -269,7 +269,9 @@ def test_only_what_was_handed_over_and_is_not_held_is_found(
     assert table.get(claimed).state == "executing"
     found = table.run(find_handed(receiver.worker_id, held=[]))
     assert [job.lease.job_id for job in found] == [handed]
-    assert table.run(find_handed(receiver.worker_id, held=[handed])) == []
+    assert table.run(find_handed(receiver.worker_id, held=[found[0].lease])) == []
+    other = found[0].lease._replace(lease_no=2)
+    assert len(table.run(find_handed(receiver.worker_id, held=[other]))) == 1
     assert table.run(find_handed(receiver.worker_id + 1, held=[])) == []
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 import pytest
 
 from roost import JobInsert
+from roost._model.verdict import Lease
 from roost._ops.upkeep import (
     Rescued,
     expire_workers,
@@ -29,7 +30,7 @@ def rescue(table: JobTable, *, limit: int = 100, error_cap: int = 20) -> list[Re
         return table.run(rescue_jobs(limit=limit, error_cap=error_cap))
 
 
-def release(table: JobTable, worker: int, held: Collection[int] = ()) -> list[int]:
+def release(table: JobTable, worker: int, held: Collection[Lease] = ()) -> list[int]:
     with table.connection.transaction():
         return table.run(release_unheld(worker, held=held))
 
@@ -152,7 +153,9 @@ def test_what_a_worker_does_not_know_of_is_given_back_without_an_error(table: Jo
     table.claim(other, limit=1)
     table.claim(worker)
     table.change(ids[4], "cancel_requested = true")
-    assert release(table, worker, held=ids[:2]) == ids[2:]
+    # Of the second job it knows the lease; of the third only that of an earlier attempt.
+    held = [Lease(ids[1], worker, 1), Lease(ids[2], worker, 0), Lease(ids[3], other, 1)]
+    assert release(table, worker, held=held) == ids[2:]
     assert [table.get(job_id).state for job_id in ids] == [
         "executing",
         "executing",
@@ -163,7 +166,7 @@ def test_what_a_worker_does_not_know_of_is_given_back_without_an_error(table: Jo
     given_back = table.get(ids[2])
     assert (given_back.attempt, given_back.errors) == (0, [])
     assert table.get(ids[4]).cancelled_at is not None
-    assert release(table, worker, held=ids[:2]) == []
+    assert release(table, worker, held=held) == []
 
 
 def test_a_rescue_tells_the_queue(table: JobTable, rival: JobTable) -> None:

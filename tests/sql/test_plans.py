@@ -279,7 +279,7 @@ PROBES: list[tuple[str, tuple[object, ...], int]] = [
     ("upkeep.rescue_jobs", (500, 20, []), 5_000),
     ("upkeep.renew_worker", (1, 100.0), 50),
     ("upkeep.expire_workers", (), 50),
-    ("upkeep.release_unheld", (1, [1]), 8_000),
+    ("upkeep.release_unheld", (1, [1], [1]), 8_000),
     ("settle.still_held", ([5], [1], [1]), 50),
 ]
 """A statement, its parameters, and how many blocks it may look at."""

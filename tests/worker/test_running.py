@@ -18,9 +18,9 @@ pytestmark = pytest.mark.anyio
 NOON = int(datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()) * 1_000_000
 
 
-def claimed(job_id: int) -> ClaimedJob:
+def claimed(job_id: int, *, lease_no: int = 1) -> ClaimedJob:
     return ClaimedJob(
-        lease=Lease(job_id, 1, 1),
+        lease=Lease(job_id, 1, lease_no),
         queue="default",
         task="work",
         args_text="{}",
@@ -52,7 +52,7 @@ async def test_jobs_move_from_the_line_into_free_slots_in_order() -> None:
     assert second is not None
     assert running.start_next(now=monotonic()) is None
     assert [job.claimed.lease.job_id for job in running] == [1, 2]
-    assert set(running.ids) == {1, 2, 3}
+    assert {lease.job_id for lease in running.leases} == {1, 2, 3}
     assert running.room(prefetch=1) == 0
     running.finish(first)
     third = running.start_next(now=monotonic())
@@ -79,6 +79,57 @@ async def test_the_line_moves_while_the_next_in_it_grows_old() -> None:
     running.start_next(now=began + 10)
     assert running.waiting_since == began + 10
     assert running.first_waiting_since == began
+
+
+def test_an_attempt_waits_until_the_one_before_has_ended_and_is_then_the_next() -> None:
+    running = Running(2)
+    running.admit([claimed(1)])
+    first = running.start_next(now=monotonic())
+    assert first is not None
+    running.admit([claimed(1, lease_no=2), claimed(2), claimed(3)])
+    other = running.start_next(now=monotonic())
+    assert other is not None
+    assert other.claimed.lease.job_id == 2
+    assert running.start_next(now=monotonic()) is None
+    assert (len(running), running.waiting) == (2, 1)
+    assert Lease(1, 1, 2) in running.leases
+    running.finish(first)
+    second = running.start_next(now=monotonic())
+    assert second is not None
+    assert second.claimed.lease == Lease(1, 1, 2)
+    assert running.get(1) is second
+
+
+def test_of_parked_attempts_of_one_job_only_the_newest_can_start() -> None:
+    running = Running(3)
+    running.admit([claimed(1, lease_no=2)])
+    first = running.start_next(now=monotonic())
+    assert first is not None
+    # The same one again, an older one, a newer one, and what that made obsolete.
+    running.admit([claimed(1, lease_no=number) for number in (2, 1, 4, 3)])
+    assert running.start_next(now=monotonic()) is None
+    assert {lease.lease_no for lease in running.leases} == {2, 4}
+    running.finish(first)
+    second = running.start_next(now=monotonic())
+    assert second is not None
+    running.finish(second)
+    assert running.start_next(now=monotonic()) is None
+
+
+def test_parked_attempts_can_be_given_up_one_by_one_or_all() -> None:
+    running = Running(4)
+    running.admit([claimed(1), claimed(2), claimed(3)])
+    started = [running.start_next(now=monotonic()) for _ in range(3)]
+    running.admit([claimed(1, lease_no=2), claimed(2, lease_no=2), claimed(3, lease_no=2)])
+    assert running.start_next(now=monotonic()) is None
+    assert running.give_up_parked(Lease(1, 1, 1)) == []
+    assert [job.lease for job in running.give_up_parked(Lease(1, 1, 2))] == [Lease(1, 1, 2)]
+    assert len(running.give_up_parked()) == 2
+    for job in started:
+        assert job is not None
+        running.finish(job)
+    assert running.start_next(now=monotonic()) is None
+    assert list(running.leases) == []
 
 
 async def test_waiting_until_none_runs() -> None:

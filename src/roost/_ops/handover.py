@@ -48,14 +48,15 @@ def withdraw_offer(worker_id: int) -> Op[bool]:
     return bool((yield Query(_SQL["withdraw_offer"], (worker_id,))))
 
 
-def find_handed(worker_id: int, *, held: Collection[int]) -> Op[list[ClaimedJob]]:
+def find_handed(worker_id: int, *, held: Collection[Lease]) -> Op[list[ClaimedJob]]:
     """Return the jobs that this worker was given and has not heard of.
 
     Only while no claim of this worker is in flight.
 
-    :param held: the ids that the worker knows: waiting, running or not settled yet.
+    :param held: the leases that the worker knows: waiting, running or not settled yet.
     """
-    rows = yield Query(_SQL["find_handed"], (worker_id, list(held)))
+    known = [lease.job_id for lease in held if lease[1:] == (worker_id, FIRST_LEASE)]
+    rows = yield Query(_SQL["find_handed"], (worker_id, known))
     return [_job(worker_id, row) for row in rows]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
@@ -47,12 +47,17 @@ def settle(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
     if not left:
         return Settled([], [], [])
     rows = yield Query(_SQL["still_held"], _leases(left))
-    has_children: dict[int, bool] = dict(rows)
-    return Settled(
-        lost=[verdict for verdict in left if verdict.lease.job_id not in has_children],
-        parents=[verdict for verdict in left if has_children.get(verdict.lease.job_id) is True],
-        busy=[verdict for verdict in left if has_children.get(verdict.lease.job_id) is False],
-    )
+    has_children: dict[tuple[int, int], bool] = {
+        (job_id, lease_no): children for job_id, lease_no, children in rows
+    }
+    settled = Settled([], [], [])
+    for verdict in left:
+        children = has_children.get((verdict.lease.job_id, verdict.lease.lease_no))
+        if children is None:
+            settled.lost.append(verdict)
+        else:
+            (settled.parents if children else settled.busy).append(verdict)
+    return settled
 
 
 def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
@@ -71,12 +76,12 @@ def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled
     if not left:
         return Settled([], [], [])
     rows = yield Query(_SQL["still_held"], _leases(left))
-    held = {job_id for job_id, _ in rows}
-    return Settled(
-        lost=[verdict for verdict in left if verdict.lease.job_id not in held],
-        parents=[],
-        busy=[verdict for verdict in left if verdict.lease.job_id in held],
-    )
+    held = {(job_id, lease_no) for job_id, lease_no, _ in rows}
+    settled = Settled([], [], [])
+    for verdict in left:
+        is_held = (verdict.lease.job_id, verdict.lease.lease_no) in held
+        (settled.busy if is_held else settled.lost).append(verdict)
+    return settled
 
 
 def complete_now(lease: Lease, result: str) -> Op[None]:
@@ -115,12 +120,27 @@ def _write(
         ended = dict((yield Query(_SQL["conclude"], (records, error_cap, with_children))))
     written = ended.keys() | set(completed)
     left = [v for v in (*to_complete, *to_conclude) if v.lease.job_id not in written]
+    if len(written) + len(left) < len(to_complete) + len(to_conclude):
+        left += _older_leases((*to_complete, *to_conclude), of=written)
     failed = [
         job_id
         for job_id, state in ended.items()
         if state in (JobState.DISCARDED, JobState.CANCELLED)
     ]
     return left, completed, failed
+
+
+def _older_leases(verdicts: Iterable[Verdict], *, of: Collection[int]) -> list[Verdict]:
+    """Return the verdicts on earlier leases of the jobs ``of`` which a later one was written."""
+    newest: dict[int, int] = {}
+    for verdict in verdicts:
+        lease = verdict.lease
+        newest[lease.job_id] = max(newest.get(lease.job_id, 0), lease.lease_no)
+    return [
+        verdict
+        for verdict in verdicts
+        if verdict.lease.job_id in of and verdict.lease.lease_no < newest[verdict.lease.job_id]
+    ]
 
 
 def _results(verdicts: Iterable[Verdict]) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import attrs
 
 from roost._model.states import JobState
+from roost._model.verdict import Lease
 from roost._ops.family import bound_lock_waits, cancel_descendants
 from roost._ops.handover import withdraw_offer
 from roost._ops.query import Op, Query, Row
@@ -109,16 +110,19 @@ def rescue_jobs(*, limit: int, error_cap: int, tried: list[int] | None = None) -
     return [Rescued(job_id, JobState(state), *rest) for job_id, state, _, *rest in rows]
 
 
-def release_unheld(worker_id: int, *, held: Collection[int]) -> Op[list[int]]:
+def release_unheld(worker_id: int, *, held: Collection[Lease]) -> Op[list[int]]:
     """Give back the jobs that this worker holds without knowing of them, and return their ids.
 
     It claimed them, or they were handed to it; its offer is withdrawn first. Must run inside a
     transaction, and only while no claim of this worker is in flight.
 
-    :param held: the ids that the worker knows: waiting, running or not settled yet.
+    :param held: the leases that the worker knows: waiting, running or not settled yet. A job of
+        which it knows another lease is given back: that is of an attempt that no longer counts.
     """
     yield from withdraw_offer(worker_id)
-    rows = yield Query(_SQL["release_unheld"], (worker_id, list(held)))
+    known = [lease for lease in held if lease.worker_id == worker_id]
+    parameters = [lease.job_id for lease in known], [lease.lease_no for lease in known]
+    rows = yield Query(_SQL["release_unheld"], (worker_id, *parameters))
     yield from cancel_descendants(_failed_parents(rows))
     return [job_id for job_id, _, _ in rows]
 

@@ -142,7 +142,7 @@ where (select count(*) from notified) >= 0;
 -- name: still_held
 -- $1 ids, $2 worker ids, $3 lease numbers. Which leases hold after all: their jobs have children, or
 -- were locked.
-select verdict.id, job.has_children
+select verdict.id, verdict.lease_no, job.has_children
 from unnest($1::bigint[], $2::bigint[], $3::integer[]) as verdict (id, worker_id, lease_no)
 cross join lateral (
     select job.has_children

@@ -119,13 +119,16 @@ order by id;
 
 -- name: release_unheld
 -- Give back what this worker has claimed and doesn't know of: the answer to a claim was lost.
--- $1 worker id, $2 the ids that it knows.
+-- $1 worker id, $2 ids and $3 lease numbers that it knows.
 with unheld as materialized (
     select job.id
     from roost.jobs as job
     where job.state = 'executing'
         and job.worker_id = $1::bigint
-        and job.id <> all ($2::bigint[])
+        and (job.id, job.lease_no) not in (
+            select known.id, known.lease_no
+            from unnest($2::bigint[], $3::integer[]) as known (id, lease_no)
+        )
     order by job.id
     for update of job
 ),

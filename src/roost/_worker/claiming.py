@@ -125,7 +125,7 @@ class Claims:
         self._limited_due_at = now + min(MAX_HEAD_DELAY, (now - began) / LIMITED_SHARE)
         self._limited_ready_at = now + (math.inf if claimed.next_due is None else claimed.next_due)
         runtime.limited_may_wait = runtime.limited_may_wait or len(claimed.jobs) == room
-        runtime.limited_held.update(job.lease.job_id for job in claimed.jobs)
+        runtime.limited_held.update(job.lease for job in claimed.jobs)
         return claimed
 
     async def _behind_the_last(self, room: int, timeout: float) -> Claimed:

@@ -41,7 +41,7 @@ def hand_back(unfinished: Unfinished) -> Op[list[int]]:
     if settled.parents:
         busy = busy + (yield from settle_parents(settled.parents, error_cap=error_cap)).busy
     # What is done but could not be written is left to a rescue: the attempt was made.
-    done = [verdict.lease.job_id for verdict in busy]
+    done = [verdict.lease for verdict in busy]
     released = yield from release_unheld(unfinished.worker_id, held=done)
     yield from forget_worker(unfinished.worker_id)
     return released

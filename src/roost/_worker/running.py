@@ -1,6 +1,10 @@
 """The jobs that a worker holds: claimed and waiting for a slot, or running in one.
 
 All of it is synchronous, so no cancel can leave half a change.
+
+A job can be claimed again by this worker while its earlier attempt still runs here: the lease was
+lost and a thread goes on, or the handler completed the job itself and a user retried it. Then the
+new attempt is parked until the earlier one has ended: one job never runs twice at once.
 """
 
 from __future__ import annotations
@@ -15,7 +19,11 @@ import anyio
 import attrs
 from anyio import TaskHandle
 
+from roost._model.logs import StructuredLogger
+from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
+
+logger = StructuredLogger("roost.worker.execute")
 
 LINGER = 1.0
 """Seconds after the grace for what can't be interrupted: a thread, a handler that won't unwind."""
@@ -93,14 +101,16 @@ class RunningJob:
 
 
 class Running:
-    """Slots for ``concurrency`` jobs and a line in front of them."""
+    """Slots for ``concurrency`` jobs, a line in front of them, and what is parked."""
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
         self.finished = 0
         self._waiting: deque[tuple[ClaimedJob, float]] = deque()
         self._waiting_since = math.inf
+        # By job id: `start_next` starts no second attempt of a job beside the first.
         self._running: dict[int, RunningJob] = {}
+        self._parked: dict[int, tuple[ClaimedJob, float]] = {}
         self._empty = anyio.Event()
 
     def __iter__(self) -> Iterator[RunningJob]:
@@ -129,9 +139,13 @@ class Running:
         return self._waiting[0][1] if self._waiting else math.inf
 
     @property
-    def ids(self) -> Collection[int]:
-        """The ids of all jobs held here."""
-        return {*self._running, *(claimed.lease.job_id for claimed, _ in self._waiting)}
+    def leases(self) -> Collection[Lease]:
+        """The leases of all attempts held here, those of earlier incarnations included."""
+        return {
+            *(running.claimed.lease for running in self._running.values()),
+            *(claimed.lease for claimed, _ in self._waiting),
+            *(claimed.lease for claimed, _ in self._parked.values()),
+        }
 
     @property
     def has_free_slot(self) -> bool:
@@ -148,21 +162,56 @@ class Running:
         self._waiting.extend((job, now) for job in claimed)
 
     def start_next(self, *, now: float) -> RunningJob | None:
-        """Move the first waiting job into a free slot; ``None``: no job or no slot."""
-        if not self._waiting or len(self._running) >= self.concurrency:
-            return None
-        claimed, since = self._waiting.popleft()
-        self._waiting_since = now
-        running = RunningJob(claimed, now - since, now)
-        self._running[claimed.lease.job_id] = running
-        return running
+        """Move the first waiting job into a free slot; ``None``: no job or no slot.
+
+        A job whose earlier attempt still runs is parked instead.
+        """
+        while self._waiting and len(self._running) < self.concurrency:
+            claimed, since = self._waiting.popleft()
+            self._waiting_since = now
+            job_id = claimed.lease.job_id
+            if job_id in self._running:
+                self._park(claimed, since)
+                continue
+            running = self._running[job_id] = RunningJob(claimed, now - since, now)
+            return running
+        return None
 
     def finish(self, running: RunningJob) -> None:
-        """Free the slot."""
-        del self._running[running.claimed.lease.job_id]
+        """Free the slot; a parked attempt of the same job is the next to start."""
+        job_id = running.claimed.lease.job_id
+        del self._running[job_id]
         self.finished += 1
+        if self._parked and (parked := self._parked.pop(job_id, None)) is not None:
+            self._waiting.appendleft(parked)
         if not self._running:
             self._empty.set()
+
+    def _park(self, claimed: ClaimedJob, since: float) -> None:
+        """Let the attempt wait until the earlier one has ended."""
+        lease = claimed.lease
+        earlier = self._running[lease.job_id].claimed.lease
+        known = self._parked.get(lease.job_id)
+        newest = earlier if known is None else known[0].lease
+        if lease.lease_no <= newest.lease_no:
+            return  # it was brought twice, or its lease has been taken since
+        self._parked[lease.job_id] = claimed, since
+        logger.warning(
+            "job %(job_id)d (%(task)s) was claimed again while its earlier attempt still runs in "
+            "this worker: attempt %(attempt)d starts when that one has ended",
+            job_id=lease.job_id,
+            task=claimed.task,
+            attempt=claimed.attempt,
+        )
+
+    def give_up_parked(self, lease: Lease | None = None) -> list[ClaimedJob]:
+        """Remove the attempt with this lease, or all that are parked, and return them."""
+        given_up = [
+            claimed for claimed, _ in self._parked.values() if lease in (None, claimed.lease)
+        ]
+        for claimed in given_up:
+            del self._parked[claimed.lease.job_id]
+        return given_up
 
     def give_up_waiting(self) -> list[ClaimedJob]:
         """Empty the line and return who stood in it."""

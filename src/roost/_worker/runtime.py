@@ -64,13 +64,13 @@ class Runtime:
         this worker doesn't hold: the claim's answer may bring it.
     :param listening: whether notifications arrive.
     :param limited_tasks: the tasks that have limits in the database, whoever declared them.
-    :param limited_held: ids of jobs of limited tasks that were claimed and are not settled yet.
+    :param limited_held: leases of jobs of limited tasks that were claimed and are not settled yet.
     :param limited_may_wait: whether jobs of limited tasks may be claimable since the last look.
     :param alertness: whether it is notified of jobs, or looks by itself.
     :param offer: to be given a job without a claim.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
     :param stopping: whether a stop was asked for: nothing is claimed or started any more.
-    :param abandoned: ids of jobs whose threads were left behind; this worker keeps their leases.
+    :param abandoned: leases of jobs whose threads were left behind; this worker keeps them.
     :param due_at: by ``time.monotonic``, when a job is due that was put off since the last claim.
     :param plans: which connections' cached plans to doubt.
     :param background: lets one lane of upkeep at a time use a connection.
@@ -97,13 +97,13 @@ class Runtime:
     cancel_heard: bool = False
     listening: bool = False
     limited_tasks: frozenset[str] = frozenset()
-    limited_held: set[int] = attrs.field(factory=set)
+    limited_held: set[Lease] = attrs.field(factory=set)
     limited_may_wait: bool = True
     alertness: Alertness = attrs.field(factory=Alertness)
     offer: Offer = attrs.field(factory=Offer)
     jobs_may_wait: bool = True
     stopping: bool = False
-    abandoned: set[int] = attrs.field(factory=set)
+    abandoned: set[Lease] = attrs.field(factory=set)
     due_at: float = math.inf
     plans: Plans = attrs.field(factory=Plans)
     background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
@@ -163,10 +163,15 @@ class Runtime:
         for job in claimed:
             self.settle(Verdict(job.lease, Event.RELEASE))
 
-    def held(self) -> set[int]:
-        """Return the ids of all jobs whose leases this worker knows that it has."""
-        unsettled = (verdict.lease.job_id for verdict in self.settling)
-        return {*self.running.ids, *unsettled, *self.abandoned}
+    def held(self) -> set[Lease]:
+        """Return all leases that this worker knows of, those of earlier incarnations included."""
+        unsettled = (verdict.lease for verdict in self.settling)
+        return {*self.running.leases, *unsettled, *self.abandoned}
+
+    def runs_under_its_row(self) -> bool:
+        """Say whether a handler may still run whose lease is one of the current incarnation."""
+        leases = (*self.running.leases, *self.abandoned)
+        return any(lease.worker_id == self.worker_id for lease in leases)
 
     def busy(self) -> bool:
         """Say whether a job is held or a verdict not written yet."""
@@ -180,8 +185,13 @@ class Runtime:
         self.cancel_requests = frozenset(requests)
         for job_id, lease_no in self.cancel_requests:
             running = self.running.get(job_id)
-            if running is not None and running.claimed.lease.lease_no == lease_no:
+            if running is None:
+                continue
+            if running.claimed.lease.lease_no == lease_no:
                 running.cancel(Reason.USER)
+                continue
+            for parked in self.running.give_up_parked(Lease(job_id, self.worker_id, lease_no)):
+                self.settle(Verdict(parked.lease, Event.CANCEL))
 
     def claim_begins(self) -> None:
         """Note that jobs may be on their way here of which a cancel can be announced before."""
@@ -203,6 +213,7 @@ class Runtime:
     def lose_leases(self) -> None:
         """Stop every job, for others may run them now (self-fencing)."""
         self.running.give_up_waiting()
+        self.running.give_up_parked()
         self.limited_held.clear()
         self.limited_may_wait = True
         for running in self.running:

@@ -191,7 +191,7 @@ class _Session:
     def unfinished(self) -> Unfinished | None:
         """Return the leases that are still held."""
         runtime = self._runtime
-        if not runtime.worker_id or not (runtime.abandoned or runtime.running.ids):
+        if not runtime.worker_id or not (runtime.abandoned or runtime.running.leases):
             return None
         error_cap = runtime.settings.error_cap
         return Unfinished(runtime.worker_id, list(runtime.settling), error_cap)

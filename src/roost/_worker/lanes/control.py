@@ -55,7 +55,7 @@ class ControlLane:
 
         :raises DatabaseUnavailableError: no answer.
         """
-        if self._runtime.running.ids:
+        if self._runtime.running.leases:
             # Not behind upkeep, which may wait for a lock.
             self._runtime.cancel(await self._runtime.call(cancel_requests(self._runtime.worker_id)))
 

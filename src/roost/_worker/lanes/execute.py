@@ -116,7 +116,7 @@ class ExecuteLane:
             if running.reason is Reason.LEASE_LOST:
                 log_lease_lost(running)  # whoever has it now says how it ends
             elif running.abandoned:
-                runtime.abandoned.add(claimed.lease.job_id)
+                runtime.abandoned.add(claimed.lease)
                 logger.error(
                     "thread left behind by job %(job_id)d (%(task)s)",
                     job_id=claimed.lease.job_id,
@@ -143,7 +143,7 @@ class ExecuteLane:
         What is still running then is interrupted and handed back without using its attempt.
         """
         runtime = self._runtime
-        runtime.release(runtime.running.give_up_waiting())
+        runtime.release(runtime.running.give_up_waiting() + runtime.running.give_up_parked())
         self.end_by(anyio.current_time() + runtime.settings.shutdown_timeout)
         with self._last_wait:
             await runtime.running.wait_until_none_runs()

@@ -130,7 +130,7 @@ class HeartbeatLane:
 
         It stays, and expires, when a handler still runs: its job must not run twice at once.
         """
-        if not self._runtime.running.ids and not self._runtime.abandoned:
+        if not self._runtime.runs_under_its_row():
             with anyio.move_on_after(FORGET_TIMEOUT):
                 try:
                     await self._runtime.call(

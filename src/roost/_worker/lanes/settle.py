@@ -154,7 +154,7 @@ class SettleLane:
             if verdict.delay is not None:
                 runtime.due_in(verdict.delay)
         if runtime.limited_held:
-            ended = {verdict.lease.job_id for verdict in runtime.settling[:count]}
+            ended = {verdict.lease for verdict in runtime.settling[:count]}
             runtime.limited_may_wait |= not ended.isdisjoint(runtime.limited_held)
             runtime.limited_held -= ended
         runtime.settling[:count] = settled.parents
