@@ -94,12 +94,13 @@ def fire_due(names: Sequence[str]) -> Op[Fired]:
     for name, expression, zone, misfire, overlap, jitter, due_at, now, busy in due:
         try:
             schedule = schedule_of(expression, zone)
-        except InvalidSettingError:
-            # Somebody wrote it into the table, or this Roost or its time zones are older.
+            upcoming = schedule.next_after(now)
+            to_fire = [] if busy else _to_fire(schedule, misfire, due_at=due_at, now=now)
+        except (InvalidSettingError, ValueError, ArithmeticError):
+            # Written into the table by hand, or this Roost or its time zones are older.
             unreadable.append(name)
             continue
-        seen.append((name, expression, zone, due_at, schedule.next_after(now)))
-        to_fire = [] if busy else _to_fire(schedule, misfire, due_at=due_at, now=now)
+        seen.append((name, expression, zone, due_at, upcoming))
         if overlap == "skip":
             to_fire = to_fire[-1:]
         ticks += [(name, tick, random.uniform(0, jitter)) for tick in to_fire]  # noqa: S311  (spreads load)

@@ -198,8 +198,10 @@ picked as materialized (
 claimed as (
     update roost.jobs as job
     set state = 'executing',
-        attempt = job.attempt + 1,
-        lease_no = job.lease_no + 1,
+        -- At the end of their type the first stays and the second begins again: an overflow would end
+        -- every worker that claims the row.
+        attempt = least(job.attempt, 2147483646) + 1,
+        lease_no = job.lease_no % 2147483647 + 1,
         worker_id = $1::bigint,
         attempted_at = now()
     -- Not a join: that became a hash join over a scan of the table. Not ctid:

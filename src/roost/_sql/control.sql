@@ -82,7 +82,7 @@ revived as (
         limited = exists (select from roost.limits where limits.task = job.task),
         result = null,
         -- One more attempt at least, or the next claim would be its last already.
-        max_attempts = greatest(job.max_attempts, job.attempt + 1)
+        max_attempts = greatest(job.max_attempts, least(job.attempt, 2147483646) + 1)
     from target
     where job.id = target.id
     returning job.id, job.queue

@@ -313,8 +313,10 @@ picked as materialized (
 claimed as (
     update roost.jobs as job
     set state = 'executing',
-        attempt = job.attempt + 1,
-        lease_no = job.lease_no + 1,
+        -- At the end of their type the first stays and the second begins again: an overflow would end
+        -- every worker that claims the row.
+        attempt = least(job.attempt, 2147483646) + 1,
+        lease_no = job.lease_no % 2147483647 + 1,
         worker_id = $1::bigint,
         attempted_at = statement_timestamp()
     where job.id = any (array(select picked.id from picked))

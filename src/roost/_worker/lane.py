@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from roost._model.logs import StructuredLogger
-from roost.exceptions import DatabaseUnavailableError
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 MAX_BACKOFF = 15.0
 """Seconds between two tries while the database is away."""
@@ -101,7 +101,8 @@ async def every(
 ) -> NoReturn:
     """Call ``once`` now and then every ``interval`` seconds.
 
-    While the database is away, try again sooner and then later and later, with jitter. Any other
+    While the database is away, try again sooner and then later and later, with jitter. What the
+    database refuses is logged and tried again in its time: the jobs do not depend on it. Any other
     error comes out.
     """
     failures = 0
@@ -116,6 +117,13 @@ async def every(
                 error=str(error),
             )
             await anyio.sleep(min(backoff(failures), interval))
+        except DatabaseError as error:
+            logger.error(  # noqa: TRY400  (the cause is the database's, and is in the text)
+                "refused by the database, tried again in %(interval).0f s: %(error)s",
+                interval=interval,
+                error=str(error),
+            )
+            await anyio.sleep(interval)
         else:
             if failures:
                 logger.info(

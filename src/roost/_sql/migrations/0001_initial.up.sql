@@ -4,21 +4,43 @@
 -- saves padding in every row. Empty errors, tags, depends_on and metadata are null: a row that
 -- doesn't use them pays one bit each.
 
+-- What every worker and client can read and add to, so that no row can end those that meet it. As
+-- domains: Postgres keeps their checks for the session, and reads the checks of a table anew in
+-- every statement that writes to it. See decision 0008.
+create domain roost.instant as timestamptz
+    check (value between '0002-01-01Z' and '9998-12-31Z');
+create domain roost.count as integer check (value >= 0);
+create domain roost.positive as integer check (value >= 1);
+create domain roost.name as text check (length(value) between 1 and 200);
+create domain roost.key as text check (length(value) between 1 and 500);
+create domain roost.state as text check (
+    value in ('available', 'executing', 'retryable', 'completed', 'discarded', 'cancelled')
+);
+create domain roost.tags as text[]
+    check (coalesce(array_ndims(value), 1) = 1 and array_position(value, null) is null);
+create domain roost.ids as bigint[]
+    check (coalesce(array_ndims(value), 1) = 1 and array_position(value, null) is null);
+create domain roost.json_object as jsonb check (jsonb_typeof(value) = 'object');
+create domain roost.error_records as jsonb check (
+    jsonb_typeof(value) = 'array'
+    and not jsonb_path_exists(value, 'strict $[*] ? (@.type() != "object")')
+);
+
 create table roost.jobs (
     id bigint generated always as identity primary key,
-    scheduled_at timestamptz not null default now(),
-    inserted_at timestamptz not null default now(),
-    attempted_at timestamptz,
-    completed_at timestamptz,
-    cancelled_at timestamptz,
-    discarded_at timestamptz,
+    scheduled_at roost.instant not null default now(),
+    inserted_at roost.instant not null default now(),
+    attempted_at roost.instant,
+    completed_at roost.instant,
+    cancelled_at roost.instant,
+    discarded_at roost.instant,
     worker_id bigint,
-    lease_no integer not null default 0,
+    lease_no roost.count not null default 0,
     priority integer not null default 0,
-    attempt integer not null default 0,
-    max_attempts integer not null default 20,
-    timeout_seconds integer,
-    pending_parents integer not null default 0,
+    attempt roost.count not null default 0,
+    max_attempts roost.positive not null default 20,
+    timeout_seconds roost.positive,
+    pending_parents roost.count not null default 0,
     cancel_requested boolean not null default false,
     -- A parent whose children wait for it is settled together with them; other jobs are not asked.
     has_children boolean not null default false,
@@ -26,20 +48,16 @@ create table roost.jobs (
     limited boolean not null default false,
     -- Somebody waits for this job's end: it is announced by the statement that ends it.
     awaited boolean not null default false,
-    state text not null default 'available',
-    queue text not null default 'default',
-    task text not null,
-    unique_key text,
-    args jsonb not null default '{}',
-    metadata jsonb,
-    tags text[],
-    depends_on bigint[],
-    errors jsonb,
-    result jsonb,
-
-    constraint jobs_state_check check (
-        state in ('available', 'executing', 'retryable', 'completed', 'discarded', 'cancelled')
-    )
+    state roost.state not null default 'available',
+    queue roost.name not null default 'default',
+    task roost.name not null,
+    unique_key roost.key,
+    args roost.json_object not null default '{}',
+    metadata roost.json_object,
+    tags roost.tags,
+    depends_on roost.ids,
+    errors roost.error_records,
+    result jsonb
 )
 with (
     autovacuum_vacuum_scale_factor = 0,
@@ -93,7 +111,7 @@ $$;
 -- The same columns without the indexes and defaults of a live table.
 create table roost.jobs_archive (
     like roost.jobs,
-    archived_at timestamptz not null default now(),
+    archived_at roost.instant not null default now(),
     primary key (id)
 );
 
@@ -112,15 +130,15 @@ create table roost.dependencies (
 create table roost.workers (
     id bigint generated always as identity primary key,
     name text not null,
-    queues text[] not null,
+    queues roost.tags not null,
     concurrency integer not null,
-    started_at timestamptz not null default now(),
-    heartbeat_at timestamptz not null default now(),
-    expires_at timestamptz not null,
+    started_at roost.instant not null default now(),
+    heartbeat_at roost.instant not null default now(),
+    expires_at roost.instant not null,
     asleep boolean not null default true,
     offer bigint,
     channel text,
-    tasks text[] not null default '{}'
+    tasks roost.tags not null default '{}'
 )
 with (fillfactor = 50);
 
@@ -148,36 +166,36 @@ create table roost.limits (
 -- When jobs of a rate-limited task were started, as long as it matters.
 create table roost.starts (
     task text not null,
-    started_at timestamptz not null
+    started_at roost.instant not null
 );
 
 create index starts_window on roost.starts (task, started_at);
 
 create table roost.queues (
-    name text primary key,
-    paused_at timestamptz
+    name roost.name primary key,
+    paused_at roost.instant
 );
 
 -- Cron entries as code declares them, and where each stands.
 create table roost.cron (
-    name text primary key,
+    name roost.name primary key,
     expression text not null,
     timezone text,
-    task text not null,
-    queue text not null,
-    args jsonb not null,
+    task roost.name not null,
+    queue roost.name not null,
+    args roost.json_object not null,
     priority integer not null,
-    max_attempts integer not null,
-    tags text[],
-    timeout_seconds integer,
+    max_attempts roost.positive not null,
+    tags roost.tags,
+    timeout_seconds roost.positive,
     misfire text not null check (misfire in ('skip', 'last', 'all')),
     overlap text not null check (overlap in ('allow', 'skip')),
-    jitter double precision not null check (jitter >= 0),
-    next_tick_at timestamptz not null,
-    last_tick_at timestamptz,
+    jitter double precision not null check (jitter between 0 and 31622400),
+    next_tick_at roost.instant not null,
+    last_tick_at roost.instant,
     last_job_id bigint,
-    paused_at timestamptz,
+    paused_at roost.instant,
     -- Renewed by every worker whose code has the entry; without it the entry is stale.
-    declared_at timestamptz not null default now(),
-    inserted_at timestamptz not null default now()
+    declared_at roost.instant not null default now(),
+    inserted_at roost.instant not null default now()
 );

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from time import monotonic
 
 import anyio
@@ -12,10 +13,10 @@ from roost._model.cron import CronEntry
 from roost._model.job import JobInsert
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, with_defaults
-from roost._ops.cron import Declaration, declare, fire_due, next_in, renew_declared
+from roost._ops.cron import Declaration, Fired, declare, fire_due, next_in, renew_declared
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
-from roost.exceptions import DatabaseUnavailableError
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.cron")
 
@@ -73,7 +74,7 @@ class CronLane:
         names = [name for name in self._names if name not in self._unreadable]
         wait = await runtime.call(next_in(names))
         if wait is not None and wait <= 0:
-            fired = await runtime.call(fire_due(names))
+            fired = await self._fire(names)
             if fired.job_ids:
                 logger.info("cron enqueued jobs: %(jobs)s", jobs=fired.job_ids)
             if fired.unreadable:
@@ -84,6 +85,51 @@ class CronLane:
         # Somebody else may be firing what is due: look again soon, not at once.
         return MAX_SLEEP if wait is None else min(max(wait, 0.02), MAX_SLEEP)
 
+    async def _fire(self, names: Sequence[str]) -> Fired:
+        """Fire what is due of ``names``; an entry that the database refuses stops no other one.
+
+        :raises DatabaseUnavailableError: not fired, or it is unknown whether they were.
+        """
+        try:
+            return await self._runtime.call(fire_due(names))
+        except DatabaseUnavailableError:
+            raise
+        except DatabaseError as error:
+            if len(names) == 1:
+                logger.error(  # noqa: TRY400  (the cause is the database's, and is in the text)
+                    "cron entry %(entry)r can't be fired, and is tried again in a minute: %(error)s",
+                    entry=names[0],
+                    error=str(error),
+                )
+                return Fired([], unreadable=list(names))
+        alone = [await self._fire([name]) for name in names]
+        return Fired(
+            job_ids=[job_id for fired in alone for job_id in fired.job_ids],
+            unreadable=[name for fired in alone for name in fired.unreadable],
+        )
+
+    async def _declare(self, entries: Sequence[Declaration]) -> None:
+        """Make the entries known; one that the database refuses stops no other one.
+
+        :raises DatabaseUnavailableError: not all are known.
+        """
+        try:
+            await self._runtime.call(declare(entries))
+        except DatabaseUnavailableError:
+            raise
+        except DatabaseError as error:
+            if len(entries) == 1:
+                logger.error(  # noqa: TRY400  (the cause is the database's, and is in the text)
+                    "cron entry %(entry)r was refused by the database: %(error)s",
+                    entry=entries[0].name,
+                    error=str(error),
+                )
+                return
+        else:
+            return
+        for entry in entries:
+            await self._declare([entry])
+
     async def _keep_declared(self) -> None:
         """Make the entries known to the database, and then say now and then that they are."""
         if self._declared and monotonic() < self._renew_at:
@@ -92,9 +138,7 @@ class CronLane:
             await self._runtime.call(renew_declared(self._names))
         else:
             registry = self._runtime.registry
-            await self._runtime.call(
-                declare([_declaration(entry, registry) for entry in registry.cron_entries])
-            )
+            await self._declare([_declaration(entry, registry) for entry in registry.cron_entries])
         self._declared = True
         self._renew_at = monotonic() + RENEW_INTERVAL
         self._unreadable.clear()  # somebody may have mended them
