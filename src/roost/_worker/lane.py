@@ -118,7 +118,7 @@ async def every(
             )
             await anyio.sleep(min(backoff(failures), interval))
         except DatabaseError as error:
-            logger.error(  # noqa: TRY400  (the cause is the database's, and is in the text)
+            logger.error(
                 "refused by the database, tried again in %(interval).0f s: %(error)s",
                 interval=interval,
                 error=str(error),

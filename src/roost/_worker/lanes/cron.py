@@ -96,8 +96,8 @@ class CronLane:
             raise
         except DatabaseError as error:
             if len(names) == 1:
-                logger.error(  # noqa: TRY400  (the cause is the database's, and is in the text)
-                    "cron entry %(entry)r can't be fired, and is tried again in a minute: %(error)s",
+                logger.error(
+                    "cron entry %(entry)r can't be fired, tried again in a minute: %(error)s",
                     entry=names[0],
                     error=str(error),
                 )
@@ -119,7 +119,7 @@ class CronLane:
             raise
         except DatabaseError as error:
             if len(entries) == 1:
-                logger.error(  # noqa: TRY400  (the cause is the database's, and is in the text)
+                logger.error(
                     "cron entry %(entry)r was refused by the database: %(error)s",
                     entry=entries[0].name,
                     error=str(error),
