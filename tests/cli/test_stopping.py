@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,34 @@ def test_after_the_grace_a_job_is_handed_back_with_its_attempt(
     job = table.get(job_id)
     assert (job.state, job.attempt, job.errors) == ("available", 0, [])
     assert table.workers() == []
+
+
+def test_a_hangup_is_an_ordered_stop(with_job: WithJob, table: JobTable) -> None:
+    run, job_id = with_job("for_ever", grace="0.2")
+    run.signal(signal.SIGHUP)
+
+    assert run.ends() == 0
+    assert "signal received: SIGHUP" in run.output
+    job = table.get(job_id)
+    assert (job.state, job.attempt) == ("available", 0)
+
+
+def test_under_nohup_a_hangup_does_not_stop_it(with_job: WithJob, table: JobTable) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it to its command
+    try:
+        run, _ = with_job("for_ever", grace="0.2")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    run.signal(signal.SIGHUP)
+    served = table.add("quick")
+    deadline = time.monotonic() + 20
+    while table.get(served).state != "completed":
+        assert time.monotonic() < deadline, run.output
+        time.sleep(0.02)
+    run.signal(signal.SIGTERM)
+
+    assert run.ends() == 0
+    assert "SIGHUP" not in run.output
 
 
 def test_a_second_signal_ends_the_grace(with_job: WithJob, table: JobTable) -> None:

@@ -118,6 +118,89 @@ async def test_a_second_request_ends_the_grace_at_once(
     assert handed_back(table, endless)
 
 
+@pytest.mark.parametrize("way", ["run", "run_once"])
+@pytest.mark.parametrize("requests", [1, 2])
+async def test_a_request_before_a_run_ends_it_at_once_and_the_next_one_works(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker, way: str, requests: int
+) -> None:
+    job_id = table.add("quick")
+    worker = make_worker()
+    for _ in range(requests):
+        worker.request_stop()
+    await getattr(worker, way)()
+    assert handed_back(table, job_id)
+    assert table.workers() == []
+    assert await worker.run_once() == 1
+
+
+async def test_a_request_before_the_first_step_of_a_run_is_not_lost(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    job_id = table.add("quick")
+    worker = make_worker()
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.run)
+        worker.request_stop()
+    assert handed_back(table, job_id)
+    async with working(worker):
+        await eventually(lambda: table.get(job_id).state == "completed")
+
+
+async def test_a_request_before_the_first_step_does_not_keep_the_starter_waiting(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker
+) -> None:
+    worker = make_worker()
+    worker.request_stop()
+    async with anyio.create_task_group() as group:
+        await group.start(worker.run)
+
+
+@pytest.mark.parametrize("first", ["task", "scope"])
+async def test_a_second_cancel_ends_the_grace(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker, anyio_backend_name: str, first: str
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("trio has no cancel of a task")
+    endless = table.add("endless")
+    scope = anyio.CancelScope()
+
+    async def run() -> None:
+        with scope:
+            await make_worker(shutdown_timeout=1000).run()
+
+    task = asyncio.create_task(run())
+    await eventually(lambda: jobs.started == 1)
+    if first == "task":
+        task.cancel()
+    else:
+        scope.cancel()
+    await anyio.sleep(0.2)  # sleeps: nothing shows that the first cancel has been noticed
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert task.cancelled()
+    assert handed_back(table, endless)
+    assert table.workers() == []
+
+
+async def test_three_cancels_leave_nothing_half_done(
+    table: JobTable, jobs: Jobs, make_worker: MakeWorker, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name == "trio":
+        pytest.skip("trio has no cancel of a task")
+    endless = table.add("endless")
+    task = asyncio.create_task(make_worker(shutdown_timeout=1000).run())
+    await eventually(lambda: jobs.started == 1)
+    for _ in range(3):
+        task.cancel()
+        await checkpoint()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 5)
+    assert handed_back(table, endless)
+    assert table.workers() == []
+
+
 async def test_a_plain_callback_of_the_loop_may_ask_for_the_stop(
     make_worker: MakeWorker, table: JobTable, jobs: Jobs, anyio_backend_name: str
 ) -> None:

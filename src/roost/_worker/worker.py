@@ -72,6 +72,7 @@ class Worker:
         self._registry = default_registry if registry is None else registry
         self._settings = WorkerSettings(**options)
         self._session: _Session | None = None
+        self._stop_requests = 0
         self._unfinished: Unfinished | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -81,6 +82,9 @@ class Worker:
         cancel of this call and a lane that crashes end it in the same way: nothing new is claimed,
         what hasn't started is handed back, what runs gets ``shutdown_timeout`` seconds and is then
         interrupted and handed back without using its attempt, and what was decided is written.
+        A second cancel ends the grace, as a second `request_stop` does: a second ``task.cancel()``
+        on asyncio, or one after an enclosing scope was cancelled. To cancel a scope twice can't be
+        noticed; call `request_stop` for that.
 
         :raises DatabaseUnavailableError: the database could not be reached at start, after
             ``startup_max_retries`` further tries.
@@ -109,9 +113,12 @@ class Worker:
         """Ask for the ordered stop; a second call ends the grace of the running jobs now.
 
         Synchronous, to be called in the event loop's thread, also from a plain callback or signal
-        handler; does nothing when not running.
+        handler. A request that comes while nothing runs is kept for the next `run` or `run_once`,
+        which then ends at once without claiming a job; the run after that works as usual.
         """
-        if self._session is not None:
+        if self._session is None:
+            self._stop_requests += 1
+        else:
             self._session.request_stop()
 
     def unfinished(self) -> Unfinished | None:
@@ -131,12 +138,16 @@ class Worker:
         if not len(self._registry):
             logger.warning("no task is registered: this worker will find nothing to do")
         session = self._session = _Session(self._driver, self._registry, self._settings)
+        for _ in range(self._stop_requests):
+            session.request_stop()
+        self._stop_requests = 0
         try:
             async with anyio.create_task_group() as group:
-                # The work is a child, and shielded: a cancel reaches only the watcher, which turns
-                # it into the ordered stop. So does a task.cancel() that knows nothing of shields.
+                # The work is a child, and shielded: a cancel of a scope reaches only the watcher,
+                # which turns it into the ordered stop.
                 group.start_soon(session.stop_when_cancelled)
                 group.start_soon(session.work, fetching, task_status, group.cancel_scope)
+                await session.wait_until_ended()
         finally:
             self._unfinished = session.unfinished()
             self._session = None
@@ -176,6 +187,7 @@ class _Session:
         self._heartbeat = HeartbeatLane(self._runtime)
         self._stop = anyio.Event()
         self._hurry = anyio.Event()
+        self._ended = anyio.Event()
         self._starting = anyio.CancelScope()
         self._shell = anyio.move_on_after(math.inf, shield=True)  # a stop sets the deadline
         self.crash: BaseException | None = None
@@ -187,6 +199,25 @@ class _Session:
         finally:
             if not self._stop.is_set():
                 self.request_stop()
+
+    async def wait_until_ended(self) -> None:
+        """Return when the work has ended; each interrupt until then asks for a stop.
+
+        Interrupts are cancels of the calling task that know nothing of shields, which asyncio's
+        ``task.cancel()`` makes, and a KeyboardInterrupt that trio raises in the main task. The
+        first one is raised again at the end.
+        """
+        interrupt: BaseException | None = None
+        # Bounded by the work, which bounds itself: see `_time_the_stop`.
+        with anyio.move_on_after(math.inf, shield=True):
+            while not self._ended.is_set():
+                try:
+                    await self._ended.wait()
+                except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as error:
+                    interrupt = interrupt or error
+                    self.request_stop()
+        if interrupt is not None:
+            raise interrupt
 
     def unfinished(self) -> Unfinished | None:
         """Return the leases that are still held."""
@@ -229,6 +260,7 @@ class _Session:
                 logger.error("the stop took too long and was cut off")
             if self.crash is None:
                 ready.started()
+            self._ended.set()
             surroundings.cancel()
 
     def crashed(self, error: BaseException) -> None:

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
@@ -28,7 +28,7 @@ from roost._model.logs import StructuredLogger
 
 logger = StructuredLogger("roost.cli")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AFTER_FIRST = 2.0
 """Seconds beyond the grace. A worker needs a fraction of them; what it could not write by then is
 the farewell's to write."""
@@ -125,19 +125,30 @@ def exit_with(code: int, watchdog: Watchdog, *, at_once: bool) -> NoReturn:
     sys.exit(code)
 
 
+def heeded_signals() -> list[signal.Signals]:
+    """Return the signals that stop the worker.
+
+    A hangup, the end of the terminal or of the ssh session, is one unless the process was started
+    to survive it: nohup has it ignored.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
+
+
 async def handle_signals(stop: Callable[[], None], *, watchdog: Watchdog, grace: float) -> None:
     """Call ``stop`` at the first and at the second signal; exit at the third. Runs until cancelled.
 
     :param grace: seconds that ``stop`` gives to what runs.
     """
-    with anyio.open_signal_receiver(*SIGNALS) as received, _overheard(watchdog, grace):
+    heeded = heeded_signals()
+    with anyio.open_signal_receiver(*heeded) as received, _overheard(watchdog, grace, heeded):
         async for number in received:
             logger.info("signal received: %(signal)s", signal=signal.Signals(number).name)
             stop()
 
 
 @contextmanager
-def _overheard(watchdog: Watchdog, grace: float) -> Iterator[None]:
+def _overheard(watchdog: Watchdog, grace: float, heeded: Sequence[int]) -> Iterator[None]:
     """Let a thread hear of each signal before the loop does, and pass it on to the loop.
 
     A Python-level signal handler will not do: it runs in the main thread, and a signal that comes
@@ -147,7 +158,10 @@ def _overheard(watchdog: Watchdog, grace: float) -> Iterator[None]:
     for_signals.setblocking(False)
     loops = signal.set_wakeup_fd(for_signals.fileno(), warn_on_full_buffer=False)
     ear = threading.Thread(
-        target=_listen, args=(ours, loops, watchdog, grace), name="roost signals", daemon=True
+        target=_listen,
+        args=(ours, loops, watchdog, grace, heeded),
+        name="roost signals",
+        daemon=True,
     )
     ear.start()
     try:
@@ -158,7 +172,9 @@ def _overheard(watchdog: Watchdog, grace: float) -> Iterator[None]:
         ear.join(LAST_WORDS)
 
 
-def _listen(ours: socket.socket, loops: int, watchdog: Watchdog, grace: float) -> None:
+def _listen(
+    ours: socket.socket, loops: int, watchdog: Watchdog, grace: float, heeded: Sequence[int]
+) -> None:
     orders = chain(
         [
             (grace + AFTER_FIRST, "the stop took too long"),
@@ -169,7 +185,7 @@ def _listen(ours: socket.socket, loops: int, watchdog: Watchdog, grace: float) -
     with ours:
         while numbers := ours.recv(64):
             for number in numbers:
-                if number in SIGNALS:
+                if number in heeded:
                     seconds, why = next(orders)
                     watchdog.exit_within(seconds, code=1, why=why)
             if loops != -1:

@@ -66,7 +66,7 @@ def run(
 ) -> None:
     """Run a worker until it is told to stop.
 
-    The first SIGTERM or SIGINT stops it: running jobs get --shutdown-timeout, and are then
+    The first SIGTERM, SIGINT or SIGHUP stops it: running jobs get --shutdown-timeout, and are then
     interrupted and handed back without using their attempt, also those that can't be interrupted:
     the process ends under them. A second signal ends that time at once, a third the process.
     Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly.
