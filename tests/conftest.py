@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from roost import HandlerRegistry
 from roost.testing.job_table import JobTable
+from roost.testing.proxy import Proxy, proxy_to
 
 
 @pytest.fixture
@@ -21,3 +24,17 @@ def table(dsn: str) -> Iterator[JobTable]:
 def registry() -> HandlerRegistry:
     """Return an empty registry of the test's own."""
     return HandlerRegistry()
+
+
+@pytest.fixture
+def proxied(dsn: str) -> Callable[[], AbstractAsyncContextManager[tuple[Proxy, str]]]:
+    """Return a context manager: a proxy to the test's database and the DSN that leads through."""
+
+    @asynccontextmanager
+    async def proxied() -> AsyncIterator[tuple[Proxy, str]]:
+        given = conninfo_to_dict(dsn)
+        host, port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
+        async with proxy_to(host, port) as proxy:
+            yield proxy, make_conninfo(dsn, host="127.0.0.1", port=proxy.port, sslmode="disable")
+
+    return proxied

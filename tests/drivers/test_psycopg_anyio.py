@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from roost._drivers import pool
+from roost._drivers import base, pool
 from roost._drivers.base import AsyncDriver
 from roost._drivers.psycopg_anyio import PsycopgDriver, connection, waiting
 from roost._drivers.psycopg_sync import connect
@@ -187,9 +187,9 @@ async def test_a_connection_past_its_lifetime_is_replaced(
     lent = PsycopgDriver(empty_dsn).pool(max_size=1)
     async with lent.acquire() as first:
         pass
-    now(pool.MAX_LIFETIME * 0.89)
+    now(base.MAX_LIFETIME * 0.89)
     async with lent.acquire() as second:
-        now(pool.MAX_LIFETIME)
+        now(base.MAX_LIFETIME)
     assert lent.size == 0
     async with lent.acquire() as third:
         pass

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import anyio
 import pytest
 
-from roost import HandlerRegistry, Worker, job
+from roost import AsyncRoost, HandlerRegistry, Worker, job
+from roost._ops.control import cancel_job
 from roost._ops.upkeep import rescue_jobs
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
+from roost.testing.proxy import Proxy
 from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 
 MakeWorker = Callable[..., Worker]
+Proxied = Callable[[], AbstractAsyncContextManager[tuple[Proxy, str]]]
 
 
 class Sleeper:
@@ -147,6 +151,107 @@ async def test_a_claim_that_is_answered_after_the_worker_was_taken_for_dead_star
     table.rows("delete from roost.workers")
     # What was lost waits for a rescue; what ran is written.
     assert table.states().get("completed", 0) == len(ran)
+
+
+async def test_a_worker_keeps_its_leases_while_everything_else_waits_for_a_lock(
+    dsn: str, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    sleeper = Sleeper()
+    registry.register("sleep", sleeper)
+
+    gate = anyio.Event()
+
+    @job("short", registry=registry)
+    async def short() -> None:
+        await gate.wait()
+
+    job_id, orphan = table.add("sleep"), add_orphan(table)
+    table.add("short")
+    worker = make_worker(
+        heartbeat_interval=0.1,
+        orphan_stale_after=1.5,
+        orphan_reaper_interval=0.05,
+        poll_interval=0.05,
+    )
+    async with working(worker):
+        await eventually(lambda: sleeper.started == 1)
+        await eventually(lambda: table.get(orphan).state == "retryable")
+        [before] = table.workers()
+        with JobTable(dsn) as holder, holder.connection.transaction():
+            holder.rows("lock table roost.jobs in share mode")  # as `create index` does
+            gate.set()
+            # A claim, a rescue and a settle wait for it, each on a connection.
+            await eventually(lambda: waiting_for_a_lock(table) >= 3)
+            await anyio.sleep(3)  # sleeps: twice as long as the worker may be silent
+        assert (sleeper.started, sleeper.interrupted) == (1, 0)
+        assert table.workers() == [before]
+        table.run(cancel_job(job_id))
+        await eventually(lambda: sleeper.interrupted == 1)
+    assert table.get(job_id).errors == []
+
+
+def waiting_for_a_lock(table: JobTable) -> int:
+    """Return how many of the worker's statements wait for a lock."""
+    waiting: int = table.value(
+        "select count(*) from pg_stat_activity where datname = current_database()"
+        " and application_name like 'roost worker %' and wait_event_type = 'Lock'"
+    )
+    return waiting
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_a_handler_in_a_transaction_ends_with_the_lease_when_the_database_is_silent(
+    proxied: Proxied,
+    table: JobTable,
+    registry: HandlerRegistry,
+    driver: str,
+    anyio_backend_name: str,
+) -> None:
+    if (driver, anyio_backend_name) == ("asyncpg", "trio"):
+        pytest.skip("asyncpg is asyncio's only")
+    ended: list[float] = []
+    async with proxied() as (proxy, through), AsyncRoost(through, driver=driver) as roost:
+
+        @job("transact", registry=registry)
+        async def transact() -> None:
+            try:
+                async with roost.transaction() as connection:
+                    await connection.execute("select 1")
+                    proxy.swallow()
+                    await connection.execute("select 1")
+            finally:
+                ended.append(anyio.current_time())
+
+        table.add("transact")
+        worker = Worker(
+            through,
+            registry=registry,
+            driver=driver,
+            heartbeat_interval=0.4,
+            orphan_stale_after=2,
+            shutdown_timeout=0,
+        )
+        async with anyio.create_task_group() as group:
+            await group.start(worker.run)
+            began = anyio.current_time()
+            await eventually(lambda: bool(ended))
+            # The lease of 2 s, and room for a loaded machine; a rollback was waited for 5 s more.
+            assert ended[0] - began < 5
+            worker.request_stop()
+            worker.request_stop()
+
+
+async def test_the_loss_of_the_leases_is_logged_once(
+    table: JobTable, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with working(make_worker(heartbeat_interval=0.1, orphan_stale_after=0.5)):
+        [before] = table.workers()
+        with table.connection.transaction():
+            table.rows("select id from roost.workers for update")
+            await anyio.sleep(1.5)  # sleeps: it was logged ten times a second
+        await eventually(lambda: table.workers() not in ([], [before]))
+    logged = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert sum("have run out" in message for message in logged) == 1
 
 
 async def test_long_jobs_on_a_live_worker_are_left_alone(

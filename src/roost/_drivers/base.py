@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -24,6 +25,18 @@ CALL_TIMEOUT = 30.0
 
 CLEANUP_TIMEOUT = 5.0
 """Seconds that a shielded clean-up (a rollback, a cancel request, a check-in) may take."""
+
+cleanup_bound: ContextVar[float] = ContextVar("roost_cleanup_bound", default=CLEANUP_TIMEOUT)
+"""Seconds that one such clean-up may take in this context, where they are fewer.
+
+A worker whose leases have run out has a tenth of ``orphan_stale_after`` to end its jobs. With short
+leases that is less than `CLEANUP_TIMEOUT`, and a handler that is in a transaction must not wait
+longer for a database that doesn't answer.
+"""
+
+MAX_LIFETIME = 3600.0
+"""Seconds after which a pooled connection is replaced, less up to a tenth, so that not all go at
+once."""
 
 
 class Connection(Protocol):
@@ -162,8 +175,13 @@ class AsyncDriver(Protocol):
         """The driver's name, for messages."""
         ...
 
-    def pool(self, *, max_size: int, application_name: str) -> AsyncPool:
-        """Return an unopened pool; touches nothing."""
+    def pool(
+        self, *, max_size: int, application_name: str, max_lifetime: float = MAX_LIFETIME
+    ) -> AsyncPool:
+        """Return an unopened pool; touches nothing.
+
+        :param max_lifetime: seconds after which a connection is replaced; infinity: never.
+        """
         ...
 
     def listener(

@@ -18,11 +18,8 @@ from typing import Generic, Protocol, TypeVar
 import anyio
 import attrs
 
-from roost._drivers.base import CALL_TIMEOUT, AsyncConnection
+from roost._drivers.base import CALL_TIMEOUT, MAX_LIFETIME, AsyncConnection
 from roost.exceptions import ClosedError, DatabaseUnavailableError
-
-MAX_LIFETIME = 3600.0
-"""Seconds after which a connection is replaced, less up to a tenth, so that not all go at once."""
 
 MAX_IDLE = 600.0
 """Seconds after which a connection that nobody needed is closed, at the pool's next use."""

@@ -56,6 +56,8 @@ class Runtime:
     Times are by ``time.monotonic``: to ask for the loop's clock, by which scopes end,
     takes ten times as long, and each job asks twice.
 
+    :param heartbeat_pool: one connection for the worker's own row. Claims, settles and upkeep may
+        all wait for a lock on ``roost.jobs``; the heartbeat must not wait with them.
     :param worker_id: the current incarnation; a new one after its row was lost.
     :param lease_until: by ``time.monotonic``, when others may take this worker's jobs.
     :param cancel_requests: (id, lease number) of this worker's jobs whose rows ask for a cancel, as
@@ -84,6 +86,7 @@ class Runtime:
     registry: HandlerRegistry
     driver: AsyncDriver
     pool: AsyncPool
+    heartbeat_pool: AsyncPool
     running: Running
     worker_id: int = 0
     lease_until: float = math.inf
@@ -118,6 +121,11 @@ class Runtime:
             value = await run(connection, operation, timeout=timeout)
             await self._plan_anew_if_slow(connection, began)
             return value
+
+    async def call_for_heartbeat(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
+        """Run one operation on the heartbeat's own connection; ``timeout`` bounds both together."""
+        async with self.heartbeat_pool.acquire(timeout=timeout) as connection:
+            return await run(connection, operation, timeout=timeout)
 
     async def call_in_background(
         self, operation: Op[T], *, in_transaction: bool = False, timeout: float = CALL_TIMEOUT

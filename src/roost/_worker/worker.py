@@ -14,7 +14,7 @@ import anyio.lowlevel
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
-from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver
+from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, cleanup_bound
 from roost._drivers.select import driver_for
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, default_registry
@@ -28,7 +28,7 @@ from roost._worker.lanes.control import ControlLane
 from roost._worker.lanes.cron import CronLane
 from roost._worker.lanes.execute import ExecuteLane
 from roost._worker.lanes.fetch import DrainLane, FetchLane
-from roost._worker.lanes.heartbeat import HeartbeatLane
+from roost._worker.lanes.heartbeat import HeartbeatLane, unwinding_seconds
 from roost._worker.lanes.limits import LimitsLane
 from roost._worker.lanes.listen import ListenLane
 from roost._worker.lanes.rescue import RescueLane
@@ -40,7 +40,7 @@ from roost.exceptions import DatabaseUnavailableError
 logger = StructuredLogger("roost.worker")
 
 POOL_SIZE = 3
-"""Connections beside the listening one: a claim, a settle and an upkeep call at the same time."""
+"""Connections for claims, settles and upkeep. The heartbeat and the listening have one each."""
 STOP_MARGIN = 5.0
 """Seconds after the grace in which everything else must have ended, or is cut off."""
 
@@ -50,7 +50,7 @@ class Worker:
 
     Multiple workers can run against the same database: concurrency control is enforced by ``FOR
     UPDATE SKIP LOCKED`` at the SQL level, and every write after a claim is guarded by its lease.
-    A worker uses at most four connections, whatever its concurrency.
+    A worker uses at most five connections, whatever its concurrency.
 
     :param dsn: where the database is.
     :param registry: the tasks that it can run; default: the shared one, which ``@job`` fills.
@@ -141,6 +141,8 @@ class Worker:
         for _ in range(self._stop_requests):
             session.request_stop()
         self._stop_requests = 0
+        # Jobs inherit it: a handler that is in a transaction ends before others may run its job.
+        bound = cleanup_bound.set(unwinding_seconds(self._settings) / 2)
         try:
             async with anyio.create_task_group() as group:
                 # The work is a child, and shielded: a cancel of a scope reaches only the watcher,
@@ -149,6 +151,7 @@ class Worker:
                 group.start_soon(session.work, fetching, task_status, group.cancel_scope)
                 await session.wait_until_ended()
         finally:
+            cleanup_bound.reset(bound)
             self._unfinished = session.unfinished()
             self._session = None
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -180,6 +183,12 @@ class _Session:
             registry=registry,
             driver=driver,
             pool=driver.pool(max_size=POOL_SIZE, application_name=f"roost worker {name}"),
+            heartbeat_pool=driver.pool(
+                max_size=1,
+                application_name=f"roost heartbeat {name}",
+                # A new connection may be refused while the server has no more to give.
+                max_lifetime=math.inf,
+            ),
             running=Running(settings.concurrency),
         )
         self._runtime.crashed = self.crashed
@@ -256,6 +265,7 @@ class _Session:
         finally:
             with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
                 await self._runtime.pool.aclose()
+                await self._runtime.heartbeat_pool.aclose()
             if self._shell.cancelled_caught:
                 logger.error("the stop took too long and was cut off")
             if self.crash is None:

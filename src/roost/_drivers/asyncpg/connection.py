@@ -19,7 +19,7 @@ import asyncpg
 from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.asyncpg.parameters import Parameters
 from roost._drivers.asyncpg.sockets import is_closing_or_unread, set_options
-from roost._drivers.base import CLEANUP_TIMEOUT
+from roost._drivers.base import CLEANUP_TIMEOUT, cleanup_bound
 from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError, InvalidSettingError
 
@@ -132,7 +132,7 @@ class AsyncpgConnection:
         except BaseException:
             execution.add_done_callback(_forget)
             try:
-                with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                with anyio.move_on_after(min(CLEANUP_TIMEOUT, cleanup_bound.get()), shield=True):
                     await asyncio.wait([execution])
             finally:
                 if not execution.done():
@@ -154,7 +154,7 @@ class AsyncpgConnection:
         """
         answered = False
         try:
-            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+            with anyio.move_on_after(min(CLEANUP_TIMEOUT, cleanup_bound.get()), shield=True):
                 with suppress(asyncpg.PostgresError):
                     await self.raw.execute(command)
                 answered = True

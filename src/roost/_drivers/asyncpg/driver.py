@@ -9,6 +9,7 @@ from functools import partial
 from roost._drivers.asyncpg.connection import AsyncpgConnection
 from roost._drivers.asyncpg.listener import AsyncpgListener
 from roost._drivers.asyncpg.parameters import read_dsn
+from roost._drivers.base import MAX_LIFETIME
 from roost._drivers.pool import Pool
 
 
@@ -27,9 +28,16 @@ class AsyncpgDriver:
     def __repr__(self) -> str:
         return "AsyncpgDriver(…)"
 
-    def pool(self, *, max_size: int, application_name: str = "roost") -> Pool[AsyncpgConnection]:
-        """Return an unopened pool; touches nothing."""
-        return Pool(partial(self.connect, application_name), max_size=max_size)
+    def pool(
+        self,
+        *,
+        max_size: int,
+        application_name: str = "roost",
+        max_lifetime: float = MAX_LIFETIME,
+    ) -> Pool[AsyncpgConnection]:
+        """Return an unopened pool; touches nothing. ``max_lifetime`` is in seconds."""
+        connect = partial(self.connect, application_name)
+        return Pool(connect, max_size=max_size, max_lifetime=max_lifetime)
 
     async def connect(self, application_name: str = "roost") -> AsyncpgConnection:
         """Open one connection; the caller closes it with ``connection.kill()``."""

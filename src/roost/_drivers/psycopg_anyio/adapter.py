@@ -11,7 +11,7 @@ import anyio.lowlevel
 import psycopg
 from psycopg import pq
 
-from roost._drivers.base import CLEANUP_TIMEOUT
+from roost._drivers.base import CLEANUP_TIMEOUT, cleanup_bound
 from roost._drivers.psycopg_anyio.connection import AnyioConnection
 from roost._drivers.psycopg_anyio.waiting import READ, ready_now
 from roost._drivers.psycopg_errors import is_stale_plan, translate
@@ -95,7 +95,7 @@ class PsycopgConnection:
         Failed, it is not idle afterwards.
         """
         if self.raw.pgconn.transaction_status in _IN_TRANSACTION:
-            with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+            with anyio.move_on_after(min(CLEANUP_TIMEOUT, cleanup_bound.get()), shield=True):
                 with suppress(psycopg.Error):
                     await self.raw.rollback()
 

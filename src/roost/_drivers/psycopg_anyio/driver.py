@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+from roost._drivers.base import MAX_LIFETIME
 from roost._drivers.pool import Pool
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
 from roost._drivers.psycopg_anyio.listener import PsycopgListener
@@ -34,9 +35,16 @@ class PsycopgDriver:
     def __repr__(self) -> str:
         return "PsycopgDriver(…)"
 
-    def pool(self, *, max_size: int, application_name: str = "roost") -> Pool[PsycopgConnection]:
-        """Return an unopened pool; touches nothing."""
-        return Pool(partial(self.connect, application_name), max_size=max_size)
+    def pool(
+        self,
+        *,
+        max_size: int,
+        application_name: str = "roost",
+        max_lifetime: float = MAX_LIFETIME,
+    ) -> Pool[PsycopgConnection]:
+        """Return an unopened pool; touches nothing. ``max_lifetime`` is in seconds."""
+        connect = partial(self.connect, application_name)
+        return Pool(connect, max_size=max_size, max_lifetime=max_lifetime)
 
     async def connect(self, application_name: str = "roost") -> PsycopgConnection:
         """Open one connection; the caller closes it with ``connection.kill()``."""

@@ -1,7 +1,8 @@
 """Heartbeat: keep this worker's leases, and know when they are gone.
 
 A worker that could not renew for ``orphan_stale_after`` stops its own jobs (self-fencing): by then,
-and not earlier, others may run them.
+and not earlier, others may run them. It renews on a connection of its own, so that it is not taken
+for dead because claims and settles wait for a lock.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
+from roost._model.settings import WorkerSettings
 from roost._ops.upkeep import forget_worker, register_worker, renew_worker
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
@@ -35,6 +37,7 @@ class HeartbeatLane:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._logged_fence = False
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Renew until cancelled; `register` comes first."""
@@ -52,11 +55,13 @@ class HeartbeatLane:
         while True:
             await anyio.sleep(max(0.0, self._runtime.lease_until - monotonic()))
             if not self._runtime.holds_leases():
-                logger.error(
-                    "leases of worker %(worker_id)d have run out: stopping its %(jobs)d jobs",
-                    worker_id=self._runtime.worker_id,
-                    jobs=len(self._runtime.running),
-                )
+                if not self._logged_fence:
+                    self._logged_fence = True
+                    logger.error(
+                        "leases of worker %(worker_id)d have run out: stopping its %(jobs)d jobs",
+                        worker_id=self._runtime.worker_id,
+                        jobs=len(self._runtime.running),
+                    )
                 self._runtime.lose_leases()
                 await anyio.sleep(_FENCED)
 
@@ -87,7 +92,7 @@ class HeartbeatLane:
         """Start a new incarnation."""
         settings = self._runtime.settings
         began = monotonic()
-        self._runtime.worker_id = await self._runtime.call(
+        self._runtime.worker_id = await self._runtime.call_for_heartbeat(
             register_worker(
                 name=self._runtime.name,
                 queues=settings.queues,
@@ -95,6 +100,7 @@ class HeartbeatLane:
                 stale_after=settings.orphan_stale_after,
             )
         )
+        self._logged_fence = False
         self._runtime.alertness.sleep(now=began)  # as the new row says
         self._runtime.offer.number = None
         self._runtime.lease_until = began + self._lease
@@ -106,7 +112,7 @@ class HeartbeatLane:
         """
         settings = self._runtime.settings
         began = monotonic()
-        alive = await self._runtime.call(
+        alive = await self._runtime.call_for_heartbeat(
             renew_worker(self._runtime.worker_id, stale_after=settings.orphan_stale_after),
             timeout=max(0.1, min(settings.heartbeat_interval, self._left())),
         )
@@ -115,7 +121,7 @@ class HeartbeatLane:
             return
         if alive:
             # Too late, and nobody noticed. The jobs were stopped: without the row they are rescued.
-            await self._runtime.call(forget_worker(self._runtime.worker_id))
+            await self._runtime.call_for_heartbeat(forget_worker(self._runtime.worker_id))
         logger.error(
             "this worker, %(worker_id)d, was taken for dead: its jobs were stopped",
             worker_id=self._runtime.worker_id,
@@ -133,7 +139,7 @@ class HeartbeatLane:
         if not self._runtime.runs_under_its_row():
             with anyio.move_on_after(FORGET_TIMEOUT):
                 try:
-                    await self._runtime.call(
+                    await self._runtime.call_for_heartbeat(
                         forget_worker(self._runtime.worker_id), timeout=FORGET_TIMEOUT
                     )
                 except DatabaseUnavailableError as error:
@@ -142,9 +148,15 @@ class HeartbeatLane:
     @property
     def _lease(self) -> float:
         """Seconds of a lease, counted from before the call: the row can't be written earlier."""
-        return self._runtime.settings.orphan_stale_after * (1 - UNWINDING)
+        settings = self._runtime.settings
+        return settings.orphan_stale_after - unwinding_seconds(settings)
 
     def _left(self) -> float:
         """Seconds until the leases run out, > 0 while they hold; a second when they do not."""
         left = self._runtime.lease_until - monotonic()
         return left if left > 0 else 1.0
+
+
+def unwinding_seconds(settings: WorkerSettings) -> float:
+    """Return the seconds that interrupted jobs have to end before others may take them."""
+    return settings.orphan_stale_after * UNWINDING
