@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from roost import JobInsert, TaskDefaults
+from roost._model.record import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
 from roost._ops import control
 from roost._ops.claim import Claimed, ClaimedJob, claim_jobs, claim_limited_jobs
+from roost._ops.enqueue import insert_children
 from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
-from roost._ops.settle import settle
-from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
+from roost._ops.settle import settle, settle_parents
+from roost._ops.upkeep import archive_jobs, expire_workers, release_unheld, rescue_jobs
 from roost._sql import statements
 from roost.testing.conformance.cases import until
 from roost.testing.job_table import JobTable
@@ -55,7 +57,7 @@ def claim(
 
 
 def complete(hand: JobTable, *jobs: ClaimedJob, event: Event = Event.COMPLETE) -> None:
-    delay = 0.0 if event is Event.SNOOZE else None
+    delay = 0.0 if event in (Event.SNOOZE, Event.RETRY) else None
     settled = hand.run(
         settle([Verdict(job.lease, event, delay=delay) for job in jobs], error_cap=20)
     )
@@ -322,10 +324,6 @@ def test_a_lifted_limit_lets_the_marked_jobs_run(table: JobTable) -> None:
 
 
 def test_children_are_marked_when_they_are_released(table: JobTable) -> None:
-    from roost._model.record import encode_jobs
-    from roost._ops.enqueue import insert_children
-    from roost._ops.settle import settle_parents
-
     worker = table.add_worker()
     parent = table.add("parent")
     with table.connection.transaction():
@@ -340,17 +338,88 @@ def test_children_are_marked_when_they_are_released(table: JobTable) -> None:
     assert ids_of(claim(table, worker)) == [child]
 
 
-def test_the_end_of_a_limited_job_is_announced(table: JobTable, crew: Any) -> None:
+ROOM = ("roost_room", "work")
+"""What is announced when a job of the task has ended: a job in any queue may start."""
+
+
+@pytest.fixture
+def listener(crew: Any) -> JobTable:
+    """Return a connection that hears of jobs and of room."""
+    listener: JobTable = crew.hand()
+    listener.script("listen roost_jobs; listen roost_room")
+    return listener
+
+
+@pytest.mark.parametrize(
+    "event", [Event.COMPLETE, Event.CANCEL, Event.DISCARD, Event.RELEASE, Event.SNOOZE, Event.RETRY]
+)
+def test_the_end_of_a_limited_job_is_announced_whatever_the_queue(
+    table: JobTable, listener: JobTable, event: Event
+) -> None:
     publish(table, max_concurrency=1)
-    listener = crew.hand()
-    listener.script("listen roost_jobs")
+    table.add_worker(queues=["other"])
+    table.add()
+    [job] = claim(table, table.add_worker()).jobs
+    listener.heard()
+    complete(table, job, event=event)
+    assert ROOM in listener.heard()
+
+
+def test_the_end_of_a_limited_job_is_announced_when_it_has_children(
+    table: JobTable, listener: JobTable
+) -> None:
+    publish(table, max_concurrency=1)
+    parent = table.add()
+    with table.connection.transaction():
+        child = encode_jobs([JobInsert("other", depends_on=[parent])])
+        table.run(insert_children(child, parents=[parent]))
+    [job] = claim(table, table.add_worker()).jobs
+    listener.heard()
+    with table.connection.transaction():
+        verdict = Verdict(job.lease, Event.COMPLETE)
+        assert table.run(settle_parents([verdict], error_cap=20)).lost == []
+    assert ROOM in listener.heard()
+
+
+def test_room_that_a_dead_worker_or_a_lost_claim_leaves_is_announced(
+    table: JobTable, listener: JobTable
+) -> None:
+    publish(table, max_concurrency=1)
+    table.add_worker(queues=["other"])
+    table.add()
     worker = table.add_worker()
-    for event in (Event.COMPLETE, Event.CANCEL, Event.DISCARD):
-        table.add()
-        [job] = claim(table, worker).jobs
+    claim(table, worker)
+    with table.connection.transaction():
+        table.run(release_unheld(worker, held=()))
+    assert ROOM in listener.heard()
+    claim(table, worker)
+    table.rows("delete from roost.workers where id = $1::bigint", worker)
+    with table.connection.transaction():
+        table.run(rescue_jobs(limit=10, error_cap=20))
+    assert ROOM in listener.heard()
+
+
+def test_a_limit_that_is_raised_or_lifted_is_announced(table: JobTable, listener: JobTable) -> None:
+    table.add_worker()
+    publish(table, max_concurrency=1)
+    changes: list[dict[str, int]] = [{"max_concurrency": 2}, {}]
+    for limits in changes:
         listener.heard()
-        complete(table, job, event=event)
-        assert listener.heard() == [("roost_jobs", "default")], event
+        publish(table, "work", **limits)
+        assert listener.heard() == [ROOM]
+        publish(table, "work", **limits)
+        assert listener.heard() == [], "nothing has changed"
+
+
+def test_room_is_announced_only_while_a_worker_sleeps(table: JobTable, listener: JobTable) -> None:
+    publish(table, max_concurrency=1)
+    table.add()
+    worker = table.add_worker()
+    [job] = claim(table, worker).jobs
+    table.rows("update roost.workers set asleep = false")
+    listener.heard()
+    complete(table, job)
+    assert listener.heard() == []
 
 
 def test_the_plans_stay_cheap_on_a_large_table(table: JobTable) -> None:

@@ -257,8 +257,8 @@ async def test_a_stop_gives_back_what_a_claim_took_whose_answer_is_lost(
     worker = make_worker()
     claim = Claims.claim
 
-    async def lose(self: Claims, limit: int, *, timeout: float) -> Claimed:
-        claimed = await claim(self, limit, timeout=timeout)
+    async def lose(self: Claims, limit: int, *, slots: int, timeout: float) -> Claimed:
+        claimed = await claim(self, limit, slots=slots, timeout=timeout)
         assert [job.lease.job_id for job in claimed.jobs] == [job_id]
         worker.request_stop()
         raise DatabaseUnavailableError("the answer is lost")

@@ -99,6 +99,8 @@ class Claimed:
     :param offer: the number of the offer in that row (see `roost._ops.handover`), 0 when somebody
         has taken it or none was made; ``None``: not looked at.
     :param complete: whether every statement was answered; else more may have been claimed.
+    :param for_slots: how many of the first jobs were claimed for free slots, to start at once.
+    :param waiting: the limited tasks of which jobs waited, due or not; empty: not looked for.
     """
 
     jobs: list[ClaimedJob]
@@ -106,6 +108,8 @@ class Claimed:
     alive: bool
     offer: int | None = None
     complete: bool = True
+    for_slots: int = 0
+    waiting: frozenset[str] = frozenset()
 
 
 def as_datetime(microseconds: int) -> datetime:
@@ -160,7 +164,8 @@ def claim_limited_jobs(
         return Claimed([], None, alive=True)
     parameters = (worker_id, list(queues), locked, list(tasks), limit)
     rows = yield Query(_LIMITS["claim_limited_jobs"], parameters)
-    return _claimed(worker_id, rows)
+    claimed = _claimed(worker_id, rows)
+    return attrs.evolve(claimed, for_slots=len(claimed.jobs), waiting=frozenset(locked))
 
 
 def _claimed(worker_id: int, rows: Sequence[Row]) -> Claimed:

@@ -8,7 +8,9 @@ on conflict (task) do update
 set rate_per_minute = excluded.rate_per_minute,
     max_concurrency = excluded.max_concurrency
 where (known.rate_per_minute, known.max_concurrency)
-    is distinct from (excluded.rate_per_minute, excluded.max_concurrency);
+    is distinct from (excluded.rate_per_minute, excluded.max_concurrency)
+-- It may be a higher limit.
+returning roost.announce_room(known.task);
 
 -- name: lift_limits
 -- $1 tasks that a starting worker knows without a limit. The row stays: jobs are marked with it.
@@ -16,7 +18,8 @@ update roost.limits
 set rate_per_minute = null,
     max_concurrency = null
 where task = any ($1::text[])
-    and (rate_per_minute is not null or max_concurrency is not null);
+    and (rate_per_minute is not null or max_concurrency is not null)
+returning roost.announce_room(task);
 
 -- name: limited_tasks
 select task

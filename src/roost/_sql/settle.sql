@@ -35,15 +35,15 @@ completed as (
         end
     -- Not a join: that became a hash join over a scan of the table.
     where job.id = any (array(select held.id from held))
-    returning job.id, job.queue, job.limited, job.awaited
+    returning job.id, job.task, job.limited, job.awaited
 ),
--- An end gives a limited task room: somebody may be waiting for it. And somebody may be waiting for
+-- An end gives a limited task room, in whatever queue its jobs wait. And somebody may be waiting for
 -- this very job.
 notified as (
-    select roost.announce(queue)
+    select roost.announce_room(task)
     from completed
     where limited
-    group by queue
+    group by task
     union all
     select pg_notify('roost_finished', id::text)
     from completed
@@ -121,14 +121,19 @@ concluded as (
         end
     from held
     where job.id = held.id
-    returning job.id, job.queue, job.state, job.scheduled_at, job.limited, job.awaited
+    returning job.id, job.queue, job.task, job.state, job.scheduled_at, job.limited, job.awaited
 ),
 notified as (
     select roost.announce(queue)
     from concluded
-    where limited
-        or (state in ('available', 'retryable') and scheduled_at <= now() + interval '1 minute')
+    where state in ('available', 'retryable')
+        and scheduled_at <= now() + interval '1 minute'
     group by queue
+    union all
+    select roost.announce_room(task)
+    from concluded
+    where limited
+    group by task
     union all
     select pg_notify('roost_finished', id::text)
     from concluded

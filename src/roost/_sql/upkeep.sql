@@ -103,9 +103,13 @@ rescued as (
 notified as (
     select roost.announce(queue)
     from rescued
-    where limited
-        or state = 'retryable'
+    where state = 'retryable'
     group by queue
+    union all
+    select roost.announce_room(task)
+    from rescued
+    where limited
+    group by task
     union all
     select pg_notify('roost_finished', id::text)
     from rescued
@@ -139,12 +143,18 @@ released as (
         attempt = greatest(job.attempt - 1, 0)
     from unheld
     where job.id = unheld.id
-    returning job.id, job.queue, job.state, job.has_children, job.awaited
+    returning
+        job.id, job.queue, job.task, job.state, job.limited, job.has_children, job.awaited
 ),
 notified as (
     select roost.announce(queue)
     from released
     group by queue
+    union all
+    select roost.announce_room(task)
+    from released
+    where limited
+    group by task
     union all
     select pg_notify('roost_finished', id::text)
     from released

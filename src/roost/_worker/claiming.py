@@ -62,25 +62,54 @@ class Marks:
 
 
 class Claims:
-    """The claims of one worker, one at a time."""
+    """The claims of one worker, one at a time.
+
+    Jobs of limited tasks are claimed for free slots only: one that waited in the line would take up
+    room in its limit, while another worker has a slot for it.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._marks = Marks()
         self._limited_due_at = -math.inf
         self._limited_ready_at = math.inf
+        self._slots_wanted = 1
 
-    async def claim(self, limit: int, *, timeout: float) -> Claimed:
+    @property
+    def limited_at(self) -> float:
+        """When to look for jobs of limited tasks, by ``time.monotonic``, if there is a free slot.
+
+        In the past for now, infinity for never: what comes is heard of.
+        """
+        if not self._limited_tasks():
+            return math.inf
+        return -math.inf if self._runtime.limited_may_wait else self._limited_ready_at
+
+    def slots_wanted(self, *, now: float) -> int:
+        """Return how many slots to keep free of the line's jobs, for jobs of limited tasks.
+
+        Those would never start beside a line that is always filled again. One at first, and twice
+        as many after each look that filled them.
+        """
+        runtime = self._runtime
+        if not self._limited_tasks():
+            return 0
+        due = runtime.limited_waiting != frozenset() and now >= self._limited_due_at
+        return self._slots_wanted if due or now >= self.limited_at else 0
+
+    async def claim(self, limit: int, *, slots: int, timeout: float) -> Claimed:
         """Claim up to ``limit`` jobs; without limited tasks that is one statement, seldom two.
 
-        ``timeout`` is in seconds, for each statement.
-
+        :param slots: how many jobs would start at once; no more are claimed of limited tasks.
+        :param timeout: in seconds, for each statement.
         :raises DatabaseUnavailableError: nothing was claimed, or nobody knows.
         """
         claimed = _NOTHING
         for part in (self._limited, self._behind_the_last, self._from_the_head):
             room = limit - len(claimed.jobs)
-            if not room:
+            if part == self._limited:
+                room = min(room, slots)
+            elif not room:
                 break
             try:
                 more = await part(room, timeout)
@@ -100,33 +129,39 @@ class Claims:
         of a drain's speed.
         """
         runtime = self._runtime
-        tasks = list(runtime.registry)
-        limited = [task for task in tasks if task in runtime.limited_tasks]
-        if not limited:
-            return _NOTHING
+        limited = self._limited_tasks()
         began = monotonic()
-        if not runtime.limited_may_wait and began < min(
-            self._limited_due_at, self._limited_ready_at
-        ):
-            ready_in = self._limited_ready_at - began
-            return attrs.evolve(_NOTHING, next_due=ready_in if ready_in < math.inf else None)
+        if not limited or not room or began < min(self._limited_due_at, self.limited_at):
+            return _NOTHING
         runtime.limited_may_wait = False
+        runtime.limited_waiting = None  # what is heard until the answer may concern any of them
         claimed = await runtime.call_in_transaction(
             claim_limited_jobs(
                 worker_id=runtime.worker_id,
                 queues=runtime.settings.queues,
                 limited=limited,
-                tasks=tasks,
+                tasks=list(runtime.registry),
                 limit=room,
             ),
             timeout=timeout,
         )
         now = monotonic()
         self._limited_due_at = now + min(MAX_HEAD_DELAY, (now - began) / LIMITED_SHARE)
-        self._limited_ready_at = now + (math.inf if claimed.next_due is None else claimed.next_due)
-        runtime.limited_may_wait = runtime.limited_may_wait or len(claimed.jobs) == room
+        # A little late rather than a little early: the two clocks tick apart.
+        ready_in = math.inf if claimed.next_due is None else max(claimed.next_due, 0.0) + 0.001
+        self._limited_ready_at = now + ready_in
+        filled = len(claimed.jobs) == room
+        self._slots_wanted = min(2 * room, runtime.settings.concurrency) if filled else 1
+        runtime.limited_waiting = claimed.waiting
+        runtime.limited_may_wait = runtime.limited_may_wait or filled
         runtime.limited_held.update(job.lease for job in claimed.jobs)
-        return claimed
+        return attrs.evolve(claimed, next_due=None)  # see `limited_at`
+
+    def _limited_tasks(self) -> list[str]:
+        runtime = self._runtime
+        if not runtime.limited_tasks:
+            return []
+        return [task for task in runtime.registry if task in runtime.limited_tasks]
 
     async def _behind_the_last(self, room: int, timeout: float) -> Claimed:
         after = self._marks.usable(now=monotonic())
@@ -166,4 +201,6 @@ def _together(first: Claimed, then: Claimed) -> Claimed:
         min(waits, default=None),
         alive=first.alive and then.alive,
         offer=then.offer if first.offer is None else first.offer,
+        for_slots=first.for_slots + then.for_slots,
+        waiting=first.waiting | then.waiting,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import Enum
 from time import monotonic
 
@@ -101,11 +101,16 @@ class RunningJob:
 
 
 class Running:
-    """Slots for ``concurrency`` jobs, a line in front of them, and what is parked."""
+    """Slots for ``concurrency`` jobs, a line in front of them, and what is parked.
+
+    :ivar finished: jobs that have left a slot.
+    :ivar reserved: slots that are kept free, once they are, for jobs that do not stand in line.
+    """
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
         self.finished = 0
+        self.reserved = 0
         self._waiting: deque[tuple[ClaimedJob, float]] = deque()
         self._waiting_since = math.inf
         # By job id: `start_next` starts no second attempt of a job beside the first.
@@ -152,21 +157,34 @@ class Running:
         """Whether one more job would be started at once."""
         return len(self._running) + len(self._waiting) < self.concurrency
 
+    @property
+    def free_slots(self) -> int:
+        """How many jobs could start at once, beside those of the line that will."""
+        idle = self.concurrency - len(self._running)
+        return idle - min(len(self._waiting), max(idle - self.reserved, 0))
+
     def room(self, prefetch: int) -> int:
         """How many more jobs may be claimed when ``prefetch`` may wait."""
         return self.concurrency + prefetch - len(self._running) - len(self._waiting)
 
     def admit(self, claimed: Iterable[ClaimedJob]) -> None:
         """Put claimed jobs at the end of the line."""
-        now = self._waiting_since = monotonic()
+        now = monotonic()
+        if not self._waiting:
+            self._waiting_since = now  # what comes behind others moves nothing
         self._waiting.extend((job, now) for job in claimed)
+
+    def admit_first(self, claimed: Sequence[ClaimedJob]) -> None:
+        """Put claimed jobs at the head of the line: they were claimed for free slots."""
+        now = monotonic()
+        self._waiting.extendleft((job, now) for job in reversed(claimed))
 
     def start_next(self, *, now: float) -> RunningJob | None:
         """Move the first waiting job into a free slot; ``None``: no job or no slot.
 
         A job whose earlier attempt still runs is parked instead.
         """
-        while self._waiting and len(self._running) < self.concurrency:
+        while self._waiting and len(self._running) < self.concurrency - self.reserved:
             claimed, since = self._waiting.popleft()
             self._waiting_since = now
             job_id = claimed.lease.job_id

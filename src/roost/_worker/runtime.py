@@ -68,6 +68,8 @@ class Runtime:
     :param limited_tasks: the tasks that have limits in the database, whoever declared them.
     :param limited_held: leases of jobs of limited tasks that were claimed and are not settled yet.
     :param limited_may_wait: whether jobs of limited tasks may be claimable since the last look.
+    :param limited_waiting: the limited tasks of which jobs waited at the last look; ``None``: no
+        look has been answered.
     :param alertness: whether it is notified of jobs, or looks by itself.
     :param offer: to be given a job without a claim.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
@@ -102,6 +104,7 @@ class Runtime:
     limited_tasks: frozenset[str] = frozenset()
     limited_held: set[Lease] = attrs.field(factory=set)
     limited_may_wait: bool = True
+    limited_waiting: frozenset[str] | None = None
     alertness: Alertness = attrs.field(factory=Alertness)
     offer: Offer = attrs.field(factory=Offer)
     jobs_may_wait: bool = True
@@ -155,6 +158,12 @@ class Runtime:
         """Tell the fetch lane that there may be jobs."""
         self.jobs_may_wait = self.limited_may_wait = True
         self.look.set()
+
+    def waits_for_room(self, task: str) -> bool:
+        """Say whether a job of a limited task may wait here for another one of it to end."""
+        if self.limited_waiting is None:
+            return task in self.limited_tasks
+        return task in self.limited_waiting
 
     def due_in(self, seconds: float) -> None:
         """Note that a job is due in ``seconds``; wakes nobody."""

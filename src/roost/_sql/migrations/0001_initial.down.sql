@@ -3,6 +3,7 @@ drop function roost.insert_alike;
 drop function roost.insert_or_hand_over;
 drop function roost.take_offer;
 drop function roost.enqueue;
+drop function roost.announce_room;
 drop function roost.announce;
 drop table roost.cron;
 drop table roost.jobs_archive;

@@ -96,6 +96,8 @@ class FetchLane:
                     failures=failures,
                     error=str(error),
                 )
+                self._runtime.running.reserved = 0
+                self._runtime.start_waiting()
                 await anyio.sleep(backoff(failures))
                 # What it was to look for is still there.
                 self._runtime.jobs_may_wait = self._runtime.limited_may_wait = True
@@ -138,8 +140,9 @@ class FetchLane:
         runtime = self._runtime
         if self._unsure and runtime.holds_leases():
             await self._give_back_the_unknown()
-        limit = min(self._room(), MAX_CLAIM)
-        if limit <= 0:
+        room, slots = self._room(), runtime.running.free_slots
+        limit = min(max(room, slots), MAX_CLAIM)
+        if limit <= 0 or not self._may_claim:
             return None
         began = monotonic()
         runtime.jobs_may_wait = False
@@ -150,7 +153,7 @@ class FetchLane:
         runtime.claim_begins()
         # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
         with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
-            claimed = await self._claims.claim(limit, timeout=self._timeout)
+            claimed = await self._claims.claim(limit, slots=slots, timeout=self._timeout)
             self._take(claimed, limit=limit, began=began)
             return claimed
         raise DatabaseUnavailableError("the claim was not answered")
@@ -175,7 +178,9 @@ class FetchLane:
             runtime.jobs_may_wait = True
         elif claimed.next_due is not None:
             runtime.due_in(claimed.next_due)
-        runtime.running.admit(self.choose(claimed.jobs))
+        runtime.running.reserved = 0
+        runtime.running.admit_first(self.choose(claimed.jobs[: claimed.for_slots]))
+        runtime.running.admit(self.choose(claimed.jobs[claimed.for_slots :]))
         if claimed.jobs:
             runtime.claim_ended()
         runtime.start_waiting()
@@ -184,11 +189,15 @@ class FetchLane:
         """Return which of the claimed jobs to run: all of them."""
         return jobs
 
+    @property
+    def _may_claim(self) -> bool:
+        runtime = self._runtime
+        unsettled = len(runtime.settling)
+        return not runtime.stopping and runtime.holds_leases() and unsettled < MAX_UNSETTLED
+
     def _room(self) -> int:
         runtime = self._runtime
-        if runtime.stopping or not runtime.holds_leases():
-            return 0
-        if len(runtime.settling) >= MAX_UNSETTLED:
+        if not self._may_claim:
             return 0
         self._pace.finished(runtime.running.finished, now=monotonic())
         return runtime.running.room(self._pace.prefetch)
@@ -200,6 +209,7 @@ class FetchLane:
         """
         while True:
             now = monotonic()
+            self._reserve(now=now)
             act_at, hand_back_at = self._act_at(), self._hand_back_at()
             if now >= act_at:
                 return
@@ -212,14 +222,32 @@ class FetchLane:
     def _act_at(self) -> float:
         """Return when to act, as things stand: in the past for now, infinity for never."""
         runtime = self._runtime
-        if runtime.alertness.should_turn and runtime.holds_leases():
+        turns = runtime.alertness.should_turn and runtime.holds_leases()
+        if turns or self._may_ask or self._may_offer:
             return -math.inf
-        if self._may_ask or self._may_offer:
-            return -math.inf
+        return self._claim_at() if self._may_claim else math.inf
+
+    def _claim_at(self) -> float:
+        runtime, running = self._runtime, self._runtime.running
+        limited_at = math.inf
+        if running.free_slots:
+            limited_at = -math.inf if running.reserved else self._claims.limited_at
         # With a line in front of the slots, claim when half of it is gone, not for each job.
         if self._room() <= self._pace.prefetch // 2:
-            return math.inf
-        return -math.inf if runtime.jobs_may_wait else min(self._next_look, runtime.due_at)
+            return limited_at
+        return (
+            -math.inf if runtime.jobs_may_wait else min(self._next_look, runtime.due_at, limited_at)
+        )
+
+    def _reserve(self, *, now: float) -> None:
+        """Keep slots free of the line's jobs while it is time for those of limited tasks."""
+        running = self._runtime.running
+        line = running.waiting and self._may_claim
+        reserved = self._claims.slots_wanted(now=now) if line else 0
+        fewer = reserved < running.reserved
+        running.reserved = reserved
+        if fewer:
+            self._runtime.start_waiting()
 
     def _hand_back_at(self) -> float:
         """Return when what stands in line has waited for too long; infinity: nothing waits."""

@@ -20,8 +20,10 @@ from roost.exceptions import DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.listen")
 
-JOBS, CANCEL, CRON, PROBE = "roost_jobs", "roost_cancel", "roost_cron", "roost_probe"
-"""Channels. Payloads: a queue's name; ``<job id>:<lease number>``; an entry's name; a probe's."""
+JOBS, ROOM, CANCEL = "roost_jobs", "roost_room", "roost_cancel"
+"""Channels. Payloads: a queue's name; a limited task's name; ``<job id>:<lease number>``."""
+CRON, PROBE = "roost_cron", "roost_probe"
+"""Channels. Payloads: an entry's name; a probe's."""
 PROBE_INTERVAL = 30.0
 """Seconds of silence after which the connection is asked whether it still hears."""
 PROBE_TIMEOUT = 10.0
@@ -55,7 +57,7 @@ class ListenLane:
             own = f"roost_worker_{secrets.token_hex(16)}"
             try:
                 async with self._runtime.driver.listener(
-                    [JOBS, CANCEL, CRON, PROBE, own],
+                    [JOBS, ROOM, CANCEL, CRON, PROBE, own],
                     application_name=f"roost listen {self._runtime.name}",
                 ) as listener:
                     task_status.started()
@@ -119,7 +121,6 @@ class ListenLane:
         raise DatabaseUnavailableError("the listening connection does not answer")
 
     def _pass_on(self, heard: Sequence[Notification]) -> None:
-        queues = self._runtime.settings.queues
         of_jobs = 0
         cancels: set[int] = set()
         for notification in heard:
@@ -127,8 +128,8 @@ class ListenLane:
                 cancels.update(_job_ids(notification.payload))
             elif notification.channel == CRON:
                 self._runtime.cron_wake.set()
-            elif notification.channel == JOBS and notification.payload in queues:
-                of_jobs += 1
+            elif notification.channel in (JOBS, ROOM):
+                of_jobs += self._concerns(notification)
             elif notification.channel == self._runtime.offer.channel:
                 self._take_over(notification.payload)
         if cancels:
@@ -136,6 +137,12 @@ class ListenLane:
         if of_jobs:
             self._runtime.alertness.heard(of_jobs, now=monotonic())
             self._runtime.look_again()
+
+    def _concerns(self, notification: Notification) -> bool:
+        """Say whether a job may have become claimable here."""
+        if notification.channel == JOBS:
+            return notification.payload in self._runtime.settings.queues
+        return self._runtime.waits_for_room(notification.payload)
 
     def _take_over(self, payload: str) -> None:
         runtime = self._runtime
