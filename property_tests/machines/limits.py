@@ -8,8 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import attrs
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from roost import JobInsert, TaskDefaults
 from roost._model.record import encode_jobs
@@ -18,7 +25,7 @@ from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import claim_jobs, claim_limited_jobs
 from roost._ops.enqueue import insert_job
 from roost._ops.handover import FIRST_LEASE, make_offer
-from roost._ops.limits import mark_limited_jobs, publish_limits
+from roost._ops.limits import count_start_now, mark_limited_jobs, publish_limits
 from roost._ops.settle import settle
 from roost.testing.job_table import JobTable
 
@@ -28,6 +35,15 @@ LIMITED = ["both", "narrow", "rated"]
 TASKS = [*LIMITED, "free"]
 CHANNEL = "roost_worker"
 WINDOW = 61
+MINUTE = 60
+
+
+@attrs.define(eq=False)
+class Start:
+    """A start, and how many seconds ago it was."""
+
+    task: str
+    age: int = 0
 
 
 class Limits(RuleBasedStateMachine):
@@ -41,7 +57,8 @@ class Limits(RuleBasedStateMachine):
         self.ears.rows("select pg_advisory_lock(hashtextextended($1::text, 0))", CHANNEL)
         self.waiting: Counter[str] = Counter()
         self.running: dict[Lease, str] = {}
-        self.starts: dict[str, list[int]] = {task: [] for task in TASKS}
+        self.starts: list[Start] = []
+        self.late: dict[Lease, Start] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -101,7 +118,10 @@ class Limits(RuleBasedStateMachine):
         self.waiting -= taken
         for job in (*first.jobs, *rest):
             self.running[job.lease] = job.task
-            self.starts[job.task].append(0)
+            start = Start(job.task)
+            self.starts.append(start)
+            if job.task in RATE:
+                self.late[job.lease] = start
 
     @rule(data=st.data(), event=st.sampled_from([Event.COMPLETE, Event.SNOOZE, Event.RELEASE]))
     def end(self, data: st.DataObject, event: Event) -> None:
@@ -109,6 +129,7 @@ class Limits(RuleBasedStateMachine):
             return
         lease = data.draw(st.sampled_from(sorted(self.running, key=lambda held: held.job_id)))
         task = self.running.pop(lease)
+        self.late.pop(lease, None)
         delay = 0.0 if event is Event.SNOOZE else None
         assert not self.table.run(settle([Verdict(lease, event, delay=delay)], error_cap=3)).lost
         if event is not Event.COMPLETE:
@@ -120,21 +141,40 @@ class Limits(RuleBasedStateMachine):
             "update roost.starts set started_at = started_at - make_interval(secs => $1::integer)",
             seconds,
         )
-        for task in TASKS:
-            self.starts[task] = [age + seconds for age in self.starts[task]]
+        self.table.rows(
+            "update roost.jobs "
+            "set attempted_at = attempted_at - make_interval(secs => $1::integer)",
+            seconds,
+        )
+        for start in self.starts:
+            start.age += seconds
+
+    @precondition(lambda self: self.late)
+    @rule(data=st.data())
+    def start_late(self, data: st.DataObject) -> None:
+        """Call the handler now, not when the job was claimed."""
+        lease = data.draw(st.sampled_from(sorted(self.late, key=lambda held: held.job_id)))
+        start = self.late.pop(lease)
+        assert self.table.run(count_start_now(lease)) is (start.age < MINUTE)
+        if start.age < MINUTE:
+            start.age = 0
 
     @invariant()
     def nothing_is_above_its_limit(self) -> None:
         running = Counter(self.running.values())
         assert all(running[task] <= most for task, most in MAX_CONCURRENCY.items())
         for task, most in RATE.items():
-            assert len([age for age in self.starts[task] if age < WINDOW]) <= most
+            assert self.recent(task) <= most
 
     def room(self, task: str) -> int:
         """How many jobs of a task may be started now."""
         running = Counter(self.running.values())[task]
-        recent = len([age for age in self.starts[task] if age < WINDOW])
-        return min(MAX_CONCURRENCY.get(task, 1_000) - running, RATE.get(task, 1_000) - recent)
+        started = self.recent(task)
+        return min(MAX_CONCURRENCY.get(task, 1_000) - running, RATE.get(task, 1_000) - started)
+
+    def recent(self, task: str) -> int:
+        """How many starts of a task a claim counts."""
+        return len([start for start in self.starts if start.task == task and start.age < WINDOW])
 
     def teardown(self) -> None:
         self.table.connection.close()

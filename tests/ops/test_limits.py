@@ -16,7 +16,7 @@ from roost._model.verdict import Verdict
 from roost._ops import control
 from roost._ops.claim import Claimed, ClaimedJob, claim_jobs, claim_limited_jobs
 from roost._ops.enqueue import insert_children
-from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
+from roost._ops.limits import count_start_now, limited_tasks, mark_limited_jobs, publish_limits
 from roost._ops.settle import settle, settle_parents
 from roost._ops.upkeep import archive_jobs, expire_workers, release_unheld, rescue_jobs
 from roost._sql import statements
@@ -420,6 +420,41 @@ def test_room_is_announced_only_while_a_worker_sleeps(table: JobTable, listener:
     listener.heard()
     complete(table, job)
     assert listener.heard() == []
+
+
+def test_a_start_that_comes_late_is_counted_anew(table: JobTable) -> None:
+    publish(table, rate_per_minute=2)
+    jobs = [table.add() for _ in range(3)]
+    worker = table.add_worker()
+    claimed = claim(table, worker).jobs
+    assert ids_of(Claimed(claimed, None, alive=True)) == jobs[:2]
+    late = table.value("select min(started_at) from roost.starts")
+    for number, job in enumerate(claimed, start=1):
+        assert table.run(count_start_now(job.lease)) is True
+        count = "select count(*) from roost.starts where started_at > $1::timestamptz"
+        assert table.value(count, late) == number, "each moves a start of its own"
+    assert table.run(count_start_now(claimed[0].lease)) is False, "it has been moved already"
+    assert table.value("select count(*) from roost.starts") == 2
+    assert claim(table, worker).jobs == []
+
+
+def test_a_start_that_left_the_window_or_was_never_counted_is_not_counted_anew(
+    table: JobTable,
+) -> None:
+    publish(table, rate_per_minute=2)
+    table.add()
+    worker = table.add_worker()
+    [job] = claim(table, worker).jobs
+    before = "started_at = started_at - interval '60 seconds'"
+    table.rows(f"update roost.starts set {before}")
+    table.change(job.lease.job_id, "attempted_at = attempted_at - interval '60 seconds'")
+    assert table.run(count_start_now(job.lease)) is False
+    table.rows("delete from roost.starts")
+    assert table.run(count_start_now(job.lease)) is False
+    publish(table, max_concurrency=2)
+    assert table.run(count_start_now(job.lease)) is True, "without a rate nothing is counted"
+    complete(table, job)
+    assert table.run(count_start_now(job.lease)) is False, "the lease is gone"
 
 
 def test_the_plans_stay_cheap_on_a_large_table(table: JobTable) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
 
-from roost import HandlerRegistry, JobInsert, SnoozeJob, Worker, job
+from roost import HandlerRegistry, Hooks, Job, JobInsert, SnoozeJob, Worker, job
 from roost._ops.control import cancel_job
-from roost._worker.lanes import fetch
+from roost._worker.lanes import execute, fetch
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
@@ -131,3 +132,57 @@ async def test_a_rated_task_reaches_its_rate_with_a_prefetch(
     async with working(make_worker(concurrency=2, prefetch=20, poll_interval=0.1)):
         await eventually(lambda: table.states() == {"completed": 12, "available": 28})
         assert table.value("select max(lease_no) from roost.jobs") == 1
+
+
+async def test_a_start_after_a_slow_hook_is_counted_when_it_happens(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(execute, "MAX_START_DELAY", 0.2)
+    counted: list[float] = []
+
+    @job("work", rate_per_minute=1, registry=registry)
+    async def work() -> None:
+        counted.extend(
+            row[0]
+            for row in table.rows(
+                "select extract(epoch from starts.started_at - job.attempted_at)::float8 "
+                "from roost.starts cross join roost.jobs as job where job.state = 'executing'"
+            )
+        )
+
+    async def slow(_: Job, *, ctx: dict[str, Any]) -> None:
+        await anyio.sleep(0.4)
+
+    table.add_all([JobInsert("work")] * 2)
+    async with working(make_worker(hooks=Hooks(before_job=slow), poll_interval=0.1)):
+        await eventually(lambda: table.states() == {"completed": 1, "available": 1})
+    [after] = counted
+    assert after >= 0.4
+
+
+async def test_a_job_whose_start_is_no_longer_counted_is_handed_back(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(execute, "MAX_START_DELAY", 0.2)
+    attempts: list[int] = []
+
+    @job("work", rate_per_minute=1, max_attempts=1, registry=registry)
+    async def work(job: Job) -> None:
+        attempts.append(table.column(job.id, "lease_no"))
+
+    async def forget(job: Job, *, ctx: dict[str, Any]) -> None:
+        if table.column(job.id, "lease_no") == 1:
+            await anyio.sleep(0.4)
+            table.rows("delete from roost.starts")  # as after a minute
+
+    job_id = table.add("work", max_attempts=1)
+    async with working(make_worker(hooks=Hooks(before_job=forget), poll_interval=0.1)):
+        await eventually(lambda: table.get(job_id).state == "completed")
+    assert attempts == [2]
+    assert table.get(job_id).attempt == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from roost._model.registry import TaskDefaults
+from roost._model.verdict import Lease
 from roost._ops.query import Op, Query
 from roost._sql import statements
 
@@ -31,6 +32,17 @@ def limited_tasks() -> Op[frozenset[str]]:
     """Return the tasks whose jobs are marked as limited."""
     rows = yield Query(_SQL["limited_tasks"])
     return frozenset(task for (task,) in rows)
+
+
+def count_start_now(lease: Lease) -> Op[bool]:
+    """Count the start of this attempt as of now, not as of its claim.
+
+    ``False``: it was counted more than a minute ago, or not at all, or the lease does not hold; the
+    job must be claimed again to be counted.
+    """
+    parameters = (lease.job_id, lease.worker_id, lease.lease_no)
+    rows = yield Query(_SQL["count_start_now"], parameters)
+    return bool(rows)
 
 
 def mark_limited_jobs() -> Op[int]:

@@ -379,3 +379,41 @@ select
 from (values (1)) as one (row)
 left join claimed on true
 order by claimed.priority, claimed.scheduled_at, claimed.id;
+
+-- name: count_start_now
+-- $1 id, $2 worker id, $3 lease number. Moves the start that the claim has counted to now. The window
+-- is not counted again: each claim since then has counted this start, and so does each until it has
+-- left the window. Returns nothing where that is not so, and where the lease does not hold.
+with held as materialized (
+    select job.task, job.attempted_at
+    from roost.jobs as job
+    where job.id = $1::bigint
+        and job.worker_id = $2::bigint
+        and job.lease_no = $3::integer
+        and job.state = 'executing'
+),
+counted as materialized (
+    select starts.ctid
+    from held
+    join roost.starts on starts.task = held.task
+        and starts.started_at = held.attempted_at
+    where starts.started_at > statement_timestamp() - interval '60 seconds'
+    -- A claim of several jobs has counted as many starts at one time.
+    limit 1
+    for update of starts skip locked
+),
+moved as (
+    update roost.starts
+    set started_at = statement_timestamp()
+    where starts.ctid = any (array(select counted.ctid from counted))
+    returning starts.task
+)
+select held.task
+from held
+where exists (select from moved)
+    or not exists (
+        select
+        from roost.limits as known
+        where known.task = held.task
+            and known.rate_per_minute is not null
+    );

@@ -42,7 +42,7 @@ class Reason(Enum):
 class RunningJob:
     """A job in a slot.
 
-    :param waited: seconds in the line, from the claim to the slot.
+    :param counted_from: by ``time.monotonic``, not after the start that its rate counts.
     :param started_at: by ``time.monotonic``, when it got its slot.
     :param task: cancelling it interrupts the handler; set when the job has been started.
     :param limit: the handler's own timeout, while it runs under one.
@@ -54,7 +54,7 @@ class RunningJob:
     """
 
     claimed: ClaimedJob
-    waited: float = 0.0
+    counted_from: float = 0.0
     started_at: float = 0.0
     task: TaskHandle[None] | None = None
     limit: anyio.CancelScope | None = None
@@ -174,10 +174,12 @@ class Running:
             self._waiting_since = now  # what comes behind others moves nothing
         self._waiting.extend((job, now) for job in claimed)
 
-    def admit_first(self, claimed: Sequence[ClaimedJob]) -> None:
-        """Put claimed jobs at the head of the line: they were claimed for free slots."""
-        now = monotonic()
-        self._waiting.extendleft((job, now) for job in reversed(claimed))
+    def admit_first(self, claimed: Sequence[ClaimedJob], *, since: float) -> None:
+        """Put jobs at the head of the line that were claimed for free slots.
+
+        :param since: by ``time.monotonic``, when the claim began.
+        """
+        self._waiting.extendleft((job, since) for job in reversed(claimed))
 
     def start_next(self, *, now: float) -> RunningJob | None:
         """Move the first waiting job into a free slot; ``None``: no job or no slot.
@@ -191,7 +193,7 @@ class Running:
             if job_id in self._running:
                 self._park(claimed, since)
                 continue
-            running = self._running[job_id] = RunningJob(claimed, now - since, now)
+            running = self._running[job_id] = RunningJob(claimed, since, now)
             return running
         return None
 

@@ -26,18 +26,20 @@ from roost._model.verdict import (
     judge,
 )
 from roost._ops.claim import ClaimedJob
+from roost._ops.limits import count_start_now
 from roost._worker.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.current import current
 from roost._worker.handler import call_handler
 from roost._worker.hooks import HOOK_TIMEOUT, HookCalls
 from roost._worker.running import LINGER, Reason, RunningJob
 from roost._worker.runtime import Runtime
+from roost.exceptions import DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.execute")
 
 MAX_START_DELAY = 1.0
-"""Seconds after its claim in which a job of a limited task must start; the claim of limited jobs
-(``limits.sql``) counts starts for so much longer than a minute."""
+"""Seconds between the start that a rate counts and the call of the handler; for this long beyond a
+minute the claim of limited jobs (``limits.sql``) counts a start."""
 MAX_BEGINNING = 32
 """Tasks that have been made and not begun yet; each that begins makes the next. Of jobs that end at
 once no more are alive then, and a processor's cache holds them."""
@@ -171,9 +173,6 @@ class ExecuteLane:
             return _INTERRUPTED
         if claimed.cancel_requested or runtime.was_cancelled(claimed.lease):
             return CancelRequested()
-        if running.waited > MAX_START_DELAY and claimed.task in runtime.limited_tasks:
-            # Its start was counted when it was claimed: now it would fall into another window.
-            return _INTERRUPTED
         return None
 
     def _attempt(self, running: RunningJob) -> Awaitable[Ending]:
@@ -207,11 +206,35 @@ class ExecuteLane:
             args = _arguments(handler, claimed)
         except Exception as error:  # noqa: BLE001  (bad args are this job's failure, nobody else's)
             return Raised(error)
+        if claimed.task in self._runtime.limited_tasks and not await self._is_counted(running):
+            return _INTERRUPTED
         if claimed.timeout_seconds is None:
             return await call_handler(handler, args, running=running, room=self._room)
         with running.limited_to(claimed.timeout_seconds):
             return await call_handler(handler, args, running=running, room=self._room)
         return _INTERRUPTED
+
+    async def _is_counted(self, running: RunningJob) -> bool:
+        """Make sure that the start which the rate counts is this one; ``False``: hand back the job.
+
+        It was counted by the claim. After a slow hook, or a claim whose answer took long, the
+        handler would start in another minute than the counted start.
+        """
+        if monotonic() <= running.counted_from + MAX_START_DELAY:
+            return True
+        running.counted_from = monotonic()
+        try:
+            counted = await self._runtime.call(count_start_now(running.claimed.lease))
+        except DatabaseUnavailableError as error:
+            logger.warning(
+                "job %(job_id)d (%(task)s) is handed back, its start could not be counted: "
+                "%(error)s",
+                job_id=running.claimed.lease.job_id,
+                task=running.claimed.task,
+                error=str(error),
+            )
+            return False
+        return counted and monotonic() <= running.counted_from + MAX_START_DELAY
 
 
 def _weigh(running: RunningJob, ending: Ending) -> Ending:

@@ -179,7 +179,8 @@ class FetchLane:
         elif claimed.next_due is not None:
             runtime.due_in(claimed.next_due)
         runtime.running.reserved = 0
-        runtime.running.admit_first(self.choose(claimed.jobs[: claimed.for_slots]))
+        for_slots = self.choose(claimed.jobs[: claimed.for_slots])
+        runtime.running.admit_first(for_slots, since=began)
         runtime.running.admit(self.choose(claimed.jobs[claimed.for_slots :]))
         if claimed.jobs:
             runtime.claim_ended()
