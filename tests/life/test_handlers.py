@@ -19,14 +19,17 @@ import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from roost import (
     AsyncRoost,
     HandlerRegistry,
+    InvalidJobError,
     InvalidSettingError,
     Job,
+    JobInsert,
     NoCurrentJobError,
+    Roost,
     Worker,
     current_job,
     job,
@@ -228,6 +231,43 @@ async def test_a_job_parameter_and_current_job_name_the_running_job(
     assert outcome(table, three) == ("completed", [three, "UUID", True])
     with pytest.raises(NoCurrentJobError):
         current_job()
+
+
+class Exact(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    number: UUID = Field(alias="Number")
+    at: datetime
+    pair: tuple[int, bytes]
+
+
+async def test_a_model_arrives_as_it_was_from_every_way_to_enqueue(
+    dsn: str, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    sent = Exact.model_validate_json(
+        '{"Number": "00000000-0000-0000-0000-000000000005", "at": "2026-03-01T12:00:00+05:30", '
+        '"pair": [1, "text"], "more": [true]}'
+    )
+    got: list[Any] = []
+
+    @job("exact", args_model=Exact, registry=registry)
+    async def exact(
+        number: UUID, at: datetime, pair: tuple[int, bytes], more: Any, job: Job | None = None
+    ) -> None:
+        assert job is not None
+        got.append((number, at, pair, more))
+
+    with Roost(dsn, registry=registry) as client:
+        client.enqueue(exact, args=sent)
+        client.enqueue_many([JobInsert("exact", sent)] * 2)
+        with pytest.raises(InvalidJobError, match="extra fields"):
+            client.enqueue(exact, args=sent.model_copy(update={"unknown": 1}))
+    async with AsyncRoost(dsn, registry=registry) as client_too:
+        await client_too.enqueue("exact", args=sent)
+        await client_too.enqueue_all([JobInsert("exact", sent), JobInsert("exact", sent)])
+    async with AsyncRoost(dsn, registry=HandlerRegistry()) as stranger:
+        await stranger.enqueue("exact", args=sent)
+    assert await make_worker().run_once() == 7
+    assert got == [(sent.number, sent.at, sent.pair, [True])] * 7
 
 
 async def test_the_running_job_is_shown_as_it_was_claimed(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime, time, timedelta, timezone
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, SecretBytes, SecretStr
 
-from roost._model.codec import MAX_DEPTH, MAX_DIGITS, EncodingError, decode, encode
+from roost._model.codec import MAX_DEPTH, MAX_DIGITS, EncodingError, decode, encode, encode_result
 
 SAME: list[Any] = [
     None,
@@ -57,6 +59,13 @@ class Hostile(dict[str, int]):
         raise LookupError("not today")
 
 
+ODD = timezone(timedelta(hours=1, seconds=30))
+
+
+class Login(BaseModel):
+    key: SecretStr
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "NaN": (lambda: math.nan, "NaN"),
     "infinity": (lambda: {"a": [math.inf]}, "Infinity"),
@@ -67,7 +76,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "int key": (lambda: {"a": [{"b": {3: 4}}]}, r"key 3 at a\[0\]\.b is not a string"),
     "None key": (lambda: {None: 4}, "key None is not a string"),
     "object": (object, "object"),
-    "bytes": (lambda: b"\xff", "utf"),
+    "bytes": (lambda: {"a": [b"text"]}, r"bytes at a\[0\] have no JSON form"),
+    "bytearray": (lambda: bytearray(b"text"), "bytes have no JSON form"),
+    "secret": (lambda: {"a": SecretStr("hush")}, "a secret at a is masked"),
+    "secret bytes": (lambda: SecretBytes(b"hush"), "a secret is masked"),
+    "secret in a model": (
+        lambda: {"a": Login(key=SecretStr("hush"))},
+        r"a secret at a\.key",
+    ),
+    "offset with seconds": (lambda: [datetime(2026, 1, 1, tzinfo=ODD)], "has seconds"),
+    "offset of a time": (lambda: time(1, tzinfo=ODD), "has seconds"),
     "depth": (lambda: nested(MAX_DEPTH + 5), "nested deeper"),
     "cycle": (cyclic, "nested deeper"),
     "digits": (lambda: [10**MAX_DIGITS], "digits"),
@@ -88,3 +106,15 @@ def test_what_is_just_within_the_limits_is_accepted() -> None:
     assert decode(encode(nested(MAX_DEPTH))) == nested(MAX_DEPTH)
     digits = "9" * (MAX_DIGITS * 2)
     assert decode(encode({digits: digits})) == {digits: digits}
+
+
+def test_a_result_is_what_pydantic_makes_of_it() -> None:
+    assert decode(encode_result({"a": b"text", "b": SecretStr("hush")})) == {
+        "a": "text",
+        "b": "**********",
+    }
+    with pytest.raises(EncodingError, match="utf"):
+        encode_result(b"\xff")
+    with pytest.raises(EncodingError, match="has seconds"):
+        encode_result([datetime(2026, 1, 1, tzinfo=ODD)])
+    assert decode(encode_result([datetime(2026, 1, 1, tzinfo=UTC)])) == ["2026-01-01T00:00:00Z"]

@@ -66,7 +66,7 @@ def enqueue(
 ) -> Call[int]:
     """Insert one job; ``alone``: in no transaction of the caller's."""
     job = _complete(registry, _insert(registry, task, args, options))
-    record = encode_jobs([job])
+    record = encode_jobs([job], registry)
     parents = job.depends_on or ()
     operation = insert_job(
         record,
@@ -94,9 +94,9 @@ def enqueue_many(
     """Insert several jobs, all or none; ``None``: there are none."""
     inserts, parents = _inserts(registry, jobs)
     if parents:
-        records = encode_jobs(inserts)
+        records = encode_jobs(inserts, registry)
         return Call(insert_children(records, parents=parents), in_transaction=True)
-    batch = encode_batch(inserts)
+    batch = encode_batch(inserts, registry)
     return Call(insert_batch(batch)) if inserts else None
 
 
@@ -106,9 +106,9 @@ def enqueue_all(
     """Insert several jobs, all or none, and say which id is whose."""
     inserts, parents = _inserts(registry, jobs)
     if parents:
-        records = encode_jobs(inserts)
+        records = encode_jobs(inserts, registry)
         return Call(insert_each(records, parents=parents), in_transaction=True)
-    batch = encode_batch(inserts)
+    batch = encode_batch(inserts, registry)
     if not inserts:
         return None
     if batch.alike:

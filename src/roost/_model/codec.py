@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, time, timedelta
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -28,13 +28,28 @@ class EncodingError(ValueError):
 
 
 def encode(value: object) -> str:
-    """Return ``value`` as JSON text.
+    """Return what is sent to a handler as JSON text.
+
+    :raises EncodingError: it can't be stored, or would arrive as something else.
+    """
+    return _encode(value, _check_sent)
+
+
+def encode_result(value: object) -> str:
+    """Return what a handler returned as JSON text; of bytes and secrets, what pydantic makes.
 
     :raises EncodingError: it can't be stored.
     """
+    return _encode(value, _check_offset)
+
+
+_Check: TypeAlias = Callable[[object, str], None]
+
+
+def _encode(value: object, check: _Check) -> str:
     try:
         if not _is_plain(value, 0):
-            _check_keys(value, "", 0)
+            _check_keys(value, "", 0, check)
         text = to_json(value, by_alias=False).decode("utf-8")
     except EncodingError:
         raise
@@ -98,7 +113,7 @@ def _is_plain(value: object, depth: int) -> bool:
     return True
 
 
-def _check_keys(value: object, path: str, depth: int) -> None:
+def _check_keys(value: object, path: str, depth: int, check: _Check) -> None:
     if depth > MAX_DEPTH:
         raise EncodingError(f"nested deeper than {MAX_DEPTH} levels")
     # An exact type first: to ask for the abstract one costs more than all the rest.
@@ -107,21 +122,42 @@ def _check_keys(value: object, path: str, depth: int) -> None:
             if not isinstance(key, str):
                 raise EncodingError(f"key {key!r}{_at(path)} is not a string")
             if not isinstance(item, _LEAVES):
-                _check_keys(item, f"{path}.{key}" if path else key, depth + 1)
+                _check_keys(item, f"{path}.{key}" if path else key, depth + 1, check)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             if not isinstance(item, _LEAVES):
-                _check_keys(item, f"{path}[{index}]", depth + 1)
-    elif isinstance(value, (datetime, time)):
-        _check_offset(value, path)
+                _check_keys(item, f"{path}[{index}]", depth + 1, check)
     elif isinstance(value, BaseModel):
+        # Its own serializers write bytes.
+        inside = _check_in_model if check is _check_sent else check
         for name, item in value:
             if not isinstance(item, _LEAVES):
-                _check_keys(item, f"{path}.{name}" if path else name, depth + 1)
+                _check_keys(item, f"{path}.{name}" if path else name, depth + 1, inside)
+    else:
+        check(value, path)
 
 
-def _check_offset(value: datetime | time, path: str) -> None:
-    """Refuse seconds in an offset: pydantic leaves them out, which makes it another instant."""
+def _check_sent(value: object, path: str) -> None:
+    """Refuse what pydantic would write as something else, without a word."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise EncodingError(
+            f"bytes{_at(path)} have no JSON form: pass text (value.decode(), base64), or a model "
+            "with a field for them"
+        )
+    _check_in_model(value, path)
+
+
+def _check_in_model(value: object, path: str) -> None:
+    if hasattr(type(value), "get_secret_value"):
+        raise EncodingError(
+            f"a secret{_at(path)} is masked in JSON: store it elsewhere and pass what finds it"
+        )
+    _check_offset(value, path)
+
+
+def _check_offset(value: object, path: str) -> None:
+    if not isinstance(value, (datetime, time)):
+        return
     offset = value.utcoffset()
     if offset is not None and offset % _MINUTE:
         raise EncodingError(

@@ -45,6 +45,18 @@ def check_run_in(name: str, func: Callable[..., Any], run_in: object, *, awaited
         )
 
 
+def accepted_keywords(func: Callable[..., Any]) -> frozenset[str] | None:
+    """Return the names of the keywords that ``func`` takes; ``None``: any, or it can't be told."""
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return frozenset(parameter.name for parameter in parameters if parameter.kind in by_name)
+
+
 def origin(func: Callable[..., Any]) -> tuple[str, str]:
     """Where a function was written: the same for both copies of a module that is imported twice."""
     while isinstance(func, functools.partial):

@@ -8,8 +8,10 @@ from typing import Any
 import attrs
 from pydantic import BaseModel
 
+from roost._model.arguments import dump_model
 from roost._model.codec import EncodingError, encode
 from roost._model.job import JobInsert
+from roost._model.registry import Handler, HandlerRegistry
 from roost._model.validate import (
     MAX_INT,
     MAX_KEY,
@@ -35,30 +37,35 @@ class Batch:
     alike: bool
 
 
-def encode_batch(jobs: Sequence[JobInsert]) -> Batch:
+def encode_batch(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = None) -> Batch:
     """Return the jobs, as they are cheapest to send: those of most batches are alike.
 
     Then a row costs the server two thirds, and the client half, of what a record costs.
 
+    :param registry: as for `encode_jobs`.
     :raises InvalidJobError: as `encode_jobs`.
     """
-    alike = _encode_alike(jobs)
-    return Batch(encode_jobs(jobs), alike=False) if alike is None else Batch(alike, alike=True)
+    alike = _encode_alike(jobs, registry)
+    return (
+        Batch(encode_jobs(jobs, registry), alike=False)
+        if alike is None
+        else Batch(alike, alike=True)
+    )
 
 
-def _encode_alike(jobs: Sequence[JobInsert]) -> str | None:
+def _encode_alike(jobs: Sequence[JobInsert], registry: HandlerRegistry | None) -> str | None:
     """Return jobs that differ in args and keys only; ``None``: they don't, or one is refused."""
     first = jobs[0] if jobs else None
     if first is None or first.depends_on:
         return None
     try:
-        common = _record(attrs.evolve(first, args=None, unique_key=None))
+        common = _record(attrs.evolve(first, args=None, unique_key=None), registry)
         del common["args"]
         args, keys = [], []
         for job in jobs:
             if not _is_like(job, first):
                 return None
-            args.append(job.args if type(job.args) is dict else _dumped_args(job))
+            args.append(job.args if type(job.args) is dict else _dumped_args(job, registry))
             if job.unique_key is not None:
                 check_name("unique_key", job.unique_key, most=MAX_KEY)
             keys.append(job.unique_key)
@@ -123,16 +130,18 @@ _COMPARED = frozenset((str, int, bool, type(None)))
 """Not floats: 0.0 == -0.0."""
 
 
-def encode_jobs(jobs: Sequence[JobInsert]) -> str:
+def encode_jobs(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = None) -> str:
     """Return the jobs as one JSON array, for one statement.
 
+    :param registry: where the models of the tasks' handlers are looked up; a model that is passed
+        as args must read back equal as the handler's.
     :raises InvalidJobError: a value can't be stored; the message names it, and its place when
         there are several jobs.
     """
     records = []
     for index, job in enumerate(jobs):
         try:
-            records.append(_record(job))
+            records.append(_record(job, registry))
         except InvalidJobError as error:
             raise (_in_batch(error, index) if len(jobs) > 1 else error) from error.__cause__
     try:
@@ -148,7 +157,7 @@ def encode_jobs(jobs: Sequence[JobInsert]) -> str:
         raise
 
 
-def _record(job: JobInsert) -> dict[str, Any]:
+def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     check_name("task", job.task)
     check_name("queue", job.queue)
     check_int("priority", job.priority, least=-MAX_INT)
@@ -160,7 +169,7 @@ def _record(job: JobInsert) -> dict[str, Any]:
     if job.timeout_seconds is not None:
         check_int("timeout_seconds", job.timeout_seconds, least=1)
     check_ids("depends_on", job.depends_on)
-    args = _dumped_args(job)
+    args = _dumped_args(job, registry)
     if job.metadata is not None and not isinstance(job.metadata, dict):
         raise InvalidJobError(f"metadata must be a dict, not {type(job.metadata).__name__}")
     record: dict[str, Any] = {
@@ -186,7 +195,7 @@ def _record(job: JobInsert) -> dict[str, Any]:
     return record
 
 
-def _dumped_args(job: JobInsert) -> dict[str, Any]:
+def _dumped_args(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     """Return the args as a dict; a model's NaN stays one, and is refused later."""
     task, args = job.task, job.args
     if args is None:
@@ -195,15 +204,27 @@ def _dumped_args(job: JobInsert) -> dict[str, Any]:
         return args
     if not isinstance(args, BaseModel):
         raise InvalidJobError(f"args must be a dict or a pydantic model, not {type(args).__name__}")
+    handler = registry.find(task) if registry is not None else None
+    reader = None if handler is None else handler.args_model
     try:
-        dumped = args.model_dump(mode="json")
-    except Exception as error:  # users' serializers run here
-        raise InvalidJobError(f"args of task {task!r} can't be stored: {error}") from error
-    if not isinstance(dumped, dict):
-        raise InvalidJobError(
-            f"args must have named fields, and {type(args).__name__} is dumped as {dumped!r}"
-        )
+        dumped = dump_model(args, reader=reader)
+    except InvalidJobError as error:
+        raise InvalidJobError(f"{error} (task {task!r})") from error.__cause__
+    if handler is not None and handler.args_model is not None:
+        _check_extras(args, handler)
     return dumped
+
+
+def _check_extras(args: BaseModel, handler: Handler) -> None:
+    """Refuse extra fields that the handler has no parameter for: it would not get them."""
+    if handler.accepted is None:
+        return
+    lost = (args.__pydantic_extra__ or {}).keys() - handler.accepted
+    if lost:
+        raise InvalidJobError(
+            f"args have the extra fields {sorted(lost)}, and the handler of {handler.name!r} has "
+            "no parameters for them: add **kwargs to it"
+        )
 
 
 def _why_refused(job: JobInsert, record: dict[str, Any]) -> InvalidJobError | None:

@@ -9,7 +9,14 @@ import attrs
 from pydantic import BaseModel
 
 from roost._model.cron import CronEntry
-from roost._model.functions import RunIn, check_run_in, identity, is_async, origin
+from roost._model.functions import (
+    RunIn,
+    accepted_keywords,
+    check_run_in,
+    identity,
+    is_async,
+    origin,
+)
 from roost._model.job import (
     JobInsert,
     is_default,
@@ -54,6 +61,7 @@ class Handler:
 
     :param run_in: where a plain function runs.
     :param job_parameter: the function's parameter that is annotated with `Job`.
+    :param accepted: the keywords that the function takes; ``None``: any.
     """
 
     name: str
@@ -63,6 +71,7 @@ class Handler:
     is_async: bool
     run_in: RunIn = "thread"
     job_parameter: str | None = None
+    accepted: frozenset[str] | None = None
 
 
 class TakenName(str):
@@ -130,6 +139,7 @@ class HandlerRegistry:
             is_async=awaited,
             run_in=run_in,
             job_parameter=job_parameter(func),
+            accepted=accepted_keywords(func),
         )
         self._provisional.discard(name)
         self._names[identity(func)] = name
@@ -194,6 +204,10 @@ class HandlerRegistry:
             return self._handlers[name]
         except KeyError:
             raise UnknownTaskError(f"no handler is registered for task {name!r}") from None
+
+    def find(self, name: object) -> Handler | None:
+        """Return the handler of ``name``, or ``None``."""
+        return self._handlers.get(name) if isinstance(name, str) else None
 
     def find_name(self, func: Callable[..., Any]) -> str | None:
         """Return the task name of a function, or ``None``."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, assert_never
 import attrs
 
 from roost._model.backoff import LONGEST, BackoffStrategy, delay_after
-from roost._model.codec import EncodingError, encode
+from roost._model.codec import EncodingError, encode, encode_result
 from roost._model.states import Event, JobState, move
 from roost.exceptions import JobTimeoutError, SnoozeJob
 
@@ -140,7 +140,7 @@ def result_as_json(value: object) -> str:
     job: it is replaced by ``{"roost.unserializable": "<type>: <why>"}``.
     """
     try:
-        return encode(value)
+        return encode_result(value)
     except EncodingError as error:
         kind = type(value).__qualname__
         return encode({"roost.unserializable": clean(f"{kind}: {error}", MAX_ERROR)})

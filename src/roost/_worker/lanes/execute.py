@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Awaitable
 from time import monotonic
@@ -10,8 +9,8 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from pydantic import BaseModel
 
+from roost._model.arguments import handler_arguments, read_model
 from roost._model.hooks import Hooks
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
@@ -252,20 +251,13 @@ def _weigh(running: RunningJob, ending: Ending) -> Ending:
             return ending if isinstance(ending, Returned) else _INTERRUPTED
 
 
-# A model is dumped by the names of its fields; where pydantic can, it is read by them too.
-_BY_NAME: dict[str, Any] = (
-    {"by_name": True, "by_alias": True}
-    if "by_name" in inspect.signature(BaseModel.model_validate).parameters
-    else {}
-)
-
-
 def _arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
     """Return the handler's keywords: the args, or the fields of their model, and the job."""
-    args = claimed.args()
-    if handler.args_model is not None:
-        model = handler.args_model.model_validate(args, **_BY_NAME)
-        args = {name: getattr(model, name) for name in type(model).model_fields}
+    if handler.args_model is None:
+        args = claimed.args()
+    else:
+        model = read_model(handler.args_model, claimed.args_text)
+        args = handler_arguments(model, accepted=handler.accepted)
     if handler.job_parameter is not None:
         args[handler.job_parameter] = claimed.job()
     return args
