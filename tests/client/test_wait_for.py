@@ -365,7 +365,7 @@ def test_a_thread_survives_a_killed_connection(blocking: Roost, table: JobTable)
     job_id = table.add()
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(blocking.wait_for, job_id, timeout=60, poll_interval=0.2)
-        until(awaited(table, job_id))
+        until(lambda: len(table.rows(PIDS)) == 1)
         [listening] = table.rows(PIDS)
         table.value(TERMINATE)
         until(lambda: len(table.rows(PIDS)) == 1 and table.rows(PIDS) != [listening])

@@ -233,9 +233,9 @@ def run_cron_now(name: str) -> Call[int]:
     return Call(cron.run_now(name))
 
 
-def await_outcome(job_id: int) -> Call[JobOutcome | None]:
+def await_outcome(job_id: int, *, timeout: float = CALL_TIMEOUT) -> Call[JobOutcome | None]:
     """Read how a job ended, or ask for its end to be announced."""
-    return Call(inspect.await_outcome(job_id))
+    return Call(inspect.await_outcome(job_id), timeout=timeout)
 
 
 def check_wait(timeout: float | None, poll_interval: float) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable
 from datetime import datetime
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import attrs
 from pydantic import BaseModel
 
 from roost._client import calls
 from roost._client.sync_waiting import SyncWaiting
 from roost._drivers.adopt import adopt_sync
-from roost._drivers.base import Connection, SyncPool, run_sync
+from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
 from roost._drivers.select import sync_driver_for
 from roost._model.cron import CronInfo
 from roost._model.job import (
@@ -40,7 +42,10 @@ class Roost:
     """Synchronous entry point.
 
     The same verbs as `AsyncRoost`, which documents them in full; each call blocks its thread. Safe
-    to use from any number of threads. A forked process opens connections of its own.
+    to use from any number of threads. A forked process opens connections of its own. A call gives
+    up after 30 seconds with `DatabaseUnavailableError`, whatever it waits for: a connection, the
+    server, another transaction's lock. An exception that a signal handler raises (a time limit,
+    Ctrl-C) leaves the client usable; whether the interrupted call took effect is unknown.
 
     :param dsn: ``postgresql://…``; nothing is connected to before the first call.
     :param registry: where tasks are looked up; default: the shared one, which ``@job`` fills.
@@ -148,8 +153,8 @@ class Roost:
         calls.check_wait(timeout, poll_interval)
         outcome = self._waiting.wait(
             job_id,
-            lambda: self._run(calls.await_outcome(job_id)),
-            timeout=timeout,
+            lambda left: self._run(calls.await_outcome(job_id, timeout=left)),
+            deadline=math.inf if timeout is None else monotonic() + timeout,
             poll_interval=poll_interval,
         )
         return calls.check_outcome(job_id, outcome, timeout, raise_on_failure=raise_on_failure)
@@ -211,16 +216,16 @@ class Roost:
     def _run(
         self, call: calls.Call[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
-        with self._connection(conn, transactional=transactional) as connection:
-            if not call.in_transaction:
-                return run_sync(connection, call.operation)
-            with connection.transaction():
-                return run_sync(connection, call.operation)
-
-    @contextmanager
-    def _connection(self, conn: Any | None, *, transactional: bool) -> Iterator[Connection]:
         if conn is not None:
-            yield adopt_sync(conn, transactional=transactional)
-        else:
-            with self._pool.acquire() as connection:
-                yield connection
+            return _perform(call, adopt_sync(conn, transactional=transactional))
+        began = monotonic()
+        with self._pool.acquire(timeout=min(call.timeout, CALL_TIMEOUT)) as connection:
+            left = max(call.timeout - (monotonic() - began), 0.0)
+            return _perform(attrs.evolve(call, timeout=left), connection)
+
+
+def _perform(call: calls.Call[T], connection: Connection) -> T:
+    if not call.in_transaction:
+        return run_sync(connection, call.operation, timeout=call.timeout)
+    with connection.transaction():
+        return run_sync(connection, call.operation, timeout=call.timeout)

@@ -1,17 +1,20 @@
 """Wait for jobs to end, any number of threads on one listening connection.
 
-The blocking form of `roost._client.waiting`: one of the waiting threads listens for all.
+The blocking form of `roost._client.waiting`: one of the waiting threads listens for all. As in the
+pool of the blocking driver there is no lock: a signal handler may raise an exception between any
+two steps, and a process may be forked at any time.
 """
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from time import monotonic
 
 import attrs
 
 from roost._drivers.base import SyncDriver, SyncListener
+from roost._drivers.process import PerProcess
 from roost._model.job import JobOutcome
 from roost._model.logs import StructuredLogger
 from roost.exceptions import DatabaseUnavailableError
@@ -19,14 +22,15 @@ from roost.exceptions import DatabaseUnavailableError
 logger = StructuredLogger("roost.client.waiting")
 
 CHANNEL = "roost_finished"
+
 TURN = 0.5
 """Seconds that a thread listens before it lets another one have its turn."""
 
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks whether the listening thread has gone without saying so."""
 
-@attrs.define(eq=False)
-class _Waiter:
-    job_id: int
-    told: bool = False
+LOOK_TIMEOUT = 1.0
+"""Seconds that the first look at the job may take at least, however short the caller's timeout."""
 
 
 class SyncWaiting:
@@ -34,86 +38,149 @@ class SyncWaiting:
 
     def __init__(self, driver: SyncDriver) -> None:
         self._driver = driver
-        self._state = threading.Condition()
-        self._waiters: list[_Waiter] = []
-        self._listener: SyncListener | None = None
-        self._listening = False
+        self._states = PerProcess(_State)
 
     def wait(
         self,
         job_id: int,
-        look: Callable[[], JobOutcome | None],
+        look: Callable[[float], JobOutcome | None],
         *,
-        timeout: float | None,
+        deadline: float,
         poll_interval: float,
     ) -> JobOutcome | None:
-        """Return the outcome when ``look`` has one; ``None`` after ``timeout`` seconds."""
-        end = None if timeout is None else time.monotonic() + timeout
+        """Return the outcome when there is one; ``None`` at the deadline.
+
+        :param look: asks the database, within the seconds that it is given.
+        :param deadline: by ``time.monotonic``.
+        :raises DatabaseUnavailableError: no look had an answer before the deadline.
+        """
+        state = self._states.get()
         waiter = _Waiter(job_id)
-        with self._state:
-            self._waiters.append(waiter)
+        looked, failure = False, None
+        least = LOOK_TIMEOUT
         try:
+            state.waiters[waiter] = None
             while True:
                 waiter.told = False
                 try:
-                    # Listen first, then look: what ends in between is heard.
-                    self._ensure_listener()
-                    outcome = look()
+                    outcome = look(max(deadline - monotonic(), least))
+                    looked = True
                 except DatabaseUnavailableError as error:
                     logger.warning(
                         "can't look for job %(job_id)d now: %(error)s",
                         job_id=job_id,
                         error=str(error),
                     )
-                    outcome = None
-                left = poll_interval if end is None else min(poll_interval, end - time.monotonic())
-                if outcome is not None or left <= 0:
+                    outcome, failure = None, error
+                if outcome is not None:
                     return outcome
-                self._hear(waiter, until=time.monotonic() + left)
+                if monotonic() >= deadline:
+                    if failure is not None and not looked:
+                        raise failure
+                    return None
+                self._hear(state, waiter, until=min(monotonic() + poll_interval, deadline))
+                least = 0.05
         finally:
-            self._leave(waiter)
+            waiter.left = True
+            state.waiters.pop(waiter, None)
+            self._leave(state, waiter)
 
-    def _hear(self, waiter: _Waiter, *, until: float) -> None:
-        """Return when the waiter's job has ended, or at ``until``; listen if nobody does."""
-        while (left := until - time.monotonic()) > 0:
-            with self._state:
-                if waiter.told:
-                    return
-                listener = self._listener
-                if self._listening or listener is None:
-                    self._state.wait(left)
+    def _hear(self, state: _State, waiter: _Waiter, *, until: float) -> None:
+        """Return when it is time to look: at ``until``, or before; listen if no other thread is."""
+        can_listen = True
+        while not waiter.told and (left := until - monotonic()) > 0:
+            turn = state.turn
+            holder = turn.take(waiter) if can_listen else None
+            if holder is waiter:
+                can_listen = self._listen(state, turn, waiter, left)
+            elif holder is not None and holder.left:
+                state.turn = turn.following()
+            else:
+                try:
+                    waiter.bell.get(timeout=min(left, LOOK_INTERVAL))
+                except Empty:
                     continue
-                self._listening = True
-            try:
-                self._receive(listener, min(left, TURN))
-            finally:
-                with self._state:
-                    self._listening = False
-                    self._state.notify_all()
 
-    def _receive(self, listener: SyncListener, timeout: float) -> None:
+    def _listen(self, state: _State, turn: _Turn, waiter: _Waiter, left: float) -> bool:
+        """Listen for all, for a while, and pass the turn on; ``False``: it is impossible now."""
+        listener = turn.listener
+        kept: SyncListener | None = None
         try:
-            heard = listener.receive(timeout=timeout)
+            if listener is None:
+                listener = self._driver.listener(
+                    [CHANNEL], application_name="roost wait", timeout=left
+                )
+                # What ended before this moment was not announced to it.
+                state.tell(None)
+            else:
+                heard = listener.receive(timeout=min(left, TURN))
+                state.tell({notification.payload for notification in heard})
+            kept = listener
         except DatabaseUnavailableError as error:
             logger.warning("not listening, looking only: %(error)s", error=str(error))
-            with self._state:
+        finally:
+            following = turn.following()
+            following.listener = kept
+            state.turn = following
+            state.call_another(waiter)
+            if kept is None and listener is not None:
                 listener.close()
-                self._listener = None
+        return kept is not None
+
+    def _leave(self, state: _State, waiter: _Waiter) -> None:
+        """Close the listening connection if no other thread waits; else call one to listen."""
+        if state.waiters:
+            state.call_another(waiter)
             return
-        ended = {notification.payload for notification in heard}
-        with self._state:
-            for waiter in self._waiters:
-                waiter.told = waiter.told or str(waiter.job_id) in ended
+        turn = state.turn
+        if turn.listener is not None and turn.take(waiter) is waiter:
+            state.turn = turn.following()
+            turn.listener.close()
 
-    def _ensure_listener(self) -> None:
-        with self._state:
-            if self._listener is None:
-                self._listener = self._driver.listener([CHANNEL], application_name="roost wait")
 
-    def _leave(self, waiter: _Waiter) -> None:
-        with self._state:
-            self._waiters.remove(waiter)
-            self._state.notify_all()
-            if not self._waiters and self._listener is not None:
-                self._listener.close()
-                self._listener = None
+@attrs.define(eq=False)
+class _Waiter:
+    """One call that waits. ``told``: look at the job now. ``left``: it waits no more."""
+
+    job_id: int
+    told: bool = False
+    left: bool = False
+    bell: SimpleQueue[None] = attrs.field(factory=SimpleQueue)
+
+
+class _Turn:
+    """The right to listen. Its first taker has it, and passes it on by making the following one."""
+
+    listener: SyncListener | None = None
+
+    def take(self, waiter: _Waiter) -> _Waiter:
+        """Return who has it: ``waiter``, unless another was first."""
+        holder: _Waiter = self.__dict__.setdefault("holder", waiter)
+        return holder
+
+    def following(self) -> _Turn:
+        """Return the turn after this one, the same one to all who ask."""
+        following: _Turn = self.__dict__.setdefault("next", _Turn())
+        return following
+
+
+@attrs.define(eq=False)
+class _State:
+    """What one process has."""
+
+    waiters: dict[_Waiter, None] = attrs.field(factory=dict)
+    turn: _Turn = attrs.field(factory=_Turn)
+
+    def tell(self, ended: set[str] | None) -> None:
+        """Let the waiters of these jobs look, or all of them."""
+        for waiter in list(self.waiters):
+            if ended is None or str(waiter.job_id) in ended:
+                waiter.told = True
+                waiter.bell.put(None)
+
+    def call_another(self, leaving: _Waiter) -> None:
+        """Wake one waiter, which goes on listening."""
+        for waiter in list(self.waiters):
+            if waiter is not leaving and not waiter.told:
+                waiter.bell.put(None)
+                return

@@ -50,6 +50,9 @@ class AdoptedBy:
         self.raw = raw
         self._execute = execute
 
+    def set_deadline(self, timeout: float) -> None:
+        """Do nothing: how long a statement may take is for the caller's own settings to say."""
+
     def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows."""
         rows = self._execute(self.raw, query.statement.text, query.params)

@@ -30,6 +30,9 @@ class AdoptedDjango:
             )
         self.raw = raw
 
+    def set_deadline(self, timeout: float) -> None:
+        """Do nothing: how long a statement may take is for the caller's own settings to say."""
+
     def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows, empty where it returns none."""
         text, parameters = query.statement.text, query.params

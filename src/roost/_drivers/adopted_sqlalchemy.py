@@ -27,6 +27,9 @@ class AdoptedSqlalchemy:
         self.raw = raw
         self._transactional = transactional
 
+    def set_deadline(self, timeout: float) -> None:
+        """Do nothing: how long a statement may take is for the caller's own settings to say."""
+
     def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows, empty where it returns none."""
         connection = _connection_of(self.raw)

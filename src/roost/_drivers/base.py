@@ -7,6 +7,7 @@ this layer catches a driver's exception. The contract is checked by `roost.testi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from contextvars import ContextVar
@@ -40,7 +41,21 @@ once."""
 
 
 class Connection(Protocol):
-    """A blocking connection. Outside ``transaction()`` every statement commits by itself."""
+    """A blocking connection. Outside ``transaction()`` every statement commits by itself.
+
+    A ``fetch`` that an exception of a signal handler interrupts stops the statement on the server;
+    whether it took effect is unknown, and the connection is closed.
+    """
+
+    def set_deadline(self, timeout: float) -> None:
+        """Give up what is in flight ``timeout`` seconds from now, then and at every later wait.
+
+        What is given up is cancelled on the server and raises `DatabaseUnavailableError`. A
+        connection of the caller's may not be able to, and then does nothing here.
+
+        :param timeout: ``math.inf``: never.
+        """
+        ...
 
     def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows, empty where it returns none."""
@@ -93,8 +108,10 @@ class SyncDriver(Protocol):
         """Return an unopened pool; touches nothing."""
         ...
 
-    def listener(self, channels: Sequence[str], *, application_name: str) -> SyncListener:
-        """Connect and LISTEN on ``channels``."""
+    def listener(
+        self, channels: Sequence[str], *, application_name: str, timeout: float = CALL_TIMEOUT
+    ) -> SyncListener:
+        """Connect and LISTEN on ``channels`` within ``timeout`` seconds."""
         ...
 
 
@@ -221,8 +238,13 @@ async def _drive(connection: AsyncConnection, operation: Op[T]) -> T:
         operation.close()
 
 
-def run_sync(connection: Connection, operation: Op[T]) -> T:
-    """Run an operation on a blocking connection and return its value."""
+def run_sync(connection: Connection, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
+    """Run an operation on a blocking connection and return its value.
+
+    :param timeout: seconds for the whole operation.
+    :raises DatabaseUnavailableError: it took longer.
+    """
+    connection.set_deadline(timeout)
     try:
         query = next(operation)
         while True:
@@ -236,4 +258,5 @@ def run_sync(connection: Connection, operation: Op[T]) -> T:
         value: T = stop.value
         return value
     finally:
+        connection.set_deadline(math.inf)
         operation.close()

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+import math
 import select
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
 import psycopg
 from psycopg import pq
 
+from roost._drivers.base import CALL_TIMEOUT
+from roost._drivers.process import current_process
 from roost._drivers.psycopg_errors import is_stale_plan, translate
 from roost._drivers.psycopg_setup import adapt_values, connection_parameters
+from roost._drivers.psycopg_sync_opening import connect_by
+from roost._drivers.psycopg_sync_raw import BlockingConnection
+from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
+from roost.exceptions import DatabaseError
 
 
 def connect(
-    dsn: str, *, application_name: str = "roost", prepare_threshold: int | None = 5
+    dsn: str,
+    *,
+    application_name: str = "roost",
+    prepare_threshold: int | None = 5,
+    timeout: float = math.inf,
 ) -> SyncConnection:
     """Open a blocking autocommit connection.
 
     :param dsn: see ``connection_parameters``; what it does not set gets Roost's defaults.
     :param prepare_threshold: prepare a statement on its n-th use; ``None`` never.
+    :param timeout: seconds for all of it, however many addresses there are.
     :raises InvalidSettingError: the DSN can't be read.
     :raises DatabaseUnavailableError: the server can't be reached.
     :raises DatabaseError: it refuses, for instance the password.
     """
     parameters = connection_parameters(dsn, application_name=application_name)
+    prepare_threshold = parameters.pop("prepare_threshold", prepare_threshold)
     try:
-        raw = psycopg.connect(
-            autocommit=True, **{"prepare_threshold": prepare_threshold, **parameters}
+        raw: BlockingConnection[Row] = BlockingConnection(
+            connect_by(parameters, monotonic() + timeout)
         )
     except (psycopg.Error, OSError, UnicodeError) as error:
         raise translate(error) from error
+    raw.autocommit = True
+    raw.prepare_threshold = prepare_threshold
+    # For BEGIN; a database may have another default. `fetch` takes care of single statements.
+    raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     adapt_values(raw)
     return SyncConnection(raw)
 
@@ -41,12 +59,31 @@ def connect(
 class SyncConnection:
     """One autocommit connection; one thread uses it at a time. Closes at the end of a ``with``."""
 
-    def __init__(self, raw: psycopg.Connection[Row]) -> None:
+    def __init__(self, raw: BlockingConnection[Row]) -> None:
         self.raw = raw
+        self.process = current_process()
         self._cursor = psycopg.RawCursor(raw)
+
+    def set_deadline(self, timeout: float) -> None:
+        """Give up what is in flight ``timeout`` seconds from now, and close the connection.
+
+        :param timeout: ``math.inf``: never.
+        """
+        self.raw.set_deadline(timeout)
 
     def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows, empty where it returns none."""
+        try:
+            return self._fetch(query)
+        except DatabaseError as error:
+            if error.sqlstate != SERIALIZATION_FAILURE or not self.is_idle():
+                raise
+        # Only where the database's default is repeatable read or serializable: nothing was written,
+        # and in a transaction of its own the statement can't fail so.
+        with self.transaction():
+            return self._fetch(query)
+
+    def _fetch(self, query: Query) -> Sequence[Row]:
         statement = query.statement
         cursor = self._cursor
         try:
@@ -68,12 +105,23 @@ class SyncConnection:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit on a clean exit, roll back on an error; nested, it is a savepoint."""
+        """Commit on a clean exit, roll back on an error; nested, it is a savepoint.
+
+        BEGIN, COMMIT and ROLLBACK may take ``CALL_TIMEOUT`` seconds each.
+        """
+        raw = self.raw
+        raw.set_deadline(CALL_TIMEOUT)
         try:
-            with self.raw.transaction():
-                yield
+            with raw.transaction():
+                raw.set_deadline(math.inf)
+                try:
+                    yield
+                finally:
+                    raw.set_deadline(CALL_TIMEOUT)
         except psycopg.Error as error:
             raise translate(error) from error
+        finally:
+            raw.set_deadline(math.inf)
 
     def is_quiet(self) -> bool:
         """Say, without a round trip, whether the idle connection still stands.
@@ -85,6 +133,10 @@ class SyncConnection:
         poll = select.poll()
         poll.register(self.raw.fileno(), select.POLLIN | select.POLLPRI)
         return not poll.poll(0)
+
+    def is_idle(self) -> bool:
+        """Say whether it is open, in no transaction and without a statement in flight."""
+        return bool(self.raw.pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
     def close(self) -> None:
         """Close; safe to call twice."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from time import monotonic
+from typing import Any, Self
 
 import psycopg
 from psycopg import pq
 from psycopg.rows import tuple_row
 
 from roost._drivers.psycopg_errors import translate
+from roost._drivers.psycopg_sync_raw import (
+    CANCEL_TIMEOUT,
+    DeadlineExceeded,
+    request_cancel,
+    run_on,
+    run_until,
+)
 from roost._ops.query import Query, Row
 from roost.exceptions import NotInTransactionError
 
@@ -29,7 +38,15 @@ class AdoptedSyncConnection:
                 "whatever happens next; use `with conn.transaction():` or transactional=False"
             )
         self.raw = raw
-        self._cursor = psycopg.RawCursor(raw, row_factory=tuple_row)
+        self._cursor = _Cursor(raw, row_factory=tuple_row)
+
+    def set_deadline(self, timeout: float) -> None:
+        """Give up what is in flight ``timeout`` seconds from now: the transaction is broken then.
+
+        A statement that does not end when it is cancelled closes the connection.
+        """
+        self._cursor.limit = timeout
+        self._cursor.deadline = monotonic() + timeout
 
     def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows, empty where it returns none."""
@@ -64,3 +81,49 @@ class AdoptedSyncConnection:
 
     def close(self) -> None:
         """Do nothing: the connection is the caller's."""
+
+
+class _Cursor(psycopg.RawCursor[Any]):
+    """A cursor whose statements end at a deadline, on a connection that is used as it is.
+
+    Beyond psycopg's documentation it uses ``_execute_gen``, of which ``execute`` is made.
+    """
+
+    limit = math.inf
+    deadline = math.inf
+
+    def execute(self, query: Any, params: Any = None, *, prepare: bool | None = None) -> Self:  # type: ignore[override]  # psycopg's has an overload and one more parameter
+        """Run a statement; interrupted, cancel it and wait for its end, or close the connection."""
+        connection = self.connection
+        with connection.lock:
+            statement = self._execute_gen(query, params, prepare=prepare)
+            try:
+                run_until(statement, connection.pgconn.socket, self.deadline)
+            except TimeoutError:
+                self._cancel(statement)
+                raise DeadlineExceeded(
+                    f"the database did not answer within {self.limit:g} s"
+                ) from None
+            except psycopg.Error:
+                raise
+            except BaseException:
+                self._cancel(statement)
+                raise
+        return self
+
+    def _cancel(self, statement: Generator[Any, Any, None]) -> None:
+        pgconn = self.connection.pgconn
+        if pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+            return
+        ended = False
+        try:
+            request_cancel(pgconn)
+            run_on(statement, pgconn.socket, monotonic() + CANCEL_TIMEOUT)
+            ended = True
+        except psycopg.Error:
+            ended = pgconn.transaction_status != pq.TransactionStatus.ACTIVE
+        except TimeoutError:
+            pass
+        finally:
+            if not ended:
+                pgconn.finish()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import monotonic
 
 import psycopg
 from psycopg import sql
 
-from roost._drivers.base import Notification
+from roost._drivers.base import CALL_TIMEOUT, CLEANUP_TIMEOUT, Notification
 from roost._drivers.psycopg_errors import translate
 from roost._drivers.psycopg_setup import connection_parameters
 from roost._drivers.psycopg_sync import SyncConnection, connect
@@ -33,14 +34,20 @@ class PsycopgSyncDriver:
         return PsycopgSyncPool(self._dsn, max_size=max_size, application_name=application_name)
 
     def listener(
-        self, channels: Sequence[str], *, application_name: str = "roost"
+        self,
+        channels: Sequence[str],
+        *,
+        application_name: str = "roost",
+        timeout: float = CALL_TIMEOUT,
     ) -> PsycopgSyncListener:
-        """Connect and LISTEN on ``channels``.
+        """Connect and LISTEN on ``channels`` within ``timeout`` seconds.
 
         :raises DatabaseUnavailableError: the server can't be reached.
         """
-        connection = connect(self._dsn, application_name=application_name)
+        deadline = monotonic() + timeout
+        connection = connect(self._dsn, application_name=application_name, timeout=timeout)
         try:
+            connection.set_deadline(max(deadline - monotonic(), 0.0))
             for channel in channels:
                 connection.raw.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         except psycopg.Error as error:
@@ -60,6 +67,7 @@ class PsycopgSyncListener:
 
         :raises DatabaseUnavailableError: the connection is gone.
         """
+        self._connection.set_deadline(timeout + CLEANUP_TIMEOUT)
         try:
             # Ends after the first bunch, which may be several.
             heard = list(self._connection.raw.notifies(timeout=timeout, stop_after=1))

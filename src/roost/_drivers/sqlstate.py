@@ -20,6 +20,9 @@ _TEMPORARY_STATES = frozenset(
     }
 )
 
+SERIALIZATION_FAILURE = "40001"
+"""A statement met another's write, in a transaction that is repeatable read or serializable."""
+
 BAD_TEXT = "22021"
 """What the server says of NUL and lone surrogates; drivers may refuse them before it does."""
 

@@ -49,7 +49,8 @@ def down(
         if not yes:
             typer.confirm(f"Undo {names} in {redact(address)}? {what}.", abort=True)
         with connection.transaction():
-            for migration in run_sync(connection, schema.revert(to=to)):
+            reverted = run_sync(connection, schema.revert(to=to), timeout=schema.MIGRATION_TIMEOUT)
+            for migration in reverted:
                 typer.echo(f"undone   {migration.version:04} {migration.name}")
 
 
@@ -71,7 +72,7 @@ def _up(dsn: str) -> None:
         psycopg_sync.connect(dsn, application_name="roost migrate") as connection,
         connection.transaction(),
     ):
-        applied = run_sync(connection, schema.apply())
+        applied = run_sync(connection, schema.apply(), timeout=schema.MIGRATION_TIMEOUT)
     for migration in applied:
         typer.echo(f"applied  {migration.version:04} {migration.name}")
     if not applied:
