@@ -35,10 +35,11 @@ def check(before: Tables, after: Tables, *, error_cap: int, revived: bool) -> No
     :param revived: whether the step was one of the verbs that bring jobs back from their end.
     """
     old, new = _by_id(before), _by_id(after)
+    unaccepted = {row["handed"] for row in before["workers"]}
     for job_id, row in new.items():
         _check_row(row, error_cap)
         if old.get(job_id) != row:
-            _check_move(old.get(job_id), row, revived=revived)
+            _check_move(old.get(job_id), row, revived=revived, unaccepted=job_id in unaccepted)
     _check_hand_overs(before, after, new.keys() - old.keys())
     gone = old.keys() - new.keys()
     assert not gone, f"jobs {sorted(gone)} are gone"
@@ -76,7 +77,9 @@ def _check_row(row: dict[str, Any], error_cap: int) -> None:
         assert (row[f"{state}_at"] is not None) is ended, f"{state}_at doesn't fit: {row}"
 
 
-def _check_move(old: dict[str, Any] | None, row: dict[str, Any], *, revived: bool) -> None:
+def _check_move(
+    old: dict[str, Any] | None, row: dict[str, Any], *, revived: bool, unaccepted: bool
+) -> None:
     if old is None:
         made = (None, JobState(row["state"]), row["attempt"])
         assert made in ALLOWED, f"no such move: {made}: {row}"
@@ -92,6 +95,10 @@ def _check_move(old: dict[str, Any] | None, row: dict[str, Any], *, revived: boo
     claims = row["lease_no"] - old["lease_no"]
     if old["state"] == row["state"] and not claims:
         assert old["attempt"] == row["attempt"], f"attempt changed without a move: {old} → {row}"
+        return
+    if old["state"] == row["state"] and unaccepted:
+        # Its worker has not accepted it, and another one took it over.
+        assert (claims, row["attempt"]) == (1, old["attempt"]), f"no take-over: {old} → {row}"
         return
     change = (JobState(old["state"]), JobState(row["state"]), row["attempt"] - old["attempt"])
     assert change in (REVIVALS if revived else ALLOWED), f"no such move: {change}: {row}"

@@ -202,15 +202,23 @@ class Real:
 
     def make_offer(
         self, *, worker_id: int, number: int, channel: str, tasks: Sequence[str]
-    ) -> None:
-        self._run(handover.make_offer(worker_id, number, channel=channel, tasks=tasks))
+    ) -> bool:
+        return self._run(handover.make_offer(worker_id, number, channel=channel, tasks=tasks))
 
     def withdraw_offer(self, *, worker_id: int) -> bool:
         return self._run(handover.withdraw_offer(worker_id))
 
-    def find_handed(self, *, worker_id: int, held: Collection[Lease]) -> list[Leased]:
-        found = self._run(handover.find_handed(worker_id, held=held))
-        return [_leased(job) for job in sorted(found, key=lambda job: job.lease.job_id)]
+    def accept_handed(self, *, worker_id: int, next_offer: int | None) -> Leased | None:
+        accepted = self._run(handover.accept_handed(worker_id, next_offer=next_offer))
+        return None if accepted.job is None else _leased(accepted.job)
+
+    def take_unaccepted(
+        self, *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], after: int
+    ) -> list[Leased]:
+        taken = handover.take_unaccepted(
+            worker_id, queues=queues, tasks=tasks, limit=10, after=after
+        )
+        return [_leased(job) for job in self._run(taken)]
 
     def settle(self, *, ends: Sequence[End], error_cap: int) -> Settled:
         verdicts = [_judge(end) for end in ends]
@@ -357,9 +365,9 @@ class Real:
         if channel in CHANNELS:
             self.woken.add(CHANNELS[channel] + payload)
         else:
-            heard = handover.read_handed(payload)
-            leased = None if heard.job is None else _leased(heard.job)
-            self.handed.append(Handed(channel, heard.worker_id, heard.number, leased))
+            # Which other workers are asked to watch is a matter of chance.
+            if payload == handover.HANDED:
+                self.handed.append(Handed(channel))
 
     def _table_names(self) -> list[str]:
         query = "select tablename from pg_tables where schemaname = 'roost' order by tablename"

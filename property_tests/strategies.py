@@ -204,6 +204,18 @@ def offers(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
     )
 
 
+def hand_overs(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return what workers do about jobs that they, or others, were given."""
+    take = _calls(
+        "take_unaccepted",
+        worker_id=workers,
+        queues=st.sampled_from([QUEUES, QUEUES, QUEUES[:1]]),
+        tasks=st.sampled_from([TASKS, TASKS, TASKS[:1]]),
+        after=st.sampled_from([0, 0, 1]),
+    )
+    return take | _calls("accept_handed", worker_id=workers, next_offer=st.none() | st.just(9))
+
+
 def releases(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
     """Return what workers that end do with jobs that they have not heard of."""
     return _calls("release_unheld", worker_id=workers, held=st.just([]))

@@ -120,16 +120,9 @@ class Leased:
 
 @attrs.frozen
 class Handed:
-    """What a worker is sent when it is given the job that it offered to run.
-
-    :param number: the offer's.
-    :param leased: ``None``: the job is too long to be sent.
-    """
+    """That a worker was told to read its row, for it was given the job that it offered to run."""
 
     channel: str
-    worker_id: int
-    number: int
-    leased: Leased | None
 
 
 @attrs.frozen

@@ -44,7 +44,6 @@ class Life(RuleBasedStateMachine):
         self.before = real.tables()
         self.last_verb = ""
         self.given: list[Grant] = []
-        self.heard: list[Grant] = []
 
     # Ids and leases are never taken out: the dead and the late go on calling.
     jobs = Bundle("jobs")
@@ -301,15 +300,25 @@ class Life(RuleBasedStateMachine):
 
     @rule(
         target=grants,
-        verb=st.sampled_from(["release_unheld", "find_handed"]),
         worker_id=workers,
         held=st.lists(grants, max_size=2),
     )
-    def look_for_what_is_not_held(
-        self, verb: str, worker_id: int, held: list[Grant]
+    def give_back_what_is_not_held(
+        self, worker_id: int, held: list[Grant]
     ) -> MultipleResults[Grant]:
         known = [grant.lease for grant in held]
-        return self.granted(self.both(Call(verb, {"worker_id": worker_id, "held": known})))
+        call = Call("release_unheld", {"worker_id": worker_id, "held": known})
+        return self.granted(self.both(call))
+
+    @rule(target=grants, call=strategies.hand_overs(workers))
+    def accept_or_take_over(self, call: Call) -> MultipleResults[Grant]:
+        return self.granted(self.both(call))
+
+    @precondition(lambda self: self.model.unaccepted())
+    @rule(target=grants, data=st.data())
+    def accept_or_take_over_what_was_given(self, data: st.DataObject) -> MultipleResults[Grant]:
+        living = st.sampled_from(sorted(self.model.workers))
+        return self.granted(self.both(data.draw(strategies.hand_overs(living))))
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data())
@@ -391,14 +400,16 @@ class Life(RuleBasedStateMachine):
                 self.both(Call("renew", {"worker_id": worker.id, "stale_after": 60}))
 
     def granted(self, *answers: object) -> MultipleResults[Grant]:
-        """Return the leases among ``answers``, and those heard of by now, for the bundle."""
-        grants, self.heard = self.heard, []
+        """Return the leases among ``answers`` for the bundle."""
+        grants: list[Grant] = []
         for answer in answers:
             if isinstance(answer, Claim):
                 invariants.check_order(answer.jobs)
                 grants += answer.grants
             elif isinstance(answer, list):
                 grants += [leased.grant for leased in answer if isinstance(leased, Leased)]
+            elif isinstance(answer, Leased):
+                grants.append(answer.grant)
         self.given += grants
         return multiple(*grants)
 
@@ -428,7 +439,6 @@ class Life(RuleBasedStateMachine):
         handed, self.real.handed = self.real.handed, []
         must_hand, self.model.handed = self.model.handed, []
         assert handed == must_hand, f"Roost handed over {handed}, the model {must_hand}"
-        self.heard += [told.leased.grant for told in handed if told.leased is not None]
         return answer
 
 

@@ -24,7 +24,7 @@ from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import claim_jobs, claim_limited_jobs
 from roost._ops.enqueue import insert_job
-from roost._ops.handover import FIRST_LEASE, make_offer
+from roost._ops.handover import accept_handed, make_offer
 from roost._ops.limits import count_start_now, mark_limited_jobs, publish_limits
 from roost._ops.settle import settle
 from roost.testing.job_table import JobTable
@@ -91,7 +91,9 @@ class Limits(RuleBasedStateMachine):
         if holder is None:
             self.waiting[task] += 1
         else:
-            self.running[Lease(job_id, holder, FIRST_LEASE)] = task
+            given = self.table.run(accept_handed(holder, next_offer=None)).job
+            assert given is not None
+            self.running[given.lease] = task
 
     @rule(worker=st.integers(0, 1), limit=st.integers(1, 8))
     def claim(self, worker: int, limit: int) -> None:

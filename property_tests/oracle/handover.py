@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
+from datetime import timedelta
 
 from property_tests.oracle.enqueue import Enqueue
 from property_tests.oracle.rows import JobRow, WorkerRow
@@ -13,22 +13,22 @@ from property_tests.words import LIVE_CHANNELS, Grant, Handed, Leased, NewJob
 from roost._model.verdict import Lease
 from roost.exceptions import DuplicateUniqueJobError
 
-NOTIFICATION = 8_000
-"""Bytes; the args that are drawn are far shorter, or as long by themselves."""
-
 
 class HandOver(Enqueue):
     """The verbs."""
 
     def make_offer(
         self, *, worker_id: int, number: int, channel: str, tasks: Sequence[str]
-    ) -> None:
-        """Let whoever enqueues give this worker a job."""
+    ) -> bool:
+        """Let whoever enqueues give this worker a job; ``False``: it has one to accept."""
+        if worker_id not in self.workers or self.workers[worker_id].handed is not None:
+            return False
         worker = self._to_change(worker_id)
-        if worker is not None:
-            worker.offer = number
-            worker.channel = channel
-            worker.tasks = list(tasks)
+        assert worker is not None
+        worker.offer = number
+        worker.channel = channel
+        worker.tasks = list(tasks)
+        return True
 
     def withdraw_offer(self, *, worker_id: int) -> bool:
         """Undo `make_offer`; ``False``: no offer is out."""
@@ -49,24 +49,58 @@ class HandOver(Enqueue):
             self._hand_over(self._add(job, self.last_job), receiver)
         return self.last_job
 
-    def find_handed(self, *, worker_id: int, held: Collection[Lease]) -> list[Leased]:
-        """Return what was given to a worker that does not know of it, in the order of the ids."""
-        found = [
-            self._leased(row, worker_id)
-            for _, row in sorted(self.jobs.items())
-            if row.state == "executing"
-            and row.worker_id == worker_id
-            and row.lease_no == 1
-            and row.attempted_at == row.inserted_at
-            and Lease(row.id, worker_id, row.lease_no) not in held
-        ]
-        # A job that was claimed in the instant of its enqueue looks the same, but for these.
-        new: dict[str, Any] = {"errors": [], "depends_on": []}
-        return [Leased(leased.grant, leased.job | new) for leased in found]
+    def accept_handed(self, *, worker_id: int, next_offer: int | None) -> Leased | None:
+        """Accept what was given to a worker, and let it be given another; ``None``: nothing was."""
+        if worker_id not in self.workers or self.workers[worker_id].handed is None:
+            return None
+        worker = self._to_change(worker_id)
+        assert worker is not None
+        row = self.jobs.get(worker.handed or 0)
+        worker.handed, worker.offer = None, next_offer
+        if row is None or not self._is_unaccepted(row, worker_id):
+            return None
+        return self._leased(row, worker_id)
+
+    def take_unaccepted(
+        self, *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], after: int
+    ) -> list[Leased]:
+        """Take over what living workers were given ``after`` seconds ago and don't accept."""
+        if worker_id not in self.workers:
+            return []
+        given = {
+            worker.handed: worker
+            for worker in self.workers.values()
+            if worker.handed is not None
+            and worker.id != worker_id
+            and worker.channel in LIVE_CHANNELS
+        }
+        taken = []
+        for job_id, worker in given.items():
+            row = self.jobs.get(job_id)
+            if (
+                row is None
+                or not self._is_unaccepted(row, worker.id)
+                or row.attempted_at is None
+                or row.attempted_at > self.now - timedelta(seconds=after)
+                or row.queue not in queues
+                or row.task not in tasks
+                or self._paused_at(row.queue)
+            ):
+                continue
+            self._to_change(worker.id)
+            worker.handed = None
+            row.worker_id, row.lease_no, row.attempted_at = worker_id, 2, self.now
+            taken.append(row)
+        taken.sort(key=lambda row: (row.priority, row.scheduled_at, row.id))
+        return [self._leased(row, worker_id) for row in taken]
 
     def offering(self) -> list[WorkerRow]:
         """Return the workers that may be given a job."""
         return [worker for worker in self.workers.values() if worker.offer is not None]
+
+    def unaccepted(self) -> list[int]:
+        """Return the jobs that workers were given and have not accepted."""
+        return [worker.handed for worker in self.workers.values() if worker.handed is not None]
 
     def _receiver(self, job: NewJob) -> WorkerRow | None:
         if (job.due_in or 0) > 0 or job.max_attempts == 1 or self._paused_at(job.queue):
@@ -89,9 +123,11 @@ class HandOver(Enqueue):
         row.attempt = row.lease_no = 1
         row.worker_id = worker.id
         row.attempted_at = self.now
-        leased = self._leased(row, worker.id) if len(str(row.args)) < NOTIFICATION else None
-        self.handed.append(Handed(str(worker.channel), worker.id, worker.offer, leased))
-        worker.offer = None
+        self.handed.append(Handed(str(worker.channel)))
+        worker.offer, worker.handed = None, row.id
+
+    def _is_unaccepted(self, row: JobRow, worker_id: int) -> bool:
+        return row.state == "executing" and row.worker_id == worker_id and row.lease_no == 1
 
     def _leased(self, row: JobRow, worker_id: int) -> Leased:
         lease = Lease(row.id, worker_id, row.lease_no)

@@ -55,6 +55,7 @@ class WorkerRow:
     expires_at: datetime
     asleep: bool = True
     offer: int | None = None
+    handed: int | None = None
     channel: str | None = None
     tasks: list[str] = attrs.field(factory=list)
 

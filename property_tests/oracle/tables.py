@@ -124,12 +124,14 @@ class Tables:
         return self.workers.get(worker_id)
 
     def _withdraw(self, worker_id: int) -> bool:
-        """Take an offer back; ``False``: there is none."""
-        if worker_id not in self.workers or self.workers[worker_id].offer is None:
+        """Take an offer back, or refuse what was given; ``False``: there is neither."""
+        if worker_id not in self.workers or (
+            self.workers[worker_id].offer is None and self.workers[worker_id].handed is None
+        ):
             return False
         worker = self._to_change(worker_id)
         assert worker is not None
-        worker.offer = None
+        worker.offer = worker.handed = None
         return True
 
     def _paused_at(self, queue: str) -> datetime | None:

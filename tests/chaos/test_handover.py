@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -56,9 +57,27 @@ def test_a_frozen_worker_keeps_one_job_until_it_is_taken_for_dead(chaos: Chaos) 
     assert sorted(chaos.table.get(job_id).attempt for job_id in jobs) == [1, 1, 1, 1, 2]
     victim.send(signal.SIGCONT)
     # It hears of the job now, whose lease is gone with its incarnation.
-    victim.logged("this worker was taken for dead")
+    victim.logged("was taken for dead")
     all_offer(chaos, 2)
     assert starts(chaos) == dict.fromkeys(jobs, 1)
+
+
+def test_a_job_that_a_frozen_worker_was_handed_is_taken_over_by_an_idle_one(chaos: Chaos) -> None:
+    victim, *_ = chaos.start_ready("asyncio", "trio", poll_interval=20)
+    all_offer(chaos, 2)
+    victim.send(signal.SIGSTOP)
+    with Roost(chaos.dsn) as client:
+        enqueued_at = time.monotonic()
+        # The frozen one gets one of them.
+        jobs = [client.enqueue("note") for _ in range(5)]
+        chaos.ends(jobs, "completed")
+    last = max(entry.at for entry in chaos.journal(event="started"))
+    chaos.measure("enqueue to the last start beside a frozen worker", last - enqueued_at)
+    assert last - enqueued_at < 5
+    victim.send(signal.SIGCONT)
+    all_offer(chaos, 2)
+    assert starts(chaos) == dict.fromkeys(jobs, 1)
+    assert all(chaos.table.get(job_id).attempt == 1 for job_id in jobs)
 
 
 def test_a_worker_that_hears_nothing_for_a_while_finds_what_it_was_handed(

@@ -137,7 +137,8 @@ async def test_what_no_client_sends_is_passed_over_and_logged_nowhere(
     held = table.add("hold")
     async with working(make_worker(poll_interval=NEVER)):
         await eventually(lambda: table.get(held).state == "executing")
-        for channel in CHANNELS:
+        await eventually(lambda: table.value("select channel from roost.workers") is not None)
+        for channel in (*CHANNELS, table.value("select channel from roost.workers")):
             for payload in GARBAGE:
                 send(table, channel, payload)
         send(table, "roost_cancel", f"{held}:x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -10,6 +11,8 @@ import anyio
 import pytest
 
 from roost import AsyncRoost, HandlerRegistry, Job, Worker, job
+from roost._ops.handover import Accepted, accept_handed, make_offer
+from roost._ops.query import Op
 from roost._worker.lanes import fetch
 from roost._worker.lanes.limits import LimitsLane
 from roost._worker.runtime import Runtime
@@ -25,14 +28,16 @@ MakeWorker = Callable[..., Worker]
 TAKE_SILENTLY = """
 with taken as (
     update roost.workers
-    set offer = null
+    set offer = null,
+        handed = nextval('roost.jobs_id_seq')
     where offer is not null
-    returning id
+    returning id, handed
 )
 insert into roost.jobs (
-    task, args, state, attempt, lease_no, worker_id, attempted_at, scheduled_at, inserted_at
+    id, task, args, state, attempt, lease_no, worker_id, attempted_at, scheduled_at, inserted_at
 )
-select 'tick', '{}', 'executing', 1, 1, id, statement_timestamp(), statement_timestamp(),
+overriding system value
+select handed, 'tick', '{}', 'executing', 1, 1, id, statement_timestamp(), statement_timestamp(),
     statement_timestamp()
 from taken
 returning id
@@ -184,27 +189,94 @@ async def test_an_offer_is_void_while_it_does_not_listen(
     assert ran == {job_id: 1}
 
 
-async def test_a_notification_that_comes_late_starts_nothing(
+async def test_what_a_stranger_sends_starts_nothing_and_costs_no_offer(
     table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
 ) -> None:
     worker = make_worker(poll_interval=30)
     async with working(worker):
         await offers(table)
         channel = table.value("select channel from roost.workers")
+        [worker_id] = table.workers()
+        number = runtime_of(worker).offer.number
+        row = [7, "default", "tick", "{}", 0, 20, 0, 0, None, None, None, None, False]
+        for payload in ("handed", json.dumps([worker_id, number, *row]), "watch", "[]", "handed"):
+            table.rows("select pg_notify($1::text, $2::text)", channel, payload)
+        await eventually(lambda: runtime_of(worker).offer.watch_at < math.inf)
+        await eventually(lambda: runtime_of(worker).offer.watch_at == math.inf)
+        assert not runtime_of(worker).offer.in_doubt
+        assert runtime_of(worker).offer.number == number
+        assert table.value("select offer from roost.workers") == number
         job_id = await client.enqueue("tick")
         await completed(table, job_id)
+        assert was_handed(table, job_id)
+    assert ran == {job_id: 1}
+
+
+async def test_a_flood_of_forged_hand_overs_keeps_no_worker_from_its_jobs(
+    table: JobTable,
+    client: AsyncRoost,
+    ran: Counter[int],
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: Counter[str] = Counter()
+
+    def counted(worker_id: int, *, next_offer: int | None) -> Op[Accepted]:
+        reads["accept"] += 1
+        return accept_handed(worker_id, next_offer=next_offer)
+
+    monkeypatch.setattr(fetch, "accept_handed", counted)
+    async with working(make_worker(poll_interval=30)):
         await offers(table)
-        [worker_id] = table.workers()
-        now = runtime_of(worker).offer.number
-        row = [job_id, "default", "tick", "{}", 0, 20, 0, 0, None, None, None, None, False]
-        stale, others = [worker_id, 1, *row], [worker_id + 1, now, *row]
-        for payload in (json.dumps(stale), json.dumps(others), "no list", "[]"):
-            table.rows("select pg_notify($1::text, $2::text)", channel, payload)
-        # It asked, found nothing, and has made another offer.
-        await eventually(lambda: runtime_of(worker).offer.number not in (now, None))
-        other = await client.enqueue("tick")
-        await completed(table, other)
-    assert ran == {job_id: 1, other: 1}
+        channel = table.value("select channel from roost.workers")
+        began = anyio.current_time()
+        jobs = []
+        for _ in range(10):
+            table.rows(
+                "select pg_notify($1::text, word || repeat(' ', n)) "
+                "from generate_series(0, 500) as n, unnest(array['handed', 'watch']) as word",
+                channel,
+            )
+            table.rows("select pg_notify($1::text, 'handed')", channel)
+            jobs.append(await client.enqueue("tick"))
+            jobs.append(table.add("tick"))
+        for job_id in jobs:
+            await completed(table, job_id)
+        # Those of hand-overs that were real, and one each 20 ms.
+        assert reads["accept"] <= 2 + 10 + (anyio.current_time() - began) / 0.02
+    assert ran == dict.fromkeys(jobs, 1)
+
+
+async def test_a_job_that_a_blocked_worker_was_handed_is_taken_over_and_runs_once(
+    table: JobTable, ran: Counter[int], registry: HandlerRegistry, make_worker: MakeWorker, dsn: str
+) -> None:
+    async with working(make_worker(poll_interval=30)):
+        await offers(table)
+        # As another worker's that listens and does not accept.
+        with JobTable(dsn) as blocked:
+            worker_id = table.add_worker("blocked")
+            blocked.rows("select pg_advisory_lock(hashtextextended('blocked', 0))")
+            table.run(make_offer(worker_id, 1, channel="blocked", tasks=["tick"]))
+            table.rows(
+                "update roost.workers set heartbeat_at = now() + interval '1 minute' "
+                "where id = $1::bigint",
+                worker_id,
+            )
+            async with AsyncRoost(dsn, registry=registry) as client:
+                job_id = await client.enqueue("tick")
+            assert (
+                table.value("select handed from roost.workers where id = $1::bigint", worker_id)
+                == job_id
+            )
+            began = anyio.current_time()
+            await completed(table, job_id)
+            assert anyio.current_time() - began < 1
+            # It comes too late.
+            accepted = table.run(accept_handed(worker_id, next_offer=2))
+            assert (accepted.handed, accepted.job) == (False, None)
+    assert ran == {job_id: 1}
+    assert table.get(job_id).attempt == 1
+    assert table.column(job_id, "lease_no") == 2
 
 
 async def test_a_worker_that_stops_gives_back_what_it_was_given_last(

@@ -2,106 +2,81 @@
 
 A worker that has looked and found nothing offers to be given one job, under a number. An enqueue in
 a transaction of its own may take the offer (``roost.insert_or_hand_over``): it inserts its job as
-executing, under a lease of that worker, and sends it along in the notification. So one commit is
-flushed between the enqueue and the handler's start instead of two. See decision 7.
+executing, under a lease of that worker, names it in the worker's row, and notifies the worker. The
+worker accepts it from its row: nothing is believed that a notification says. See decision 7.
+
+A job that is not accepted soon is taken over by another worker, under a lease of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import attrs
 
-from roost._model.codec import decode
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
-from roost._ops.query import Op, Query
+from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 
 _SQL = statements("handover")
 
-FIRST_LEASE = 1
-"""The lease number, and the attempt, of a job that was handed over when it was inserted."""
+HANDED, WATCH = "handed", "watch"
+"""What a worker's channel says: read your row; look soon for jobs that others don't accept."""
 
 
 @attrs.frozen
-class Handed:
-    """A notification that an offer was taken.
+class Accepted:
+    """What the worker's row said.
 
-    :param number: the offer's.
-    :param job: what was handed over; ``None``: it did not fit and has to be read.
+    :param offer: the number of the offer that is out now; ``None``: none is.
+    :param handed: whether a job had been handed over; if so the next offer has been made.
+    :param job: that job; ``None``: none, or its lease is over.
     """
 
-    worker_id: int
-    number: int
+    offer: int | None
+    handed: bool
     job: ClaimedJob | None
 
 
-def make_offer(worker_id: int, number: int, *, channel: str, tasks: Sequence[str]) -> Op[None]:
-    """Offer to run one job of ``tasks``, which will be announced on ``channel``."""
-    yield Query(_SQL["make_offer"], (worker_id, number, channel, list(tasks)))
+def make_offer(worker_id: int, number: int, *, channel: str, tasks: Sequence[str]) -> Op[bool]:
+    """Offer to run one job of ``tasks``, which will be announced on ``channel``.
+
+    ``False``: no offer is made, for a job was handed over that is to be accepted first, or the
+    worker has no row.
+    """
+    return bool((yield Query(_SQL["make_offer"], (worker_id, number, channel, list(tasks)))))
 
 
 def withdraw_offer(worker_id: int) -> Op[bool]:
-    """Take the offer back; ``False``: somebody has taken it, or there was none."""
+    """Take the offer back, or refuse what was handed over; ``False``: there was neither."""
     return bool((yield Query(_SQL["withdraw_offer"], (worker_id,))))
 
 
-def find_handed(worker_id: int, *, held: Collection[Lease]) -> Op[list[ClaimedJob]]:
-    """Return the jobs that this worker was given and has not heard of.
+def accept_handed(worker_id: int, *, next_offer: int | None) -> Op[Accepted]:
+    """Accept the job that was handed to this worker, if there is one, and make the next offer.
 
     Only while no claim of this worker is in flight.
 
-    :param held: the leases that the worker knows: waiting, running or not settled yet.
+    :param next_offer: its number, for the same tasks and channel; ``None``: make none.
     """
-    known = [lease.job_id for lease in held if lease[1:] == (worker_id, FIRST_LEASE)]
-    rows = yield Query(_SQL["find_handed"], (worker_id, known))
+    [[offer, handed, *job]] = yield Query(_SQL["accept_handed"], (worker_id, next_offer))
+    if handed is None:
+        return Accepted(offer, handed=False, job=None)
+    return Accepted(
+        next_offer, handed=True, job=None if job[0] is None else _job(worker_id, tuple(job))
+    )
+
+
+def take_unaccepted(
+    worker_id: int, *, queues: Sequence[str], tasks: Sequence[str], limit: int, after: float
+) -> Op[list[ClaimedJob]]:
+    """Take over jobs that were handed to other workers and not accepted for ``after`` seconds."""
+    rows = yield Query(
+        _SQL["take_unaccepted"], (worker_id, list(queues), list(tasks), limit, after)
+    )
     return [_job(worker_id, row) for row in rows]
 
 
-def read_handed(payload: str) -> Handed:
-    """Read a notification.
-
-    :raises ValueError: it is not one of ours.
-    """
-    worker_id, number, *job = decode(payload)
-    return Handed(worker_id, number, _job(worker_id, job) if job else None)
-
-
-def _job(worker_id: int, fields: Sequence[Any]) -> ClaimedJob:
-    """Return a job that was just inserted: it has no errors and no parents."""
-    (
-        job_id,
-        queue,
-        task,
-        args,
-        priority,
-        max_attempts,
-        scheduled_at,
-        inserted_at,
-        unique_key,
-        tags,
-        timeout_seconds,
-        metadata,
-        cancel_requested,
-    ) = fields
-    return ClaimedJob(
-        lease=Lease(job_id, worker_id, FIRST_LEASE),
-        queue=queue,
-        task=task,
-        args_text=args,
-        priority=priority,
-        attempt=FIRST_LEASE,
-        max_attempts=max_attempts,
-        scheduled_at=scheduled_at,
-        attempted_at=inserted_at,
-        errors_text=None,
-        unique_key=unique_key,
-        inserted_at=inserted_at,
-        tags=tags,
-        timeout_seconds=timeout_seconds,
-        cancel_requested=cancel_requested,
-        depends_on=None,
-        metadata_text=metadata,
-    )
+def _job(worker_id: int, row: Row) -> ClaimedJob:
+    return ClaimedJob(Lease(row[0], worker_id, row[1]), *row[2:])

@@ -1,12 +1,13 @@
-"""A worker's offer to be given a job by whoever enqueues one, so that it needn't claim it.
+"""What a worker knows about its offer to be given a job by an enqueue, without a claim.
 
-One offer is out at a time, and each has a number. A job that is handed over is accepted by the
-number: once. Whatever else is heard is not accepted but puts the worker in doubt whether it holds a
-job that it doesn't know of, and then it asks the database. So it does when it listens again after
-it could not, and when a claim sees that the offer was taken.
+The worker's row says what became of the offer: it is out, or a job was handed over under it. A
+notification says that something may have changed, and so do a new listening connection and a claim
+that sees another number. They only make the worker read its row: anybody may send a notification.
 """
 
 from __future__ import annotations
+
+import math
 
 import attrs
 
@@ -15,15 +16,18 @@ import attrs
 class Offer:
     """The offer that is out, if there is one.
 
-    :param channel: where jobs are handed to this worker; ``None``: it does not listen. Each
+    :param channel: where this worker is told to read its row; ``None``: it does not listen. Each
         listening connection has its own: an offer is void when the connection ends.
     :param number: of the offer that is out, or may be: the database did not answer.
-    :param in_doubt: whether a job may have been handed over that this worker has not heard of.
+    :param in_doubt: whether to read the row: a job may have been handed over.
+    :param watch_at: by ``time.monotonic``, when to look for jobs that were handed to other workers
+        and not accepted; infinity: none is known of.
     """
 
     channel: str | None = None
     number: int | None = None
     in_doubt: bool = False
+    watch_at: float = math.inf
     _made: int = 0
 
     def listens(self, channel: str) -> None:
@@ -31,20 +35,14 @@ class Offer:
         self.channel = channel
         self.in_doubt = self._made > 0
 
-    def make(self) -> int:
-        """Return the number of the next offer, which is out from now on."""
+    def next_number(self) -> int:
+        """Return a number that no offer had."""
         self._made += 1
-        self.number = self._made
-        return self.number
+        return self._made
 
-    def accept(self, number: int) -> bool:
-        """Say whether what is handed over under this number is this worker's to run."""
-        accepted = number == self.number
-        if accepted:
-            self.number = None
-        else:
-            self.in_doubt = True
-        return accepted
+    def told(self) -> None:
+        """Note a notification: if an offer is out, it may have been taken."""
+        self.in_doubt = self.in_doubt or self.number is not None
 
     def was_seen(self, number: int | None, *, offered: int | None) -> None:
         """Compare what a claim saw in the worker's row with what was out when it began.

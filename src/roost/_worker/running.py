@@ -153,11 +153,6 @@ class Running:
         }
 
     @property
-    def has_free_slot(self) -> bool:
-        """Whether one more job would be started at once."""
-        return len(self._running) + len(self._waiting) < self.concurrency
-
-    @property
     def free_slots(self) -> int:
         """How many jobs could start at once, beside those of the line that will."""
         idle = self.concurrency - len(self._running)

@@ -45,10 +45,6 @@ def _nobody_starts() -> None:
     """Stands in until the execute lane is there."""
 
 
-def _nobody_takes(_: ClaimedJob) -> None:
-    """Stands in where no lane makes offers."""
-
-
 @attrs.define(eq=False, kw_only=True)
 class Runtime:
     """The state of a running worker. Lanes read and change it between awaits, and wake each other.
@@ -79,7 +75,6 @@ class Runtime:
     :param plans: which connections' cached plans to doubt.
     :param background: lets one lane of upkeep at a time use a connection.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
-    :param take_over: takes a job that was handed over; the fetch lane sets it.
     :param crashed: keeps an error for `Worker.run` to raise, and begins the ordered stop.
     """
 
@@ -114,7 +109,6 @@ class Runtime:
     plans: Plans = attrs.field(factory=Plans)
     background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
     start_waiting: Callable[[], None] = _nobody_starts
-    take_over: Callable[[ClaimedJob], None] = _nobody_takes
     crashed: Callable[[BaseException], None] = _nobody_stops
 
     async def call(self, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:

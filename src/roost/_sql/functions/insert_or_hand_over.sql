@@ -13,8 +13,8 @@ declare
     receiver_sleeps boolean;
     somebody_sleeps boolean := false;
     handed boolean := false;
-    message text;
 begin
+    new_id := nextval('roost.jobs_id_seq');
     select
         r.*,
         limits.task is not null as limited,
@@ -50,7 +50,7 @@ begin
                 -- Should the worker die before it hears of it, that attempt is used up.
                 and new_job.max_attempts > 1
                 -- Who can share the lock knows that the worker's listening connection is gone.
-                and not pg_try_advisory_xact_lock_shared(hashtextextended(worker.channel, 0))
+                and not pg_try_advisory_xact_lock_shared(hashtextextended(worker.channel, 0::bigint))
                 as is_ready,
             worker.asleep
         into receiver_id, receiver_offer, receiver_channel, receiver_ready, receiver_sleeps
@@ -64,17 +64,18 @@ begin
         -- With a key the insert may have to wait for another transaction, for any time, and the
         -- worker's row must not be locked then: it needs it for its heartbeat.
         if receiver_ready and new_job.unique_key is null then
-            handed := roost.take_offer(receiver_id, receiver_offer, new_job.queue);
+            handed := roost.take_offer(receiver_id, receiver_offer, new_job.queue, new_id);
         end if;
     end if;
 
     insert into roost.jobs as job (
-        queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
+        id, queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
         unique_key, tags, timeout_seconds, metadata, limited,
         state, attempt, lease_no, worker_id, attempted_at
     )
+    overriding system value
     values (
-        new_job.queue, new_job.task, new_job.args, new_job.priority, new_job.max_attempts,
+        new_id, new_job.queue, new_job.task, new_job.args, new_job.priority, new_job.max_attempts,
         new_job.due_at, statement_timestamp(), new_job.unique_key, new_job.tags,
         new_job.timeout_seconds, new_job.metadata, new_job.limited,
         case when handed then 'executing' else 'available' end,
@@ -92,7 +93,7 @@ begin
         return;
     end if;
     if receiver_ready and new_job.unique_key is not null then
-        handed := roost.take_offer(receiver_id, receiver_offer, new_job.queue);
+        handed := roost.take_offer(receiver_id, receiver_offer, new_job.queue, new_id);
         if handed then
             update roost.jobs as job
             set state = 'executing',
@@ -112,19 +113,21 @@ begin
         end if;
         return;
     end if;
-    message := json_build_array(
-        receiver_id, receiver_offer, new_id, new_job.queue, new_job.task, new_job.args::text,
-        new_job.priority, new_job.max_attempts,
-        (date_part('epoch', new_job.due_at) * 1000000)::bigint,
-        (date_part('epoch', statement_timestamp()) * 1000000)::bigint,
-        new_job.unique_key, new_job.tags, new_job.timeout_seconds, new_job.metadata::text,
-        false  -- nobody can have asked for its cancel yet
-    );
-    if octet_length(message) >= 8000 then
-        -- More than a notification holds: the worker reads the row.
-        message := json_build_array(receiver_id, receiver_offer);
-    end if;
-    perform pg_notify(receiver_channel, message);
+    perform pg_notify(receiver_channel, 'handed');
+    -- Should its event loop stand still, another worker takes the job over.
+    perform pg_notify(witness.channel, 'watch')
+    from (
+        select worker.channel
+        from roost.workers as worker
+        where worker.id <> receiver_id
+            and worker.channel is not null
+            and worker.handed is null
+            and worker.expires_at > now()
+            and new_job.queue = any (worker.queues)
+            and new_job.task = any (worker.tasks)
+        order by worker.asleep desc, random()
+        limit 2
+    ) as witness;
 end
 $$;
 

@@ -1,11 +1,14 @@
 -- Part of a hand-over: see insert_or_hand_over.sql.
-create or replace function roost.take_offer(worker_id bigint, offer bigint, queue text)
+create or replace function roost.take_offer(
+    worker_id bigint, offer bigint, queue text, job_id bigint
+)
 returns boolean
 language plpgsql
 as $$
 begin
     update roost.workers as worker
-    set offer = null
+    set offer = null,
+        handed = take_offer.job_id
     where worker.id = (
             select locked.id
             from roost.workers as locked
@@ -25,4 +28,4 @@ end
 $$;
 
 comment on function roost.take_offer is
-    'Take a worker''s offer to run a job now; false: somebody else has, or the queue is paused.';
+    'Hand a job to a worker that offers to run one; false: the offer was taken, or the queue is paused.';

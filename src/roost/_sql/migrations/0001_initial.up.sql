@@ -137,6 +137,7 @@ create table roost.workers (
     expires_at roost.instant not null,
     asleep boolean not null default true,
     offer bigint,
+    handed bigint,
     channel text,
     tasks roost.tags not null default '{}'
 )
@@ -148,8 +149,10 @@ comment on column roost.workers.asleep is
     'Whether the worker waits to be notified of jobs. One that is awake looks every few milliseconds.';
 comment on column roost.workers.offer is
     'The number under which the worker offers to be given one job; null: it offers nothing, or was given one.';
+comment on column roost.workers.handed is
+    'The job that it was given and has not accepted yet.';
 comment on column roost.workers.channel is
-    'Where it hears of that job. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
+    'Where it is told to read its row. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
 comment on column roost.workers.tasks is 'The tasks that it offers to run.';
 
 -- The limits that workers have published. The row is the lock under which a task's jobs are claimed.

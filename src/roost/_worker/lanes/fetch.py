@@ -16,7 +16,7 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._ops.claim import Claimed, ClaimedJob
-from roost._ops.handover import find_handed, make_offer
+from roost._ops.handover import accept_handed, make_offer, take_unaccepted
 from roost._ops.upkeep import next_transaction, oldest_transaction, release_unheld, set_asleep
 from roost._worker.claiming import Claims
 from roost._worker.lane import backoff
@@ -37,6 +37,11 @@ job and cost the worker more, on trio a sixth of a drain's rate: what it holds l
 OFFER_GAP = 0.02
 """Seconds between two offers of a worker that is awake: each costs the server a commit, and who
 takes it a notification."""
+READ_GAP = 0.02
+"""Seconds until the worker's row is read again after nothing was found there: anybody may send the
+notification that asks for it."""
+UNACCEPTED_AFTER = 0.1
+"""Seconds in which a worker must accept what was handed to it; then others may take it over."""
 MAX_UNSETTLED = 10_000
 """Verdicts that may wait for the database; beyond it nothing new is started."""
 MAX_SLEEP = 30.0
@@ -59,7 +64,8 @@ class FetchLane:
         self._in_flight: anyio.CancelScope | None = None
         self._stop_by = math.inf
         self._offer_due_at = -math.inf
-        runtime.take_over = self._take_over
+        self._read_due_at = -math.inf
+        self._offered: tuple[str | None, list[str]] = (None, [])
         self._unsure = False
         self._next_look = -math.inf
         self._pace = Pace(
@@ -83,8 +89,10 @@ class FetchLane:
         while True:
             await self._wait_for_room_and_a_reason()
             try:
-                if self._may_ask:
-                    await self._find_handed()
+                if self._may_accept:
+                    await self._accept_handed()
+                elif self._may_watch:
+                    await self._take_unaccepted()
                 elif self._may_offer:
                     await self._make_offer()
                 else:
@@ -224,9 +232,14 @@ class FetchLane:
         """Return when to act, as things stand: in the past for now, infinity for never."""
         runtime = self._runtime
         turns = runtime.alertness.should_turn and runtime.holds_leases()
-        if turns or self._may_ask or self._may_offer:
+        if turns or self._may_accept or self._may_offer:
             return -math.inf
-        return self._claim_at() if self._may_claim else math.inf
+        reads = runtime.offer.in_doubt and runtime.holds_leases()
+        return min(
+            self._read_due_at if reads else math.inf,
+            runtime.offer.watch_at if self._room() > 0 else math.inf,
+            self._claim_at() if self._may_claim else math.inf,
+        )
 
     def _claim_at(self) -> float:
         runtime, running = self._runtime, self._runtime.running
@@ -263,9 +276,18 @@ class FetchLane:
         self._runtime.release(self._runtime.running.give_up_waiting())
 
     @property
-    def _may_ask(self) -> bool:
-        """Whether to ask for a job that was handed over without this worker's hearing of it."""
-        return self._runtime.offer.in_doubt and self._runtime.holds_leases()
+    def _may_accept(self) -> bool:
+        """Whether to read in the worker's row what was handed over to it."""
+        return (
+            self._runtime.offer.in_doubt
+            and monotonic() >= self._read_due_at
+            and self._runtime.holds_leases()
+        )
+
+    @property
+    def _may_watch(self) -> bool:
+        """Whether to look for jobs that other workers were handed and don't accept."""
+        return monotonic() >= self._runtime.offer.watch_at and self._room() > 0
 
     @property
     def _may_offer(self) -> bool:
@@ -279,55 +301,105 @@ class FetchLane:
             and not runtime.jobs_may_wait
             and not runtime.stopping
             and runtime.holds_leases()
-            and runtime.running.has_free_slot
+            and runtime.running.room(0) > 0
             and len(runtime.settling) < MAX_UNSETTLED
         )
 
+    def _what_to_offer(self) -> tuple[str | None, list[str]]:
+        """Return the channel and the tasks of an offer."""
+        runtime = self._runtime
+        tasks = [task for task in runtime.registry if task not in runtime.limited_tasks]
+        return runtime.offer.channel, tasks
+
     async def _make_offer(self) -> None:
         runtime = self._runtime
-        channel = runtime.offer.channel
+        channel, tasks = self._offered = self._what_to_offer()
         assert channel is not None, "asked before"  # noqa: S101
-        tasks = [task for task in runtime.registry if task not in runtime.limited_tasks]
-        number = runtime.offer.make()
+        number = runtime.offer.number = runtime.offer.next_number()
         self._offer_due_at = monotonic() + OFFER_GAP
-        await runtime.call(make_offer(runtime.worker_id, number, channel=channel, tasks=tasks))
+        made = await runtime.call(
+            make_offer(runtime.worker_id, number, channel=channel, tasks=tasks)
+        )
+        if not made:
+            runtime.offer.in_doubt = True
 
-    async def _find_handed(self) -> None:
-        """Run what was handed over and not heard of."""
+    async def _accept_handed(self) -> None:
+        """Run what was handed over, and offer to be given another one where that is the same write.
+
+        As a claim: the answer is waited for, and what an answer that is lost took is given back.
+        """
         runtime, offer = self._runtime, self._runtime.offer
         if self._unsure:
             await self._give_back_the_unknown()
             return
-        offer.in_doubt = False
-        before = offer.number
+        offer.in_doubt = False  # what is heard from now on is read again
+        before, offer.number = offer.number, None
+        may_offer = self._may_offer and self._offered == self._what_to_offer()
+        next_offer = None
+        if may_offer and runtime.running.room(0) > 1:
+            next_offer = offer.next_number()
+        # What is heard meanwhile may be of the next one.
+        offer.number = before if next_offer is None else next_offer
+        self._unsure = True
         runtime.claim_begins()
-        try:
-            jobs = await runtime.call(find_handed(runtime.worker_id, held=runtime.held()))
-        except BaseException:
-            offer.in_doubt = True
-            raise
-        if offer.number != before:
-            # A job was accepted meanwhile, and may be among these.
-            offer.in_doubt = True
+        with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
+            accepted = await runtime.call(
+                accept_handed(runtime.worker_id, next_offer=next_offer), timeout=self._timeout
+            )
+            self._unsure = False
+            offer.number = accepted.offer
+            if not accepted.handed:
+                self._read_due_at = monotonic() + READ_GAP
+            if next_offer is not None and accepted.handed:
+                self._offer_due_at = monotonic() + OFFER_GAP
+            # After a crash of the server it may be running already.
+            if accepted.job is not None and accepted.job.lease not in runtime.held():
+                self._take_handed([accepted.job])
             return
-        # What is heard from now on is not accepted: it may be one of these.
-        offer.number = None
+        raise DatabaseUnavailableError("the hand-over was not answered")
+
+    async def _take_unaccepted(self) -> None:
+        """Take over what other workers were handed and don't accept: they stand still."""
+        runtime = self._runtime
+        if self._unsure:
+            await self._give_back_the_unknown()
+            return
+        runtime.offer.watch_at = math.inf
+        self._unsure = True
+        runtime.claim_begins()
+        with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
+            jobs = await runtime.call(
+                take_unaccepted(
+                    runtime.worker_id,
+                    queues=runtime.settings.queues,
+                    tasks=self._what_to_offer()[1],
+                    limit=min(self._room(), MAX_CLAIM),
+                    after=UNACCEPTED_AFTER,
+                ),
+                timeout=self._timeout,
+            )
+            self._unsure = False
+            for job in jobs:
+                logger.warning(
+                    "took over job %(job_id)d, which a worker was handed and did not accept",
+                    job_id=job.lease.job_id,
+                )
+            self._take_handed(jobs)
+            return
+        raise DatabaseUnavailableError("taking over jobs was not answered")
+
+    def _take_handed(self, jobs: list[ClaimedJob]) -> None:
+        """Put the jobs in line, or hand them back where they would wait for long."""
+        runtime = self._runtime
         for job in jobs:
-            logger.info("found a job that was handed over: %(job_id)d", job_id=job.lease.job_id)
-            self._take_over(job)
+            # Limited by now: then its claims are counted.
+            if runtime.stopping or job.task in runtime.limited_tasks or self._room() <= 0:
+                runtime.release([job])
+            else:
+                runtime.running.admit([job])
         if jobs:
             runtime.claim_ended()
-
-    def _take_over(self, job: ClaimedJob) -> None:
-        """Put a job that was handed over in line, or hand it back where it would wait for long."""
-        runtime = self._runtime
-        # Limited by now: then its claims are counted.
-        if runtime.stopping or job.task in runtime.limited_tasks or self._room() <= 0:
-            runtime.release([job])
-        else:
-            runtime.running.admit([job])
             runtime.start_waiting()
-        runtime.look.set()
 
     async def _withdraw(self, *, within: float) -> None:
         """Before the worker ends: nothing is handed to it any more, and what was is given back."""

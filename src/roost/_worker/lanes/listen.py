@@ -13,7 +13,7 @@ from anyio.abc import TaskStatus
 
 from roost._drivers.base import Listener, Notification
 from roost._model.logs import StructuredLogger
-from roost._ops.handover import read_handed
+from roost._ops.handover import HANDED, WATCH
 from roost._ops.upkeep import notify_probe
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
@@ -27,6 +27,8 @@ CRON, PROBE = "roost_cron", "roost_probe"
 PROBE_INTERVAL = 30.0
 """Seconds of silence after which the connection is asked whether it still hears."""
 PROBE_TIMEOUT = 10.0
+WATCH_DELAY = 0.15
+"""Seconds that another worker has to accept a job before this one looks whether it has."""
 DEAF_DELAY = 60.0
 """Seconds before a connection is opened again that answered but heard nothing."""
 
@@ -52,8 +54,7 @@ class ListenLane:
         lost = False
         while True:
             delay = self._runtime.settings.listen_reconnect_delay
-            # Nobody else can guess it: to read what is handed over takes the rights to read the
-            # table of workers.
+            # New each time, so that its lock says whether this very connection lives.
             own = f"roost_worker_{secrets.token_hex(16)}"
             try:
                 async with self._runtime.driver.listener(
@@ -123,6 +124,7 @@ class ListenLane:
     def _pass_on(self, heard: Sequence[Notification]) -> None:
         of_jobs = 0
         cancels: set[int] = set()
+        own: set[str] = set()
         for notification in heard:
             if notification.channel == CANCEL:
                 cancels.update(_job_ids(notification.payload))
@@ -131,9 +133,11 @@ class ListenLane:
             elif notification.channel in (JOBS, ROOM):
                 of_jobs += self._concerns(notification)
             elif notification.channel == self._runtime.offer.channel:
-                self._take_over(notification.payload)
+                own.add(notification.payload)
         if cancels:
             self._look_for_cancels(cancels)
+        if own:
+            self._read_own(own)
         if of_jobs:
             self._runtime.alertness.heard(of_jobs, now=monotonic())
             self._runtime.look_again()
@@ -144,20 +148,14 @@ class ListenLane:
             return notification.payload in self._runtime.settings.queues
         return self._runtime.waits_for_room(notification.payload)
 
-    def _take_over(self, payload: str) -> None:
+    def _read_own(self, payloads: set[str]) -> None:
+        """Have the fetch lane read this worker's row, or look at what others don't accept."""
         runtime = self._runtime
-        try:
-            handed = read_handed(payload)
-        except (ValueError, TypeError):
-            logger.warning("notification not understood: %(payload)s", payload=payload[:100])
-            return
-        if handed.worker_id != runtime.worker_id:
-            return  # of an incarnation whose jobs others take back
-        runtime.alertness.heard(1, now=monotonic())
-        if handed.job is None:
-            runtime.offer.in_doubt = True
-        elif runtime.offer.accept(handed.number):
-            runtime.take_over(handed.job)
+        if HANDED in payloads:
+            runtime.alertness.heard(1, now=monotonic())
+            runtime.offer.told()
+        if WATCH in payloads:
+            runtime.offer.watch_at = min(runtime.offer.watch_at, monotonic() + WATCH_DELAY)
         runtime.look.set()
 
     def _wake_all(self) -> None:
