@@ -144,6 +144,15 @@ class WorkerShutdown(RoostError):  # noqa: N818  (the name is on the API page)
     code: ClassVar[str] = "roost.worker-shutdown"
 
 
+class HandlerProcessError(RoostError):
+    """The process of a ``run_in="process"`` handler ended, or broke off, before it answered.
+
+    The attempt failed by it; the message names the exit code or the signal.
+    """
+
+    code: ClassVar[str] = "roost.handler-process"
+
+
 class NoCurrentJobError(RoostError, LookupError):
     """`current_job` was called outside a job."""
 

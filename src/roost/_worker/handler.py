@@ -16,12 +16,17 @@ import anyio.to_thread
 
 from roost._model.registry import Handler
 from roost._model.verdict import Ending, Raised, Returned
-from roost._worker.process import call_in_process
+from roost._worker.process import HandlerProcesses
 from roost._worker.running import RunningJob
 
 
 def call_handler(
-    handler: Handler, args: dict[str, Any], *, running: RunningJob, room: anyio.CapacityLimiter
+    handler: Handler,
+    args: dict[str, Any],
+    *,
+    running: RunningJob,
+    threads: anyio.CapacityLimiter,
+    processes: HandlerProcesses,
 ) -> Awaitable[Ending]:
     """Run the handler and return its ending.
 
@@ -30,19 +35,20 @@ def call_handler(
     """
     if handler.is_async:
         return _call_in_loop(handler.func, args)
-    return _call_elsewhere(handler, args, running=running, room=room)
+    return _call_elsewhere(handler, args, running=running, threads=threads, processes=processes)
 
 
 async def _call_elsewhere(
-    handler: Handler, args: dict[str, Any], *, running: RunningJob, room: anyio.CapacityLimiter
+    handler: Handler,
+    args: dict[str, Any],
+    *,
+    running: RunningJob,
+    threads: anyio.CapacityLimiter,
+    processes: HandlerProcesses,
 ) -> Ending:
     if handler.run_in == "process":
-        try:
-            job = running.claimed.job()
-        except Exception as error:  # noqa: BLE001  (a row that can't be read is its job's failure)
-            return Raised(error)
-        return await call_in_process(handler.func, args, job=job, processes=room)
-    ending = await _call_in_thread(handler.func, args, running=running, threads=room)
+        return await processes.call(handler.func, args, running=running)
+    ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
     if isinstance(ending, Returned) and inspect.iscoroutine(coroutine := ending.value):
         # A plain function that wraps an async one: the work is still to be done.
         return await _call_in_loop(lambda: coroutine, {})

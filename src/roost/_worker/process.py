@@ -1,48 +1,287 @@
-"""Run a handler in a worker process, for work that needs a CPU of its own or must be killable."""
+"""Run handlers in processes, for work that needs a CPU of its own or must be killable.
+
+Each process serves one call after the other, over a socket that nothing else uses: what a handler
+prints goes where the worker's own output goes. A request is pickled by the worker; an answer is
+JSON, so nothing that a process writes is ever unpickled here.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing.process
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
-from typing import Any
+from time import monotonic
+from typing import IO, Any
 
 import anyio
-import anyio.to_process
+import attrs
 
 from roost._model.codec import decode
 from roost._model.job import Job
-from roost._model.verdict import Ending, Raised, RemoteError, Returned, error_record, result_as_json
-from roost._worker.current import current
-from roost.exceptions import SnoozeJob
+from roost._model.logs import StructuredLogger
+from roost._model.verdict import MAX_ERROR, MAX_TRACE, Ending, Raised, RemoteError, Returned, clean
+from roost._worker.process_child import HEADER, MOST_BYTES, STOP_SIGNALS
+from roost._worker.running import RunningJob
+from roost.exceptions import HandlerProcessError, SnoozeJob
+
+logger = StructuredLogger("roost.worker.process")
+
+MAX_IDLE = 300.0
+"""Seconds after which a process that ran nothing is ended, at the next call."""
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks whether a process has ended whose socket something else keeps open."""
+END_TIMEOUT = 2.0
+"""Seconds for killed processes to end when the worker stops."""
+_PROGRAM = (
+    "import sys; sys.path[:] = {path!r}; from roost._worker.process_child import main; "
+    "main({channel}, {lifeline}, {worker}, {main_module!r})"
+)
 
 
-async def call_in_process(
-    func: Callable[..., Any], args: dict[str, Any], *, job: Job, processes: anyio.CapacityLimiter
-) -> Ending:
-    """Call ``func`` in a process of anyio's pool and return its ending.
+@attrs.define(eq=False)
+class _Process:
+    """One process.
 
-    A cancel kills the process. One that dies by itself is the attempt's failure.
+    :param channel: requests go out and answers come in.
+    :param lifeline: the process ends when this is closed, also by the death of the worker.
+    :param idle_since: by ``time.monotonic``, when it last answered.
     """
-    try:
-        outcome = await anyio.to_process.run_sync(
-            _run, func, args, job, cancellable=True, limiter=processes
-        )
-    except Exception as error:  # noqa: BLE001  (it died, or could not find or be sent the function)
-        return Raised(error)
-    match outcome:
-        case str():
-            return Returned(decode(outcome))
-        case dict():
-            return Raised(RemoteError(outcome))
+
+    popen: subprocess.Popen[bytes]
+    channel: socket.socket
+    lifeline: IO[bytes]
+    calls: int = 0
+    idle_since: float = 0.0
+
+    @classmethod
+    def start(cls) -> _Process:
+        """Start a process: a fresh interpreter, never a fork.
+
+        It has a session of its own, so that what a terminal sends to the worker's process group
+        does not reach it, and the signals of a stop are blocked until it is ready to survive them.
+        """
+        ours, theirs = socket.socketpair()
+        lifeline, kept = os.pipe()
+        try:
+            program = _PROGRAM.format(
+                path=sys.path,
+                channel=theirs.fileno(),
+                lifeline=lifeline,
+                worker=os.getpid(),
+                main_module=_main_module(),
+            )
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            try:
+                popen = subprocess.Popen(  # noqa: S603  (this interpreter, with our own program)
+                    [sys.executable, *_interpreter_flags(), "-u", "-c", program],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), lifeline),
+                    start_new_session=True,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        except BaseException:
+            ours.close()
+            os.close(kept)
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline)
+        ours.setblocking(False)
+        return cls(popen, ours, os.fdopen(kept, "wb", buffering=0))
+
+    async def ask(self, request: bytes) -> Any:
+        """Send a request and return the decoded answer; a cancel leaves the process unusable.
+
+        :raises HandlerProcessError: it ended, or its answer is none.
+        """
+        self.calls += 1
+        try:
+            await self._send(HEADER.pack(self.calls, len(request)) + request)
+            number, size = HEADER.unpack(await self._receive(HEADER.size))
+            if number != self.calls or size > MOST_BYTES:
+                raise HandlerProcessError("the process of the handler wrote into Roost's channel")
+            answer = decode((await self._receive(size)).decode())
+        except (OSError, EOFError):
+            raise HandlerProcessError(await self._how_it_ended()) from None
+        except ValueError:
+            raise HandlerProcessError("the process of the handler answered no JSON") from None
+        self.idle_since = monotonic()
+        return answer
+
+    async def _send(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self.channel.send(left) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self.channel)
+
+    async def _receive(self, size: int) -> bytes:
+        got = bytearray()
+        while len(got) < size:
+            try:
+                piece = self.channel.recv(min(size - len(got), 1 << 20))
+            except BlockingIOError:
+                # Before the wait: what it wrote until it ended is read first.
+                ended = self.popen.poll() is not None
+                with anyio.move_on_after(LOOK_INTERVAL):
+                    await anyio.wait_readable(self.channel)
+                    continue
+                if ended:
+                    raise EOFError from None
+            else:
+                if not piece:
+                    raise EOFError
+                got += piece
+        return bytes(got)
+
+    async def _how_it_ended(self) -> str:
+        with anyio.move_on_after(LOOK_INTERVAL):
+            await self.wait()
+        code = self.popen.returncode
+        if code is None:
+            return "the process of the handler closed Roost's channel"
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else "a signal"
+            return f"the process of the handler was killed by {name} ({-code}) before it answered"
+        return f"the process of the handler ended with exit code {code} before it answered"
+
+    @property
+    def usable(self) -> bool:
+        """Whether it lives and may be asked."""
+        return self.popen.poll() is None
+
+    def kill(self) -> None:
+        """End it and what it started; `wait` says when it is gone."""
+        if self.popen.poll() is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.popen.pid, signal.SIGKILL)
+            self.popen.kill()  # also before it has become the leader of a group
+        self.channel.close()
+        self.lifeline.close()
+
+    async def wait(self) -> None:
+        """Return when the process has ended."""
+        try:
+            ended = os.pidfd_open(self.popen.pid)
+        except (AttributeError, OSError):  # another system, or reaped already
+            while self.popen.poll() is None:  # noqa: ASYNC110  (there is no event to wait for)
+                await anyio.sleep(0.01)
+            return
+        try:
+            while self.popen.poll() is None:
+                await anyio.wait_readable(ended)
+        finally:
+            os.close(ended)
+
+
+class HandlerProcesses:
+    """The processes of one worker, at most one for each slot."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Process] = []
+
+    async def call(
+        self, func: Callable[..., Any], args: dict[str, Any], *, running: RunningJob
+    ) -> Ending:
+        """Call ``func`` in a process and return its ending.
+
+        A cancel kills the process, and what it started, and stays until it is gone. One that dies
+        by itself is the attempt's failure, as is one that can't be started.
+        """
+        try:
+            job: Job = running.claimed.job()
+            request = pickle.dumps((func, args, job))
+            process = self._take()
+        except Exception as error:  # noqa: BLE001  (this job's failure, nobody else's)
+            return Raised(error)
+        try:
+            answer = await process.ask(request)
+        except HandlerProcessError as error:
+            await self._end(process, running)
+            return Raised(error)
+        except BaseException:
+            await self._end(process, running)
+            raise
+        self._idle.append(process)
+        return _ending(answer)
+
+    def _take(self) -> _Process:
+        """Return the process that was used last, or a new one; end those that are idle for long."""
+        now = monotonic()
+        while self._idle and now - self._idle[0].idle_since > MAX_IDLE:
+            stale = self._idle.pop(0)
+            stale.kill()
+            stale.popen.wait()  # SIGKILL: that is now
+        while self._idle:
+            process = self._idle.pop()
+            if process.usable:
+                return process
+            process.kill()
+        return _Process.start()
+
+    async def _end(self, process: _Process, running: RunningJob) -> None:
+        """Kill a process and hold the job's slot and lease until it is gone."""
+        process.kill()
+        with running.lingering():
+            await process.wait()
+        if process.popen.returncode is None:
+            # Only the kernel can keep it: its job must not run elsewhere meanwhile.
+            running.abandoned = True
+            logger.error(
+                "process %(pid)d of job %(job_id)d does not end",
+                pid=process.popen.pid,
+                job_id=running.claimed.lease.job_id,
+            )
+
+    async def aclose(self) -> None:
+        """End the idle processes, within `END_TIMEOUT`."""
+        idle, self._idle = self._idle, []
+        for process in idle:
+            process.kill()
+        with anyio.move_on_after(END_TIMEOUT, shield=True):
+            for process in idle:
+                await process.wait()
+
+
+def _ending(answer: Any) -> Ending:
+    """Return what an answer says; a handler may have written it, so nothing is believed."""
+    match answer:
+        case {"result": str(text)}:
+            try:
+                return Returned(decode(text))
+            except ValueError:
+                error = HandlerProcessError("the process of the handler answered no JSON")
+                return Raised(error)
+        case {"snooze": float() | int() as seconds} if seconds >= 0:
+            return Raised(SnoozeJob(seconds))
+        case {"error": {"error": str(text), "trace": str(trace)}}:
+            trace = clean(trace, MAX_TRACE, keep_end=True)
+            record = {"error": clean(text, MAX_ERROR), "trace": trace}
+            return Raised(RemoteError(record))
         case _:
-            return Raised(SnoozeJob(outcome))
+            return Raised(HandlerProcessError("the process of the handler gave no known answer"))
 
 
-def _run(func: Callable[..., Any], args: dict[str, Any], job: Job) -> str | dict[str, str] | float:
-    """In the process: what comes back is plain text and numbers, whatever the handler made."""
-    current.set(job)
-    try:
-        return result_as_json(func(**args))
-    except SnoozeJob as snooze:
-        return snooze.seconds
-    except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
-        return error_record(error)
+def _main_module() -> dict[str, str]:
+    """Return how to load this process's ``__main__`` in another one; empty: there is no way."""
+    module = sys.modules["__main__"]
+    if (name := getattr(getattr(module, "__spec__", None), "name", None)) is not None:
+        return {"init_main_from_name": name}
+    if (path := getattr(module, "__file__", None)) is None:
+        return {}
+    start = multiprocessing.process.ORIGINAL_DIR  # type: ignore[attr-defined]  # not in the stubs
+    return {"init_main_from_path": os.path.normpath(os.path.join(start or "", path))}  # noqa: PTH118
+
+
+def _interpreter_flags() -> list[str]:
+    """Return this interpreter's own options, such as ``-O`` and ``-W``."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001  (multiprocessing uses it too)
+    return flags

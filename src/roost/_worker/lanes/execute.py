@@ -30,6 +30,7 @@ from roost._worker.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.current import current
 from roost._worker.handler import call_handler
 from roost._worker.hooks import HOOK_TIMEOUT, HookCalls
+from roost._worker.process import HandlerProcesses
 from roost._worker.running import LINGER, Reason, RunningJob
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
@@ -59,8 +60,9 @@ class ExecuteLane:
         # The stop sets the deadlines of both.
         self._grace = anyio.CancelScope()
         self._last_wait = anyio.CancelScope()
-        # For threads or processes; never the reason to wait, for there are as many slots.
-        self._room = anyio.CapacityLimiter(runtime.settings.concurrency)
+        # Never the reason to wait, for there are as many slots.
+        self._threads = anyio.CapacityLimiter(runtime.settings.concurrency)
+        self._processes = HandlerProcesses()
         runtime.start_waiting = self.start_waiting
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
@@ -75,6 +77,7 @@ class ExecuteLane:
                 await anyio.sleep_forever()
         finally:
             self._group = None
+            await self._processes.aclose()
 
     def start_waiting(self) -> None:
         """Start waiting jobs while there are free slots."""
@@ -208,9 +211,9 @@ class ExecuteLane:
         if claimed.task in self._runtime.limited_tasks and not await self._is_counted(running):
             return _INTERRUPTED
         if claimed.timeout_seconds is None:
-            return await call_handler(handler, args, running=running, room=self._room)
+            return await self._call_handler(handler, args, running)
         with running.limited_to(claimed.timeout_seconds):
-            return await call_handler(handler, args, running=running, room=self._room)
+            return await self._call_handler(handler, args, running)
         return _INTERRUPTED
 
     async def _is_counted(self, running: RunningJob) -> bool:
@@ -234,6 +237,13 @@ class ExecuteLane:
             )
             return False
         return counted and monotonic() <= running.counted_from + MAX_START_DELAY
+
+    def _call_handler(
+        self, handler: Handler, args: dict[str, Any], running: RunningJob
+    ) -> Awaitable[Ending]:
+        return call_handler(
+            handler, args, running=running, threads=self._threads, processes=self._processes
+        )
 
 
 def _weigh(running: RunningJob, ending: Ending) -> Ending:

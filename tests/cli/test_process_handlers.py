@@ -1,0 +1,93 @@
+"""Handlers in processes when their worker is stopped or killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from roost.testing.job_table import JobTable
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Roost, StartsRoost
+
+pytestmark = pytest.mark.parametrize("backend", ["asyncio", "asyncio --uvloop", "trio"])
+
+TASKS = """
+import json, os, pathlib, subprocess, sys, time
+import roost
+
+HERE = pathlib.Path(__file__).parent
+
+@roost.job("works", run_in="process", max_attempts=5)
+def works():
+    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print("pids", json.dumps([os.getpid(), program.pid]), flush=True)
+    while not (HERE / "go").exists():
+        time.sleep(0.01)
+    return "in time"
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    (tmp_path / "tasks.py").write_text(TASKS)
+    return tmp_path
+
+
+def start(roost_command: StartsRoost, backend: str, dsn: str) -> tuple[Roost, list[int]]:
+    """Start a worker and return it when its job runs, with the pids of that and of its program."""
+    run = roost_command(
+        "run",
+        *("-m", "tasks", "--backend", *backend.split(), "--shutdown-timeout", "600"),
+        ROOST_DSN=dsn,
+    )
+    run.wait_for("pids [")
+    [line] = [line for line in run.output.splitlines() if line.startswith("pids ")]
+    return run, json.loads(line.removeprefix("pids "))
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_all_processes_leaves_it_its_grace(
+    backend: str,
+    tasks: Path,
+    dsn: str,
+    table: JobTable,
+    roost_command: StartsRoost,
+    number: signal.Signals,
+) -> None:
+    job_id = table.add("works")
+    run, (pid, _) = start(roost_command, backend, dsn)
+    os.kill(pid, number)  # as systemd does, and a terminal
+    run.signal(number)
+    run.wait_for("worker is stopping")
+    assert os.getsid(pid) != os.getsid(run.process.pid)
+    (tasks / "go").touch()
+    assert run.ends() == 0
+    ended = table.get(job_id)
+    assert (ended.state, ended.result) == ("completed", "in time")
+
+
+def test_it_dies_with_a_killed_worker(
+    backend: str, tasks: Path, dsn: str, table: JobTable, roost_command: StartsRoost
+) -> None:
+    table.add("works")
+    run, pids = start(roost_command, backend, dsn)
+    run.signal(signal.SIGKILL)
+    assert run.ends() == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while not all(gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, "an orphan goes on"
+        time.sleep(0.01)
