@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from roost.embedded.errors import DataVersionError, EmbeddedPostgresError
 from roost.embedded.lock import FileLock
 from roost.embedded.place import SOCKET_NAME, Place, make_socket_dir
 from roost.embedded.probe import is_ready
+from roost.embedded.removal import delete_unfinished, mark
 
 StopMode = Literal["fast", "immediate"]
 
@@ -59,7 +59,7 @@ class Cluster:
             return
         unfinished = self.place.home / "cluster.new"
         if unfinished.exists():  # its maker was killed: we have the lock
-            shutil.rmtree(unfinished)
+            delete_unfinished(unfinished)
         self.account.make_private_folder(unfinished)
         # Not synced to disk: should the machine die now, there is nothing to lose yet.
         command = ["--no-sync", "--no-instructions", "--username=postgres", "--encoding=UTF8"]
@@ -75,6 +75,7 @@ class Cluster:
         )
         if done.returncode != 0:
             raise EmbeddedPostgresError(f"initdb failed: {done.stdout.strip()}")
+        mark(unfinished)
         unfinished.rename(self.place.cluster)
 
     def ensure_started(self, settings: Mapping[str, object]) -> None:

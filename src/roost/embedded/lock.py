@@ -61,6 +61,10 @@ class FileLock:
 
         fcntl.flock(self._fd, fcntl.LOCK_SH)
 
+    def still_exists(self) -> bool:
+        """Say whether the file is still there; a removed one excludes nobody who comes later."""
+        return os.fstat(self._fd).st_nlink > 0
+
     def fileno(self) -> int:
         """Return the file descriptor, to pass the lock on to a program."""
         return self._fd

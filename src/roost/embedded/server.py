@@ -6,10 +6,9 @@ The kernel's file locks count the users, so a user that is killed is no longer c
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,7 +19,8 @@ from roost.embedded.binaries import check_binaries, find_binaries, usable_binari
 from roost.embedded.cluster import START_TIMEOUT, STOP_TIMEOUT, Cluster
 from roost.embedded.errors import EmbeddedPostgresError
 from roost.embedded.lock import FileLock
-from roost.embedded.place import make_place
+from roost.embedded.place import SOCKET_NAME, make_place
+from roost.embedded.removal import check_removable, delete_home, delete_if_empty, delete_socket_dir
 
 CHANGE_TIMEOUT = 2 * START_TIMEOUT + STOP_TIMEOUT
 """Seconds to wait for others who make, start or stop the server."""
@@ -80,13 +80,12 @@ def server(
     :raises DataVersionError: the data was made by another major version.
     :raises EmbeddedPostgresError: it can't be started or stopped; the message says why.
     """
-    cluster = open_cluster(data_dir, bin_dir)
+    cluster, use_lock, change_lock = _locked(data_dir, bin_dir)
     place = cluster.place
     entered_by = os.getpid()
-    with FileLock.open(place.use_lock) as use_lock:
+    with use_lock:
         try:
-            with FileLock.open(place.change_lock) as change_lock:
-                change_lock.exclusive(timeout=CHANGE_TIMEOUT)
+            with change_lock:
                 use_lock.shared()
                 cluster.ensure_made(change_lock)
                 cluster.ensure_started(settings or {})
@@ -105,19 +104,41 @@ def server(
 def remove(
     data_dir: str | os.PathLike[str], *, bin_dir: str | os.PathLike[str] | None = None
 ) -> None:
-    """Delete a data folder for good, stopping a server that a killed user left running.
+    """Delete a server's data for good, stopping a server that a killed user left running.
 
-    :raises EmbeddedPostgresError: somebody uses it; nothing was deleted.
+    Only what `server` made is deleted. Other files stay, and so do the folders that they are in.
+    Does nothing if there is no such folder.
+
+    :raises EmbeddedPostgresError: somebody uses it, `server` did not make it, or ``data_dir`` is a
+        link; nothing was deleted.
     """
-    cluster = open_cluster(data_dir, bin_dir)
+    folder = Path(data_dir).expanduser()
+    if folder.is_symlink():
+        raise EmbeddedPostgresError(f"{folder} is a link: name the folder that it leads to")
+    if not folder.exists():
+        return
+    cluster = open_cluster(folder, bin_dir)
+    try:
+        check_removable(cluster.place.home)
+        _remove(cluster)
+    except OSError as error:
+        raise EmbeddedPostgresError(f"can't delete {folder}: {error}") from error
+    finally:
+        if cluster.place.home != folder.resolve():  # root's, which may have been made just now
+            delete_if_empty(cluster.place.home)
+    delete_if_empty(folder)
+
+
+def _remove(cluster: Cluster) -> None:
     place = cluster.place
     with FileLock.open(place.change_lock) as change, FileLock.open(place.use_lock) as use:
         change.exclusive(timeout=CHANGE_TIMEOUT)
         if not use.try_exclusive():
             raise EmbeddedPostgresError(f"{place.home} is in use")
+        check_removable(place.home)
         cluster.stop("immediate")
-        for folder in {place.socket_dir, place.home, Path(data_dir)}:
-            shutil.rmtree(folder, ignore_errors=True)
+        delete_socket_dir(place.socket_dir, SOCKET_NAME)
+        delete_home(place.home)
 
 
 def open_cluster(
@@ -133,6 +154,24 @@ def open_cluster(
     binaries = usable_binaries(found, account)
     place = make_place(Path(data_dir), account)
     return Cluster(place=place, binaries=binaries, account=account)
+
+
+def _locked(
+    data_dir: str | os.PathLike[str], bin_dir: str | os.PathLike[str] | None
+) -> tuple[Cluster, FileLock, FileLock]:
+    """Return the server, its lock for users, not yet held, and the change lock, held.
+
+    Begins anew when another process removed the folder in the meantime.
+    """
+    while True:
+        cluster = open_cluster(data_dir, bin_dir)
+        with suppress(FileNotFoundError), ExitStack() as opened:
+            use_lock = opened.enter_context(FileLock.open(cluster.place.use_lock))
+            change_lock = opened.enter_context(FileLock.open(cluster.place.change_lock))
+            change_lock.exclusive(timeout=CHANGE_TIMEOUT)
+            if use_lock.still_exists() and change_lock.still_exists():
+                opened.pop_all()
+                return cluster, use_lock, change_lock
 
 
 def _leave(cluster: Cluster, use_lock: FileLock) -> None:
