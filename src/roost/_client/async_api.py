@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-import anyio
 from pydantic import BaseModel
 
 from roost._client import calls
 from roost._client.admin import AsyncAdmin
-from roost._client.waiting import Waiting
+from roost._client.loops import Loops
 from roost._drivers.adopt import adopt
-from roost._drivers.base import AsyncConnection, AsyncPool, run
+from roost._drivers.base import AsyncConnection, run
 from roost._drivers.select import driver_for
 from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
@@ -32,15 +32,18 @@ from roost._worker.worker import Worker
 T = TypeVar("T")
 
 POOL_SIZE = 10
-"""Connections that one client opens at most, when so many calls are under way at once."""
+"""Connections that one client opens at most in each event loop, when as many calls run at once."""
 
 
 class AsyncRoost(AsyncAdmin):
     """Entry point for async apps, on asyncio and on trio.
 
-    Opens connections on first use, ten at most, and closes them in `close` or at the end of an
-    ``async with``. Pass ``conn=`` to `enqueue` to take part in your own transaction: the job exists
-    when, and only when, that transaction commits.
+    Opens connections on first use, ten at most, and closes them in `close`, at the end of an
+    ``async with``, or when the event loop ends. In several event loops, one after the other or in
+    threads, each has connections of its own; so has a forked process.
+
+    Pass ``conn=`` to `enqueue` to take part in your own transaction: the job exists when, and only
+    when, that transaction commits.
 
     :param dsn: ``postgresql://…``; nothing is connected to before the first call.
     :param registry: where tasks are looked up; default: the shared one, which ``@job`` fills.
@@ -56,8 +59,7 @@ class AsyncRoost(AsyncAdmin):
         self._dsn = dsn
         self._registry = default_registry if registry is None else registry
         self._driver = driver_for(dsn, driver)
-        self._pool: AsyncPool = self._driver.pool(max_size=POOL_SIZE, application_name="roost")
-        self._waiting = Waiting(self._driver)
+        self._loops = Loops(self._driver, max_size=POOL_SIZE)
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,8 +73,11 @@ class AsyncRoost(AsyncAdmin):
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection; further calls raise `ClosedError`. Safe to call twice."""
-        await self._pool.aclose()
+        """Close every connection; further calls raise `ClosedError`. Safe to call twice.
+
+        The connections of other event loops that still run are closed when those loops end.
+        """
+        await self._loops.aclose()
 
     async def setup_schema(self, conn: Any | None = None) -> None:
         """Apply the migration SQL. Idempotent, and safe to call from many processes at once.
@@ -206,19 +211,23 @@ class AsyncRoost(AsyncAdmin):
         Any number of waiters share one listening connection; a result is there within milliseconds.
         While the database is away it goes on waiting. A cancel leaves nothing behind.
 
-        :param timeout: seconds; ``None``: for ever.
+        :param timeout: seconds; ``None``: for ever. The first look at the job may take a second
+            even if this is shorter, so 0 asks once whether it has ended.
         :param poll_interval: seconds between two looks that don't rely on notifications, > 0.
         :param raise_on_failure: raise when the job ended in ``discarded`` or ``cancelled``.
         :raises JobNotFoundError: no job has that id, neither live nor archived.
         :raises JobTimeoutError: it has not ended in time.
+        :raises DatabaseUnavailableError: the database did not answer once in all this time.
         :raises JobFailed: it ended in ``discarded`` or ``cancelled``.
         """
         calls.check_wait(timeout, poll_interval)
-        outcome: JobOutcome | None = None
-        with anyio.move_on_after(timeout):
-            outcome = await self._waiting.wait(
-                job_id, lambda: self._run(calls.await_outcome(job_id)), poll_interval=poll_interval
-            )
+        here = await self._loops.here()
+        outcome = await here.waiting.wait(
+            job_id,
+            lambda: self._run(calls.await_outcome(job_id)),
+            timeout=math.inf if timeout is None else timeout,
+            poll_interval=poll_interval,
+        )
         return calls.check_outcome(job_id, outcome, timeout, raise_on_failure=raise_on_failure)
 
     @asynccontextmanager
@@ -229,7 +238,8 @@ class AsyncRoost(AsyncAdmin):
         asyncpg driver an ``asyncpg.Connection``; pass it on as ``conn=``. Commits on a clean exit;
         an error or a cancel rolls back.
         """
-        async with self._pool.acquire() as connection, connection.transaction():
+        here = await self._loops.here()
+        async with here.pool.acquire() as connection, connection.transaction():
             yield connection.raw
 
     @takes_worker_options
@@ -246,7 +256,8 @@ class AsyncRoost(AsyncAdmin):
     ) -> T:
         if conn is not None:
             return await _perform(call, adopt(conn, transactional=transactional))
-        async with self._pool.acquire() as connection:
+        here = await self._loops.here()
+        async with here.pool.acquire() as connection:
             return await _perform(call, connection)
 
 

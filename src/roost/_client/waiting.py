@@ -22,13 +22,21 @@ logger = StructuredLogger("roost.client.waiting")
 
 CHANNEL = "roost_finished"
 
+LOOK_TIMEOUT = 1.0
+"""Seconds that the first look at the job may take at least, however short the caller's timeout."""
+
 
 @attrs.define(eq=False)
 class _Waiter:
-    """One call that waits. ``told``: the job has ended. ``called``: look at what changed."""
+    """One call that waits. ``told``: the job has ended. ``called``: look at what changed.
+
+    ``answered``: the database has said at least once that the job has not ended.
+    """
 
     job_id: int
     told: bool = False
+    answered: bool = False
+    failure: DatabaseUnavailableError | None = None
     called: anyio.Event = attrs.field(factory=anyio.Event)
 
 
@@ -48,32 +56,30 @@ class Waiting:
         job_id: int,
         look: Callable[[], Awaitable[JobOutcome | None]],
         *,
+        timeout: float,
         poll_interval: float,
-    ) -> JobOutcome:
+    ) -> JobOutcome | None:
         """Return the outcome when ``look`` has one; a cancel leaves nothing behind.
 
-        While the database is away it goes on trying: the caller's timeout bounds it.
+        :param timeout: seconds, or ``math.inf``. Then ``None`` is returned; the first look may take
+            ``LOOK_TIMEOUT`` seconds even if this is shorter.
+        :raises DatabaseUnavailableError: no look had an answer in this time.
         """
         waiter = _Waiter(job_id)
+        deadline = anyio.current_time() + timeout
         self._waiters[waiter] = None
         try:
-            while True:
-                waiter.told = False
-                try:
+            with anyio.CancelScope(deadline=max(deadline, anyio.current_time() + LOOK_TIMEOUT)):
+                if (outcome := await self._look(waiter, look)) is not None:
+                    return outcome
+            with anyio.CancelScope(deadline=deadline):
+                while True:
+                    waiter.told = False
                     # Listen first, then look: what ends in between is heard.
-                    await self._listen()
-                    outcome = await look()
-                except DatabaseUnavailableError as error:
-                    logger.warning(
-                        "can't look for job %(job_id)d now: %(error)s",
-                        job_id=job_id,
-                        error=str(error),
-                    )
-                else:
-                    if outcome is not None:
+                    if (outcome := await self._look(waiter, look, self._listen)) is not None:
                         return outcome
-                with anyio.move_on_after(poll_interval):
-                    await self._hear(waiter)
+                    with anyio.move_on_after(poll_interval):
+                        await self._hear(waiter)
         finally:
             del self._waiters[waiter]
             if self._pump is None:
@@ -82,6 +88,32 @@ class Waiting:
             if not self._waiters:
                 with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
                     await self._stop_listening()
+        if not waiter.answered:
+            message = f"the database did not answer within {timeout:g} s"
+            raise waiter.failure or DatabaseUnavailableError(message)
+        return None
+
+    async def _look(
+        self,
+        waiter: _Waiter,
+        look: Callable[[], Awaitable[JobOutcome | None]],
+        prepare: Callable[[], Awaitable[None]] | None = None,
+    ) -> JobOutcome | None:
+        """Look at the job; ``None``: it has not ended, or the database is away."""
+        try:
+            if prepare is not None:
+                await prepare()
+            outcome = await look()
+        except DatabaseUnavailableError as error:
+            logger.warning(
+                "can't look for job %(job_id)d now: %(error)s",
+                job_id=waiter.job_id,
+                error=str(error),
+            )
+            waiter.failure = error
+            return None
+        waiter.answered = True
+        return outcome
 
     async def _hear(self, waiter: _Waiter) -> None:
         """Return when the waiter's job has ended; listen for all if nobody does."""

@@ -47,6 +47,10 @@ class Poolable(AsyncConnection, Protocol):
         """Close at once, without waiting; safe to call twice."""
         ...
 
+    def abandon(self) -> None:
+        """Tell the server of the end without the event loop, which was closed."""
+        ...
+
 
 C = TypeVar("C", bound=Poolable)
 
@@ -102,10 +106,23 @@ class Pool(Generic[C]):
         """Close every idle connection now and each borrowed one when it comes back."""
         if not self._shut:
             self._shut = True
-            while self._idle:
-                self._idle.pop().connection.kill()
+            self.kill_idle()
             # Wakes the first who waits; each passes the slot on as it finds the pool closed.
             self._slots.release()
+
+    def shut(self) -> None:
+        """Refuse new users; each connection is closed when it comes back. For another loop."""
+        self._shut = True
+
+    def kill_idle(self) -> None:
+        """Close every idle connection, in the loop that opened them."""
+        while self._idle:
+            self._idle.pop().connection.kill()
+
+    def abandon(self) -> None:
+        """Let go of every idle connection after its loop was closed."""
+        while self._idle:
+            self._idle.pop().connection.abandon()
 
     async def _check_out(self, timeout: float) -> _Member[C]:
         if (member := self._check_out_now()) is not None:

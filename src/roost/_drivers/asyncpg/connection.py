@@ -18,10 +18,14 @@ import asyncpg
 
 from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.asyncpg.parameters import Parameters
-from roost._drivers.asyncpg.sockets import is_closing_or_unread, set_options
+from roost._drivers.asyncpg.sockets import is_closing_or_unread, set_options, shut_down
 from roost._drivers.base import CLEANUP_TIMEOUT, cleanup_bound
+from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError, InvalidSettingError
+
+BEGIN = "begin isolation level read committed"
+"""A database may have another default. `fetch` takes care of single statements."""
 
 
 class AsyncpgConnection:
@@ -66,6 +70,17 @@ class AsyncpgConnection:
 
     async def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows; see ``AsyncConnection`` for what a cancel leaves."""
+        try:
+            return await self._fetch(query)
+        except DatabaseError as error:
+            if error.sqlstate != SERIALIZATION_FAILURE or not self.is_idle():
+                raise
+        # Only where the database's default is repeatable read or serializable: nothing was written,
+        # and in a transaction of its own the statement can't fail so.
+        async with self.transaction():
+            return await self._fetch(query)
+
+    async def _fetch(self, query: Query) -> Sequence[Row]:
         await anyio.lowlevel.checkpoint_if_cancelled()
         statement = query.statement
         try:
@@ -89,7 +104,7 @@ class AsyncpgConnection:
             begin, commit = f"savepoint {name}", f"release savepoint {name}"
             undo = f"rollback to savepoint {name}; release savepoint {name}"
         else:
-            begin, commit, undo = "begin", "commit", "rollback"
+            begin, commit, undo = BEGIN, "commit", "rollback"
         self._depth += 1
         try:
             try:
@@ -121,6 +136,12 @@ class AsyncpgConnection:
     def kill(self) -> None:
         """Close at once; safe to call twice."""
         self.raw.terminate()
+
+    def abandon(self) -> None:
+        """Tell the server of the end without the event loop, which was closed."""
+        shut_down(self.raw)
+        with suppress(RuntimeError):  # the loop is closed
+            self.raw.terminate()
 
     async def _to_the_end(self, command: str) -> None:
         """Run a command of a transaction, and wait for its answer also when cancelled."""

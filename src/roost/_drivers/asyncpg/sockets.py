@@ -6,9 +6,11 @@ only lacks what is here.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -42,3 +44,12 @@ def is_closing_or_unread(raw: asyncpg.Connection) -> bool:
     poll = select.poll()
     poll.register(connected.fileno(), select.POLLIN | select.POLLPRI)
     return bool(poll.poll(0))
+
+
+def shut_down(raw: asyncpg.Connection) -> None:
+    """End the connection by the operating system: the server reads that nothing more comes."""
+    connected = socket_of(raw)
+    if connected is None or connected.fileno() < 0:
+        return
+    with suppress(OSError), socket.socket(fileno=os.dup(connected.fileno())) as own:
+        own.shutdown(socket.SHUT_RDWR)

@@ -16,7 +16,9 @@ from roost._drivers.psycopg_anyio.connection import AnyioConnection
 from roost._drivers.psycopg_anyio.waiting import READ, ready_now
 from roost._drivers.psycopg_errors import is_stale_plan, translate
 from roost._drivers.psycopg_setup import adapt_values
+from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
+from roost.exceptions import DatabaseError
 
 
 class PsycopgConnection:
@@ -43,11 +45,24 @@ class PsycopgConnection:
             )
         except (psycopg.Error, OSError, UnicodeError) as error:
             raise translate(error) from error
+        # For BEGIN; a database may have another default. `fetch` takes care of single statements.
+        await raw.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         adapt_values(raw)
         return cls(raw)
 
     async def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows; see ``AsyncConnection`` for what a cancel leaves."""
+        try:
+            return await self._fetch(query)
+        except DatabaseError as error:
+            if error.sqlstate != SERIALIZATION_FAILURE or not self.is_idle():
+                raise
+        # Only where the database's default is repeatable read or serializable: nothing was written,
+        # and in a transaction of its own the statement can't fail so.
+        async with self.transaction():
+            return await self._fetch(query)
+
+    async def _fetch(self, query: Query) -> Sequence[Row]:
         await anyio.lowlevel.checkpoint_if_cancelled()
         statement = query.statement
         cursor = self._cursor
@@ -102,6 +117,10 @@ class PsycopgConnection:
     def kill(self) -> None:
         """Close at once; safe to call twice."""
         self.raw.kill()
+
+    def abandon(self) -> None:
+        """Close without the event loop, which was closed."""
+        self.raw.pgconn.finish()
 
 
 _IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)

@@ -1,0 +1,109 @@
+"""What a client has in each event loop: a connection pool, and the calls that wait for jobs.
+
+A connection belongs to the loop that opened it, and to its process. A client may be used in several
+loops: one after the other, as with repeated ``asyncio.run``, or at once, in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import anyio.lowlevel
+import attrs
+
+from roost._client.waiting import Waiting
+from roost._drivers.base import AsyncDriver, AsyncPool
+from roost._drivers.process import Process, current_process
+from roost.exceptions import ClosedError
+
+
+@attrs.define(eq=False)
+class InLoop:
+    """What one loop of one process has."""
+
+    pool: AsyncPool
+    waiting: Waiting
+    process: Process = attrs.field(factory=current_process)
+    guard: AsyncGenerator[None] | None = None
+
+
+class Loops:
+    """Gives each event loop its own `InLoop`, made at the loop's first use.
+
+    The connections of a loop are closed when it ends: asyncio and trio finish the open async
+    generators of a loop then, and one of them is ours. A loop that was closed without that is found
+    by the next loop that comes.
+
+    :param max_size: connections that each loop opens at most.
+    """
+
+    def __init__(self, driver: AsyncDriver, *, max_size: int) -> None:
+        self._driver = driver
+        self._max_size = max_size
+        self._by_loop: dict[object, InLoop] = {}
+        self._parents: list[InLoop] = []
+        self._closed = False
+
+    async def here(self) -> InLoop:
+        """Return what the running loop has.
+
+        :raises ClosedError: the client was closed.
+        """
+        if self._closed:
+            raise ClosedError("this client was closed")
+        loop = anyio.lowlevel.current_token().native_token
+        found = self._by_loop.get(loop)
+        if found is not None and found.process == current_process():
+            return found
+        return await self._open(loop)
+
+    async def aclose(self) -> None:
+        """Refuse further use, and close the running loop's connections.
+
+        Those of other loops are closed when they come back, or when their loop ends.
+        """
+        self._closed = True
+        self._drop_ended()
+        here = self._by_loop.get(anyio.lowlevel.current_token().native_token)
+        for found in list(self._by_loop.values()):
+            if found.process != current_process():
+                continue
+            if found is not here:
+                found.pool.shut()
+                continue
+            await found.pool.aclose()
+            if found.guard is not None:
+                await found.guard.aclose()
+
+    async def _open(self, loop: object) -> InLoop:
+        self._drop_ended()
+        if (foreign := self._by_loop.get(loop)) is not None:
+            self._parents.append(foreign)
+        pool = self._driver.pool(max_size=self._max_size, application_name="roost")
+        found = self._by_loop[loop] = InLoop(pool, Waiting(self._driver))
+        found.guard = self._guard(loop, found)
+        await anext(found.guard)
+        return found
+
+    async def _guard(self, loop: object, found: InLoop) -> AsyncGenerator[None]:
+        """Close the loop's connections when the loop ends."""
+        try:
+            yield
+        finally:
+            if found.process == current_process():
+                if self._by_loop.get(loop) is found:
+                    del self._by_loop[loop]
+                found.pool.kill_idle()
+
+    def _drop_ended(self) -> None:
+        """Let go of what loops have left that were closed without ending their generators."""
+        for loop, found in list(self._by_loop.items()):
+            is_closed = getattr(loop, "is_closed", None)
+            if is_closed is None or not is_closed():
+                continue
+            self._by_loop.pop(loop, None)
+            if found.process == current_process():
+                found.pool.abandon()
+            else:
+                # Deleted here, it could close what the parent still uses.
+                self._parents.append(found)
