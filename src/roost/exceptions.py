@@ -165,16 +165,6 @@ class LeaseLostError(RoostError):
     code: ClassVar[str] = "roost.lease-lost"
 
 
-class SchemaError(RoostError):
-    """The database's schema is missing, too old, or newer than this version of Roost can use.
-
-    ``roost init`` or `AsyncRoost.setup_schema` brings it up to date; one that is too new needs a
-    newer Roost. Nothing was changed.
-    """
-
-    code: ClassVar[str] = "roost.schema"
-
-
 class ClosedError(RoostError):
     """The client, pool or connection was closed and can't be used again."""
 
@@ -202,6 +192,17 @@ class DatabaseUnavailableError(DatabaseError):
     """
 
     code: ClassVar[str] = "roost.database-unavailable"
+
+
+class SchemaError(DatabaseError):
+    """The schema is missing, not Roost's, too old or too new, or the role lacks a right in it.
+
+    Any call raises it. ``roost init`` or `AsyncRoost.setup_schema` makes the schema and brings it
+    up to date; one that is too new needs a newer Roost. For a missing right (``sqlstate`` 42501)
+    the message names the role, the right and the object. Nothing was changed.
+    """
+
+    code: ClassVar[str] = "roost.schema"
 
 
 def _rebuild_database_error(

@@ -7,6 +7,7 @@ this layer catches a driver's exception. The contract is checked by `roost.testi
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -17,7 +18,8 @@ import anyio
 import attrs
 
 from roost._ops.query import Op, Query, Row
-from roost.exceptions import DatabaseUnavailableError
+from roost._ops.schema_errors import schema_error
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 T = TypeVar("T")
 
@@ -240,7 +242,7 @@ async def _drive(connection: AsyncConnection, operation: Op[T]) -> T:
             try:
                 rows = await connection.fetch(query)
             except Exception as error:  # noqa: BLE001  (the operation decides; unhandled, it comes out)
-                query = operation.throw(error)
+                query = _throw(operation, error, query=query, connection=connection)
             else:
                 query = operation.send(rows)
     except StopIteration as stop:
@@ -248,6 +250,32 @@ async def _drive(connection: AsyncConnection, operation: Op[T]) -> T:
         return value
     finally:
         operation.close()
+
+
+def _throw(operation: Op[T], error: Exception, *, query: Query, connection: object) -> Query:
+    """Let the operation have a statement's error; say what is wrong with the schema if it is that.
+
+    Only here, when a statement of Roost's own has failed, so that no call asks beforehand.
+    """
+    try:
+        return operation.throw(error)
+    except DatabaseError as unhandled:
+        explained = schema_error(unhandled, query.statement, role=_role_of(connection))
+        if unhandled is not error or explained is None:
+            raise
+        raise explained from unhandled
+
+
+def _role_of(connection: object) -> str | None:
+    """Return the name that a connection logged in with, which the server reports; no round trip."""
+    raw: Any = getattr(connection, "raw", None)
+    with contextlib.suppress(Exception):  # a library's own connection, which may be anything
+        if hasattr(raw, "info"):
+            found = raw.info.parameter_status("session_authorization")
+        else:
+            found = raw.get_settings().session_authorization
+        return found if isinstance(found, str) else None
+    return None
 
 
 def run_sync(connection: Connection, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
@@ -263,7 +291,7 @@ def run_sync(connection: Connection, operation: Op[T], *, timeout: float = CALL_
             try:
                 rows = connection.fetch(query)
             except Exception as error:  # noqa: BLE001  (the operation decides; unhandled, it comes out)
-                query = operation.throw(error)
+                query = _throw(operation, error, query=query, connection=connection)
             else:
                 query = operation.send(rows)
     except StopIteration as stop:

@@ -35,7 +35,7 @@ from roost._worker.lanes.rescue import RescueLane
 from roost._worker.lanes.settle import SettleLane
 from roost._worker.running import Running
 from roost._worker.runtime import Runtime
-from roost.exceptions import DatabaseUnavailableError
+from roost.exceptions import DatabaseUnavailableError, SchemaError
 
 logger = StructuredLogger("roost.worker")
 
@@ -281,7 +281,8 @@ class _Session:
             self.crash = error
             logger.critical(
                 "worker crashed: %(error)s",
-                exc_info=error,
+                # The message says what is wrong with a schema; where it was found says nothing.
+                exc_info=None if isinstance(error, SchemaError) else error,
                 error=error_record(error)["error"],
             )
         if not self._stop.is_set():
