@@ -440,7 +440,14 @@ def _comparable(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row whose error records hold their time as a time."""
     if row.get("errors"):
         records = [
-            {**record, "at": datetime.fromisoformat(record["at"]).astimezone(UTC)}
+            {
+                **record,
+                **{
+                    name: datetime.fromisoformat(record[name]).astimezone(UTC)
+                    for name in ("at", "started_at")
+                    if record.get(name)
+                },
+            }
             for record in row["errors"]
         ]
         return {**row, "errors": records}

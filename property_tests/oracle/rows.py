@@ -58,6 +58,10 @@ class WorkerRow:
     handed: int | None = None
     channel: str | None = None
     tasks: list[str] = attrs.field(factory=list)
+    known_tasks: list[str] = attrs.field(factory=list)
+    version: str | None = None
+    driver: str | None = None
+    event_loop: str | None = None
 
 
 @attrs.define(kw_only=True)

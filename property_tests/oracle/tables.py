@@ -190,7 +190,7 @@ class Tables:
     # What several verbs do to a row
 
     def _fail(self, row: JobRow, error: str, trace: str, wait: int, error_cap: int) -> None:
-        self._record(row, error, trace, error_cap)
+        self._record(row, error, trace, error_cap, **self._attempt(row))
         if row.attempt >= row.max_attempts:
             row.state = "discarded"
             row.discarded_at = self.now
@@ -202,8 +202,19 @@ class Tables:
             row.scheduled_at = self._in(wait)
             self._wake(row, within=SOON)
 
-    def _record(self, row: JobRow, error: str, trace: str, error_cap: int) -> None:
-        record = {"attempt": row.attempt, "at": self.now, "error": error, "trace": trace}
+    def _attempt(self, row: JobRow) -> dict[str, object]:
+        """Return what the record of an attempt says of it beside its error."""
+        worker = self.workers.get(row.worker_id or 0)
+        return {
+            "started_at": row.attempted_at,
+            "worker_id": row.worker_id,
+            "worker": worker.name if worker else None,
+        }
+
+    def _record(
+        self, row: JobRow, error: str, trace: str, error_cap: int, **attempt: object
+    ) -> None:
+        record = {"attempt": row.attempt, "at": self.now, "error": error, "trace": trace, **attempt}
         row.errors = [*(row.errors or []), record][-error_cap:]
 
     def _give_back(self, row: JobRow, in_seconds: int | None = None) -> None:

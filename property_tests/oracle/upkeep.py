@@ -65,9 +65,12 @@ class Upkeep(Tables):
         """Take back executing jobs whose worker has no row; return their ids and new states."""
         orphans = [row for row in self.orphans() if row.id not in self._held.jobs]
         for row in orphans[:limit]:
-            text = f"WorkerCrash: worker {row.worker_id} died while it ran this job"
+            text = (
+                f"WorkerCrash: worker {row.worker_id} died, was cut off, or had its event loop "
+                "blocked while it ran this job"
+            )
             if row.cancel_requested:
-                self._record(row, text, "", error_cap)
+                self._record(row, text, "", error_cap, **self._attempt(row))
                 self._cancel(row)
             else:
                 self._fail(row, text, "", 0, error_cap)

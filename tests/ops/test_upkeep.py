@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from datetime import datetime
 
 import pytest
 
@@ -81,7 +82,9 @@ def test_jobs_of_a_worker_without_a_row_are_rescued_with_a_record(table: JobTabl
     [error] = row.errors
     assert error["attempt"] == 1
     assert error["error"].startswith(f"WorkerCrash: worker {worker} ")
-    assert set(error) == {"attempt", "at", "error", "trace"}
+    assert set(error) == {*("attempt", "at", "started_at", "worker_id", "worker", "error", "trace")}
+    assert (error["worker_id"], error["worker"]) == (worker, None)
+    assert datetime.fromisoformat(error["started_at"]) == row.attempted_at
     # It is due at once.
     [claimed] = table.claim(table.add_worker()).jobs
     assert (claimed.attempt, claimed.lease.lease_no) == (2, 2)

@@ -276,11 +276,12 @@ def test_an_insert_of_one_job_touches_less(large: JobTable) -> None:
 PROBES: list[tuple[str, tuple[object, ...], int]] = [
     ("inspect.get_job", (150_000,), 20),
     ("enqueue.find_active_by_unique_key", ("nobody has it",), 20),
-    ("upkeep.rescue_jobs", (500, 20, []), 5_000),
+    ("upkeep.rescue_jobs", (500, 20, [], "{}"), 5_000),
     ("upkeep.renew_worker", (1, 100.0), 50),
     ("upkeep.expire_workers", (), 50),
     ("upkeep.release_unheld", (1, [1], [1]), 8_000),
     ("settle.still_held", ([5], [1], [1]), 50),
+    ("unknown_tasks.unknown_tasks", (1, ["default", "failing"]), 8_000),
 ]
 """A statement, its parameters, and how many blocks it may look at."""
 

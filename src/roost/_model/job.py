@@ -35,7 +35,8 @@ class Job(BaseModel):
     """A row of ``roost.jobs``: a read-only view, made by Roost.
 
     Times are aware datetimes in UTC. ``errors`` holds one record a failed attempt, oldest first:
-    ``{"attempt": 1, "at": "…", "error": "ValueError: …", "trace": "…"}``.
+    ``{"attempt": 1, "at": "…", "started_at": "…", "worker_id": 7, "worker": "host:pid",
+    "error": "ValueError: …", "trace": "…"}``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -137,6 +138,10 @@ class WorkerInfo:
     :param name: host and process id.
     :param expires_at: when it counts as dead unless it is heard of.
     :param executing: how many jobs it holds.
+    :param tasks: what it has handlers for.
+    :param version: of Roost.
+    :param driver: ``psycopg`` or ``asyncpg``.
+    :param event_loop: ``asyncio``, ``uvloop`` or ``trio``.
     """
 
     id: int
@@ -147,6 +152,10 @@ class WorkerInfo:
     heartbeat_at: datetime
     expires_at: datetime
     executing: int
+    tasks: list[str]
+    version: str | None
+    driver: str | None
+    event_loop: str | None
 
 
 @attrs.frozen

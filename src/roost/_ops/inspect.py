@@ -87,6 +87,10 @@ def list_workers() -> Op[list[WorkerInfo]]:
             heartbeat_at=utc(heartbeat_at),
             expires_at=utc(expires_at),
             executing=executing,
+            tasks=list(tasks),
+            version=version,
+            driver=driver,
+            event_loop=event_loop,
         )
         for (
             worker_id,
@@ -97,6 +101,10 @@ def list_workers() -> Op[list[WorkerInfo]]:
             heartbeat_at,
             expires_at,
             executing,
+            tasks,
+            version,
+            driver,
+            event_loop,
         ) in rows
     ]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
+from roost._model.codec import encode
 from roost._model.states import JobState
 from roost._model.verdict import Lease
 from roost._ops.family import bound_lock_waits, cancel_descendants
@@ -43,13 +44,28 @@ def discard_plans() -> Op[None]:
 
 
 def register_worker(
-    *, name: str, queues: Sequence[str], concurrency: int, stale_after: float
+    *,
+    name: str,
+    queues: Sequence[str],
+    concurrency: int,
+    stale_after: float,
+    tasks: Collection[str] = (),
+    version: str | None = None,
+    driver: str | None = None,
+    event_loop: str | None = None,
 ) -> Op[int]:
     """Add a row for a new worker incarnation and return its id.
 
     :param stale_after: seconds without a heartbeat after which its jobs may be taken.
+    :param tasks: what it has handlers for.
     """
-    rows = yield Query(_SQL["register_worker"], (name, list(queues), concurrency, stale_after))
+    rows = yield Query(
+        _SQL["register_worker"],
+        (
+            *(name, list(queues), concurrency, stale_after),
+            *(sorted(tasks), version, driver, event_loop),
+        ),
+    )
     worker_id: int = rows[0][0]
     return worker_id
 
@@ -84,24 +100,37 @@ def forget_worker(worker_id: int) -> Op[None]:
     yield Query(_SQL["forget_worker"], (worker_id,))
 
 
-def expire_workers() -> Op[list[str]]:
-    """Remove the workers whose expiry has passed and return their names."""
+def expire_workers(names: dict[int, str] | None = None) -> Op[list[str]]:
+    """Remove the workers whose expiry has passed and return their names.
+
+    :param names: gets each name by the worker's id, for `rescue_jobs`.
+    """
     rows = yield Query(_SQL["expire_workers"])
+    if names is not None:
+        names.update((worker_id, name) for worker_id, name in rows)
     return [name for (_, name) in rows]
 
 
-def rescue_jobs(*, limit: int, error_cap: int, tried: list[int] | None = None) -> Op[list[Rescued]]:
+def rescue_jobs(
+    *,
+    limit: int,
+    error_cap: int,
+    tried: list[int] | None = None,
+    names: Mapping[int, str] | None = None,
+) -> Op[list[Rescued]]:
     """Take back up to ``limit`` executing jobs whose worker has no row.
 
     Must run inside a transaction. Each gets a ``WorkerCrash`` error record and becomes retryable,
     discarded when its attempts are used up, or cancelled when that was requested.
 
     :param tried: ids to leave out; those that are taken are added to it, also when this fails.
+    :param names: of dead workers, by their ids, for the error records.
     :raises DatabaseUnavailableError: with the sqlstate ``55P03``, nothing was rescued: somebody
         holds a job that is to be cancelled with its parent, and may do so for long.
     """
     tried = [] if tried is None else tried
-    rows = yield Query(_SQL["rescue_jobs"], (limit, error_cap, list(tried)))
+    dead = {str(worker_id): name for worker_id, name in (names or {}).items()}
+    rows = yield Query(_SQL["rescue_jobs"], (limit, error_cap, list(tried), encode(dead)))
     tried += [row[0] for row in rows]
     failed = _failed_parents([row[:3] for row in rows])
     if failed:

@@ -15,7 +15,7 @@ import attrs
 _HEADING = re.compile(r"^-- name: (?P<name>[a-z_]+)\n", re.MULTILINE)
 STAGES = (
     *("enqueue", "claim", "handover", "limits", "settle"),
-    *("control", "cron", "upkeep", "inspect", "schema"),
+    *("control", "cron", "upkeep", "inspect", "unknown_tasks", "schema"),
 )
 
 

@@ -29,7 +29,8 @@ from roost.list_queues();
 -- name: list_workers
 select
     worker.id, worker.name, worker.queues, worker.concurrency, worker.started_at,
-    worker.heartbeat_at, worker.expires_at, executing.jobs
+    worker.heartbeat_at, worker.expires_at, executing.jobs, worker.known_tasks, worker.version,
+    worker.driver, worker.event_loop
 from roost.workers as worker
 cross join lateral (
     select count(*) as jobs

@@ -112,7 +112,20 @@ concluded as (
                     select all_records.record, all_records.n
                     from jsonb_array_elements(
                         coalesce(job.errors, '[]')
-                        || (jsonb_build_object('attempt', job.attempt, 'at', now()) || held.error)
+                        || (
+                            jsonb_build_object(
+                                'attempt', job.attempt,
+                                'at', now(),
+                                'started_at', job.attempted_at,
+                                'worker_id', job.worker_id,
+                                'worker', (
+                                    select worker.name
+                                    from roost.workers as worker
+                                    where worker.id = job.worker_id
+                                )
+                            )
+                            || held.error
+                        )
                     ) with ordinality as all_records (record, n)
                     order by all_records.n desc
                     limit $2::integer

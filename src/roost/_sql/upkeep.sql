@@ -7,9 +7,15 @@ select pg_notify('roost_probe', $1::text);
 discard plans;
 
 -- name: register_worker
--- $1 name, $2 queues, $3 concurrency, $4 seconds after which silence means death.
-insert into roost.workers (name, queues, concurrency, expires_at)
-values ($1::text, $2::text[], $3::integer, now() + make_interval(secs => $4::double precision))
+-- $1 name, $2 queues, $3 concurrency, $4 seconds after which silence means death, $5 the tasks that it
+-- knows, $6 Roost's version, $7 the driver, $8 the event loop.
+insert into roost.workers (
+    name, queues, concurrency, expires_at, known_tasks, version, driver, event_loop
+)
+values (
+    $1::text, $2::text[], $3::integer, now() + make_interval(secs => $4::double precision),
+    $5::text[], $6::text, $7::text, $8::text
+)
 returning id;
 
 -- name: renew_worker
@@ -51,8 +57,8 @@ where id in (
 returning id, name;
 
 -- name: rescue_jobs
--- $1 the most to take, $2 how many errors a row keeps, $3 ids to leave out. An orphan is a job whose
--- worker has no row; its own age says nothing.
+-- $1 the most to take, $2 how many errors a row keeps, $3 ids to leave out, $4 a JSON object: the
+-- names of dead workers by id. An orphan is a job whose worker has no row; its own age says nothing.
 with orphan as materialized (
     select job.id
     from roost.jobs as job
@@ -86,7 +92,11 @@ rescued as (
                     coalesce(job.errors, '[]') || jsonb_build_object(
                         'attempt', job.attempt,
                         'at', now(),
-                        'error', 'WorkerCrash: worker ' || job.worker_id || ' died while it ran this job',
+                        'started_at', job.attempted_at,
+                        'worker_id', job.worker_id,
+                        'worker', $4::text::jsonb -> job.worker_id::text,
+                        'error', 'WorkerCrash: worker ' || job.worker_id
+                            || ' died, was cut off, or had its event loop blocked while it ran this job',
                         'trace', ''
                     )
                 ) with ordinality as all_records (record, n)

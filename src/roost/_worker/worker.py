@@ -21,6 +21,7 @@ from roost._model.registry import HandlerRegistry, default_registry
 from roost._model.settings import WorkerOptions, WorkerSettings, takes_worker_options
 from roost._model.verdict import error_record
 from roost._ops import schema
+from roost._worker.about import event_loop
 from roost._worker.farewell import Unfinished
 from roost._worker.lane import Lane, Lanes, StartedOnce
 from roost._worker.lanes.archive import ArchiveLane
@@ -33,6 +34,7 @@ from roost._worker.lanes.limits import LimitsLane
 from roost._worker.lanes.listen import ListenLane
 from roost._worker.lanes.rescue import RescueLane
 from roost._worker.lanes.settle import SettleLane
+from roost._worker.lanes.unknown_tasks import UnknownTasksLane
 from roost._worker.running import Running
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError, SchemaError
@@ -104,7 +106,7 @@ class Worker:
 
         def lanes(runtime: Runtime) -> list[Lane]:
             drains.append(DrainLane(runtime, on_empty=self.request_stop))
-            return [drains[0]]
+            return [UnknownTasksLane(runtime), drains[0]]
 
         await self._run(lanes, TASK_STATUS_IGNORED)
         return drains[0].processed if drains else 0
@@ -160,7 +162,12 @@ class Worker:
 
 
 def _serving_lanes(runtime: Runtime) -> list[Lane]:
-    lanes: list[Lane] = [RescueLane(runtime), LimitsLane(runtime), FetchLane(runtime)]
+    lanes: list[Lane] = [
+        RescueLane(runtime),
+        LimitsLane(runtime),
+        UnknownTasksLane(runtime),
+        FetchLane(runtime),
+    ]
     settings = runtime.settings
     if settings.run_cron:
         lanes.insert(0, CronLane(runtime))
@@ -350,7 +357,7 @@ class _Session:
             tasks=sorted(runtime.registry),
             concurrency=self._settings.concurrency,
             driver=runtime.driver.name,
-            event_loop=_event_loop(),
+            event_loop=event_loop(),
         )
 
     async def _time_the_stop(self) -> None:
@@ -362,9 +369,3 @@ class _Session:
         now = anyio.current_time()
         self._shell.deadline = min(self._shell.deadline, now + STOP_MARGIN)
         self._execute.end_by(now)
-
-
-def _event_loop() -> str:
-    """Return the package whose event loop runs: ``asyncio``, ``uvloop`` or ``trio``."""
-    native = anyio.lowlevel.current_token().native_token
-    return type(native).__module__.partition(".")[0]

@@ -139,7 +139,11 @@ create table roost.workers (
     offer bigint,
     handed bigint,
     channel text,
-    tasks roost.tags not null default '{}'
+    tasks roost.tags not null default '{}',
+    known_tasks roost.tags not null default '{}',
+    version text,
+    driver text,
+    event_loop text
 )
 with (fillfactor = 50);
 
@@ -154,6 +158,7 @@ comment on column roost.workers.handed is
 comment on column roost.workers.channel is
     'Where it is told to read its row. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
 comment on column roost.workers.tasks is 'The tasks that it offers to run.';
+comment on column roost.workers.known_tasks is 'The tasks that it has handlers for.';
 
 -- The limits that workers have published. The row is the lock under which a task's jobs are claimed.
 create table roost.limits (

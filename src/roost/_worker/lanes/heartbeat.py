@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 from roost._model.logs import StructuredLogger
 from roost._model.settings import WorkerSettings
 from roost._ops.upkeep import forget_worker, register_worker, renew_worker
+from roost._worker.about import event_loop, roost_version
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
@@ -98,6 +99,10 @@ class HeartbeatLane:
                 queues=settings.queues,
                 concurrency=settings.concurrency,
                 stale_after=settings.orphan_stale_after,
+                tasks=list(self._runtime.registry),
+                version=roost_version(),
+                driver=self._runtime.driver.name,
+                event_loop=event_loop(),
             )
         )
         self._logged_fence = False

@@ -15,6 +15,8 @@ from roost.exceptions import DatabaseUnavailableError
 logger = StructuredLogger("roost.worker.rescue")
 
 BATCH = 500
+MOST_NAMES = 100
+"""Dead workers whose names are remembered for the records of their jobs."""
 
 
 class RescueLane:
@@ -24,6 +26,7 @@ class RescueLane:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._dead: dict[int, str] = {}
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Look now and every ``orphan_reaper_interval`` seconds until cancelled."""
@@ -35,7 +38,7 @@ class RescueLane:
 
         Each batch commits by itself; a cancel between two leaves the rest to the next look.
         """
-        for name in await self._runtime.call_in_background(expire_workers()):
+        for name in await self._runtime.call_in_background(expire_workers(self._dead)):
             logger.warning("worker is dead, its jobs are taken back: %(worker)s", worker=name)
         total, limit = 0, BATCH
         tried: list[int] = []
@@ -44,7 +47,10 @@ class RescueLane:
             try:
                 rescued = await self._runtime.call_in_background(
                     rescue_jobs(
-                        limit=limit, error_cap=self._runtime.settings.error_cap, tried=tried
+                        limit=limit,
+                        error_cap=self._runtime.settings.error_cap,
+                        tried=tried,
+                        names=self._dead,
                     ),
                     in_transaction=True,
                 )
@@ -60,6 +66,8 @@ class RescueLane:
                 _report(job)
             total += len(rescued)
             if len(rescued) < limit:
+                for forgotten in list(self._dead)[:-MOST_NAMES]:
+                    del self._dead[forgotten]
                 return total
 
     async def stop(self) -> None:

@@ -1,0 +1,35 @@
+"""Find due jobs that no living worker has a handler for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from roost._ops.query import Op, Query
+from roost._sql import statements
+
+_SQL = statements("unknown_tasks")
+
+MOST_COUNTED = 1_000
+"""Jobs of a (queue, priority) that are looked at; the statement has the same number."""
+
+
+@attrs.frozen
+class UnknownTask:
+    """Due jobs of one queue and task that no living worker of the queue can run.
+
+    :param jobs: how many; those beyond the first 1,000 of each priority are not counted.
+    :param oldest_seconds: since when the first of them is due.
+    """
+
+    queue: str
+    task: str
+    jobs: int
+    oldest_seconds: float
+
+
+def find_unknown_tasks(worker_id: int, *, queues: Sequence[str]) -> Op[list[UnknownTask]]:
+    """Look in the queues of ``queues`` whose longest-living worker this one is."""
+    rows = yield Query(_SQL["unknown_tasks"], (worker_id, list(queues)))
+    return [UnknownTask(*row) for row in rows]

@@ -1,0 +1,125 @@
+"""A worker says what it can run, and warns of jobs that nobody can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from roost import AsyncRoost, HandlerRegistry, Worker, fixed, job
+from roost._worker.lanes import unknown_tasks
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+
+@pytest.fixture(autouse=True)
+def known(registry: HandlerRegistry) -> None:
+    """Let the registry have one task that ends well and one that does not."""
+
+    @job("work", registry=registry)
+    async def work() -> None:
+        pass
+
+    @job("fail", registry=registry)
+    async def fail() -> None:
+        raise ValueError("no luck")
+
+
+@pytest.mark.parametrize("way", ["run", "run_once"])
+async def test_due_jobs_that_nobody_knows_are_warned_of_with_their_count(
+    table: JobTable, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    for _ in range(3):
+        table.add("gone")
+    if way == "run_once":
+        await make_worker().run_once()
+    else:
+        async with working(make_worker()):
+            pass
+    [said] = [record for record in caplog.records if record.name == "roost.worker.unknown_tasks"]
+    assert said.levelname == "WARNING"
+    assert said.message.startswith(
+        "no living worker knows the task gone: 3 due jobs of it wait in queue default, the oldest "
+    )
+    assert (said.__dict__["task"], said.__dict__["jobs"]) == ("gone", 3)
+
+
+async def test_the_warning_comes_once_a_minute(
+    table: JobTable,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = 0
+    once = unknown_tasks.UnknownTasksLane.once
+
+    async def counted(self: unknown_tasks.UnknownTasksLane) -> None:
+        nonlocal looks
+        await once(self)
+        looks += 1
+
+    monkeypatch.setattr(unknown_tasks, "INTERVAL", 0.01)
+    monkeypatch.setattr(unknown_tasks.UnknownTasksLane, "once", counted)
+    table.add("gone")
+    async with working(make_worker()):
+        await eventually(lambda: looks >= 5)
+        monkeypatch.setattr(unknown_tasks, "WARN_INTERVAL", 0.0)
+        before = caplog.text.count("no living worker knows the task gone")
+        await eventually(lambda: caplog.text.count("no living worker knows the task gone") > 1)
+    assert before == 1
+
+
+async def test_the_tasks_of_a_worker_are_published(
+    table: JobTable,
+    make_worker: MakeWorker,
+    dsn: str,
+    anyio_backend_name: str,
+) -> None:
+    async with AsyncRoost(dsn) as client, working(make_worker()):
+        [info] = await client.list_workers()
+        assert info.tasks == ["fail", "work"]
+        assert info.driver == "psycopg"
+        assert info.event_loop in ("asyncio", "uvloop", "trio")
+        assert (info.event_loop == "trio") == (anyio_backend_name == "trio")
+        # Also by the incarnation that comes after a loss of its row.
+        table.rows("delete from roost.workers")
+        async with working(make_worker(heartbeat_interval=0.1)):
+            table.rows("delete from roost.workers")
+            await eventually(
+                lambda: table.rows("select known_tasks from roost.workers") == [(["fail", "work"],)]
+            )
+
+
+async def test_an_error_record_says_when_and_where_the_attempt_ran(
+    table: JobTable, make_worker: MakeWorker, dsn: str
+) -> None:
+    job_id = table.add("fail")
+    async with AsyncRoost(dsn) as client, working(make_worker(retry_strategy=fixed(1000))):
+        [info] = await client.list_workers()
+        await eventually(lambda: table.get(job_id).state == "retryable")
+    row = table.get(job_id)
+    [record] = row.errors
+    assert (record["worker_id"], record["worker"]) == (info.id, info.name)
+    assert row.attempted_at is not None
+    assert record["started_at"][:19] == row.attempted_at.isoformat()[:19]
+    assert record["started_at"] <= record["at"]
+
+
+async def test_the_record_of_a_dead_worker_names_it(
+    table: JobTable, make_worker: MakeWorker
+) -> None:
+    dead = table.add_worker("web-1:4711")
+    job_id = table.add("work", max_attempts=1)
+    table.claim(dead)
+    table.rows("update roost.workers set expires_at = now() - interval '1 s'")
+    async with working(make_worker()):
+        await eventually(lambda: table.get(job_id).state == "discarded")
+    row = table.get(job_id)
+    [record] = row.errors
+    assert (record["worker_id"], record["worker"]) == (dead, "web-1:4711")
+    assert record["error"].startswith(f"WorkerCrash: worker {dead} ")
