@@ -49,7 +49,12 @@ from roost.exceptions import DatabaseUnavailableError, DuplicateUniqueJobError, 
 
 T = TypeVar("T")
 
-CHANNELS = {"roost_jobs": "", "roost_cancel": "cancel ", "roost_finished": "finished "}
+CHANNELS = {
+    "roost_jobs": "",
+    "roost_cancel": "cancel ",
+    "roost_finished": "finished ",
+    "roost_pause": "pause ",
+}
 """What is listened to, and what the model says before the payload. Besides, `LIVE_CHANNELS`."""
 
 CLOCK = """
@@ -250,6 +255,15 @@ class Real:
 
     def resume(self, *, queue: str) -> None:
         self._run(control.resume_queue(queue))
+
+    def paused_queues(self, *, queues: Sequence[str]) -> set[str]:
+        return set(self._run(control.paused_queues(queues)))
+
+    def confirm_pauses(self, *, worker_id: int, queues: Sequence[str]) -> bool:
+        return self._run(control.confirm_pauses(worker_id, queues))
+
+    def unconfirmed_workers(self, *, queue: str) -> set[str]:
+        return set(self._run(control.unconfirmed_workers(queue)))
 
     def register(self, *, name: str, queues: Sequence[str], stale_after: int) -> int:
         return self._run(

@@ -183,6 +183,7 @@ def signs_of_life(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
         _calls("set_asleep", worker_id=workers, asleep=st.booleans()),
         offers(workers),
         _calls("withdraw_offer", worker_id=workers),
+        _calls("confirm_pauses", worker_id=workers, queues=queues()),
         _calls("forget", worker_id=workers),
     )
 
@@ -242,6 +243,8 @@ def looks(jobs: st.SearchStrategy[int], workers: st.SearchStrategy[int]) -> st.S
         _calls("cancel_requests", worker_id=workers),
         _calls("count", queues=queues()),
         _calls("list_queues"),
+        _calls("paused_queues", queues=queues()),
+        _calls("unconfirmed_workers", queue=st.sampled_from(QUEUES)),
         _calls("list_workers"),
         _calls("reconnect"),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 from property_tests.oracle.rows import JobRow, QueueRow
 from property_tests.oracle.tables import FAILED, WAITING, Tables
@@ -74,11 +76,31 @@ class Control(Tables):
         return True
 
     def pause(self, *, queue: str) -> None:
-        """Let nothing be claimed from ``queue``."""
+        """Let nothing be claimed from ``queue``, and tell all workers."""
         self.queues[queue] = QueueRow(name=queue, paused_at=self._paused_at(queue) or self.now)
+        self.woken.add(f"pause {queue}")
 
     def resume(self, *, queue: str) -> None:
         """Undo `pause`."""
         if self._paused_at(queue) is not None:
             self.queues[queue].paused_at = None
             self._tell(queue)
+            self.woken.add(f"pause {queue}")
+
+    def paused_queues(self, *, queues: Sequence[str]) -> set[str]:
+        """Return which of ``queues`` are paused."""
+        return {queue for queue in queues if self._paused_at(queue)}
+
+    def confirm_pauses(self, *, worker_id: int, queues: Sequence[str]) -> bool:
+        """Say that a worker starts nothing of ``queues``; ``False``: it has no row."""
+        worker = self._to_change(worker_id)
+        if worker is None:
+            return False
+        worker.paused = sorted(queues)
+        return True
+
+    def unconfirmed_workers(self, *, queue: str) -> set[str]:
+        """Return the names of the living workers that may start jobs of a paused queue."""
+        if not self._paused_at(queue):
+            return set()
+        return {worker.name for worker in self._serving(queue) if queue not in worker.paused}

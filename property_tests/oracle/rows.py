@@ -62,6 +62,7 @@ class WorkerRow:
     version: str | None = None
     driver: str | None = None
     event_loop: str | None = None
+    paused: list[str] = attrs.field(factory=list)
 
 
 @attrs.define(kw_only=True)

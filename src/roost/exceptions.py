@@ -3,6 +3,7 @@
 Messages may change; codes do not. Driver errors become these in the driver and nowhere else.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -106,6 +107,25 @@ class JobTimeoutError(RoostError, TimeoutError):
     """
 
     code: ClassVar[str] = "roost.job-timeout"
+
+
+class PauseNotConfirmedError(RoostError, TimeoutError):
+    """A queue is paused, but living workers have not confirmed it within the timeout.
+
+    They may still start jobs that they had claimed before, and nothing else. A worker that was
+    killed counts as living until its row expires. Wait and call `pause_queue` again, or see in
+    `list_workers` whether they are heard of. ``queue`` and ``workers`` (names) say which.
+    """
+
+    code: ClassVar[str] = "roost.pause-not-confirmed"
+
+    def __init__(self, message: str, queue: str = "", workers: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.queue = queue
+        self.workers = list(workers)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (str(self), self.queue, self.workers)
 
 
 class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)

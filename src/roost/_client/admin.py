@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import anyio
+
 from roost._client import calls
+from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._model.cron import CronInfo
 from roost._model.job import Job, QueueInfo, WorkerInfo
 from roost._model.states import JobState
@@ -68,9 +71,24 @@ class AsyncAdmin:
         """
         return await self._run(calls.requeue_discarded(queue, task, limit))
 
-    async def pause_queue(self, queue: str) -> None:
-        """Let no worker claim from ``queue``; what runs goes on, and jobs can be enqueued."""
+    async def pause_queue(self, queue: str, *, timeout: float = PAUSE_TIMEOUT) -> None:
+        """Let no worker start a job of ``queue``; what runs goes on, and jobs can be enqueued.
+
+        When this returns, every living worker that serves the queue has confirmed that it starts
+        nothing of it. What was claimed and not started is handed back without using an attempt. A
+        cancel leaves the queue paused, and so does an error after the first statement.
+
+        :param timeout: seconds to wait for the workers.
+        :raises PauseNotConfirmedError: some have not confirmed it by then; the queue is paused.
+        """
         await self._run(calls.pause_queue(queue))
+        end = anyio.current_time() + timeout
+        delay = FIRST_PAUSE_DELAY
+        while workers := await self._run(calls.unconfirmed_workers(queue)):
+            if anyio.current_time() >= end:
+                raise calls.pause_not_confirmed(queue, workers, timeout)
+            await anyio.sleep(delay)
+            delay = min(2 * delay, MAX_PAUSE_DELAY)
 
     async def resume_queue(self, queue: str) -> None:
         """Undo `pause_queue` and wake the workers."""

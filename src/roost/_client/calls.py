@@ -5,7 +5,7 @@ The facades differ only in how they wait: each of their methods runs one of thes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import attrs
@@ -26,10 +26,21 @@ from roost._ops.query import Op
 from roost._ops.settle import complete_now
 from roost._worker.current import current_attempt
 from roost._worker.lanes.cron import STALE_AFTER
-from roost.exceptions import InvalidJobError, InvalidSettingError, JobFailed, JobTimeoutError
+from roost.exceptions import (
+    InvalidJobError,
+    InvalidSettingError,
+    JobFailed,
+    JobTimeoutError,
+    PauseNotConfirmedError,
+)
 
 T = TypeVar("T")
 
+PAUSE_TIMEOUT = 10.0
+"""Seconds that `pause_queue` waits for the workers; they take milliseconds."""
+FIRST_PAUSE_DELAY = 0.005
+MAX_PAUSE_DELAY = 0.1
+"""Seconds between two looks whether they have confirmed it; the delay doubles."""
 BULK_TIMEOUT = 3_600.0
 """Seconds for a verb that works through any number of jobs, a batch at a time."""
 
@@ -195,6 +206,24 @@ def pause_queue(queue: str) -> Call[None]:
     """Pause a queue."""
     check_name("queue", queue)
     return Call(control.pause_queue(queue))
+
+
+def unconfirmed_workers(queue: str) -> Call[dict[str, float]]:
+    """Read which workers may still start jobs of a paused queue."""
+    return Call(control.unconfirmed_workers(queue))
+
+
+def pause_not_confirmed(
+    queue: str, workers: Mapping[str, float], timeout: float
+) -> PauseNotConfirmedError:
+    """Return the error that says which workers have not confirmed a pause."""
+    named = ", ".join(f"{name} (last heard of {ago:.0f} s ago)" for name, ago in workers.items())
+    return PauseNotConfirmedError(
+        f"queue {queue!r} is paused, but within {timeout} s these workers have not confirmed that "
+        f"they start none of its jobs: {named}",
+        queue,
+        list(workers),
+    )
 
 
 def resume_queue(queue: str) -> Call[None]:

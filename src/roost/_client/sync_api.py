@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import datetime
-from time import monotonic
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -13,6 +13,7 @@ import attrs
 from pydantic import BaseModel
 
 from roost._client import calls
+from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._client.sync_waiting import SyncWaiting
 from roost._drivers.adopt import adopt_sync
 from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
@@ -181,9 +182,19 @@ class Roost:
         """Make discarded jobs available again; see `AsyncRoost.requeue_discarded`."""
         return self._run(calls.requeue_discarded(queue, task, limit))
 
-    def pause_queue(self, queue: str) -> None:
-        """Let no worker claim from ``queue``; see `AsyncRoost.pause_queue`."""
+    def pause_queue(self, queue: str, *, timeout: float = PAUSE_TIMEOUT) -> None:
+        """Let no worker start a job of ``queue``; see `AsyncRoost.pause_queue`.
+
+        Not in the thread of a worker's event loop: that worker could not confirm it.
+        """
         self._run(calls.pause_queue(queue))
+        end = monotonic() + timeout
+        delay = FIRST_PAUSE_DELAY
+        while workers := self._run(calls.unconfirmed_workers(queue)):
+            if monotonic() >= end:
+                raise calls.pause_not_confirmed(queue, workers, timeout)
+            sleep(delay)
+            delay = min(2 * delay, MAX_PAUSE_DELAY)
 
     def resume_queue(self, queue: str) -> None:
         """Undo `pause_queue`; see `AsyncRoost.resume_queue`."""

@@ -135,8 +135,30 @@ def requeue_discarded(*, queue: str | None, task: str | None, limit: int | None)
 
 
 def pause_queue(queue: str) -> Op[None]:
-    """Let nothing be claimed from ``queue``; what runs goes on."""
+    """Let nothing be claimed from ``queue``, and tell its workers; what runs goes on.
+
+    Until they have confirmed it they may start what they had claimed: see `unconfirmed_workers`.
+    """
     yield Query(_SQL["pause_queue"], (queue,))
+
+
+def unconfirmed_workers(queue: str) -> Op[dict[str, float]]:
+    """Return the living workers that may still start jobs of a paused queue.
+
+    Their names, with the seconds since their last heartbeat. Empty if it is not paused any more.
+    """
+    return dict((yield Query(_SQL["unconfirmed_workers"], (queue,))))
+
+
+def paused_queues(queues: Iterable[str]) -> Op[frozenset[str]]:
+    """Return which of ``queues`` are paused."""
+    rows = yield Query(_SQL["paused_queues"], (list(queues),))
+    return frozenset(name for (name,) in rows)
+
+
+def confirm_pauses(worker_id: int, queues: Iterable[str]) -> Op[bool]:
+    """Say that this worker starts no job of ``queues``; ``False``: it has no row."""
+    return bool((yield Query(_SQL["confirm_pauses"], (worker_id, sorted(queues)))))
 
 
 def resume_queue(queue: str) -> Op[None]:

@@ -138,10 +138,45 @@ order by id
 limit $4::integer;
 
 -- name: pause_queue
-insert into roost.queues (name, paused_at)
-values ($1::text, now())
-on conflict (name) do update
-set paused_at = coalesce(roost.queues.paused_at, now());
+with paused as (
+    insert into roost.queues (name, paused_at)
+    values ($1::text, now())
+    on conflict (name) do update
+    set paused_at = coalesce(roost.queues.paused_at, now())
+    returning name
+)
+select pg_notify('roost_pause', name)
+from paused;
+
+-- name: unconfirmed_workers
+-- $1 queue. Which living workers may still start jobs of a paused queue, and the seconds since their
+-- last sign of life; none once it is not paused any more.
+select worker.name, extract(epoch from now() - worker.heartbeat_at)::double precision
+from roost.workers as worker
+where worker.expires_at > now()
+    and $1::text = any (worker.queues)
+    and $1::text <> all (worker.paused)
+    and exists (
+        select
+        from roost.queues as queue
+        where queue.name = $1::text
+            and queue.paused_at is not null
+    )
+order by worker.id;
+
+-- name: paused_queues
+-- $1 queues. Those of them that are paused.
+select name
+from roost.queues
+where name = any ($1::text[])
+    and paused_at is not null;
+
+-- name: confirm_pauses
+-- $1 worker id, $2 the queues of which it starts nothing.
+update roost.workers
+set paused = $2::text[]
+where id = $1::bigint
+returning id;
 
 -- name: resume_queue
 with resumed as (
@@ -151,5 +186,5 @@ with resumed as (
         and paused_at is not null
     returning name
 )
-select roost.announce(name)
+select roost.announce(name), pg_notify('roost_pause', name)
 from resumed;

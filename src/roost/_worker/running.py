@@ -228,10 +228,19 @@ class Running:
             del self._parked[claimed.lease.job_id]
         return given_up
 
-    def give_up_waiting(self) -> list[ClaimedJob]:
-        """Empty the line and return who stood in it."""
-        given_up = [claimed for claimed, _ in self._waiting]
-        self._waiting.clear()
+    def give_up_waiting(self, queues: Collection[str] | None = None) -> list[ClaimedJob]:
+        """Empty the line, or remove the jobs of these queues from it, and return them."""
+        given_up = [
+            claimed for claimed, _ in self._waiting if queues is None or claimed.queue in queues
+        ]
+        if given_up:
+            kept = [
+                waiting
+                for waiting in self._waiting
+                if queues is not None and waiting[0].queue not in queues
+            ]
+            self._waiting.clear()
+            self._waiting.extend(kept)
         return given_up
 
     async def wait_until_none_runs(self) -> None:

@@ -66,6 +66,7 @@ class Runtime:
     :param limited_may_wait: whether jobs of limited tasks may be claimable since the last look.
     :param limited_waiting: the limited tasks of which jobs waited at the last look; ``None``: no
         look has been answered.
+    :param paused: queues of which no job is started; see `PausesLane`.
     :param alertness: whether it is notified of jobs, or looks by itself.
     :param offer: to be given a job without a claim.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
@@ -93,6 +94,7 @@ class Runtime:
     heartbeat_wake: Wake = attrs.field(factory=Wake)
     cron_wake: Wake = attrs.field(factory=Wake)
     control_wake: Wake = attrs.field(factory=Wake)
+    pauses_wake: Wake = attrs.field(factory=Wake)
     cancel_requests: frozenset[tuple[int, int]] = frozenset()
     cancel_heard: bool = False
     listening: bool = False
@@ -100,6 +102,7 @@ class Runtime:
     limited_held: set[Lease] = attrs.field(factory=set)
     limited_may_wait: bool = True
     limited_waiting: frozenset[str] | None = None
+    paused: frozenset[str] = frozenset()
     alertness: Alertness = attrs.field(factory=Alertness)
     offer: Offer = attrs.field(factory=Offer)
     jobs_may_wait: bool = True
@@ -152,6 +155,20 @@ class Runtime:
         """Tell the fetch lane that there may be jobs."""
         self.jobs_may_wait = self.limited_may_wait = True
         self.look.set()
+
+    def is_paused(self, claimed: ClaimedJob) -> bool:
+        """Say whether the job must not be started, for its queue is paused."""
+        if claimed.queue not in self.paused:
+            return False
+        # It was claimed all the same: maybe the queue has been resumed, unheard.
+        self.pauses_wake.set()
+        return True
+
+    def hand_back_paused(self) -> list[ClaimedJob]:
+        """Hand back the jobs of paused queues that wait for a slot, and return them."""
+        jobs = self.running.give_up_waiting(self.paused) if self.paused else []
+        self.release(jobs)
+        return jobs
 
     def waits_for_room(self, task: str) -> bool:
         """Say whether a job of a limited task may wait here for another one of it to end."""

@@ -32,6 +32,7 @@ from roost._worker.lanes.fetch import DrainLane, FetchLane
 from roost._worker.lanes.heartbeat import HeartbeatLane, unwinding_seconds
 from roost._worker.lanes.limits import LimitsLane
 from roost._worker.lanes.listen import ListenLane
+from roost._worker.lanes.pauses import PausesLane
 from roost._worker.lanes.rescue import RescueLane
 from roost._worker.lanes.settle import SettleLane
 from roost._worker.lanes.unknown_tasks import UnknownTasksLane
@@ -323,6 +324,7 @@ class _Session:
             self._heartbeat,
             ListenLane(runtime),
             ControlLane(runtime),
+            PausesLane(runtime),
             SettleLane(runtime),
             self._execute,
             *fetching,

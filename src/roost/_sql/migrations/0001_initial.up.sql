@@ -143,7 +143,8 @@ create table roost.workers (
     known_tasks roost.tags not null default '{}',
     version text,
     driver text,
-    event_loop text
+    event_loop text,
+    paused roost.tags not null default '{}'
 )
 with (fillfactor = 50);
 
@@ -159,6 +160,8 @@ comment on column roost.workers.channel is
     'Where it is told to read its row. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
 comment on column roost.workers.tasks is 'The tasks that it offers to run.';
 comment on column roost.workers.known_tasks is 'The tasks that it has handlers for.';
+comment on column roost.workers.paused is
+    'The paused queues of which it starts nothing: pause_queue waits until each worker has confirmed it here.';
 
 -- The limits that workers have published. The row is the lock under which a task's jobs are claimed.
 create table roost.limits (

@@ -175,6 +175,8 @@ class ExecuteLane:
             return _INTERRUPTED
         if claimed.cancel_requested or runtime.was_cancelled(claimed.lease):
             return CancelRequested()
+        if runtime.is_paused(claimed):
+            return _INTERRUPTED
         return None
 
     def _attempt(self, running: RunningJob) -> Awaitable[Ending]:
@@ -209,6 +211,8 @@ class ExecuteLane:
         except Exception as error:  # noqa: BLE001  (bad args are this job's failure, nobody else's)
             return Raised(error)
         if claimed.task in self._runtime.limited_tasks and not await self._is_counted(running):
+            return _INTERRUPTED
+        if self._runtime.is_paused(claimed):  # since the hook was called
             return _INTERRUPTED
         if claimed.timeout_seconds is None:
             return await self._call_handler(handler, args, running)

@@ -190,6 +190,8 @@ class FetchLane:
         for_slots = self.choose(claimed.jobs[: claimed.for_slots])
         runtime.running.admit_first(for_slots, since=began)
         runtime.running.admit(self.choose(claimed.jobs[claimed.for_slots :]))
+        if runtime.hand_back_paused():
+            runtime.pauses_wake.set()  # claimed all the same: resumed, maybe, and unheard
         if claimed.jobs:
             runtime.claim_ended()
         runtime.start_waiting()

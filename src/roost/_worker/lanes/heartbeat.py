@@ -108,6 +108,7 @@ class HeartbeatLane:
         self._logged_fence = False
         self._runtime.alertness.sleep(now=began)  # as the new row says
         self._runtime.offer.number = None
+        self._runtime.pauses_wake.set()  # the new row confirms none
         self._runtime.lease_until = began + self._lease
 
     async def once(self) -> None:

@@ -22,8 +22,8 @@ logger = StructuredLogger("roost.worker.listen")
 
 JOBS, ROOM, CANCEL = "roost_jobs", "roost_room", "roost_cancel"
 """Channels. Payloads: a queue's name; a limited task's name; ``<job id>:<lease number>``."""
-CRON, PROBE = "roost_cron", "roost_probe"
-"""Channels. Payloads: an entry's name; a probe's."""
+PAUSE, CRON, PROBE = "roost_pause", "roost_cron", "roost_probe"
+"""Channels. Payloads: a queue's name; an entry's name; a probe's."""
 PROBE_INTERVAL = 30.0
 """Seconds of silence after which the connection is asked whether it still hears."""
 PROBE_TIMEOUT = 10.0
@@ -58,7 +58,7 @@ class ListenLane:
             own = f"roost_worker_{secrets.token_hex(16)}"
             try:
                 async with self._runtime.driver.listener(
-                    [JOBS, ROOM, CANCEL, CRON, PROBE, own],
+                    [JOBS, ROOM, CANCEL, PAUSE, CRON, PROBE, own],
                     application_name=f"roost listen {self._runtime.name}",
                 ) as listener:
                     task_status.started()
@@ -88,6 +88,7 @@ class ListenLane:
                 self._runtime.listening = False
                 self._runtime.offer.channel = None
                 self._runtime.control_wake.set()
+                self._runtime.pauses_wake.set()
             task_status.started()
             await anyio.sleep(delay)
 
@@ -130,6 +131,8 @@ class ListenLane:
                 cancels.update(_job_ids(notification.payload))
             elif notification.channel == CRON:
                 self._runtime.cron_wake.set()
+            elif notification.channel == PAUSE:
+                self._runtime.pauses_wake.set()
             elif notification.channel in (JOBS, ROOM):
                 of_jobs += self._concerns(notification)
             elif notification.channel == self._runtime.offer.channel:
@@ -161,6 +164,7 @@ class ListenLane:
     def _wake_all(self) -> None:
         self._runtime.look_again()
         self._runtime.control_wake.set()
+        self._runtime.pauses_wake.set()
         self._runtime.cron_wake.set()
 
     def _look_for_cancels(self, job_ids: set[int]) -> None:

@@ -1,0 +1,293 @@
+"""After `pause_queue` has returned nothing of the queue starts, on any worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+
+from roost import (
+    AsyncRoost,
+    HandlerRegistry,
+    Hooks,
+    Job,
+    JobInsert,
+    PauseNotConfirmedError,
+    Roost,
+    Worker,
+    job,
+)
+from roost._ops.claim import Claimed
+from roost._worker.claiming import Claims
+from roost._worker.lanes import fetch
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+QUEUE = "default"
+
+# As an enqueue that took the worker's offer before the pause, and commits after it.
+HAND_OVER = """
+with taken as (
+    update roost.workers
+    set offer = null,
+        handed = nextval('roost.jobs_id_seq')
+    where offer is not null
+    returning id, handed
+)
+insert into roost.jobs (
+    id, task, args, state, attempt, lease_no, worker_id, attempted_at, scheduled_at, inserted_at
+)
+overriding system value
+select handed, 'work', '{}', 'executing', 1, 1, id, statement_timestamp(), statement_timestamp(),
+    statement_timestamp()
+from taken
+returning id
+"""
+
+
+@pytest.fixture
+async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoost]:
+    """Yield a client in the test's own process."""
+    async with AsyncRoost(dsn, registry=registry) as client:
+        yield client
+
+
+@pytest.fixture
+def started(registry: HandlerRegistry) -> list[int]:
+    """Return the ids of the jobs of ``work``, which ends at once, that have started."""
+    started: list[int] = []
+
+    @job("work", registry=registry)
+    async def work(job: Job) -> None:
+        started.append(job.id)
+
+    return started
+
+
+@pytest.fixture
+def gate(registry: HandlerRegistry) -> anyio.Event:
+    """Return what jobs of ``stuck`` wait for."""
+    gate = anyio.Event()
+
+    @job("stuck", registry=registry)
+    async def stuck() -> None:
+        await gate.wait()
+
+    return gate
+
+
+@asynccontextmanager
+async def paused(client: AsyncRoost, table: JobTable, started: list[int]) -> AsyncIterator[None]:
+    """Pause the queue, and check at the end that nothing has started meanwhile."""
+    await client.pause_queue(QUEUE)
+    before = list(started)
+    yield
+    await anyio.sleep(0.2)  # sleeps: what was wrongly let through would start
+    assert started == before
+    assert (
+        table.value("select count(*) from roost.jobs where attempt > 0 and state = 'available'")
+        == 0
+    )
+
+
+async def test_what_waits_for_a_slot_is_handed_back_and_uses_no_attempt(
+    table: JobTable,
+    client: AsyncRoost,
+    make_worker: MakeWorker,
+    started: list[int],
+    gate: anyio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 60.0)
+    table.add("stuck", priority=-1)
+    table.add_all([JobInsert("work", max_attempts=1)] * 5)
+    async with working(make_worker(concurrency=1, prefetch=5, poll_interval=30)):
+        await eventually(lambda: table.states() == {"executing": 6})
+        async with paused(client, table, started):
+            assert table.states() == {"executing": 1, "available": 5}
+            gate.set()
+            await eventually(lambda: table.states() == {"completed": 1, "available": 5})
+        await client.resume_queue(QUEUE)
+        await eventually(lambda: table.states() == {"completed": 6})
+
+
+async def test_a_claim_in_flight_starts_nothing(
+    table: JobTable,
+    client: AsyncRoost,
+    make_worker: MakeWorker,
+    started: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claim, go_on = Claims.claim, anyio.Event()
+
+    async def late(claims: Claims, limit: int, *, slots: int, timeout: float) -> Claimed:
+        claimed = await claim(claims, limit, slots=slots, timeout=timeout)
+        if claimed.jobs:
+            await go_on.wait()  # its answer is on the way
+        return claimed
+
+    monkeypatch.setattr(Claims, "claim", late)
+    async with working(make_worker(poll_interval=30)):
+        table.add_all([JobInsert("work", max_attempts=1)] * 3)
+        await eventually(lambda: table.states() == {"executing": 3})
+        async with paused(client, table, started):
+            go_on.set()
+            await eventually(lambda: table.states() == {"available": 3})
+        await client.resume_queue(QUEUE)
+        await eventually(lambda: table.states() == {"completed": 3})
+
+
+async def test_a_job_that_was_handed_over_before_starts_no_more(
+    table: JobTable, client: AsyncRoost, make_worker: MakeWorker, started: list[int]
+) -> None:
+    async with working(make_worker(poll_interval=0.1)):
+        await eventually(lambda: table.value("select offer from roost.workers") is not None)
+        async with paused(client, table, started):
+            job_id = table.value(HAND_OVER)
+            await eventually(lambda: table.get(job_id).state == "available")
+        await client.resume_queue(QUEUE)
+        await eventually(lambda: table.get(job_id).state == "completed")
+
+
+async def test_a_job_whose_hook_still_runs_is_handed_back(
+    table: JobTable, client: AsyncRoost, make_worker: MakeWorker, started: list[int]
+) -> None:
+    hooked, go_on = anyio.Event(), anyio.Event()
+
+    async def before(_: Job, *, ctx: dict[str, Any]) -> None:
+        hooked.set()
+        await go_on.wait()
+
+    job_id = table.add("work", max_attempts=1)
+    async with working(make_worker(hooks=Hooks(before_job=before))):
+        await hooked.wait()
+        async with paused(client, table, started):
+            go_on.set()
+            await eventually(lambda: table.get(job_id).state == "available")
+        await client.resume_queue(QUEUE)
+        await eventually(lambda: table.get(job_id).state == "completed")
+        assert table.get(job_id).attempt == 1
+
+
+async def test_workers_that_do_not_listen_confirm_it_too(
+    table: JobTable, client: AsyncRoost, make_worker: MakeWorker, started: list[int]
+) -> None:
+    async with working(make_worker(listen_reconnect_delay=30, poll_interval=0.05)):
+        table.rows(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and application_name like 'roost listen %'"
+        )
+        await eventually(lambda: table.connections("roost listen %") == 0)
+        async with paused(client, table, started):
+            table.add("work")
+        await client.resume_queue(QUEUE)
+        await eventually(lambda: len(started) == 1)
+
+
+async def test_a_worker_that_stops_confirms_it_while_its_jobs_end(
+    table: JobTable,
+    client: AsyncRoost,
+    make_worker: MakeWorker,
+    started: list[int],
+    gate: anyio.Event,
+) -> None:
+    worker = make_worker(concurrency=1)
+    table.add("stuck")
+    async with working(worker):
+        await eventually(lambda: table.states() == {"executing": 1})
+        worker.request_stop()
+        async with paused(client, table, started):
+            gate.set()
+
+
+async def test_a_new_incarnation_confirms_the_pauses_that_it_finds(
+    table: JobTable, client: AsyncRoost, make_worker: MakeWorker, started: list[int]
+) -> None:
+    await client.pause_queue(QUEUE)
+    async with working(make_worker(heartbeat_interval=0.1)):
+        await client.pause_queue(QUEUE)
+        [first] = table.workers()
+        table.rows("delete from roost.workers")
+        await eventually(lambda: table.workers() not in ([], [first]))
+        async with paused(client, table, started):
+            table.add("work")
+
+
+async def test_it_says_which_workers_have_not_confirmed_it(
+    table: JobTable, client: AsyncRoost, dsn: str
+) -> None:
+    table.add_worker("frozen")
+    table.add_worker("expired", stale_after=-1)
+    table.add_worker("elsewhere", queues=["other"])
+    for pause in (client.pause_queue, in_a_thread(dsn)):
+        with pytest.raises(PauseNotConfirmedError, match="frozen") as caught:
+            await pause(QUEUE, timeout=0.05)
+        assert (caught.value.queue, caught.value.workers) == (QUEUE, ["frozen"])
+        assert table.value("select paused_at from roost.queues") is not None
+    await client.pause_queue("unknown")
+
+
+async def test_a_job_that_pauses_its_own_queue_is_the_last_of_a_drain(
+    table: JobTable, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    ran: list[int] = []
+
+    @job("last", registry=registry)
+    async def last(job: Job) -> None:
+        ran.append(job.id)
+        await client.pause_queue(QUEUE)
+
+    first, *_ = table.add_all([JobInsert("last", max_attempts=1)] * 5)
+    await make_worker(concurrency=1, prefetch=3).run_once()
+    assert ran == [first]
+    assert table.states() == {"completed": 1, "available": 4}
+    assert table.value("select max(attempt) from roost.jobs where state = 'available'") == 0
+
+
+async def test_nothing_starts_while_it_is_paused_however_often_it_is_paused_and_resumed(
+    table: JobTable,
+    client: AsyncRoost,
+    dsn: str,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    started: list[int],
+) -> None:
+    @job("chain", registry=registry)
+    async def chain(job: Job) -> None:
+        started.append(job.id)
+        await client.enqueue("chain")
+
+    table.add_all([JobInsert("chain")] * 40)
+    workers = [make_worker(concurrency=4), make_worker(concurrency=2, prefetch=10)]
+    async with working(*workers):
+        for pause in (client.pause_queue, in_a_thread(dsn)) * 5:
+            started.clear()
+            await eventually(lambda: len(started) > 20)
+            await pause(QUEUE)
+            started.clear()
+            await anyio.sleep(0.05)  # sleeps: what was wrongly let through would start
+            assert started == []
+            await client.resume_queue(QUEUE)
+        await client.pause_queue(QUEUE)
+    assert table.value("select count(*) from roost.jobs where state = 'executing'") == 0
+    assert table.value("select max(attempt) from roost.jobs where state = 'completed'") == 1
+
+
+def in_a_thread(dsn: str) -> Callable[..., Any]:
+    """Return `Roost.pause_queue` as an async function."""
+
+    async def pause(queue: str, *, timeout: float = 10.0) -> None:
+        def call() -> None:
+            with Roost(dsn) as client:
+                client.pause_queue(queue, timeout=timeout)
+
+        await anyio.to_thread.run_sync(call)
+
+    return pause
