@@ -11,7 +11,17 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from roost import AsyncRoost, HandlerRegistry, Hooks, Job, SnoozeJob, Worker, current_job, job
+from roost import (
+    AsyncRoost,
+    HandlerRegistry,
+    Hooks,
+    Job,
+    JobInsert,
+    SnoozeJob,
+    Worker,
+    current_job,
+    job,
+)
 from roost._worker import hooks as hooks_module
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
@@ -280,3 +290,39 @@ async def test_a_row_that_can_not_be_read_fails_alone_with_hooks_too(
     table.rows("update roost.jobs set args = $1::text::jsonb where id = $2::bigint", huge, bad)
     assert await make_worker(hooks=Diary().hooks()).run_once() == 2
     assert (table.get(good).state, table.column(bad, "state")) == ("completed", "discarded")
+
+
+async def test_plain_hooks_that_hang_are_skipped_when_too_many_threads_hang(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(hooks_module, "HOOK_TIMEOUT", 0.1)
+    go_on = threading.Event()
+    calls: list[int] = []
+
+    def hang(job: Job, **_: Any) -> None:
+        calls.append(job.id)
+        go_on.wait(30)
+
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    before = threading.active_count()
+    table.add_all([JobInsert("work")] * 30)
+    worker = make_worker(hooks=Hooks(before_job=hang, after_job=hang), concurrency=2)  # type: ignore[arg-type]  # a plain one is taken, too
+    try:
+        async with working(worker):
+            await eventually(lambda: table.states() == {"completed": 30}, within=20)
+            assert len(calls) <= 3  # two that hang, and one that began beside the second
+            assert threading.active_count() <= before + 10
+            assert caplog.text.count("are skipped") == 1
+            # When the threads have ended the hooks are called again.
+            go_on.set()
+            called = len(calls)
+            await eventually(lambda: table.add() > 0 and len(calls) > called, within=20)
+    finally:
+        go_on.set()
+    assert "are called again" in caplog.text

@@ -1,60 +1,72 @@
-"""A KeyboardInterrupt in a handler is the user's: the worker ends in order and raises it."""
+"""A KeyboardInterrupt that a handler raises is its failure, and never the worker's."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from roost import HandlerRegistry, Worker, job
+from roost._model.interrupts import is_ctrl_c
 from roost.testing.job_table import JobTable
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [cause for each in error.exceptions for cause in causes(each)]
-    return [error]
-
-
-def test_an_interrupt_in_an_async_handler_ends_the_worker(
-    dsn: str, table: JobTable, registry: HandlerRegistry, anyio_backend: tuple[str, dict[str, Any]]
+@pytest.mark.parametrize("colour", ["async", "thread"])
+def test_an_interrupt_that_a_handler_raises_uses_its_attempt(
+    dsn: str,
+    table: JobTable,
+    registry: HandlerRegistry,
+    anyio_backend: tuple[str, dict[str, Any]],
+    colour: str,
 ) -> None:
-    @job("interrupt", registry=registry)
-    async def interrupt() -> None:
+    @job("async", registry=registry)
+    async def asynchronous() -> None:
         await anyio.lowlevel.checkpoint()
         raise KeyboardInterrupt
 
-    @job("endless", registry=registry)
-    async def endless() -> None:
-        await anyio.sleep_forever()
-
-    other = table.add("endless")
-    job_id = table.add("interrupt")
-    name, options = anyio_backend
-
-    async def main() -> None:
-        with anyio.fail_after(20):
-            await Worker(dsn, registry=registry, shutdown_timeout=0.1).run()
-
-    with pytest.raises(BaseException) as caught:  # noqa: PT011  (a group on some loops)
-        anyio.run(main, backend=name, backend_options=options)
-    assert [type(cause) for cause in causes(caught.value)] == [KeyboardInterrupt]
-    for each in (job_id, other):
-        row = table.get(each)
-        assert (row.state, row.attempt, row.errors) == ("available", 0, [])
-    assert table.workers() == []
-
-
-def test_an_interrupt_in_a_thread_is_the_jobs_failure(
-    dsn: str, table: JobTable, registry: HandlerRegistry, anyio_backend: tuple[str, dict[str, Any]]
-) -> None:
-    @job("interrupt", registry=registry)
-    def interrupt() -> None:
+    @job("thread", registry=registry)
+    def thread() -> None:
         raise KeyboardInterrupt
 
-    job_id = table.add("interrupt", max_attempts=1)
+    job_id = table.add(colour, max_attempts=2)
     name, options = anyio_backend
-    worker = Worker(dsn, registry=registry)
-    assert anyio.run(worker.run_once, backend=name, backend_options=options) == 1
-    assert table.get(job_id).state == "discarded"
+    worker = Worker(dsn, registry=registry, retry_strategy=lambda _: 0.0)
+    for state in ("available", "discarded"):
+        assert anyio.run(worker.run_once, backend=name, backend_options=options) == 1
+        assert table.get(job_id).state == state
+    assert [record["error"] for record in table.get(job_id).errors] == ["KeyboardInterrupt"] * 2
+
+
+def interrupted_by(act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except KeyboardInterrupt as error:
+        return is_ctrl_c(error)
+    raise AssertionError("not interrupted")
+
+
+def test_ctrl_c_is_told_from_an_interrupt_that_code_raises() -> None:
+    def raise_it() -> None:
+        raise KeyboardInterrupt
+
+    def own_handler(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def signal_it() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for handler in (signal.default_int_handler, own_handler, partial(own_handler, 1)):
+            signal.signal(signal.SIGINT, handler)
+            assert interrupted_by(signal_it)
+            assert not interrupted_by(raise_it)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not is_ctrl_c(KeyboardInterrupt())
+    assert not is_ctrl_c(ValueError())

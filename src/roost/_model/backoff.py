@@ -6,6 +6,7 @@ import math
 import random
 from typing import Protocol, runtime_checkable
 
+from roost._model.interrupts import is_ctrl_c
 from roost._model.logs import StructuredLogger
 from roost.exceptions import InvalidSettingError
 
@@ -81,9 +82,9 @@ def delay_after(attempt: int, strategy: BackoffStrategy) -> float:
     """
     try:
         seconds = float(strategy(attempt))
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if is_ctrl_c(error):
+            raise
         logger.error(
             "retry strategy failed after attempt %(attempt)d", exc_info=error, attempt=attempt
         )

@@ -20,7 +20,8 @@ class Hooks:
     ``ctx`` is one dict for both calls of an attempt. ``error`` is what ended the attempt without
     success: the handler's exception, `JobTimeoutError`, `JobFailed` for a cancel, `WorkerShutdown`
     when the worker stopped it. A hook gets five seconds; one that raises or takes longer is logged
-    and changes nothing about the job.
+    and changes nothing about the job. A thread can't be stopped: when eight threads of plain
+    functions hang, plain hooks are skipped until one of them ends.
 
     :raises InvalidSettingError: a hook is not callable.
     """

@@ -13,6 +13,7 @@ import attrs
 
 from roost._model.backoff import LONGEST, BackoffStrategy, delay_after
 from roost._model.codec import EncodingError, encode, encode_result
+from roost._model.interrupts import is_ctrl_c
 from roost._model.states import Event, JobState, move
 from roost.exceptions import JobTimeoutError, SnoozeJob
 
@@ -117,7 +118,7 @@ def judge(
             result = None if value is None else result_as_json(value)
             return Verdict(lease, Event.COMPLETE, result)
         case Raised(error=SnoozeJob(seconds=float() | int() as seconds)) if seconds >= 0:
-            return Verdict(lease, Event.SNOOZE, delay=min(seconds, LONGEST))
+            return Verdict(lease, Event.SNOOZE, delay=float(min(seconds, LONGEST)))
         case Raised(error=error):
             record = error_record(error)
         case TimedOut(limit=limit):
@@ -142,31 +143,42 @@ def result_as_json(value: object) -> str:
     try:
         return encode_result(value)
     except EncodingError as error:
-        kind = type(value).__qualname__
-        return encode({"roost.unserializable": clean(f"{kind}: {error}", MAX_ERROR)})
+        why = str(error)
+    except BaseException as error:
+        # The code of the user's value ran, and may raise anything.
+        if is_ctrl_c(error):
+            raise
+        why = f"{_kind_of(error)} while it was read"
+    return encode({"roost.unserializable": clean(f"{_kind_of(value)}: {why}", MAX_ERROR)})
 
 
 def error_record(error: BaseException) -> dict[str, str]:
     """Return ``{"error": "Type: message", "trace": …}``, bounded and storable, whatever raised."""
     if isinstance(error, RemoteError):
         return error.record
-    kind = type(error).__qualname__
+    kind = _kind_of(error)
     try:
-        message = str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001  (a user's __str__ may raise anything)
+        message = str.__str__(str(error))  # a plain str, also of a subclass
+    except BaseException as failure:  # a user's __str__ may raise anything
+        if is_ctrl_c(failure):
+            raise
         message = "<its __str__ failed>"
     try:
         trace = "".join(traceback.format_exception(error))
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001  (as above)
+    except BaseException as failure:  # as above
+        if is_ctrl_c(failure):
+            raise
         trace = "<its traceback can't be printed>"
     return {
         "error": clean(f"{kind}: {message}" if message else kind, MAX_ERROR),
         "trace": clean(trace, MAX_TRACE, keep_end=True),
     }
+
+
+def _kind_of(value: object) -> str:
+    """Return the name of the value's class, which a metaclass can't change."""
+    name: str = type.__dict__["__qualname__"].__get__(type(value))
+    return name
 
 
 def clean(text: str, most: int, *, keep_end: bool = False) -> str:

@@ -14,10 +14,15 @@ import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
+from roost._model.interrupts import is_ctrl_c
+from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.verdict import Ending, Raised, Returned
 from roost._worker.process import HandlerProcesses
 from roost._worker.running import RunningJob
+from roost._worker.task_guard import TaskGuard
+
+logger = StructuredLogger("roost.worker.execute")
 
 
 def call_handler(
@@ -27,15 +32,21 @@ def call_handler(
     running: RunningJob,
     threads: anyio.CapacityLimiter,
     processes: HandlerProcesses,
+    guard: TaskGuard,
 ) -> Awaitable[Ending]:
     """Run the handler and return its ending.
 
     A cancel that came from outside the handler is raised on; one that the handler made up itself
-    (an ``asyncio.CancelledError`` of some future it awaited) is its failure.
+    (an ``asyncio.CancelledError`` of some future it awaited) is its failure. So is a
+    ``KeyboardInterrupt``, unless a user's Ctrl-C made it: that is raised on, too.
+
+    :param guard: puts right what the handler leaves open in the task.
     """
     if handler.is_async:
-        return _call_in_loop(handler.func, args)
-    return _call_elsewhere(handler, args, running=running, threads=threads, processes=processes)
+        return _call_in_loop(handler.func, args, running, guard)
+    return _call_elsewhere(
+        handler, args, running=running, threads=threads, processes=processes, guard=guard
+    )
 
 
 async def _call_elsewhere(
@@ -45,27 +56,55 @@ async def _call_elsewhere(
     running: RunningJob,
     threads: anyio.CapacityLimiter,
     processes: HandlerProcesses,
+    guard: TaskGuard,
 ) -> Ending:
     if handler.run_in == "process":
         return await processes.call(handler.func, args, running=running)
     ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
     if isinstance(ending, Returned) and inspect.iscoroutine(coroutine := ending.value):
         # A plain function that wraps an async one: the work is still to be done.
-        return await _call_in_loop(lambda: coroutine, {})
+        return await _call_in_loop(lambda: coroutine, {}, running, guard)
+    if not guard.is_clean(running.scope):
+        # On trio the loop's part of a thread's calls runs in this task.
+        await close_what_is_open(running.scope, guard, running.claimed.lease.job_id)
     return ending
 
 
-async def _call_in_loop(func: Callable[..., Awaitable[Any]], args: dict[str, Any]) -> Ending:
+async def _call_in_loop(
+    func: Callable[..., Awaitable[Any]],
+    args: dict[str, Any],
+    running: RunningJob,
+    guard: TaskGuard,
+) -> Ending:
+    ending: Ending
     try:
-        return Returned(await func(**args))
-    except anyio.get_cancelled_exc_class() as error:
-        if anyio.current_effective_deadline() == -math.inf:
-            raise
-        return Raised(error)
-    except KeyboardInterrupt:
-        raise
+        ending = Returned(await func(**args))
     except BaseException as error:  # noqa: BLE001  (SystemExit and the like end the job, not the worker)
-        return Raised(error)
+        ending = Raised(error)
+    if not guard.is_clean(running.scope):
+        await close_what_is_open(running.scope, guard, running.claimed.lease.job_id)
+    if isinstance(ending, Raised) and comes_from_outside(ending.error, guard):
+        raise ending.error
+    return ending
+
+
+async def close_what_is_open(scope: object, guard: TaskGuard, job_id: int) -> None:
+    """Close what users' code left open in the task, inside ``scope``, and say so."""
+    found = await guard.clean(scope)
+    logger.warning(
+        "the code of job %(job_id)d returned with %(found)s left: closed by the worker",
+        job_id=job_id,
+        found=found,
+    )
+
+
+def comes_from_outside(error: BaseException, guard: TaskGuard) -> bool:
+    """Say whether users' code raised ``error`` because it was cancelled, or by Ctrl-C."""
+    if isinstance(error, Exception):
+        return False
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return anyio.current_effective_deadline() == -math.inf or guard.ends_with_its_loop()
+    return is_ctrl_c(error)
 
 
 async def _call_in_thread(

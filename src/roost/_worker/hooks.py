@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -23,19 +23,25 @@ from roost._model.verdict import (
     TimedOut,
     error_record,
 )
+from roost._worker.handler import close_what_is_open, comes_from_outside
+from roost._worker.task_guard import TaskGuard
 from roost.exceptions import JobFailed, JobTimeoutError, WorkerShutdown
 
 logger = StructuredLogger("roost.worker.hooks")
 
 HOOK_TIMEOUT = 5.0
 """Seconds that one hook may take."""
+MOST_HANGING = 8
+"""Threads of plain hooks that took longer and still run, beyond which no more are started."""
 
 
 class HookCalls:
     """The hooks of one attempt, with their shared ``ctx``."""
 
-    def __init__(self, hooks: Hooks, job: Job) -> None:
+    def __init__(self, hooks: Hooks, job: Job, *, guard: TaskGuard, threads: HookThreads) -> None:
         self._hooks = hooks
+        self._guard = guard
+        self._threads = threads
         self._job = job
         self._ctx: dict[str, Any] = {}
 
@@ -43,7 +49,7 @@ class HookCalls:
         """Call ``before_job``."""
         if (hook := self._hooks.before_job) is not None:
             with anyio.move_on_after(HOOK_TIMEOUT) as bound:
-                await self._call(lambda: _called(hook, self._job, ctx=self._ctx), "before_job")
+                await self._call(hook, "before_job", bound, ctx=self._ctx)
             self._report(bound, "before_job")
 
     async def after(self, ending: Ending, *, timeout: float) -> None:
@@ -53,23 +59,32 @@ class HookCalls:
             error = _error_of(ending, self._job)
             with anyio.move_on_after(min(timeout, HOOK_TIMEOUT), shield=True) as bound:
                 await self._call(
-                    lambda: _called(hook, self._job, result=result, error=error, ctx=self._ctx),
-                    "after_job",
+                    hook, "after_job", bound, result=result, error=error, ctx=self._ctx
                 )
             self._report(bound, "after_job")
 
-    async def _call(self, hook: Callable[[], Awaitable[None]], name: str) -> None:
+    async def _call(
+        self,
+        hook: Callable[..., Any],
+        name: str,
+        bound: anyio.CancelScope,
+        **keywords: Any,
+    ) -> None:
+        failure: BaseException | None = None
         try:
-            await hook()
-        except anyio.get_cancelled_exc_class() as error:
-            if anyio.current_effective_deadline() == -math.inf:
-                raise
-            # Of some future that the hook awaited: nobody cancelled us.
-            self._report_failure(name, error)
-        except KeyboardInterrupt:
-            raise
+            if inspect.iscoroutinefunction(hook):
+                await hook(self._job, **keywords)
+            else:
+                await self._threads.call(functools.partial(hook, self._job, **keywords))
         except BaseException as error:  # noqa: BLE001  (nothing that a hook raises may change the job)
-            self._report_failure(name, error)
+            failure = error
+        if not self._guard.is_clean(bound):
+            await close_what_is_open(bound, self._guard, self._job.id)
+        if failure is None:
+            return
+        if comes_from_outside(failure, self._guard):
+            raise failure
+        self._report_failure(name, failure)
 
     def _report_failure(self, name: str, error: BaseException) -> None:
         logger.error(
@@ -89,19 +104,63 @@ class HookCalls:
             )
 
 
-async def _called(hook: Callable[..., Any], job: Job, **keywords: Any) -> None:
-    if inspect.iscoroutinefunction(hook):
-        await hook(job, **keywords)
-        return
-    # A plain function may block: not the loop, and not for longer than its time. One that only
-    # returns a coroutine is none the worse.
-    returned = await anyio.to_thread.run_sync(
-        functools.partial(hook, job, **keywords),
-        abandon_on_cancel=True,
-        limiter=anyio.CapacityLimiter(1),
-    )
-    if inspect.isawaitable(returned):
-        await returned
+class HookThreads:
+    """Calls plain functions as hooks, each in a thread that may be left behind.
+
+    A thread can't be stopped. So when ``most`` of those that were left behind have not ended, no
+    more are started, until one ends: those hooks are skipped.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._hanging = 0
+        self._skipping = False
+        self._changing = threading.Lock()
+
+    async def call(self, hook: Callable[[], Any]) -> None:
+        """Call ``hook``, and await what it returns if that is to be awaited."""
+        if self._hanging >= self._most:
+            self._report(skipping=True)
+            return
+        self._report(skipping=False)
+        ended = left_behind = False
+
+        def call() -> Any:
+            nonlocal ended
+            try:
+                return hook()
+            finally:
+                with self._changing:
+                    ended = True
+                    if left_behind:
+                        self._hanging -= 1
+
+        try:
+            returned = await anyio.to_thread.run_sync(
+                call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+            )
+        except anyio.get_cancelled_exc_class():
+            with self._changing:
+                if not ended:
+                    left_behind = True
+                    self._hanging += 1
+            raise
+        if inspect.isawaitable(returned):
+            await returned
+
+    def _report(self, *, skipping: bool) -> None:
+        """Log the first hook that is skipped, and the first that is called again."""
+        if skipping == self._skipping:
+            return
+        self._skipping = skipping
+        if skipping:
+            logger.error(
+                "hooks that are plain functions are skipped: %(threads)d threads of them do not "
+                "end; async hooks can be interrupted",
+                threads=self._hanging,
+            )
+        else:
+            logger.warning("hooks that are plain functions are called again")
 
 
 def _error_of(ending: Ending, job: Job) -> BaseException | None:

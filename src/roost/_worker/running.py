@@ -72,6 +72,14 @@ class RunningJob:
             return Reason.TIMEOUT
         return self.cancelled_for
 
+    @property
+    def scope(self) -> object:
+        """The innermost scope of the worker's around the handler; anyio has no name for a task's.
+
+        Not there before the task has begun to run.
+        """
+        return self.limit or getattr(self.task, "_cancel_scope", None)
+
     def cancel(self, reason: Reason) -> None:
         """Interrupt the handler now, unless that was done before."""
         if self.reason is None and not self.ended:

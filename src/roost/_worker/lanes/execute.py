@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
 import math
 from collections.abc import Awaitable
+from contextvars import copy_context
 from time import monotonic
 from typing import Any
 
@@ -12,6 +14,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from roost._model.arguments import handler_arguments, read_model
 from roost._model.hooks import Hooks
+from roost._model.interrupts import is_ctrl_c
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.states import Event
@@ -22,6 +25,7 @@ from roost._model.verdict import (
     Raised,
     Returned,
     TimedOut,
+    Verdict,
     judge,
 )
 from roost._ops.claim import ClaimedJob
@@ -29,10 +33,11 @@ from roost._ops.limits import count_start_now
 from roost._worker.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.current import current
 from roost._worker.handler import call_handler
-from roost._worker.hooks import HOOK_TIMEOUT, HookCalls
+from roost._worker.hooks import HOOK_TIMEOUT, MOST_HANGING, HookCalls, HookThreads
 from roost._worker.process import HandlerProcesses
 from roost._worker.running import LINGER, Reason, RunningJob
 from roost._worker.runtime import Runtime
+from roost._worker.task_guard import TaskGuard, guard_for_this_loop
 from roost.exceptions import DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.execute")
@@ -45,6 +50,8 @@ MAX_BEGINNING = 32
 once no more are alive then, and a processor's cache holds them."""
 
 _INTERRUPTED = Interrupted()
+_DECIMAL = "decimal_context"
+"""The name of the variable in which the standard library keeps the arithmetic of decimals."""
 
 
 class ExecuteLane:
@@ -63,10 +70,19 @@ class ExecuteLane:
         # Never the reason to wait, for there are as many slots.
         self._threads = anyio.CapacityLimiter(runtime.settings.concurrency)
         self._processes = HandlerProcesses()
+        self._context = copy_context()
+        self._hook_threads = HookThreads(min(MOST_HANGING, runtime.settings.concurrency))
+        self._decimal: decimal.Context | None = None
+        self._guard: TaskGuard
         runtime.start_waiting = self.start_waiting
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Keep the group open until cancelled; what still runs then is interrupted."""
+        self._guard = guard_for_this_loop()
+        self._context = copy_context()
+        if any(variable.name == _DECIMAL for variable in self._context):
+            # The value is an object that jobs may change: each gets its own.
+            self._decimal = decimal.getcontext().copy()
         try:
             async with anyio.create_task_group() as self._group:
                 task_status.started()
@@ -91,8 +107,12 @@ class ExecuteLane:
                 self._held_back = False
                 return
             self._beginning += 1
-            # Not start_soon, which takes longer to find a name.
-            running.task = group.create_task(self.once(running), name=running.claimed.task)
+            # This may be called in a job's task, whose context variables are not for the next job.
+            # A copy, since a context can't be entered twice and the task may begin in here. Not
+            # start_soon, which takes longer to find a name.
+            running.task = self._context.copy().run(
+                group.create_task, self.once(running), name=running.claimed.task
+            )
         self._held_back = True
 
     async def once(self, running: RunningJob) -> None:
@@ -101,45 +121,72 @@ class ExecuteLane:
         self._beginning -= 1
         if self._held_back:
             self.start_waiting()
-        claimed = running.claimed
+        if self._decimal is not None:
+            decimal.setcontext(self._decimal.copy())
         ending: Ending = _INTERRUPTED
         try:
             ending = self._refuse(running) or await self._attempt(running)
-        except Exception as error:  # noqa: BLE001  (logged with its verdict)
-            # Not the handler's, which is an ending: this row can't be made into a call.
-            ending = Raised(error)
-        except KeyboardInterrupt as error:
-            # The user's. Raised on in here it would end asyncio's loop on the spot; `Worker.run`
-            # raises it after the ordered stop.
-            runtime.crashed(error)
-        finally:
-            # No await from here to the end: the slot is freed and the verdict handed over in one
-            # step, also when this task is being cancelled.
-            runtime.running.finish(running)
-            ending = _weigh(running, ending)
-            if running.reason is Reason.LEASE_LOST:
-                log_lease_lost(running)  # whoever has it now says how it ends
-            elif running.abandoned:
-                runtime.abandoned.add(claimed.lease)
-                logger.error(
-                    "thread left behind by job %(job_id)d (%(task)s)",
-                    job_id=claimed.lease.job_id,
-                    task=claimed.task,
-                )
-            else:
-                verdict = judge(
-                    ending,
-                    lease=claimed.lease,
-                    attempt=claimed.attempt,
-                    max_attempts=claimed.max_attempts,
-                    retry=runtime.settings.retry,
-                )
-                runtime.settle(verdict._replace(completed=True) if running.completed else verdict)
-                if verdict.event is not Event.COMPLETE:
-                    log_unsuccessful(running, ending, verdict)
-            if not self._held_back:
-                self.start_waiting()
-            runtime.look.set()
+        except BaseException as error:  # noqa: BLE001  (nothing follows in this task but its end)
+            if not isinstance(error, anyio.get_cancelled_exc_class()):
+                ending = self._failure(error)
+        # No await from here to the end: the slot is freed and the verdict handed over in one step,
+        # also when this task is being cancelled. Nothing is raised either: an error of this task,
+        # and on asyncio a cancel that is not anyio's, would cancel all jobs.
+        runtime.running.finish(running)
+        try:
+            self._conclude(running, _weigh(running, ending))
+        except BaseException as error:  # noqa: BLE001  (an application's log handlers may raise)
+            self._failure(error)
+        if not self._held_back:
+            self.start_waiting()
+        runtime.look.set()
+
+    def _failure(self, error: BaseException) -> Ending:
+        """Return the ending of an attempt that broke off with ``error``."""
+        if is_ctrl_c(error):
+            # Raised on in here it would end asyncio's loop on the spot; `Worker.run` raises it
+            # after the ordered stop.
+            self._runtime.crashed(error)
+            return _INTERRUPTED
+        return Raised(error)
+
+    def _conclude(self, running: RunningJob, ending: Ending) -> None:
+        """Hand the verdict to settle and log it, unless others say how the attempt ends."""
+        runtime, claimed = self._runtime, running.claimed
+        if running.reason is Reason.LEASE_LOST:
+            log_lease_lost(running)  # whoever has it now says how it ends
+        elif running.abandoned:
+            runtime.abandoned.add(claimed.lease)
+            logger.error(
+                "thread left behind by job %(job_id)d (%(task)s)",
+                job_id=claimed.lease.job_id,
+                task=claimed.task,
+            )
+        else:
+            try:
+                verdict = self._judge(claimed, ending)
+            except BaseException as error:  # noqa: BLE001  (whatever the error's own code raises)
+                ending = self._replacement(ending, error)
+                verdict = self._judge(claimed, ending)
+            runtime.settle(verdict._replace(completed=True) if running.completed else verdict)
+            if verdict.event is not Event.COMPLETE:
+                log_unsuccessful(running, ending, verdict)
+
+    def _replacement(self, ending: Ending, error: BaseException) -> Ending:
+        """Return what stands for an ending whose own code raised ``error`` when it was read."""
+        self._failure(error)
+        if isinstance(ending, Returned):
+            return Returned(None)  # by Ctrl-C: what else a result raises is noted in its place
+        return Raised(RuntimeError(f"the error of this attempt raised {type(error).__name__}"))
+
+    def _judge(self, claimed: ClaimedJob, ending: Ending) -> Verdict:
+        return judge(
+            ending,
+            lease=claimed.lease,
+            attempt=claimed.attempt,
+            max_attempts=claimed.max_attempts,
+            retry=self._runtime.settings.retry,
+        )
 
     async def stop(self) -> None:
         """Hand back what hasn't started, and give what runs ``shutdown_timeout`` to end.
@@ -191,7 +238,7 @@ class ExecuteLane:
             job = running.claimed.job()
         except Exception as error:  # noqa: BLE001  (a row that can't be read is its job's failure)
             return Raised(error)
-        calls = HookCalls(hooks, job)
+        calls = HookCalls(hooks, job, guard=self._guard, threads=self._hook_threads)
         ending: Ending = _INTERRUPTED
         try:
             await calls.before()
@@ -208,8 +255,8 @@ class ExecuteLane:
         try:
             handler = self._runtime.registry.get(claimed.task)
             args = _arguments(handler, claimed)
-        except Exception as error:  # noqa: BLE001  (bad args are this job's failure, nobody else's)
-            return Raised(error)
+        except BaseException as error:  # noqa: BLE001  (bad args are this job's failure alone)
+            return self._failure(error)
         if claimed.task in self._runtime.limited_tasks and not await self._is_counted(running):
             return _INTERRUPTED
         if self._runtime.is_paused(claimed):  # since the hook was called
@@ -246,7 +293,12 @@ class ExecuteLane:
         self, handler: Handler, args: dict[str, Any], running: RunningJob
     ) -> Awaitable[Ending]:
         return call_handler(
-            handler, args, running=running, threads=self._threads, processes=self._processes
+            handler,
+            args,
+            running=running,
+            threads=self._threads,
+            processes=self._processes,
+            guard=self._guard,
         )
 
 

@@ -1,0 +1,151 @@
+"""Put right what users' code left wrong in the task that it ran in.
+
+A handler that returns with a cancel scope or a task group open, or with a native cancel of its own
+task pending, would end its task with an error of the event loop's. That error cancels the task
+group which all jobs are children of. Neither anyio nor the loops have public names for this state,
+so it is read from private ones; where these are missing, nothing is guarded.
+"""
+
+# ruff: noqa: SLF001  (see above)
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+import anyio
+
+CHILDREN_TIMEOUT = 1.0
+"""Seconds for the tasks of a group that was left open to end after their cancel."""
+
+
+class TaskGuard(Protocol):
+    """Looks at the current task when users' code in it has ended."""
+
+    def is_clean(self, scope: Any) -> bool:
+        """Say whether ``scope`` is the innermost open one, and no cancel of the task is pending."""
+        ...
+
+    async def clean(self, scope: Any) -> str:
+        """Close what is open inside ``scope``, absorb pending cancels, and say what there was."""
+        ...
+
+    def ends_with_its_loop(self) -> bool:
+        """Say whether the loop is being ended under the worker, which cancels every task."""
+        ...
+
+
+def guard_for_this_loop() -> TaskGuard:
+    """Return the guard for the running event loop; to be called in the lane's task."""
+    on_trio = anyio.get_cancelled_exc_class().__module__.startswith("trio")
+    try:
+        guard: TaskGuard = _TrioGuard() if on_trio else _AsyncioGuard()
+        with anyio.CancelScope() as scope:  # noqa: ASYNC100  (only looked at)
+            if guard.is_clean(scope):
+                return guard
+    except (AttributeError, KeyError, ImportError):
+        pass
+    return _NoGuard()
+
+
+class _NoGuard:
+    def is_clean(self, scope: Any) -> bool:  # noqa: ARG002  (the protocol's)
+        return True
+
+    async def clean(self, scope: Any) -> str:  # noqa: ARG002  (the protocol's)
+        return "nothing"
+
+    def ends_with_its_loop(self) -> bool:
+        return False
+
+
+class _AsyncioGuard:
+    def __init__(self) -> None:
+        import asyncio
+
+        from anyio._backends import _asyncio
+
+        self._asyncio = asyncio
+        self._states: Any = _asyncio._task_states
+        lane = asyncio.current_task()
+        assert lane is not None  # noqa: S101  (called in a task)
+        self._lane = lane
+
+    def is_clean(self, scope: Any) -> bool:
+        if scope is None:
+            return True  # an eager task: nothing was awaited yet
+        return not (scope._child_scopes or scope._host_task._must_cancel)
+
+    async def clean(self, scope: Any) -> str:
+        task: Any = scope._host_task
+        found = []
+        left: list[Any] = []
+        state = self._states[task]
+        while state.cancel_scope is not scope:
+            inner = state.cancel_scope
+            found.append("a task group" if len(inner._tasks) > 1 else "a cancel scope")
+            # Before it is closed: whatever else is in it is cancelled until it ends.
+            inner.cancel()
+            inner.__exit__(None, None, None)
+            left += inner._tasks
+        if task._must_cancel or task.cancelling() > _delivered(scope, task):
+            found.append("a pending cancel")
+        await self._absorb_cancels(scope, task)
+        if left:
+            with anyio.move_on_after(CHILDREN_TIMEOUT, shield=True):
+                while any(not child.done() for child in left):
+                    await self._asyncio.wait(left)
+            await self._absorb_cancels(scope, task)
+        return " and ".join(dict.fromkeys(found))
+
+    async def _absorb_cancels(self, scope: Any, task: Any) -> None:
+        while task._must_cancel:
+            try:
+                await self._asyncio.sleep(0)
+            except self._asyncio.CancelledError:
+                continue
+        while task.cancelling() > _delivered(scope, task):
+            task.uncancel()
+
+    def ends_with_its_loop(self) -> bool:
+        return self._lane.cancelling() > 0 or self._lane.done()
+
+
+def _delivered(scope: Any, task: Any) -> int:
+    """Return how many cancels of ``task`` are anyio's, which takes them back itself."""
+    count = 0
+    while scope is not None and scope._host_task is task:
+        count += scope._pending_uncancellations or 0
+        scope = scope._parent_scope
+    return count
+
+
+class _TrioGuard:
+    def __init__(self) -> None:
+        self._current_task: Any = sys.modules["trio"].lowlevel.current_task
+
+    def is_clean(self, scope: Any) -> bool:
+        task = self._current_task()
+        inner: bool = task._cancel_status is scope._CancelScope__original._cancel_status
+        return inner and not task._child_nurseries
+
+    async def clean(self, scope: Any) -> str:
+        task = self._current_task()
+        expected = scope._CancelScope__original._cancel_status
+        found = []
+        while task._cancel_status is not expected:
+            inner = task._cancel_status._scope
+            nurseries = task._child_nurseries
+            if nurseries and nurseries[-1].cancel_scope is inner:
+                found.append("a task group")
+                inner.cancel()
+                # What its tasks raise has no reader any more; as in any nursery, it is waited
+                # until they have ended.
+                await nurseries[-1]._nested_child_finished(None)
+            else:
+                found.append("a cancel scope")
+            inner._close(None)
+        return " and ".join(dict.fromkeys(found))
+
+    def ends_with_its_loop(self) -> bool:
+        return False
