@@ -37,10 +37,16 @@ class StructuredLogger:
         self._log(logging.INFO, message, None, data)
 
     def warning(
-        self, message: str, /, *, exc_info: BaseException | None = None, **data: object
+        self,
+        message: str,
+        /,
+        *,
+        exc_info: BaseException | None = None,
+        trace: str | None = None,
+        **data: object,
     ) -> None:
-        """Log what Roost deals with by itself."""
-        self._log(logging.WARNING, message, exc_info, data)
+        """Log what Roost deals with by itself; ``trace`` is shown below the line."""
+        self._log(logging.WARNING, message, exc_info, data, trace=trace)
 
     def error(
         self, message: str, /, *, exc_info: BaseException | None = None, **data: object

@@ -36,6 +36,7 @@ from roost._worker.lanes.pauses import PausesLane
 from roost._worker.lanes.rescue import RescueLane
 from roost._worker.lanes.settle import SettleLane
 from roost._worker.lanes.unknown_tasks import UnknownTasksLane
+from roost._worker.loop_watch import LoopWatch
 from roost._worker.running import Running
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError, SchemaError
@@ -331,6 +332,7 @@ class _Session:
         ]
         async with anyio.create_task_group() as group:
             group.start_soon(self._time_the_stop)
+            group.start_soon(LoopWatch(runtime.running).run)
             lanes = Lanes(group, on_crash=self.crashed)
             async with AsyncExitStack() as started:
                 for lane in order:

@@ -1,0 +1,161 @@
+"""Notice that the event loop stands still, and log which job blocks it and for how long.
+
+A handler that blocks holds up every job of its worker, the heartbeat included: after a while other
+workers take its jobs and can say no more than that this worker is dead. A thread looks from
+outside, so that nothing is done per job.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from time import monotonic
+from types import FrameType
+
+import anyio
+import attrs
+
+from roost._model.logs import StructuredLogger
+from roost._worker.running import Running, RunningJob
+
+logger = StructuredLogger("roost.worker.loop")
+
+INTERVAL = 0.5
+"""Seconds between two turns that the loop is expected to make, and between two looks at them."""
+MOST = 1.0
+"""Seconds without a turn that count as blocked."""
+AGAIN = 10.0
+"""The line comes again when the loop has been blocked for so many times longer."""
+SUSPENDED = 0.1
+"""A process that slept through a look and used less of that time was not running at all."""
+MOST_FRAMES = 25
+_WAITING = ("selectors.py", "_io_epoll.py", "_io_kqueue.py", "runners.py")
+"""Where the loop itself waits for something to do."""
+
+
+@attrs.frozen
+class _Block:
+    """The loop has not turned since ``since``; ``job``: what blocks it, if that could be seen."""
+
+    since: float
+    job: RunningJob | None
+
+
+class LoopWatch:
+    """Watches the loop of one worker while `run` runs.
+
+    :param running: the worker's jobs.
+    """
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self._turned_at = monotonic()
+        self._thread_id = 0
+        self._over = threading.Event()
+        self._block: _Block | None = None
+        self._logged: deque[tuple[int, int]] = deque(maxlen=100)
+
+    async def run(self) -> None:
+        """Let the loop turn visibly until cancelled."""
+        self._thread_id = threading.get_ident()
+        self._turned_at = monotonic()
+        watch = threading.Thread(target=self._watch, name="roost loop watch", daemon=True)
+        try:
+            watch.start()
+        except RuntimeError as error:  # there are too many threads
+            logger.warning("the event loop is not watched: %(error)s", error=str(error))
+        try:
+            while True:
+                await anyio.sleep(INTERVAL)
+                block, self._block = self._block, None
+                if block is not None:
+                    self._report_end(block)
+                self._turned_at = monotonic()
+        finally:
+            self._over.set()
+
+    def _watch(self) -> None:
+        """In the thread: look whether the loop has turned."""
+        looked_at, used, report_after = monotonic(), time.process_time(), MOST
+        while not self._over.wait(INTERVAL):
+            now, now_used, turned_at = monotonic(), time.process_time(), self._turned_at
+            slept, used_meanwhile = now - looked_at, now_used - used
+            looked_at, used = now, now_used
+            if slept > 2 * INTERVAL and used_meanwhile < SUSPENDED * slept:
+                continue  # the whole process was stopped, or got no processor
+            blocked = now - turned_at - INTERVAL
+            if blocked <= MOST:
+                report_after = MOST
+            elif blocked > report_after:
+                report_after = AGAIN * blocked
+                self._report(turned_at, blocked)
+
+    def _report(self, turned_at: float, seconds: float) -> None:
+        frames = list(_frames(sys._current_frames().get(self._thread_id)))  # noqa: SLF001  (the documented way)
+        at, job = _blocking_job(frames)
+        if not frames or (job is None and frames[0].f_code.co_filename.endswith(_WAITING)):
+            return  # it waits for the processor, not for code of somebody
+        if self._block is not None and self._block.since == turned_at:
+            stack = None  # it was shown
+        else:
+            stack = "".join(_stack(frames[:at]))
+        self._block = _Block(turned_at, job)
+        if job is None:
+            logger.warning(
+                "event loop is blocked for %(seconds).1f s so far, not by a job's own task; jobs "
+                "that run: %(jobs)s",
+                trace=stack,
+                seconds=seconds,
+                jobs=[running.claimed.lease.job_id for running in self._running],
+            )
+            return
+        lease = job.claimed.lease
+        if (lease.job_id, lease.lease_no) in self._logged and stack is not None:
+            return
+        self._logged.append((lease.job_id, lease.lease_no))
+        logger.warning(
+            "event loop is blocked for %(seconds).1f s so far by job %(job_id)d (%(task)s), which "
+            "holds up all jobs of this worker and its heartbeat",
+            trace=stack,
+            seconds=seconds,
+            job_id=lease.job_id,
+            task=job.claimed.task,
+        )
+
+    def _report_end(self, block: _Block) -> None:
+        """In the loop: say how long it was."""
+        seconds = monotonic() - block.since - INTERVAL
+        if block.job is None:
+            logger.warning("event loop was blocked for %(seconds).1f s", seconds=seconds)
+        else:
+            logger.warning(
+                "event loop was blocked for %(seconds).1f s by job %(job_id)d (%(task)s)",
+                seconds=seconds,
+                job_id=block.job.claimed.lease.job_id,
+                task=block.job.claimed.task,
+            )
+
+
+def _frames(innermost: FrameType | None) -> Iterator[FrameType]:
+    while innermost is not None:
+        yield innermost
+        innermost = innermost.f_back
+
+
+def _blocking_job(frames: list[FrameType]) -> tuple[int, RunningJob | None]:
+    """Return the job in whose task the frames are, and how many of them are the handler's."""
+    for at, frame in enumerate(frames):
+        if frame.f_globals.get("__name__", "").startswith("roost._worker."):
+            for value in frame.f_locals.values():
+                if isinstance(value, RunningJob):
+                    return at, value
+    return len(frames), None
+
+
+def _stack(frames: list[FrameType]) -> list[str]:
+    shown = [(frame, frame.f_lineno) for frame in reversed(frames[:MOST_FRAMES])]
+    return ["Stack (most recent call last):\n", *traceback.StackSummary.extract(shown).format()]

@@ -1,0 +1,139 @@
+"""A job that blocks the event loop is named while it does, and how long it did."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from roost import HandlerRegistry, Worker, job
+from roost._worker import loop_watch
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "roost.worker.loop"]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_watch, "INTERVAL", 0.05)
+    monkeypatch.setattr(loop_watch, "MOST", 0.3)
+
+
+async def test_the_job_its_stack_and_its_duration_are_logged_once(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @job("blocks", registry=registry)
+    async def blocks() -> None:
+        for _ in range(2):
+            time.sleep(1)  # sleeps: this is what a handler must not do
+            await anyio.sleep(0.2)  # sleeps: the loop turns again
+
+    table.add("other")
+    job_id = table.add("blocks")
+    async with working(make_worker()):
+        await eventually(lambda: table.get(job_id).state == "completed")
+    first, *others = said(caplog)
+    assert f"by job {job_id} (blocks), which holds up" in first.message
+    assert first.levelname == "WARNING"
+    assert 0.3 <= first.__dict__["seconds"] < 1
+    assert first.exc_text is not None
+    assert first.exc_text.count("time.sleep(1)") == 1
+    assert "execute.py" not in first.exc_text
+    assert sum("so far" in record.message for record in [first, *others]) == 1
+    assert f"by job {job_id} (blocks)" in others[0].message
+    assert others[0].__dict__["seconds"] >= 0.7
+
+
+async def test_code_that_keeps_the_interpreter_lock_is_found_as_well(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @job("computes", registry=registry)
+    async def computes() -> None:
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5:
+            sum(range(50_000_000))
+
+    job_id = table.add("computes")
+    async with working(make_worker()):
+        await eventually(lambda: table.get(job_id).state == "completed", within=60)
+    assert any(f"by job {job_id} (computes)" in record.message for record in said(caplog))
+
+
+async def test_a_task_that_the_job_started_is_told_with_the_jobs_that_run(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def child() -> None:
+        time.sleep(1)  # sleeps: this is what a handler must not do
+
+    @job("starts", registry=registry)
+    async def starts() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(child)
+
+    job_id = table.add("starts")
+    async with working(make_worker()):
+        await eventually(lambda: table.get(job_id).state == "completed")
+    first = said(caplog)[0]
+    assert f"not by a job's own task; jobs that run: {job_id}" in first.message
+    assert first.exc_text is not None
+    assert "time.sleep(1)" in first.exc_text
+
+
+async def test_a_thread_may_take_its_time(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @job("sync", registry=registry)
+    def sync() -> None:
+        time.sleep(1)  # sleeps: longer than the loop may stand still
+
+    job_id = table.add("sync")
+    async with working(make_worker()):
+        await eventually(lambda: table.get(job_id).state == "completed")
+    assert said(caplog) == []
+
+
+async def test_a_process_that_was_stopped_did_not_block_its_loop(
+    table: JobTable, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    waker = "import os, signal, sys, time; time.sleep(1); os.kill(int(sys.argv[1]), signal.SIGCONT)"
+    async with working(make_worker()):
+        with subprocess.Popen([sys.executable, "-c", waker, str(os.getpid())]):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        await anyio.sleep(0.3)  # sleeps: several looks
+    assert said(caplog) == []
+
+
+async def test_the_thread_ends_with_the_worker(make_worker: MakeWorker, table: JobTable) -> None:
+    async with working(make_worker()):
+        assert "roost loop watch" in {thread.name for thread in threading.enumerate()}
+    await eventually(
+        lambda: "roost loop watch" not in {thread.name for thread in threading.enumerate()}
+    )
