@@ -206,7 +206,7 @@ class DatabaseError(RoostError):
 
 class DatabaseUnavailableError(DatabaseError):
     """The same call may succeed later: the connection was lost, refused or timed out, the server is
-    restarting or full, or a deadlock or serialization failure undid the statement.
+    restarting, full or read-only, or a deadlock or serialization failure undid the statement.
 
     Whether a statement that was in flight took effect is unknown.
     """

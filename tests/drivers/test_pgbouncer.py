@@ -1,7 +1,7 @@
 """Behind PgBouncer in transaction mode: clients enqueue, and workers find jobs by asking.
 
-Debian's PgBouncer is older than 1.21 and knows nothing of prepared statements, so the DSN says
-``statement_cache_size=0``.
+Debian's PgBouncer is older than 1.21 and knows nothing of prepared statements. The DSN may say so,
+or Roost finds out.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ pidfile =
 """
 
 
-@pytest.fixture
-def pooled_dsn(dsn: str, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=["?statement_cache_size=0", ""], ids=["told", "untold"])
+def pooled_dsn(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield a DSN that leads through PgBouncer to the test's database."""
     if PROGRAM is None:
         pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
@@ -86,7 +86,7 @@ def pooled_dsn(dsn: str, tmp_path: Path) -> Iterator[str]:
             wait_for_port(listen_port, process)
             yield (
                 f"postgresql://{parts.username or 'postgres'}@127.0.0.1:{listen_port}"
-                f"{parts.path}?statement_cache_size=0"
+                f"{parts.path}{request.param}"
             )
         finally:
             process.terminate()
@@ -173,6 +173,28 @@ async def test_a_worker_that_hears_nothing_knows_it_and_asks(
             assert await client.cancel(job_id)
             while table.get(job_id).state != "cancelled":
                 await anyio.sleep(0.02)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_many_clients_share_few_connections_and_none_fails(
+    pooled_dsn: str, table: JobTable, driver: str, anyio_backend_name: str
+) -> None:
+    if driver == "asyncpg" and anyio_backend_name == "trio":
+        pytest.skip("asyncpg is for asyncio")
+
+    async def enqueue_some() -> None:
+        async with AsyncRoost(pooled_dsn, driver=driver) as client:
+            for number in range(12):
+                parent = await client.enqueue("work", args={"n": number})
+                await client.enqueue("work", depends_on=[parent])
+                await client.enqueue_many([JobInsert("work", {"n": n}) for n in range(3)])
+                assert (await client.get(parent)).args == {"n": number}
+
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(enqueue_some)
+    assert table.states() == {"available": 5 * 12 * 5}
 
 
 @pytest.mark.parametrize(

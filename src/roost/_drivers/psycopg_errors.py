@@ -14,7 +14,13 @@ import re
 
 import psycopg
 
-from roost._drivers.sqlstate import BAD_TEXT, NO_STATEMENT, is_temporary
+from roost._drivers.sqlstate import (
+    BAD_TEXT,
+    ENDING_SEVERITIES,
+    READ_ONLY,
+    is_temporary,
+    new_error,
+)
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 # A server that answers "not now" outranks one that answers "never": with several hosts, or with a
@@ -45,14 +51,16 @@ def translate(error: Exception, *, statement: str | None = None) -> DatabaseErro
         return DatabaseError(f"{error}{where}", sqlstate=BAD_TEXT)
     message = error.diag.message_primary or str(error) or type(error).__name__
     temporary, state = _judge(error, message)
-    kind = DatabaseUnavailableError if temporary else DatabaseError
-    return kind(message + where, sqlstate=state)
+    return new_error(message + where, state, temporary=temporary)
+
+
+def needs_new_connection(error: psycopg.Error) -> bool:
+    """Say whether the same statement can only succeed on another connection."""
+    return error.sqlstate == READ_ONLY or is_stale_plan(error)
 
 
 def is_stale_plan(error: psycopg.Error) -> bool:
-    """Say whether a prepared statement no longer fits: only a new connection helps."""
-    if error.sqlstate == NO_STATEMENT:
-        return True
+    """Say whether a prepared statement no longer fits."""
     # "cached plan must not change result type"; the function's name is never translated.
     return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
 
@@ -61,7 +69,8 @@ def _judge(error: psycopg.Error, message: str) -> tuple[bool, str | None]:
     """Return whether the error is temporary, and its sqlstate."""
     state = error.sqlstate
     if state is not None:
-        return is_temporary(state) or is_stale_plan(error), state
+        ended = error.diag.severity_nonlocalized in ENDING_SEVERITIES
+        return ended or is_temporary(state) or is_stale_plan(error), state
     if isinstance(error, psycopg.OperationalError):
         return _judge_connection_failure(message)
     if isinstance(error, psycopg.DataError) and "NUL (0x00)" in message:

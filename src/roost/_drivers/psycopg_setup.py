@@ -50,6 +50,17 @@ def connection_parameters(dsn: str, *, application_name: str) -> dict[str, Any]:
     return parameters
 
 
+def is_pooled(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], pid: int) -> bool:
+    """Say whether a pooler stands between: it invents the process id that a cancel names.
+
+    :param pid: what the server says that it is.
+    """
+    return connection.info.backend_pid != pid
+
+
+BACKEND_PID = "select pg_backend_pid()"
+
+
 def adapt_values(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
     """Send lists as binary arrays.
 

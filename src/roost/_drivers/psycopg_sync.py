@@ -14,9 +14,15 @@ import psycopg
 from psycopg import pq
 
 from roost._drivers.base import CALL_TIMEOUT
+from roost._drivers.preparing import LOST, Preparing
 from roost._drivers.process import current_process
-from roost._drivers.psycopg_errors import is_stale_plan, translate
-from roost._drivers.psycopg_setup import adapt_values, connection_parameters
+from roost._drivers.psycopg_errors import needs_new_connection, translate
+from roost._drivers.psycopg_setup import (
+    BACKEND_PID,
+    adapt_values,
+    connection_parameters,
+    is_pooled,
+)
 from roost._drivers.psycopg_sync_opening import connect_by
 from roost._drivers.psycopg_sync_raw import BlockingConnection
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
@@ -30,38 +36,64 @@ def connect(
     application_name: str = "roost",
     prepare_threshold: int | None = 5,
     timeout: float = math.inf,
+    preparing: Preparing | None = None,
 ) -> SyncConnection:
     """Open a blocking autocommit connection.
 
     :param dsn: see ``connection_parameters``; what it does not set gets Roost's defaults.
     :param prepare_threshold: prepare a statement on its n-th use; ``None`` never.
     :param timeout: seconds for all of it, however many addresses there are.
+    :param preparing: what other connections of this DSN have learnt.
     :raises InvalidSettingError: the DSN can't be read.
     :raises DatabaseUnavailableError: the server can't be reached.
     :raises DatabaseError: it refuses, for instance the password.
     """
     parameters = connection_parameters(dsn, application_name=application_name)
     prepare_threshold = parameters.pop("prepare_threshold", prepare_threshold)
+    preparing = preparing or Preparing()
+    deadline = monotonic() + timeout
     try:
-        raw: BlockingConnection[Row] = BlockingConnection(
-            connect_by(parameters, monotonic() + timeout)
-        )
+        raw: BlockingConnection[Row] = BlockingConnection(connect_by(parameters, deadline))
+        raw.autocommit = True
+        raw.prepare_threshold = prepare_threshold
+        try:
+            raw.set_deadline(deadline - monotonic())
+            pooled = _look_for_pooler(raw, preparing)
+            raw.set_deadline(math.inf)
+        except BaseException:
+            raw.close()
+            raise
     except (psycopg.Error, OSError, UnicodeError) as error:
         raise translate(error) from error
-    raw.autocommit = True
-    raw.prepare_threshold = prepare_threshold
     # For BEGIN; a database may have another default. `fetch` takes care of single statements.
     raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     adapt_values(raw)
-    return SyncConnection(raw)
+    return SyncConnection(raw, preparing=preparing, pooled=pooled)
+
+
+def _look_for_pooler(raw: psycopg.Connection[Row], preparing: Preparing) -> bool:
+    if raw.prepare_threshold is None or not preparing.allowed:
+        return False  # it makes no difference then
+    with psycopg.RawCursor(raw) as cursor:
+        cursor.execute(BACKEND_PID, prepare=False)
+        row = cursor.fetchone()
+    return row is not None and is_pooled(raw, row[0])
 
 
 class SyncConnection:
     """One autocommit connection; one thread uses it at a time. Closes at the end of a ``with``."""
 
-    def __init__(self, raw: BlockingConnection[Row]) -> None:
+    def __init__(
+        self,
+        raw: BlockingConnection[Row],
+        *,
+        preparing: Preparing | None = None,
+        pooled: bool = False,
+    ) -> None:
         self.raw = raw
         self.process = current_process()
+        self._preparation = preparing or Preparing()
+        self._pooled = pooled
         self._cursor = psycopg.RawCursor(raw)
 
     def set_deadline(self, timeout: float) -> None:
@@ -91,17 +123,32 @@ class SyncConnection:
                 # Without parameters and unprepared: only so may it hold several commands.
                 cursor.execute(statement.text, prepare=False)
                 return []
-            cursor.execute(statement.text, query.params)
+            self._execute(statement.text, query.params)
             result = cursor.pgresult
             if result is None or result.status != pq.ExecStatus.TUPLES_OK:
                 return []
             return cursor.fetchall()
         except psycopg.Error as error:
-            if is_stale_plan(error):
+            if needs_new_connection(error):
                 self.close()
             raise translate(error, statement=statement.name) from error
         except UnicodeError as error:
             raise translate(error, statement=statement.name) from error
+
+    def _execute(self, text: str, params: tuple[object, ...]) -> None:
+        if not self._preparation.allowed or (self._pooled and not self.is_idle()):
+            # In a transaction a refusal could not be made good.
+            self._cursor.execute(text, params, prepare=False)
+            return
+        try:
+            self._cursor.execute(text, params)
+        except psycopg.Error as error:
+            if error.sqlstate not in LOST:
+                raise
+            self._preparation.give_up(str(error))
+            if not self.is_idle():
+                raise
+            self._cursor.execute(text, params, prepare=False)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from time import monotonic
 import attrs
 
 from roost._drivers.base import CALL_TIMEOUT
+from roost._drivers.preparing import Preparing
 from roost._drivers.process import PerProcess, current_process
 from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost.exceptions import ClosedError, DatabaseUnavailableError, RoostError
@@ -35,6 +36,7 @@ class PsycopgSyncPool:
         self._dsn = dsn
         self._max_size = max_size
         self._application_name = application_name
+        self._preparation = Preparing()
         self._ended = False
         self._states = PerProcess(_State)
 
@@ -83,6 +85,7 @@ class PsycopgSyncPool:
         return state.pop_idle() or connect(
             self._dsn,
             application_name=self._application_name,
+            preparing=self._preparation,
             timeout=max(deadline - monotonic(), 0.0),
         )
 

@@ -8,8 +8,9 @@ task of its own; the next use of the connection waits for the answer, and is mad
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.asyncpg.parameters import Parameters
 from roost._drivers.asyncpg.sockets import is_closing_or_unread, set_options, shut_down
 from roost._drivers.base import CLEANUP_TIMEOUT, cleanup_bound
+from roost._drivers.preparing import Preparing
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError, InvalidSettingError
@@ -37,36 +39,49 @@ class AsyncpgConnection:
     cancelled but awaited, with the same limit.
     """
 
-    def __init__(self, raw: asyncpg.Connection) -> None:
+    def __init__(
+        self,
+        raw: asyncpg.Connection,
+        *,
+        preparing: Preparing | None = None,
+        reopen: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
+    ) -> None:
         self.raw: Any = raw
+        self._preparation = preparing or Preparing()
+        self._prepares = self._preparation.allowed
+        self._reopen = reopen
         self._depth = 0
 
     @classmethod
-    async def open(cls, parameters: Parameters, *, application_name: str) -> AsyncpgConnection:
+    async def open(
+        cls,
+        parameters: Parameters,
+        *,
+        application_name: str,
+        preparing: Preparing | None = None,
+    ) -> AsyncpgConnection:
         """Connect. Cancelled, it leaves nothing open.
 
+        :param preparing: what other connections of this DSN have learnt.
         :raises DatabaseUnavailableError: the server can't be reached.
         :raises DatabaseError: it refuses, for instance the password.
         :raises InvalidSettingError: this is no asyncio, or the DSN can't be read.
         """
         _check_loop()
+        preparing = preparing or Preparing(allowed=parameters.statement_cache_size > 0)
+        connect = partial(
+            _connect, parameters, application_name=application_name, preparing=preparing
+        )
+        raw = await connect()
         try:
-            raw = await asyncpg.connect(
-                parameters.dsn,
-                timeout=parameters.timeout,
-                statement_cache_size=parameters.statement_cache_size,
-                server_settings={
-                    "application_name": parameters.application_name or application_name
-                },
-            )
-        except asyncpg.ClientConfigurationError as error:
-            raise InvalidSettingError(f"the DSN can't be used: {error}") from None
-        except ERRORS as error:
-            raise translate(error) from error
-        except ValueError:  # quotes what it could not read, which may be the password
-            raise InvalidSettingError("the DSN can't be read: it is malformed") from None
-        set_options(raw, parameters.socket_options)
-        return cls(raw)
+            if preparing.allowed and await _is_pooled(raw):
+                preparing.give_up("the server's process is not the one that it was connected to")
+                raw.terminate()
+                raw = await connect()
+        except BaseException:
+            raw.terminate()
+            raise
+        return cls(raw, preparing=preparing, reopen=connect)
 
     async def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows; see ``AsyncConnection`` for what a cancel leaves."""
@@ -88,12 +103,29 @@ class AsyncpgConnection:
                 # Without parameters: only so may it hold several commands.
                 await self.raw.execute(statement.text)
                 return []
-            return [tuple(record) for record in await self.raw.fetch(statement.text, *query.params)]
+            return await self._rows(query)
+        except (
+            asyncpg.DuplicatePreparedStatementError,
+            asyncpg.InvalidSQLStatementNameError,
+        ) as error:
+            self._preparation.give_up(str(error))
+            if not self._prepares or self._in_transaction() or self._reopen is None:
+                self.raw.terminate()
+                raise self._translated(error, statement.name) from error
         except ERRORS as error:
             raise self._translated(error, statement.name) from error
         except BaseException:
             await self._finish("select 1")
             raise
+        # It was not executed. On a connection that prepares nothing it can be.
+        self.raw.terminate()
+        self._prepares = False
+        self.raw = await self._reopen()
+        return await self._fetch(query)
+
+    async def _rows(self, query: Query) -> Sequence[Row]:
+        text, params = query.statement.text, query.params
+        return [tuple(record) for record in await self.raw.fetch(text, *params)]
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -118,11 +150,17 @@ class AsyncpgConnection:
         finally:
             self._depth -= 1
 
+    def stay(self) -> None:
+        """Never replace the server connection: it listens."""
+        self._reopen = None
+
     def is_quiet(self) -> bool:
         """Say whether the idle connection is alive, without a round trip.
 
         The event loop reads the server's farewell, but it may not have come to it yet.
         """
+        if self._prepares and not self._preparation.allowed:
+            return False
         return not self.raw.is_closed() and not is_closing_or_unread(self.raw)
 
     def is_idle(self) -> bool:
@@ -188,6 +226,8 @@ class AsyncpgConnection:
     def _translated(self, error: Exception, name: str) -> DatabaseError:
         if isinstance(error, asyncpg.InternalClientError):
             self.raw.terminate()  # whatever it was, the connection can't be trusted
+        if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+            self.raw.terminate()  # the next one may reach a server that takes writes
         return translate(error, statement=name, closed=self.raw.is_closed())
 
 
@@ -195,6 +235,40 @@ def _forget(execution: asyncio.Future[object]) -> None:
     """Look at what became of it, so that asyncio doesn't report that nobody did."""
     if not execution.cancelled():
         execution.exception()
+
+
+async def _connect(
+    parameters: Parameters, *, application_name: str, preparing: Preparing
+) -> asyncpg.Connection:
+    try:
+        raw = await asyncpg.connect(
+            parameters.dsn,
+            timeout=parameters.timeout,
+            statement_cache_size=parameters.statement_cache_size if preparing.allowed else 0,
+            server_settings={"application_name": parameters.application_name or application_name},
+        )
+    except asyncpg.ClientConfigurationError as error:
+        raise InvalidSettingError(f"the DSN can't be used: {error}") from None
+    except ERRORS as error:
+        raise translate(error, connecting=True) from error
+    except ValueError:  # quotes what it could not read, which may be the password
+        raise InvalidSettingError("the DSN can't be read: it is malformed") from None
+    set_options(raw, parameters.socket_options)
+    return raw
+
+
+async def _is_pooled(raw: asyncpg.Connection) -> bool:
+    """Say whether a pooler stands between: it invents the process id that a cancel names.
+
+    The answer is an error, for asyncpg gets rows of prepared statements only.
+    """
+    try:
+        await raw.execute(f"select 1 / (pg_backend_pid() = {int(raw.get_server_pid())})::integer")
+    except asyncpg.DivisionByZeroError:
+        return True
+    except ERRORS as error:
+        raise translate(error, connecting=True) from error
+    return False
 
 
 def _check_loop() -> None:

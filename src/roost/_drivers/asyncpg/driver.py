@@ -11,6 +11,9 @@ from roost._drivers.asyncpg.listener import AsyncpgListener
 from roost._drivers.asyncpg.parameters import read_dsn
 from roost._drivers.base import MAX_LIFETIME
 from roost._drivers.pool import Pool
+from roost._drivers.preparing import Preparing
+from roost._drivers.sqlstate import Reachability
+from roost.exceptions import DatabaseError
 
 
 class AsyncpgDriver:
@@ -24,6 +27,8 @@ class AsyncpgDriver:
 
     def __init__(self, dsn: str) -> None:
         self._parameters = read_dsn(dsn)
+        self._preparation = Preparing(allowed=self._parameters.statement_cache_size > 0)
+        self._reachability = Reachability()
 
     def __repr__(self) -> str:
         return "AsyncpgDriver(…)"
@@ -41,7 +46,14 @@ class AsyncpgDriver:
 
     async def connect(self, application_name: str = "roost") -> AsyncpgConnection:
         """Open one connection; the caller closes it with ``connection.kill()``."""
-        return await AsyncpgConnection.open(self._parameters, application_name=application_name)
+        try:
+            connection = await AsyncpgConnection.open(
+                self._parameters, application_name=application_name, preparing=self._preparation
+            )
+        except DatabaseError as error:
+            raise self._reachability.judge(error) from error.__cause__
+        self._reachability.reached()
+        return connection
 
     @asynccontextmanager
     async def listener(

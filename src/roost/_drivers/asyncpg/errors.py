@@ -5,10 +5,18 @@ Unlike libpq, asyncpg hands out the sqlstate also of what the server says to a n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import asyncpg
 
-from roost._drivers.sqlstate import BAD_TEXT, is_temporary
-from roost.exceptions import DatabaseError, DatabaseUnavailableError
+from roost._drivers.sqlstate import (
+    BAD_TEXT,
+    ENDING_SEVERITIES,
+    is_temporary,
+    is_temporary_refusal,
+    new_error,
+)
+from roost.exceptions import DatabaseError
 
 ERRORS = (
     asyncpg.PostgresError,
@@ -23,21 +31,29 @@ _OUT_OF_RANGE = "22003"
 
 
 def translate(
-    error: Exception, *, statement: str | None = None, closed: bool = False
+    error: Exception,
+    *,
+    statement: str | None = None,
+    closed: bool = False,
+    connecting: bool = False,
 ) -> DatabaseError:
     """Return Roost's error for one of `ERRORS`.
 
     :param statement: the name of the statement in flight, for the message.
     :param closed: whether the connection is closed now, which no refusal of a statement does.
+    :param connecting: whether it is a new connection that was refused.
     """
-    temporary, state = _judge(error)
-    kind = DatabaseUnavailableError if temporary or closed else DatabaseError
+    temporary, state = _judge(error, _may_connect if connecting else _may_succeed)
     message = str(error.args[0]) if error.args and state else str(error)
     where = f" (in {statement})" if statement else ""
-    return kind((message or type(error).__name__) + where, sqlstate=state)
+    return new_error(
+        (message or type(error).__name__) + where, state, temporary=temporary or closed
+    )
 
 
-def _judge(error: Exception) -> tuple[bool, str | None]:
+def _judge(
+    error: Exception, judge: Callable[[asyncpg.PostgresError], bool]
+) -> tuple[bool, str | None]:
     """Return whether the error is temporary, and its sqlstate."""
     cause = error.__cause__
     if isinstance(error, asyncpg.InvalidCachedStatementError):
@@ -49,5 +65,16 @@ def _judge(error: Exception) -> tuple[bool, str | None]:
     if isinstance(error, asyncpg.PostgresError):
         # Of a connection that was closed in a statement, what the server said before it.
         last = cause if isinstance(cause, asyncpg.PostgresError) else error
-        return last.sqlstate is not None and is_temporary(last.sqlstate), last.sqlstate
+        if last.sqlstate is None:
+            return False, None
+        return judge(last), last.sqlstate
     return isinstance(error, (OSError, asyncpg.TargetServerAttributeNotMatched)), None
+
+
+def _may_connect(error: asyncpg.PostgresError) -> bool:
+    return is_temporary_refusal(str(error.sqlstate))
+
+
+def _may_succeed(error: asyncpg.PostgresError) -> bool:
+    ended = getattr(error, "severity_en", None) in ENDING_SEVERITIES
+    return ended or is_temporary(str(error.sqlstate))

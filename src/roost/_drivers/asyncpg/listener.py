@@ -30,6 +30,7 @@ class AsyncpgListener:
 
     def __init__(self, connection: AsyncpgConnection) -> None:
         self._connection = connection
+        connection.stay()
         self._arrived: deque[Notification] = deque()
         self._news = anyio.Event()
         self._ended = False

@@ -8,10 +8,13 @@ from functools import partial
 
 from roost._drivers.base import MAX_LIFETIME
 from roost._drivers.pool import Pool
+from roost._drivers.preparing import Preparing
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
 from roost._drivers.psycopg_anyio.listener import PsycopgListener
 from roost._drivers.psycopg_anyio.private_names import check
 from roost._drivers.psycopg_setup import connection_parameters
+from roost._drivers.sqlstate import Reachability
+from roost.exceptions import DatabaseError
 
 
 class PsycopgDriver:
@@ -31,6 +34,8 @@ class PsycopgDriver:
         connection_parameters(dsn, application_name="roost")
         self._dsn = dsn
         self._prepare_threshold = prepare_threshold
+        self._preparation = Preparing(allowed=prepare_threshold is not None)
+        self._reachability = Reachability()
 
     def __repr__(self) -> str:
         return "PsycopgDriver(…)"
@@ -48,10 +53,16 @@ class PsycopgDriver:
 
     async def connect(self, application_name: str = "roost") -> PsycopgConnection:
         """Open one connection; the caller closes it with ``connection.kill()``."""
-        return await PsycopgConnection.open(
-            connection_parameters(self._dsn, application_name=application_name),
-            prepare_threshold=self._prepare_threshold,
-        )
+        try:
+            connection = await PsycopgConnection.open(
+                connection_parameters(self._dsn, application_name=application_name),
+                prepare_threshold=self._prepare_threshold,
+                preparing=self._preparation,
+            )
+        except DatabaseError as error:
+            raise self._reachability.judge(error) from error.__cause__
+        self._reachability.reached()
+        return connection
 
     @asynccontextmanager
     async def listener(

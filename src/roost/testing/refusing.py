@@ -1,0 +1,166 @@
+"""A server that refuses: a proxy on 127.0.0.1 that answers with an error of one's choice.
+
+It speaks as much of Postgres's protocol as a pooler does that can't reach its server. It runs in
+threads, so that it is the same for every event loop and for blocking clients.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import attrs
+
+_SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
+_READY = b"Z\0\0\0\x05I"
+
+
+@attrs.frozen
+class Refusal:
+    """What is answered.
+
+    :param severity: after ``FATAL`` the connection is closed.
+    """
+
+    sqlstate: str
+    message: str
+    severity: str = "FATAL"
+
+    def encode(self) -> bytes:
+        """Return the ErrorResponse."""
+        fields = (("S", self.severity), ("V", self.severity), ("C", self.sqlstate))
+        body = "".join(f"{key}{text}\0" for key, text in (*fields, ("M", self.message))) + "\0"
+        return b"E" + struct.pack("!i", len(body.encode()) + 4) + body.encode()
+
+
+class RefusingProxy:
+    """What ``refusing_proxy_to`` yields.
+
+    ``port`` is where it listens on 127.0.0.1; ``refused`` counts the answers that it gave itself.
+    """
+
+    def __init__(self, target: str, port: int) -> None:
+        self.refused = 0
+        self._target = target
+        self._server_port = port
+        self._refusal: Refusal | None = None
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def refuse(self, sqlstate: str, message: str, *, severity: str = "FATAL") -> None:
+        """Answer every statement with an error, and every new connection with a fatal one."""
+        self._refusal = Refusal(sqlstate, message, severity)
+
+    def forward(self) -> None:
+        """Let everything through again."""
+        self._refusal = None
+
+    def close(self) -> None:
+        """Close all that is open."""
+        for each in (self._listener, *list(self._open)):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with suppress(OSError, EOFError), client, self._connect() as server:
+            self._open |= {client, server}
+            startup = _read_startup(client)
+            if self._refusal is not None:
+                self._answer(client, attrs.evolve(self._refusal, severity="FATAL"))
+                return
+            server.sendall(startup)
+            threading.Thread(target=_copy, args=(server, client), daemon=True).start()
+            try:
+                while self._pass_on_or_refuse(client, server):
+                    pass
+            finally:
+                # Wakes the other direction.
+                for each in (client, server):
+                    with suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
+
+    def _pass_on_or_refuse(self, client: socket.socket, server: socket.socket) -> bool:
+        """Handle one message, and say whether the connection is still open."""
+        kind, message = _read_message(client)
+        refusal = self._refusal
+        if refusal is None or kind in (b"X", b"p"):  # a goodbye, a password
+            server.sendall(message)
+            return True
+        self._answer(client, refusal)
+        # As a server does: whatever comes after the error is skipped until the client's Sync.
+        while refusal.severity != "FATAL" and kind not in (b"Q", b"S"):
+            kind, _ = _read_message(client)
+        if refusal.severity == "FATAL":
+            return False
+        client.sendall(_READY)
+        return True
+
+    def _answer(self, client: socket.socket, refusal: Refusal) -> None:
+        self.refused += 1
+        client.sendall(refusal.encode())
+
+    def _connect(self) -> socket.socket:
+        if not self._target.startswith("/"):
+            return socket.create_connection((self._target, self._server_port))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(f"{self._target}/.s.PGSQL.{self._server_port}")
+        return server
+
+
+def _read_startup(client: socket.socket) -> bytes:
+    while True:
+        head = _exactly(client, 8)
+        length, code = struct.unpack("!ii", head)
+        rest = _exactly(client, length - 8)
+        if code not in (_SSL_REQUEST, _GSS_REQUEST):
+            return head + rest
+        client.sendall(b"N")
+
+
+def _read_message(client: socket.socket) -> tuple[bytes, bytes]:
+    head = _exactly(client, 5)
+    kind, length = struct.unpack("!ci", head)
+    return kind, head + _exactly(client, length - 4)
+
+
+def _exactly(source: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        chunk = source.recv(count - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return data
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while chunk := source.recv(65536):
+            sink.sendall(chunk)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def refusing_proxy_to(host: str, port: int) -> Iterator[RefusingProxy]:
+    """Forward a port of 127.0.0.1 to a Postgres server, until told to refuse.
+
+    :param host: a host, or the folder of a unix socket.
+    """
+    proxy = RefusingProxy(host, port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
