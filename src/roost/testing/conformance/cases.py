@@ -49,7 +49,7 @@ REFUSED: list[tuple[str, tuple[object, ...], str]] = [
 """A statement, its parameters, and the sqlstate of the ``DatabaseError``."""
 
 TEMPORARY = ["08006", "25P03", "40001", "40P01", "53100", "53200", "53300", "53400", "55P03"]
-TEMPORARY += ["57014", "57P01", "57P02", "57P03", "57P05", "25006", "25P04", "58000", "58030"]
+TEMPORARY += ["57014", "57P01", "57P02", "57P03", "57P05", "25P04", "58000", "58030"]
 TEMPORARY += ["08P01", "28000", "28P01", "3D000", "XX000"]  # poolers' answers to statements
 """States that mean "try again later"."""
 
