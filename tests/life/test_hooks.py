@@ -154,9 +154,6 @@ async def swallow_cancel(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("instead") from error
 
 
-async def wrong_parameters(job: Job) -> None: ...
-
-
 def plain(*args: Any, **kwargs: Any) -> None:
     assert threading.current_thread() is not threading.main_thread()
 
@@ -175,7 +172,7 @@ def plain_that_returns_a_coroutine(*args: Any, **kwargs: Any) -> Any:
 
 HOSTILE = [
     raise_value_error, raise_system_exit, raise_base, hang_forever, swallow_cancel,
-    wrong_parameters, plain, plain_that_raises, plain_that_blocks, plain_that_returns_a_coroutine,
+    plain, plain_that_raises, plain_that_blocks, plain_that_returns_a_coroutine,
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from roost._model.registry import with_defaults
 
 
 class Args(BaseModel):
-    day: int
+    day: int = 0
 
 
 async def report(day: int = 0) -> None: ...

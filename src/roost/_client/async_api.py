@@ -24,7 +24,7 @@ from roost._model.job import (
     JobInsert,
     JobOutcome,
 )
-from roost._model.registry import HandlerRegistry, default_registry
+from roost._model.registry import HandlerRegistry, chosen_registry
 from roost._model.settings import WorkerOptions, takes_worker_options
 from roost._model.typed import CallOptions
 from roost._worker.worker import Worker
@@ -57,7 +57,7 @@ class AsyncRoost(AsyncAdmin):
         self, dsn: str, *, registry: HandlerRegistry | None = None, driver: str | None = None
     ) -> None:
         self._dsn = dsn
-        self._registry = default_registry if registry is None else registry
+        self._registry = chosen_registry(registry)
         self._driver = driver_for(dsn, driver)
         self._loops = Loops(self._driver, max_size=POOL_SIZE)
 

@@ -29,7 +29,7 @@ from roost._model.job import (
     QueueInfo,
     WorkerInfo,
 )
-from roost._model.registry import HandlerRegistry, default_registry
+from roost._model.registry import HandlerRegistry, chosen_registry
 from roost._model.states import JobState
 from roost._model.typed import CallOptions
 
@@ -55,7 +55,7 @@ class Roost:
 
     def __init__(self, dsn: str, *, registry: HandlerRegistry | None = None) -> None:
         driver = sync_driver_for(dsn)
-        self._registry = default_registry if registry is None else registry
+        self._registry = chosen_registry(registry)
         self._pool: SyncPool = driver.pool(max_size=POOL_SIZE, application_name="roost")
         self._waiting = SyncWaiting(driver)
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from roost._model.cron import CronEntry, Misfire, Overlap
-from roost._model.functions import RunIn
+from roost._model.functions import RunIn, location
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
-from roost._model.registry import HandlerRegistry, TakenName, TaskDefaults, default_registry
+from roost._model.registry import HandlerRegistry, TakenName, TaskDefaults, chosen_registry
 from roost._model.schedule import Schedule
 from roost.exceptions import InvalidSettingError
 
@@ -50,9 +50,12 @@ def job(
     :param run_in: ``"thread"``, or ``"process"`` for a plain function of a module that needs a CPU
         of its own, or whose timeouts and cancels must really end it: the process is killed.
     :param registry: where to register; default: the shared one.
-    :raises InvalidSettingError: a parameter is out of its range.
-    :raises DuplicateTaskError: another function has that name.
+    :raises InvalidSettingError: a parameter is out of its range, the decorated object is no
+        function that can be called with keywords, or ``args_model`` does not fit it.
+    :raises DuplicateTaskError: another function has that name; the message says where it stands.
     """
+    _check_has_parentheses("job", name, '"a name"')
+    target = chosen_registry(registry)
     defaults = TaskDefaults(
         queue=queue,
         priority=priority,
@@ -65,7 +68,6 @@ def job(
     )
 
     def register(func: F) -> F:
-        target = default_registry if registry is None else registry
         target.register(name, func, args_model=args_model, defaults=defaults, run_in=run_in)
         return func
 
@@ -105,13 +107,13 @@ def cron(
     :param jitter: spread each job's time over so many seconds after its tick.
     :param overlap: ``"skip"`` fires nothing while the job of the last tick has not ended, and never
         two jobs at once.
-    :raises InvalidSettingError: a value is not valid; the message names the field.
+    :raises InvalidSettingError: a value is not valid, or the handler has a parameter without a
+        default that ``args`` has no value for; the message names it.
     :raises DuplicateTaskError: there is another entry of that name; a second entry of one function
         needs a ``name``.
     """
 
     def register(func: F) -> F:
-        target = default_registry if handler_registry is None else handler_registry
         task = target.find_name(func) or getattr(func, "__name__", name)
         if task is None:
             raise InvalidSettingError(f"{func!r} has no name of its own; pass one to @cron")
@@ -131,6 +133,16 @@ def cron(
         target.add_cron(entry, func)
         return func
 
+    _check_has_parentheses("cron", expression, '"* * * * *"')
+    target = chosen_registry(handler_registry)
     # Bad expressions and zones are refused where they are written, before there is a function.
     Schedule(expression, timezone)
     return register
+
+
+def _check_has_parentheses(decorator: str, first: object, example: str) -> None:
+    """Refuse the function that a decorator gets where its parentheses were left out."""
+    if callable(first):
+        raise InvalidSettingError(
+            f"write @{decorator}({example}) with parentheses above {location(first)}"
+        )

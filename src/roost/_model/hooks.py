@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 
 import attrs
 
+from roost._model.functions import location
 from roost.exceptions import InvalidSettingError
 
 
@@ -23,14 +25,34 @@ class Hooks:
     and changes nothing about the job. A thread can't be stopped: when eight threads of plain
     functions hang, plain hooks are skipped until one of them ends.
 
-    :raises InvalidSettingError: a hook is not callable.
+    :raises InvalidSettingError: a hook can't be called like this.
     """
 
     before_job: Callable[..., Awaitable[None]] | None = None
     after_job: Callable[..., Awaitable[None]] | None = None
 
     def __attrs_post_init__(self) -> None:
-        for name in ("before_job", "after_job"):
-            hook = getattr(self, name)
-            if hook is not None and not callable(hook):
-                raise InvalidSettingError(f"{name} must be an async function, not {hook!r}")
+        _check("before_job", self.before_job, "(job, *, ctx)", {"ctx": None})
+        keywords = {"result": None, "error": None, "ctx": None}
+        _check("after_job", self.after_job, "(job, *, result, error, ctx)", keywords)
+
+
+def _check(name: str, hook: object, shape: str, keywords: dict[str, None]) -> None:
+    if hook is None:
+        return
+    if not callable(hook) or isinstance(hook, type):
+        raise InvalidSettingError(f"{name} must be an async function, not {hook!r}")
+    if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
+        raise InvalidSettingError(
+            f"{name} must be a function, and {location(hook)} is a generator: nothing would run it"
+        )
+    try:
+        signature = inspect.signature(hook)
+    except (TypeError, ValueError):
+        return  # what can't be read may take anything
+    try:
+        signature.bind(None, **keywords)
+    except TypeError as error:
+        raise InvalidSettingError(
+            f"{name} is called as {shape}, and {location(hook)} can't be: {error}"
+        ) from None

@@ -9,13 +9,19 @@ import attrs
 from pydantic import BaseModel
 
 from roost._model.cron import CronEntry
+from roost._model.declared import check_args_model, check_cron_args, check_handler
 from roost._model.functions import (
+    Run,
     RunIn,
     accepted_keywords,
     check_run_in,
     identity,
     is_async,
+    is_same,
+    location,
     origin,
+    place,
+    run_of_module,
 )
 from roost._model.job import (
     JobInsert,
@@ -62,6 +68,7 @@ class Handler:
     :param run_in: where a plain function runs.
     :param job_parameter: the function's parameter that is annotated with `Job`.
     :param accepted: the keywords that the function takes; ``None``: any.
+    :param run: the run of its module that defined the function.
     """
 
     name: str
@@ -72,6 +79,7 @@ class Handler:
     run_in: RunIn = "thread"
     job_parameter: str | None = None
     accepted: frozenset[str] | None = None
+    run: Run = (None, None)
 
 
 class TakenName(str):
@@ -92,6 +100,7 @@ class HandlerRegistry:
         self._names: dict[tuple[int, int], str] = {}
         self._cron: dict[str, CronEntry] = {}
         self._cron_functions: dict[str, Callable[..., Any]] = {}
+        self._cron_runs: dict[str, Run] = {}
         # Tasks that @cron registered on the way; @job on the same function takes their place.
         self._provisional: set[str] = set()
 
@@ -107,26 +116,41 @@ class HandlerRegistry:
         """Make ``func`` the handler of the task ``name``.
 
         Registering the same function again (a module that is imported twice or reloaded) replaces
-        what was declared.
+        what was declared. The same is what stands in the same file under the same name; within one
+        run of a module, two lambdas or two functions of one name are different.
 
         :param args_model: a pydantic model that validates the job's args when the handler is
             called.
         :param run_in: see `job`.
-        :raises InvalidSettingError: the name is empty or unusable, or ``func`` is not callable or
-            can't run in a process.
+        :raises InvalidSettingError: the name is empty or unusable, or ``func`` is a class, is not
+            callable by keywords or can't run in a process, or ``args_model`` is no model or does
+            not fit its parameters.
         :raises DuplicateTaskError: another function has that name.
         """
         check_name("task", name, error=InvalidSettingError)
-        if not callable(func):
-            raise InvalidSettingError(f"the handler of {name!r} is not callable: {func!r}")
+        check_handler(name, func)
+        parameter = job_parameter(func)
+        check_args_model(name, func, args_model, job_parameter=parameter)
+        if defaults is not None and not isinstance(defaults, TaskDefaults):
+            raise InvalidSettingError(f"defaults must be TaskDefaults, not {defaults!r}")
         awaited = is_async(func)
         check_run_in(name, func, run_in, awaited=awaited)
         known = self._handlers.get(name)
-        if known is not None and origin(known.func) != origin(func):
+        if known is not None and not is_same(known.func, func, run=known.run):
             raise DuplicateTaskError(
-                f"task {name!r} is already handled by {origin(known.func)[1]}; "
-                "give one of the two another name"
+                f"task {name!r} is already handled by {location(known.func)}; give it or "
+                f"{location(func)} another name"
             )
+        if args_model is not None:
+            for entry in self._cron.values():
+                if self._cron_functions[entry.name] is func:
+                    check_cron_args(
+                        entry.name,
+                        func,
+                        entry.args,
+                        args_model=args_model,
+                        job_parameter=parameter,
+                    )
         self._rename_provisional(self._names.get(identity(func)), name)
         if known is not None and known.func is not func:
             # Its number may be given to another function once it is gone.
@@ -138,8 +162,9 @@ class HandlerRegistry:
             defaults=defaults or TaskDefaults(),
             is_async=awaited,
             run_in=run_in,
-            job_parameter=job_parameter(func),
+            job_parameter=parameter,
             accepted=accepted_keywords(func),
+            run=run_of_module(func),
         )
         self._provisional.discard(name)
         self._names[identity(func)] = name
@@ -147,10 +172,19 @@ class HandlerRegistry:
     def add_cron(self, entry: CronEntry, func: Callable[..., Any]) -> None:
         """Let ``func`` be enqueued as ``entry`` says; it becomes a task unless it is one.
 
+        :raises InvalidSettingError: ``func`` can't be called with the entry's args.
         :raises DuplicateTaskError: another entry has that name. The same function of a module that
             is imported twice or reloaded replaces its own.
         """
         task = self._names.get(identity(func))
+        handler = None if task is None else self._handlers[task]
+        check_cron_args(
+            entry.name,
+            func,
+            entry.args,
+            args_model=None if handler is None else handler.args_model,
+            job_parameter=job_parameter(func),
+        )
         self._check_cron_name(entry.name, func, attrs.evolve(entry, task=task or entry.task))
         if task is None:
             self.register(entry.task, func)
@@ -163,15 +197,16 @@ class HandlerRegistry:
         if known is None or known == entry:
             return
         before = self._cron_functions[name]
-        if before is func or origin(before) != origin(func):
+        if before is func or not is_same(before, func, run=self._cron_runs[name]):
             raise DuplicateTaskError(
-                f"{origin(before)[1]} has the cron entry {name!r} already; give one of the two "
-                "another name"
+                f"{origin(before)[1]} has the cron entry {name!r} already, at {place(before)}; "
+                f"give it or {location(func)} another name"
             )
 
     def _put_cron(self, entry: CronEntry, func: Callable[..., Any]) -> None:
         self._cron[entry.name] = entry
         self._cron_functions[entry.name] = func
+        self._cron_runs[entry.name] = run_of_module(func)
 
     @property
     def cron_entries(self) -> tuple[CronEntry, ...]:
@@ -191,6 +226,7 @@ class HandlerRegistry:
                 renamed = attrs.evolve(renamed, name=TakenName(new))
                 self._check_cron_name(new, func, renamed)
                 del self._cron[entry.name], self._cron_functions[entry.name]
+                del self._cron_runs[entry.name]
             self._put_cron(renamed, func)
         self._provisional.discard(old)
         del self._handlers[old]
@@ -222,7 +258,7 @@ class HandlerRegistry:
             return self._names[identity(func)]
         except KeyError:
             raise UnknownTaskError(
-                f"{origin(func)[1]} is not a task of this registry; decorate it with @job(...)"
+                f"{location(func)} is not a task of this registry; decorate it with @job(...)"
             ) from None
 
     def __contains__(self, name: object) -> bool:
@@ -233,6 +269,18 @@ class HandlerRegistry:
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+
+def chosen_registry(registry: HandlerRegistry | None) -> HandlerRegistry:
+    """Return the registry that was passed, else the shared one.
+
+    :raises InvalidSettingError: something else was passed.
+    """
+    if registry is None:
+        return default_registry
+    if not isinstance(registry, HandlerRegistry):
+        raise InvalidSettingError(f"registry must be a HandlerRegistry, not {registry!r}")
+    return registry
 
 
 default_registry = HandlerRegistry()

@@ -9,7 +9,8 @@ from typing import Any, TypedDict, TypeVar
 
 import attrs
 
-from roost._model.backoff import BackoffStrategy, exponential
+from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
+from roost._model.functions import is_async, location
 from roost._model.hooks import Hooks
 from roost._model.validate import check_name
 from roost.exceptions import InvalidSettingError
@@ -76,9 +77,24 @@ def _hooks(_: object, __: object, value: Any) -> None:
         raise InvalidSettingError(f"hooks must be a roost.Hooks, not {value!r}")
 
 
-def _callable(_: object, field: Any, value: object) -> None:
-    if value is not None and not callable(value):
+def _retry_strategy(_: object, field: Any, value: object) -> None:
+    if value is None:
+        return
+    if value in (exponential, fixed, linear):
+        name = getattr(value, "__name__", "")
+        raise InvalidSettingError(f"{field.name} must be what {name}(...) returns: call it")
+    if not callable(value) or isinstance(value, type) or is_async(value):
         raise InvalidSettingError(f"{field.name} must be a function of the attempt, not {value!r}")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return  # what can't be read may take anything
+    try:
+        signature.bind(1)
+    except TypeError as error:
+        raise InvalidSettingError(
+            f"{field.name} is called with the attempt, and {location(value)} can't be: {error}"
+        ) from None
 
 
 def _yes_or_no(_: object, field: Any, value: object) -> None:
@@ -118,7 +134,7 @@ class WorkerSettings:
     concurrency: int = attrs.field(default=4, validator=_whole(1))
     prefetch: int | None = attrs.field(default=None, validator=attrs.validators.optional(_whole(0)))
     poll_interval: float = attrs.field(default=1.0, validator=_seconds())
-    retry_strategy: BackoffStrategy | None = attrs.field(default=None, validator=_callable)
+    retry_strategy: BackoffStrategy | None = attrs.field(default=None, validator=_retry_strategy)
     run_cron: bool = attrs.field(default=True, validator=_yes_or_no)
     heartbeat_interval: float = attrs.field(default=15.0, validator=_seconds())
     orphan_reaper_interval: float = attrs.field(default=30.0, validator=_seconds())
