@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import importlib
 import os
 import sys
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 
 MODULE = """
-import os, time
+import contextvars, decimal, os, time
 from pathlib import Path
 from uuid import UUID
 from roost import Job, SnoozeJob, current_job
@@ -68,6 +69,20 @@ def nothing():
 
 def odd():
     return {1, 2}
+
+tenant = contextvars.ContextVar("tenant", default="nobody's")
+
+def look_and_set():
+    found = [tenant.get(), decimal.getcontext().prec]
+    tenant.set("mine")
+    decimal.getcontext().prec = 3
+    return found
+
+async def later():
+    return 1
+
+def coroutine():
+    return later()
 
 def die():
     os._exit(9)
@@ -103,6 +118,26 @@ def outcome(table: JobTable, job_id: int) -> tuple[str, Any]:
 
 class Number(BaseModel):
     number: UUID
+
+
+async def test_a_process_keeps_nothing_that_a_job_has_set_for_the_next(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any
+) -> None:
+    job("work", run_in="process", registry=registry)(tasks.look_and_set)
+    jobs = [table.add() for _ in range(4)]
+    await make_worker(concurrency=1).run_once()
+    digits = decimal.DefaultContext.prec
+    assert [table.get(job_id).result for job_id in jobs] == [["nobody's", digits]] * 4
+
+
+async def test_a_coroutine_from_a_process_is_a_failure(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any
+) -> None:
+    job("work", run_in="process", registry=registry)(tasks.coroutine)
+    job_id = table.add(max_attempts=1)
+    await make_worker().run_once()
+    assert table.get(job_id).state == "discarded"
+    assert "can't be awaited in a process" in table.get(job_id).errors[0]["error"]
 
 
 async def test_a_handler_runs_in_a_process_and_answers(

@@ -28,6 +28,7 @@ from roost._model.job import (
     is_default,
 )
 from roost._model.job_parameter import job_parameter
+from roost._model.lazy import check_is_run_by_a_call
 from roost._model.limits import check_limits
 from roost._model.validate import check_job_defaults, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
@@ -129,6 +130,7 @@ class HandlerRegistry:
         """
         check_name("task", name, error=InvalidSettingError)
         check_handler(name, func)
+        check_is_run_by_a_call(name, func)
         parameter = job_parameter(func)
         check_args_model(name, func, args_model, job_parameter=parameter)
         if defaults is not None and not isinstance(defaults, TaskDefaults):

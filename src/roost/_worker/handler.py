@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
-import inspect
 import math
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from roost._model.interrupts import is_ctrl_c
+from roost._model.lazy import DONE, MOST_LEVELS, is_to_be_awaited, refuse_lazy
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.verdict import Ending, Raised, Returned
@@ -61,9 +63,9 @@ async def _call_elsewhere(
     if handler.run_in == "process":
         return await processes.call(handler.func, args, running=running)
     ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
-    if isinstance(ending, Returned) and inspect.iscoroutine(coroutine := ending.value):
-        # A plain function that wraps an async one: the work is still to be done.
-        return await _call_in_loop(lambda: coroutine, {}, running, guard)
+    if isinstance(ending, Returned) and type(value := ending.value) not in DONE:
+        # A plain function may wrap an async one: then the work is still to be done.
+        return await _call_in_loop(partial(_finish, value), {}, running, guard)
     if not guard.is_clean(running.scope):
         # On trio the loop's part of a thread's calls runs in this task.
         await close_what_is_open(running.scope, guard, running.claimed.lease.job_id)
@@ -78,7 +80,10 @@ async def _call_in_loop(
 ) -> Ending:
     ending: Ending
     try:
-        ending = Returned(await func(**args))
+        value = await func(**args)
+        if type(value) not in DONE:
+            value = await _finish(value)
+        ending = Returned(value)
     except BaseException as error:  # noqa: BLE001  (SystemExit and the like end the job, not the worker)
         ending = Raised(error)
     if not guard.is_clean(running.scope):
@@ -86,6 +91,24 @@ async def _call_in_loop(
     if isinstance(ending, Raised) and comes_from_outside(ending.error, guard):
         raise ending.error
     return ending
+
+
+async def _finish(value: Any) -> Any:
+    """Await what a handler returned until it is a result.
+
+    :raises TypeError: it is work that nobody has done, such as a generator.
+    """
+    for _ in range(MOST_LEVELS):
+        if not is_to_be_awaited(value):
+            refuse_lazy(value)
+            return value
+        if isinstance(value, concurrent.futures.Future):
+            value = await anyio.to_thread.run_sync(
+                value.result, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+            )
+        else:
+            value = await value
+    raise TypeError(f"what the handler returned was awaited {MOST_LEVELS} times and has no end")
 
 
 async def close_what_is_open(scope: object, guard: TaskGuard, job_id: int) -> None:

@@ -8,6 +8,7 @@ it dies with the worker, whatever ends that.
 from __future__ import annotations
 
 import contextlib
+import decimal
 import fcntl
 import multiprocessing.spawn
 import os
@@ -19,10 +20,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 from roost._model.codec import encode
 from roost._model.job import Job
+from roost._model.lazy import DONE, refuse_unawaited
 from roost._model.verdict import error_record, result_as_json
 from roost._worker.current import current
 from roost.exceptions import SnoozeJob
@@ -72,8 +75,9 @@ def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
     """Call the handler; what comes back is plain text and numbers, whatever it made."""
     try:
         func, args, job = _Request(request, main_module).load()
-        current.set(job)
-        result = result_as_json(func(**args))
+        # Nothing that a call sets is left for the next one.
+        decimals = decimal.getcontext().copy()
+        result = copy_context().run(_call, func, args, job, decimals)
     except SnoozeJob as snooze:
         return {"snooze": float(snooze.seconds)}
     except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
@@ -82,6 +86,17 @@ def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
         note = f"{len(result):,} characters are more than a process may answer"
         result = encode({"roost.unserializable": note})
     return {"result": result}
+
+
+def _call(
+    func: Callable[..., Any], args: dict[str, Any], job: Job, decimals: decimal.Context
+) -> str:
+    decimal.setcontext(decimals)
+    current.set(job)
+    value = func(**args)
+    if type(value) not in DONE:
+        refuse_unawaited(value)
+    return result_as_json(value)
 
 
 class _Request(pickle.Unpickler):
