@@ -173,6 +173,16 @@ class HandlerProcessError(RoostError):
     code: ClassVar[str] = "roost.handler-process"
 
 
+class WorkerCrashedError(RoostError):
+    """A part of a worker ended though nothing had stopped it; the worker has stopped in order.
+
+    For instance when code in the same event loop cancels all tasks of the loop, or stops it. Start
+    the process anew; its jobs were handed back.
+    """
+
+    code: ClassVar[str] = "roost.worker-crashed"
+
+
 class NoCurrentJobError(RoostError, LookupError):
     """`current_job` was called outside a job."""
 
