@@ -231,7 +231,7 @@ async def test_who_listens_for_all_hands_over_when_it_is_cancelled(
         waits = Waits(client, group)
         waits.start(*ids)
         await eventually(awaited(table, *ids))
-        await eventually(lambda: table.rows(LISTENING))
+        await eventually(lambda: len(table.rows(LISTENING)) == 1)
         await anyio.wait_all_tasks_blocked()
         [listening] = table.rows(PIDS)
         for job_id in ids[:3]:
@@ -282,7 +282,7 @@ async def test_the_listening_connection_may_be_killed(client: AsyncRoost, table:
         for job_id in ids:
             group.start_soon(wait, job_id)
         await eventually(awaited(table, *ids))
-        await eventually(lambda: table.rows(LISTENING))
+        await eventually(lambda: len(table.rows(LISTENING)) == 1)
         await anyio.wait_all_tasks_blocked()
         [listening] = table.rows(PIDS)
         assert table.value(TERMINATE) == 1

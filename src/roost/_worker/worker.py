@@ -100,9 +100,10 @@ class Worker:
     async def run_once(self) -> int:
         """Drain every currently-available job and exit. Returns count processed.
 
-        Skips the rescue; heartbeats go on meanwhile and jobs are claimed like a worker's, so it is
-        safe beside others. Jobs that its jobs enqueue are run too; no job is run twice, also when
-        it snoozes for no time. Ends as `run` does when it is cancelled or stopped.
+        Skips the cron scheduler, the archive and the rescue. Heartbeats go on and jobs are claimed
+        like a worker's, so it is safe beside others. Jobs that its jobs enqueue are run too; no job
+        is run twice, also when it snoozes for no time. Ends as `run` does when it is cancelled or
+        stopped.
         """
         drains: list[DrainLane] = []
 

@@ -253,7 +253,7 @@ class ExecuteLane:
         """Call the handler; its time begins here."""
         claimed = running.claimed
         try:
-            handler = self._runtime.registry.get(claimed.task)
+            handler = self._runtime.registry.handler_of(claimed.task)
             args = _arguments(handler, claimed)
         except BaseException as error:  # noqa: BLE001  (bad args are this job's failure alone)
             return self._failure(error)
