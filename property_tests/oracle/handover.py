@@ -41,7 +41,7 @@ class HandOver(Enqueue):
             raise Waits
         holder = self._holder(job.unique_key)
         if holder is not None:
-            raise DuplicateUniqueJobError(unique_key=str(job.unique_key), existing_id=holder)
+            raise DuplicateUniqueJobError(str(job.unique_key), holder)
         receiver = self._receiver(job)
         if receiver is None:
             self._insert(job, self.last_job)

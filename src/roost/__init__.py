@@ -39,7 +39,6 @@ from roost.exceptions import (
     SnoozeJob,
     UnknownParentError,
     UnknownTaskError,
-    WorkerCrashedError,
     WorkerShutdown,
 )
 
@@ -80,7 +79,6 @@ __all__ = [
     "UnknownParentError",
     "UnknownTaskError",
     "Worker",
-    "WorkerCrashedError",
     "WorkerInfo",
     "WorkerSettings",
     "WorkerShutdown",

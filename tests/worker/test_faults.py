@@ -40,7 +40,7 @@ class Faults:
         self._ended = False
         self.unsent: Counter[str] = Counter()
         self.unanswered: Counter[str] = Counter()
-        for name in ("call", "call_in_transaction"):
+        for name in ("call", "call_for_heartbeat", "call_in_transaction"):
             monkeypatch.setattr(Runtime, name, self._faulty(getattr(Runtime, name)))
         for lane in ("fetch", "settle", "heartbeat"):
             monkeypatch.setattr(f"roost._worker.lanes.{lane}.backoff", lambda failures: 0.01)

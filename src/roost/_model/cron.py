@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -80,7 +79,7 @@ class CronEntry:
         return Schedule(self.expression, self.timezone_name)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@attrs.frozen(kw_only=True)
 class CronInfo:
     """A cron entry as the database has it.
 

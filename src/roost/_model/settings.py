@@ -118,7 +118,8 @@ class WorkerSettings:
     :param orphan_reaper_interval: between two looks for the jobs of dead workers.
     :param orphan_stale_after: without a heartbeat for so long this worker counts as dead, stops its
         own jobs, and others may take them.
-    :param shutdown_timeout: how long running jobs may go on after a stop was asked for, ≥ 0.
+    :param shutdown_timeout: how long running jobs may go on after a stop was asked for, ≥ 0, and
+        how long it is tried to write what they ended in. A stop takes up to 5 s more.
     :param listen_reconnect_delay: before the listening connection is opened again.
     :param error_cap: how many error records a job keeps, ≥ 1; the newest stay.
     :param archive_after_seconds: move jobs to ``roost.jobs_archive`` so long after their end, ≥ 0;

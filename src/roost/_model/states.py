@@ -5,16 +5,13 @@ is drawn from it. Scheduled, snoozed and blocked jobs are ``available``: ``sched
 count of unfinished parents tell them apart.
 """
 
-from enum import Enum, StrEnum
+from enum import StrEnum
 
 import attrs
 
 
-class JobState(str, Enum):  # noqa: UP042  (as on the API page; see decision 11)
-    """Where a job stands. A ``str``: it compares equal to the column's text.
-
-    ``str()`` and formatting give ``JobState.AVAILABLE``; the text alone is ``state.value``.
-    """
+class JobState(StrEnum):
+    """Where a job stands. A ``str``: it compares equal to the column's text."""
 
     AVAILABLE = "available"
     EXECUTING = "executing"

@@ -9,10 +9,10 @@ import attrs
 from roost._model.codec import encode
 from roost._model.states import Event, JobState
 from roost._model.verdict import Lease, Verdict, describe
-from roost._ops.family import bound_lock_waits, cancel_descendants, release_children
+from roost._ops.family import HELD, bound_lock_waits, cancel_descendants, release_children
 from roost._ops.query import Op, Query
 from roost._sql import statements
-from roost.exceptions import LeaseLostError
+from roost.exceptions import DatabaseUnavailableError, LeaseLostError
 
 _SQL = statements("settle")
 
@@ -82,6 +82,21 @@ def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled
         is_held = (verdict.lease.job_id, verdict.lease.lease_no) in held
         (settled.busy if is_held else settled.lost).append(verdict)
     return settled
+
+
+def try_parents(verdicts: Sequence[Verdict], *, error_cap: int) -> Op[list[Verdict]]:
+    """Write the verdicts of jobs with children and return those that somebody's lock kept out.
+
+    Must run inside a transaction, which goes on after that.
+    """
+    yield Query(_SQL["begin_parents"])
+    try:
+        return (yield from settle_parents(verdicts, error_cap=error_cap)).busy
+    except DatabaseUnavailableError as error:
+        if error.sqlstate != HELD:
+            raise
+    yield Query(_SQL["undo_parents"])
+    return list(verdicts)
 
 
 def complete_now(lease: Lease, result: str) -> Op[None]:

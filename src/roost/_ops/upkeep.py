@@ -16,8 +16,9 @@ from roost._sql import statements
 
 _SQL = statements("upkeep")
 
-CHILD_WAIT = 500
-"""Milliseconds: nobody waits behind it, and it is tried again at the next look only."""
+LOCK_WAIT = 500
+"""Milliseconds that upkeep waits for a lock, of a table or of a child: while it waits it keeps one
+of the worker's few connections, and it is tried again at the next look."""
 
 
 @attrs.frozen
@@ -103,8 +104,11 @@ def forget_worker(worker_id: int) -> Op[None]:
 def expire_workers(names: dict[int, str] | None = None) -> Op[list[str]]:
     """Remove the workers whose expiry has passed and return their names.
 
+    Must run inside a transaction.
+
     :param names: gets each name by the worker's id, for `rescue_jobs`.
     """
+    yield from bound_lock_waits(LOCK_WAIT)
     rows = yield Query(_SQL["expire_workers"])
     if names is not None:
         names.update((worker_id, name) for worker_id, name in rows)
@@ -130,11 +134,11 @@ def rescue_jobs(
     """
     tried = [] if tried is None else tried
     dead = {str(worker_id): name for worker_id, name in (names or {}).items()}
+    yield from bound_lock_waits(LOCK_WAIT)
     rows = yield Query(_SQL["rescue_jobs"], (limit, error_cap, list(tried), encode(dead)))
     tried += [row[0] for row in rows]
     failed = _failed_parents([row[:3] for row in rows])
     if failed:
-        yield from bound_lock_waits(CHILD_WAIT)
         yield from cancel_descendants(failed)
     return [Rescued(job_id, JobState(state), *rest) for job_id, state, _, *rest in rows]
 
@@ -157,15 +161,20 @@ def release_unheld(worker_id: int, *, held: Collection[Lease]) -> Op[list[int]]:
 
 
 def archive_jobs(*, after: float, limit: int) -> Op[int]:
-    """Move up to ``limit`` jobs that ended more than ``after`` seconds ago; return how many."""
+    """Move up to ``limit`` jobs that ended more than ``after`` seconds ago; return how many.
+
+    Must run inside a transaction.
+    """
+    yield from bound_lock_waits(LOCK_WAIT)
     return len((yield Query(_SQL["archive_jobs"], (after, limit))))
 
 
 def forget_results(*, after: float, limit: int) -> Op[int]:
     """Drop the results of jobs completed more than ``after`` seconds ago; return how many.
 
-    Up to ``limit`` live jobs and as many archived ones.
+    Up to ``limit`` live jobs and as many archived ones. Must run inside a transaction.
     """
+    yield from bound_lock_waits(LOCK_WAIT)
     live = yield Query(_SQL["forget_results"], (after, limit))
     archived = yield Query(_SQL["forget_archived_results"], (after, limit))
     return max(len(live), len(archived))

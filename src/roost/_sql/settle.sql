@@ -174,7 +174,15 @@ cross join lateral (
 
 -- name: bound_lock_waits
 -- $1 milliseconds, for the rest of the transaction: a child that somebody holds is not waited for.
-select set_config('lock_timeout', $1::text, true);
+-- What may take long and has to be done, such as to cancel a large family, is bounded by its caller
+-- and not by the role's statement_timeout.
+select set_config('lock_timeout', $1::text, true), set_config('statement_timeout', '0', true);
+
+-- name: begin_parents
+savepoint roost_parents;
+
+-- name: undo_parents
+rollback to savepoint roost_parents;
 
 -- name: hold_lease
 -- $1 id, $2 worker id, $3 lease number. Waits for whoever has the row, an enqueue of a child for
@@ -229,51 +237,6 @@ select count(*)
 from released
 where (select count(*) from notified) >= 0;
 
--- name: cancel_children
--- $1 parents that were discarded or cancelled, locked as above. Returns the children that were
--- cancelled and have children of their own.
-with gone as (
-    delete from roost.dependencies
-    where parent_id = any ($1::bigint[])
-    returning parent_id, child_id
-),
-failed as (
-    select gone.child_id, min(gone.parent_id) as parent_id
-    from gone
-    group by gone.child_id
-),
-held as materialized (
-    select job.id, failed.parent_id
-    from failed
-    join roost.jobs as job on job.id = failed.child_id
-    where job.state = 'available'
-        and job.pending_parents > 0
-    order by job.id
-    for update of job
-),
-cancelled as (
-    update roost.jobs as job
-    set state = 'cancelled',
-        cancelled_at = now(),
-        pending_parents = 0,
-        errors = coalesce(job.errors, '[]') || jsonb_build_array(jsonb_build_object(
-            'attempt', job.attempt,
-            'at', now(),
-            'error', 'ParentFailed: job ' || held.parent_id || ' was ' || parent.state,
-            'trace', ''
-        ))
-    from held
-    join roost.jobs as parent on parent.id = held.parent_id
-    where job.id = held.id
-    returning job.id, job.has_children, job.awaited
-),
-notified as (
-    select pg_notify('roost_finished', id::text)
-    from cancelled
-    where awaited
-)
-select id
-from cancelled
-where has_children
-    and (select count(*) from notified) >= 0
-order by id;
+-- name: cancel_descendants
+-- $1 parents that were discarded or cancelled, locked as above.
+select roost.cancel_descendants($1::bigint[]);

@@ -12,7 +12,7 @@ import attrs
 
 from roost._model.verdict import Verdict
 from roost._ops.query import Op
-from roost._ops.settle import settle, settle_parents
+from roost._ops.settle import settle, try_parents
 from roost._ops.upkeep import forget_worker, release_unheld
 
 
@@ -32,6 +32,8 @@ class Unfinished:
 def hand_back(unfinished: Unfinished) -> Op[list[int]]:
     """Write the verdicts, give back every other job with its attempt, and remove the worker.
 
+    The worker's row stays if a verdict can't be written because somebody has locked its job.
+
     Must run inside a transaction, with nothing but the end of the process after it: from its commit
     on others may run the jobs. Returns the ids of the jobs that were given back.
     """
@@ -39,9 +41,11 @@ def hand_back(unfinished: Unfinished) -> Op[list[int]]:
     settled = yield from settle(unfinished.unwritten, error_cap=error_cap)
     busy = settled.busy
     if settled.parents:
-        busy = busy + (yield from settle_parents(settled.parents, error_cap=error_cap)).busy
-    # What is done but could not be written is left to a rescue: the attempt was made.
+        busy = busy + (yield from try_parents(settled.parents, error_cap=error_cap))
+    # The work of these is done, and must not be done again as long as that can be helped: they keep
+    # their leases until the worker's row expires.
     done = [verdict.lease for verdict in busy]
     released = yield from release_unheld(unfinished.worker_id, held=done)
-    yield from forget_worker(unfinished.worker_id)
+    if not done:
+        yield from forget_worker(unfinished.worker_id)
     return released

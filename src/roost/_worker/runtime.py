@@ -30,6 +30,7 @@ from roost._worker.alertness import Alertness
 from roost._worker.offer import Offer
 from roost._worker.plans import Plans
 from roost._worker.running import Reason, Running
+from roost._worker.unwritten import Unwritten
 from roost._worker.wake import Wake
 from roost.exceptions import DatabaseError
 
@@ -74,7 +75,8 @@ class Runtime:
     :param abandoned: leases of jobs whose threads were left behind; this worker keeps them.
     :param due_at: by ``time.monotonic``, when a job is due that was put off since the last claim.
     :param plans: which connections' cached plans to doubt.
-    :param background: lets one lane of upkeep at a time use a connection.
+    :param background: how many connections upkeep may use at once. Two, so that one lane of it that
+        waits delays no other, and a claim or a settle always finds the third.
     :param start_waiting: starts jobs of the line in free slots; the execute lane sets it.
     :param crashed: keeps an error for `Worker.run` to raise, and begins the ordered stop.
     """
@@ -89,8 +91,9 @@ class Runtime:
     worker_id: int = 0
     lease_until: float = math.inf
     look: Wake = attrs.field(factory=Wake)
-    settling: list[Verdict] = attrs.field(factory=list)
+    settling: Unwritten = attrs.field(factory=Unwritten)
     settle_wake: Wake = attrs.field(factory=Wake)
+    apart_wake: Wake = attrs.field(factory=Wake)
     heartbeat_wake: Wake = attrs.field(factory=Wake)
     cron_wake: Wake = attrs.field(factory=Wake)
     control_wake: Wake = attrs.field(factory=Wake)
@@ -110,7 +113,7 @@ class Runtime:
     abandoned: set[Lease] = attrs.field(factory=set)
     due_at: float = math.inf
     plans: Plans = attrs.field(factory=Plans)
-    background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(1))
+    background: anyio.Semaphore = attrs.field(factory=lambda: anyio.Semaphore(2))
     start_waiting: Callable[[], None] = _nobody_starts
     crashed: Callable[[BaseException], None] = _nobody_stops
 
@@ -130,7 +133,7 @@ class Runtime:
     async def call_in_background(
         self, operation: Op[T], *, in_transaction: bool = False, timeout: float = CALL_TIMEOUT
     ) -> T:
-        """Do the same when no other upkeep does, so that claims and settles find connections."""
+        """Do the same as upkeep, which never uses all connections."""
         async with self.background:
             if in_transaction:
                 return await self.call_in_transaction(operation, timeout=timeout)
@@ -197,8 +200,12 @@ class Runtime:
         return {*self.running.leases, *unsettled, *self.abandoned}
 
     def runs_under_its_row(self) -> bool:
-        """Say whether a handler may still run whose lease is one of the current incarnation."""
-        leases = (*self.running.leases, *self.abandoned)
+        """Say whether a lease of the current incarnation is still needed.
+
+        A handler may still run under it, or its verdict is not written yet.
+        """
+        unwritten = (verdict.lease for verdict in self.settling)
+        leases = (*self.running.leases, *self.abandoned, *unwritten)
         return any(lease.worker_id == self.worker_id for lease in leases)
 
     def busy(self) -> bool:

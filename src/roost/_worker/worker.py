@@ -39,7 +39,7 @@ from roost._worker.lanes.unknown_tasks import UnknownTasksLane
 from roost._worker.loop_watch import LoopWatch
 from roost._worker.running import Running
 from roost._worker.runtime import Runtime
-from roost.exceptions import DatabaseUnavailableError, SchemaError, WorkerCrashedError
+from roost.exceptions import DatabaseUnavailableError, SchemaError
 
 logger = StructuredLogger("roost.worker")
 
@@ -100,10 +100,9 @@ class Worker:
     async def run_once(self) -> int:
         """Drain every currently-available job and exit. Returns count processed.
 
-        Skips the cron scheduler, the archive and the rescue. Heartbeats go on and jobs are claimed
-        like a worker's, so it is safe beside others. Jobs that its jobs enqueue are run too; no job
-        is run twice, also when it snoozes for no time. Ends as `run` does when it is cancelled or
-        stopped.
+        Skips the rescue; heartbeats go on meanwhile and jobs are claimed like a worker's, so it is
+        safe beside others. Jobs that its jobs enqueue are run too; no job is run twice, also when
+        it snoozes for no time. Ends as `run` does when it is cancelled or stopped.
         """
         drains: list[DrainLane] = []
 
@@ -203,6 +202,7 @@ class _Session:
         )
         self._runtime.crashed = self.crashed
         self._execute = ExecuteLane(self._runtime)
+        self._settle = SettleLane(self._runtime)
         self._heartbeat = HeartbeatLane(self._runtime)
         self._stop = anyio.Event()
         self._hurry = anyio.Event()
@@ -239,10 +239,10 @@ class _Session:
             raise interrupt
 
     def unfinished(self) -> Unfinished | None:
-        """Return the leases that are still held, and the verdicts that are not written."""
+        """Return the leases that are still held."""
         runtime = self._runtime
-        held = runtime.abandoned or runtime.running.leases or runtime.settling
-        if not (runtime.worker_id and held):
+        held = runtime.abandoned or runtime.running.leases or len(runtime.settling)
+        if not runtime.worker_id or not held:
             return None
         error_cap = runtime.settings.error_cap
         return Unfinished(runtime.worker_id, list(runtime.settling), error_cap)
@@ -290,10 +290,6 @@ class _Session:
             error = error.exceptions[0]
         if self.crash is None:
             self.crash = error
-            if not isinstance(error, (Exception, KeyboardInterrupt, BaseExceptionGroup)):
-                # A SystemExit would end the process as if all were well.
-                self.crash = WorkerCrashedError(f"a lane raised {type(error).__name__}")
-                self.crash.__cause__ = error
             logger.critical(
                 "worker crashed: %(error)s",
                 # The message says what is wrong with a schema; where it was found says nothing.
@@ -332,7 +328,7 @@ class _Session:
             ListenLane(runtime),
             ControlLane(runtime),
             PausesLane(runtime),
-            SettleLane(runtime),
+            self._settle,
             self._execute,
             *fetching,
         ]
@@ -374,8 +370,11 @@ class _Session:
         """Bound the stop from the moment that it is asked for."""
         await self._stop.wait()
         grace = self._settings.shutdown_timeout
-        self._shell.deadline = anyio.current_time() + grace + STOP_MARGIN
+        now = anyio.current_time()
+        self._shell.deadline = now + grace + STOP_MARGIN
+        self._settle.end_by(now + grace)
         await self._hurry.wait()
         now = anyio.current_time()
+        self._settle.end_by(now)
         self._shell.deadline = min(self._shell.deadline, now + STOP_MARGIN)
         self._execute.end_by(now)

@@ -50,7 +50,7 @@ class ArchiveLane:
     async def _all(self, batch: Callable[[], Op[int]]) -> int:
         total = 0
         while True:
-            done = await self._runtime.call_in_background(batch())
+            done = await self._runtime.call_in_background(batch(), in_transaction=True)
             total += done
             if done < BATCH:
                 return total

@@ -110,17 +110,46 @@ class ListenLane:
     async def _check(self, listener: Listener) -> None:
         """Send a notification and wait to hear it: a connection that answers may still be deaf."""
         token = f"{self._runtime.name} {next(self._tokens)}"
-        with anyio.move_on_after(PROBE_TIMEOUT):
-            await self._runtime.call_in_background(notify_probe(token), timeout=PROBE_TIMEOUT)
-            while True:
-                heard = await listener.receive()
-                self._pass_on(heard)
-                if Notification(PROBE, token) in heard:
+        waiting = anyio.move_on_after(PROBE_TIMEOUT)
+        sent = anyio.Event()
+        failure: DatabaseUnavailableError | None = None
+        async with anyio.create_task_group() as group:
+            # Beside the hearing: what else is announced must not wait until a connection is free.
+            group.start_soon(self._send_probe, token, waiting, sent)
+            try:
+                with waiting:
+                    await self._hear(listener, token)
+                    group.cancel_scope.cancel()
                     return
+            except DatabaseUnavailableError as error:
+                failure = error
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         with anyio.move_on_after(PROBE_TIMEOUT):
             await listener.probe()
-            raise _DeafError("notifications don't arrive")
+            if sent.is_set():
+                raise _DeafError("notifications don't arrive")
+            return  # it was not heard because it was not sent: that says nothing
         raise DatabaseUnavailableError("the listening connection does not answer")
+
+    async def _send_probe(self, token: str, waiting: anyio.CancelScope, sent: anyio.Event) -> None:
+        """Send a notification and give it `PROBE_TIMEOUT` from then on to arrive."""
+        try:
+            await self._runtime.call(notify_probe(token), timeout=PROBE_TIMEOUT)
+        except DatabaseUnavailableError as error:
+            logger.info("the probe of the listening was not sent: %(error)s", error=str(error))
+            waiting.cancel()
+        else:
+            sent.set()
+            waiting.deadline = anyio.current_time() + PROBE_TIMEOUT
+
+    async def _hear(self, listener: Listener, token: str) -> None:
+        while True:
+            heard = await listener.receive()
+            self._pass_on(heard)
+            if Notification(PROBE, token) in heard:
+                return
 
     def _pass_on(self, heard: Sequence[Notification]) -> None:
         of_jobs = 0

@@ -38,7 +38,9 @@ class RescueLane:
 
         Each batch commits by itself; a cancel between two leaves the rest to the next look.
         """
-        for name in await self._runtime.call_in_background(expire_workers(self._dead)):
+        for name in await self._runtime.call_in_background(
+            expire_workers(self._dead), in_transaction=True
+        ):
             logger.warning("worker is dead, its jobs are taken back: %(worker)s", worker=name)
         total, limit = 0, BATCH
         tried: list[int] = []

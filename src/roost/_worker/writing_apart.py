@@ -1,0 +1,163 @@
+"""Writes the verdicts that may take long, one after the other, while the others go on.
+
+These are the ends of jobs with children, of which one may concern a million, and results so large
+that the database may not take them in time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from time import monotonic
+
+import anyio
+
+from roost._model.logs import StructuredLogger
+from roost._model.verdict import without_payload
+from roost._ops.family import HELD
+from roost._ops.settle import Settled, settle, settle_parents
+from roost._ops.upkeep import oldest_transaction
+from roost._worker.runtime import Runtime
+from roost._worker.unwritten import Postponed, due, next_due_at
+from roost._worker.writing import (
+    SETTLE_TIMEOUT,
+    Flight,
+    account,
+    completes,
+    is_heavy,
+    report_lost,
+)
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
+
+logger = StructuredLogger("roost.worker.settle")
+
+PARENTS_TIMEOUT = 300.0
+"""Seconds that the ends of jobs with children may take. A chain of 5,000 takes one, a million
+children about a minute (November 2026); the heartbeat keeps the leases meanwhile."""
+MAX_PARENTS = 1_000
+"""Jobs with children that are settled in one transaction at most."""
+MAX_REFUSALS = 3
+"""Times that a large result is sent to a database that answers all else, before a note replaces
+it."""
+CHECK_TIMEOUT = 5.0
+"""Seconds to find out whether the database answers at all."""
+REFUSED_DELAY = 30.0
+"""Seconds before a verdict is tried again that the database refuses even without its payload."""
+MAX_UNANSWERED_DELAY = 5.0
+"""Seconds between two tries of a verdict that was not answered, at most."""
+
+
+class ApartWriter:
+    """Writes `Unwritten.apart`."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._writing = anyio.Lock(fast_acquire=True)
+        self.flight = Flight()
+
+    def next_at(self) -> float:
+        """Return when there is something to write, by ``time.monotonic``."""
+        return next_due_at(self._runtime.settling.apart, otherwise=math.inf)
+
+    async def once(self) -> None:
+        """Write what is due: completions first, then other ends, then each large result alone."""
+        async with self._writing:
+            now = monotonic()
+            ready = due(self._runtime.settling.apart, now=now)
+            light = [one for one in ready if one.has_children and not is_heavy(one.verdict)]
+            completed = [one for one in light if completes(one.verdict)]
+            failed = [one for one in light if not completes(one.verdict)]
+            for batch in (completed[:MAX_PARENTS], failed[:MAX_PARENTS]):
+                if batch:
+                    await self._write(batch)
+            for one in [one for one in ready if is_heavy(one.verdict)][:1]:
+                await self._write([one])
+
+    async def _write(self, batch: Sequence[Postponed]) -> None:
+        """Write some in one transaction; where that fails, each in one of its own."""
+        with_children = batch[0].has_children
+        timeout = PARENTS_TIMEOUT if with_children else SETTLE_TIMEOUT
+        try:
+            with self.flight.shield(timeout):
+                settled = await self._send(batch, timeout=timeout)
+                self._written(batch, settled)
+                return
+            raise DatabaseUnavailableError("the verdicts were not answered")
+        except DatabaseError as error:
+            if isinstance(error, DatabaseUnavailableError) and error.sqlstate != HELD:
+                for one in batch:
+                    one.unsure = True
+                if not await self._answers():
+                    for one in batch:
+                        one.postpone(now=monotonic())
+                    raise
+            if len(batch) == 1:
+                self._failed(batch[0], error)
+                return
+        # Somebody holds a child of one of them, or one of them can't be written.
+        for one in batch:
+            await self._write([one])
+
+    async def _send(self, batch: Sequence[Postponed], *, timeout: float) -> Settled:
+        runtime, error_cap = self._runtime, self._runtime.settings.error_cap
+        verdicts = [one.verdict for one in batch]
+        timeout = self.flight.seconds(timeout)
+        if batch[0].has_children:
+            return await runtime.call_in_transaction(
+                settle_parents(verdicts, error_cap=error_cap), timeout=timeout
+            )
+        return await runtime.call(settle(verdicts, error_cap=error_cap), timeout=timeout)
+
+    def _written(self, batch: Sequence[Postponed], settled: Settled) -> None:
+        unwritten = self._runtime.settling
+        now = monotonic()
+        parents = {verdict.lease for verdict in settled.parents}
+        busy = {verdict.lease for verdict in settled.busy}
+        done = set()
+        for one in batch:
+            if one.verdict.lease in parents:
+                one.has_children = True
+            elif one.verdict.lease in busy:
+                one.postpone(now=now)
+            else:
+                done.add(one)
+        unwritten.apart = [one for one in unwritten.apart if one not in done]
+        account(self._runtime, settled, [one.verdict for one in batch])
+        report_lost(settled.lost, unsure={one.verdict.lease for one in batch if one.unsure})
+
+    def _failed(self, one: Postponed, error: DatabaseError) -> None:
+        """Put off a verdict that a database that answers did not write.
+
+        After `MAX_REFUSALS` of these its payload is dropped.
+        """
+        job_id = one.verdict.lease.job_id
+        if error.sqlstate == HELD:
+            one.postpone(now=monotonic())
+            return
+        refused = not isinstance(error, DatabaseUnavailableError)
+        one.refusals += 1
+        logger.warning(
+            "verdict of job %(job_id)d not written yet: %(error)s", job_id=job_id, error=str(error)
+        )
+        has_payload = one.verdict.result is not None or one.verdict.error is not None
+        if has_payload and not one.stripped and (refused or one.refusals >= MAX_REFUSALS):
+            logger.error(
+                "result or error of job %(job_id)d can't be stored, a note replaces it: %(error)s",
+                job_id=job_id,
+                error=str(error),
+            )
+            one.verdict = without_payload(one.verdict, str(error))
+            one.stripped = True
+            one.tries = 0
+        delay = REFUSED_DELAY if refused and one.stripped and one.tries else 0.0
+        one.postpone(now=monotonic(), at_least=delay)
+
+    async def _answers(self) -> bool:
+        """Say whether the database answers something else."""
+        with anyio.move_on_after(self.flight.seconds(CHECK_TIMEOUT), shield=True):
+            try:
+                await self._runtime.call(oldest_transaction(), timeout=CHECK_TIMEOUT)
+            except DatabaseError:
+                return False
+            return True
+        return False
