@@ -18,7 +18,7 @@ from roost._model.record import encode_batch, encode_jobs
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
 from roost._model.typed import CallOptions, TaskCall
-from roost._model.validate import check_name
+from roost._model.validate import MAX_ID, check_name
 from roost._model.verdict import result_as_json
 from roost._ops import control, cron, inspect, schema
 from roost._ops.enqueue import insert_alike, insert_batch, insert_children, insert_each, insert_job
@@ -30,6 +30,7 @@ from roost.exceptions import (
     InvalidJobError,
     InvalidSettingError,
     JobFailed,
+    JobNotFoundError,
     JobTimeoutError,
     PauseNotConfirmedError,
 )
@@ -176,28 +177,44 @@ def complete_current(result: object) -> Call[None]:
     return Call(complete())
 
 
+def _checked_id(job_id: int) -> int:
+    """Refuse what is no job's id.
+
+    :raises InvalidJobError: it is not a whole number.
+    :raises JobNotFoundError: it is beyond what an id can be.
+    """
+    if not isinstance(job_id, int) or isinstance(job_id, bool):
+        raise InvalidJobError(f"a job's id must be an int, not {job_id!r}")
+    if not -MAX_ID <= job_id <= MAX_ID:
+        raise JobNotFoundError(f"no job has the id {job_id}")
+    return job_id
+
+
 def get(job_id: int) -> Call[Job]:
     """Read one job."""
-    return Call(inspect.get_job(job_id))
+    return Call(inspect.get_job(_checked_id(job_id)))
 
 
 def status(job_id: int) -> Call[JobState]:
     """Read one job's state."""
-    return Call(control.state_of(job_id))
+    return Call(control.state_of(_checked_id(job_id)))
 
 
 def cancel(job_id: int) -> Call[bool]:
     """Cancel one job and what waits for it."""
-    return Call(control.cancel_job(job_id), in_transaction=True)
+    return Call(control.cancel_job(_checked_id(job_id)), in_transaction=True)
 
 
 def retry(job_id: int) -> Call[bool]:
     """Revive one job."""
-    return Call(control.retry_job(job_id))
+    return Call(control.retry_job(_checked_id(job_id)))
 
 
 def requeue_discarded(queue: str | None, task: str | None, limit: int | None) -> Call[int]:
     """Revive discarded jobs in batches."""
+    for what, name in (("queue", queue), ("task", task)):
+        if name is not None:
+            check_name(what, name)
     operation = control.requeue_discarded(queue=queue, task=task, limit=limit)
     return Call(operation, timeout=BULK_TIMEOUT)
 
@@ -264,7 +281,7 @@ def run_cron_now(name: str) -> Call[int]:
 
 def await_outcome(job_id: int, *, timeout: float = CALL_TIMEOUT) -> Call[JobOutcome | None]:
     """Read how a job ended, or ask for its end to be announced."""
-    return Call(inspect.await_outcome(job_id), timeout=timeout)
+    return Call(inspect.await_outcome(_checked_id(job_id)), timeout=timeout)
 
 
 def check_wait(timeout: float | None, poll_interval: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypedDict, TypeVar
 
@@ -12,7 +11,7 @@ import attrs
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.functions import is_async, location
 from roost._model.hooks import Hooks
-from roost._model.validate import check_name
+from roost._model.validate import MAX_INT, check_name
 from roost.exceptions import InvalidSettingError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,11 +51,16 @@ def _queues(value: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
+MAX_SECONDS = 36_525 * 86_400.0
+"""A century. Postgres's calendar, and the sleep of an event loop, end somewhere."""
+
+
 def _whole(least: int) -> Callable[[object, Any, Any], None]:
     def check(_: object, field: Any, value: Any) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        number = isinstance(value, int) and not isinstance(value, bool)
+        if not number or not least <= value <= MAX_INT:
             raise InvalidSettingError(
-                f"{field.name} must be a whole number ≥ {least}, not {value!r}"
+                f"{field.name} must be a whole number ≥ {least} and ≤ {MAX_INT}, not {value!r}"
             )
 
     return check
@@ -65,8 +69,8 @@ def _whole(least: int) -> Callable[[object, Any, Any], None]:
 def _seconds(*, zero: bool = False) -> Callable[[object, Any, Any], None]:
     def check(_: object, field: Any, value: Any) -> None:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
-            bound = "≥ 0" if zero else "> 0"
+        if not number or not 0 <= value <= MAX_SECONDS or (value == 0 and not zero):
+            bound = f"{'≥' if zero else '>'} 0 and ≤ {MAX_SECONDS:.0f} (a century)"
             raise InvalidSettingError(f"{field.name} must be finite seconds {bound}, not {value!r}")
 
     return check

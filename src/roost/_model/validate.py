@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -21,13 +22,25 @@ MAX_KEY = 500
 def check_name(
     what: str, value: object, *, most: int = MAX_NAME, error: type[RoostError] = InvalidJobError
 ) -> None:
-    """Refuse a name that is empty, too long or not storable as text."""
+    """Refuse a name that is blank, too long, of several lines, or not storable as text.
+
+    Control characters are refused too: nobody can see them, and a log line must stay one line.
+    ``roost.enqueue`` in SQL refuses the same.
+    """
     if not isinstance(value, str):
         raise error(f"{what} must be a str, not {type(value).__name__}")
     if not value or len(value) > most:
         raise error(f"{what} must have 1 to {most} characters, not {len(value)}")
     if "\0" in value or not (value.isascii() or _is_utf8(value)):
         raise error(f"{what} holds a character that Postgres can't store: {value!r}")
+    # One look settles nearly all names; others may still be good, such as those with emoji.
+    if not value.isprintable() and _UNSEEN.search(value):
+        raise error(f"{what} must be one line without control characters, not {value!r}")
+    if value.isspace():
+        raise error(f"{what} must not be blank: {value!r}")
+
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def check_int(

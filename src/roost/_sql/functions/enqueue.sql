@@ -30,6 +30,13 @@ begin
             from unnest(tags) as tag
             where coalesce(length(tag), 0) not between 1 and 200
         ) then 'each of tags must have 1 to 200 characters'
+        when concat_ws(' ', task, queue, unique_key, array_to_string(tags, ' ')) ~ '[[:cntrl:]]'
+            then 'task, queue, unique_key and tags must be one line without control characters'
+        when btrim(task) = '' then 'task must not be blank'
+        when btrim(queue) = '' then 'queue must not be blank'
+        when btrim(unique_key) = '' then 'unique_key must not be blank'
+        when exists (select from unnest(tags) as tag where btrim(tag) = '')
+            then 'each of tags must not be blank'
         when jsonb_typeof(args) <> 'object' then 'args must be a JSON object'
         when jsonb_typeof(metadata) <> 'object' then 'metadata must be a JSON object'
         when max_attempts < 1 then 'max_attempts must be 1 or more'
