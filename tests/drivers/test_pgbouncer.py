@@ -12,6 +12,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 import pytest
 
-from roost import AsyncRoost, HandlerRegistry, JobInsert, Roost, job
+from roost import (
+    AsyncRoost,
+    DatabaseError,
+    DatabaseUnavailableError,
+    HandlerRegistry,
+    JobInsert,
+    Roost,
+    Worker,
+    job,
+)
 from roost._drivers.psycopg_setup import connection_parameters
 from roost._worker.lanes import listen
 from roost.testing.conformance.cases import until
@@ -37,7 +47,7 @@ listen_addr = 127.0.0.1
 listen_port = {listen_port}
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
+pool_mode = {pool_mode}
 default_pool_size = 3
 ignore_startup_parameters = extra_float_digits
 logfile = {log}
@@ -48,6 +58,12 @@ pidfile =
 @pytest.fixture(params=["?statement_cache_size=0", ""], ids=["told", "untold"])
 def pooled_dsn(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield a DSN that leads through PgBouncer to the test's database."""
+    with pgbouncer(dsn, "transaction") as through:
+        yield f"{through}{request.param}"
+
+
+@contextmanager
+def pgbouncer(dsn: str, pool_mode: str) -> Iterator[str]:
     if PROGRAM is None:
         pytest.skip("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     parts = urlsplit(dsn)
@@ -69,6 +85,7 @@ def pooled_dsn(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
             user=parts.username or "postgres",
             listen_port=listen_port,
             log=own / "log",
+            pool_mode=pool_mode,
         )
     )
     somebody: dict[str, Any] = {}
@@ -85,8 +102,7 @@ def pooled_dsn(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
         try:
             wait_for_port(listen_port, process)
             yield (
-                f"postgresql://{parts.username or 'postgres'}@127.0.0.1:{listen_port}"
-                f"{parts.path}{request.param}"
+                f"postgresql://{parts.username or 'postgres'}@127.0.0.1:{listen_port}{parts.path}"
             )
         finally:
             process.terminate()
@@ -195,6 +211,22 @@ async def test_many_clients_share_few_connections_and_none_fails(
         for _ in range(5):
             group.start_soon(enqueue_some)
     assert table.states() == {"available": 5 * 12 * 5}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_statement_pooling_is_refused_at_once(
+    dsn: str, registry: HandlerRegistry, driver: str, anyio_backend_name: str
+) -> None:
+    if driver == "asyncpg" and anyio_backend_name == "trio":
+        pytest.skip("asyncpg is for asyncio")
+    with pgbouncer(dsn, "statement") as through, anyio.fail_after(20):
+        with pytest.raises(DatabaseError, match="Roost needs transactions") as refusal:
+            await Worker(through, registry=registry, driver=driver).run()
+        assert not isinstance(refusal.value, DatabaseUnavailableError)
+        async with AsyncRoost(through, driver=driver) as client:
+            with pytest.raises(DatabaseError, match="Roost needs transactions"):
+                await client.setup_schema()
 
 
 @pytest.mark.parametrize(

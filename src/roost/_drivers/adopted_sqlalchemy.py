@@ -16,6 +16,9 @@ from roost._drivers.sqlstate import error_for
 from roost._ops.query import Query, Row
 from roost.exceptions import NotInTransactionError
 
+_DONT_NOTIFY = "select set_config('roost.notify', 'off', true)"
+"""For a transaction that is to be prepared: Postgres refuses it when it has notified."""
+
 
 class AdoptedSqlalchemy:
     """A ``Connection``, ``Session`` or ``scoped_session``.
@@ -36,6 +39,8 @@ class AdoptedSqlalchemy:
         if self._transactional:
             _refuse_autocommit(connection)
         try:
+            if _is_two_phase(connection):
+                connection.exec_driver_sql(_DONT_NOTIFY)
             result = connection.exec_driver_sql(*_native(connection, query))
             return [tuple(row) for row in result.fetchall()] if result.returns_rows else []
         except Exception as error:
@@ -67,6 +72,8 @@ class AdoptedAsyncSqlalchemy:
         if self._transactional:
             _refuse_autocommit(connection.sync_connection)
         try:
+            if _is_two_phase(connection.sync_connection):
+                await connection.exec_driver_sql(_DONT_NOTIFY)
             result = await connection.exec_driver_sql(*_native(connection, query))
             return [tuple(row) for row in result.fetchall()] if result.returns_rows else []
         except Exception as error:
@@ -79,6 +86,10 @@ class AdoptedAsyncSqlalchemy:
 
 def _connection_of(raw: Any) -> Any:
     return raw if hasattr(raw, "exec_driver_sql") else raw.connection()
+
+
+def _is_two_phase(connection: Any) -> bool:
+    return type(connection.get_transaction()).__name__ == "TwoPhaseTransaction"
 
 
 def _native(connection: Any, query: Query) -> tuple[str, tuple[object, ...] | None]:

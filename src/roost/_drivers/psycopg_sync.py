@@ -19,7 +19,9 @@ from roost._drivers.process import current_process
 from roost._drivers.psycopg_errors import needs_new_connection, translate
 from roost._drivers.psycopg_setup import (
     BACKEND_PID,
+    TAKE_BYTES,
     adapt_values,
+    checks_nothing,
     connection_parameters,
     is_pooled,
 )
@@ -59,6 +61,8 @@ def connect(
         try:
             raw.set_deadline(deadline - monotonic())
             pooled = _look_for_pooler(raw, preparing)
+            if checks_nothing(raw):
+                raw.execute(TAKE_BYTES)
             raw.set_deadline(math.inf)
         except BaseException:
             raw.close()
@@ -136,19 +140,20 @@ class SyncConnection:
             raise translate(error, statement=statement.name) from error
 
     def _execute(self, text: str, params: tuple[object, ...]) -> None:
+        # Binary answers: how a server writes times depends on its DateStyle.
         if not self._preparation.allowed or (self._pooled and not self.is_idle()):
             # In a transaction a refusal could not be made good.
-            self._cursor.execute(text, params, prepare=False)
+            self._cursor.execute(text, params, prepare=False, binary=True)
             return
         try:
-            self._cursor.execute(text, params)
+            self._cursor.execute(text, params, binary=True)
         except psycopg.Error as error:
             if error.sqlstate not in LOST:
                 raise
             self._preparation.give_up(str(error))
             if not self.is_idle():
                 raise
-            self._cursor.execute(text, params, prepare=False)
+            self._cursor.execute(text, params, prepare=False, binary=True)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from psycopg import pq
 from psycopg.rows import tuple_row
 
 from roost._drivers.psycopg_errors import translate
+from roost._drivers.psycopg_setup import DONT_NOTIFY, is_two_phase
 from roost._drivers.psycopg_sync_raw import (
     CANCEL_TIMEOUT,
     DeadlineExceeded,
@@ -55,6 +56,8 @@ class AdoptedSyncConnection:
             if statement.script:
                 self._cursor.execute(statement.text, prepare=False)
                 return []
+            if is_two_phase(self.raw):
+                self._cursor.execute(DONT_NOTIFY)
             self._cursor.execute(statement.text, query.params)
             if self._cursor.pgresult is None:
                 return self._fetch_in_pipeline()

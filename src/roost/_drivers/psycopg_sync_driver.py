@@ -71,7 +71,7 @@ class PsycopgSyncListener:
         try:
             # Ends after the first bunch, which may be several.
             heard = list(self._connection.raw.notifies(timeout=timeout, stop_after=1))
-        except psycopg.Error as error:
+        except (psycopg.Error, UnicodeError) as error:
             raise translate(error) from error
         return [Notification(notify.channel, notify.payload) for notify in heard]
 

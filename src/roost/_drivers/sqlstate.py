@@ -46,6 +46,9 @@ TWICE_PREPARED = "42P05"
 READ_ONLY = "25006"
 """The server takes no writes: the next connection may reach one that does."""
 
+_STATEMENT_POOLING = "statement pooling mode"
+"""Part of what PgBouncer says of a BEGIN then. It ends the connection, with no code of its own."""
+
 ENDING_SEVERITIES = frozenset({"FATAL", "PANIC"})
 """After these the server closes the connection, whatever the code is."""
 
@@ -68,6 +71,12 @@ def error_for(sqlstate: str | None, message: str) -> DatabaseError:
 
 def new_error(message: str, sqlstate: str | None, *, temporary: bool) -> DatabaseError:
     """Return the error of the kind that is asked for."""
+    if _STATEMENT_POOLING in message:
+        message += (
+            "; Roost needs transactions: set pool_mode to transaction or session, "
+            "or connect to Postgres itself"
+        )
+        temporary = False
     if sqlstate == READ_ONLY:
         message += "; the server takes no writes now: it is a standby, or was made read-only"
     kind = DatabaseUnavailableError if temporary else DatabaseError

@@ -81,6 +81,8 @@ def decode(text: str) -> Any:
     """Return the value of a JSON text."""
     try:
         return from_json(text)
+    except TypeError:
+        raise ValueError("the stored text is no UTF-8") from None
     except ValueError:
         # It stops at 200 levels. What `_check_keys` can't look into, an iterator or a serializer of
         # the user's, is written up to 255 levels deep.

@@ -17,6 +17,8 @@ _DROP_LEDGER = attrs.evolve(_SQL["drop_ledger"], script=True)
 
 LOCK_TIMEOUT = "30s"
 """How long a migration waits for a lock, while others queue up behind it; then it is undone."""
+OLDEST_SERVER = 13
+"""The lowest major version of Postgres; see docs/reference/servers.md for what is tested."""
 MIGRATION_TIMEOUT = 600.0
 """Seconds for all migrations together, waiting for another process included."""
 
@@ -35,6 +37,9 @@ def apply() -> Op[list[Migration]]:
     :raises SchemaError: the database's schema is newer than this code can work with.
     :raises DatabaseUnavailableError: a lock was not to be had within `LOCK_TIMEOUT`.
     """
+    yield from check_server()
+    if (yield from _is_up_to_date()):
+        return []  # which takes no right to create anything
     before = (yield Query(_SQL["lock_timeout"], (LOCK_TIMEOUT,)))[0][0]
     yield Query(_SQL["lock"])
     yield Query(_CREATE_LEDGER)
@@ -84,6 +89,7 @@ def check() -> Op[None]:
 
     :raises SchemaError: it is missing, incomplete, or too new.
     """
+    yield from check_server()
     if not (yield from _exists()):
         raise SchemaError("the database has no Roost schema; run `roost init` or setup_schema()")
     applied = yield from _applied()
@@ -92,6 +98,19 @@ def check() -> Op[None]:
     if missing > 0:
         raise SchemaError(
             f"{missing} migration(s) are not applied yet; run `roost migrate up` or setup_schema()"
+        )
+
+
+def check_server() -> Op[None]:
+    """Make sure that the server is one that Roost works with.
+
+    :raises SchemaError: it is older than `OLDEST_SERVER`.
+    """
+    [(version,)] = yield Query(_SQL["server_version"])
+    if version < OLDEST_SERVER * 10_000:
+        raise SchemaError(
+            f"Roost needs Postgres {OLDEST_SERVER} or newer, and this server is Postgres "
+            f"{version // 10_000}: upgrade it"
         )
 
 
@@ -127,6 +146,14 @@ class _Applied:
 def _applied() -> Op[list[_Applied]]:
     rows = yield Query(_SQL["applied"])
     return [_Applied(*row) for row in rows]
+
+
+def _is_up_to_date() -> Op[bool]:
+    if not (yield from _exists()):
+        return False
+    applied = yield from _applied()
+    _refuse_newer(applied)
+    return {migration.version for migration in migrations()} <= {row.version for row in applied}
 
 
 def _exists() -> Op[bool]:

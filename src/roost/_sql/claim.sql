@@ -1,5 +1,5 @@
 -- name: claim_jobs
--- $1 worker id, $2 queues, $3 the tasks that the worker knows, $4 the most to take (1 … 1000),
+-- $1 worker id, $2 queues, $3 the tasks that the worker knows, $4 the most to take (1 to 1000),
 -- $5 to $8 positions to go on behind (queue, priority, scheduled_at, id), or none: from the heads.
 --
 -- Claimed jobs leave dead entries in the index until a vacuum, for as long as anybody keeps an old
@@ -12,7 +12,7 @@
 --
 -- How it is written keeps the plan good on any table that has jobs in it; see decision 0003, also for
 -- a plan that was cached while the table was empty:
---   where id = any (array(…))   never a hash join over the table
+--   where id = any (array(...))   never a hash join over the table
 --   heads in arrays             the planner takes the recursion for a thousand rows, these for ten
 --   limit 1000                  bounds the estimate for a head
 --   (select $n)                 hides a parameter, so that the cached plan is kept

@@ -11,7 +11,14 @@ from (select current_setting('lock_timeout') as setting offset 0) as before;
 select to_regclass('roost.migrations') is not null;
 
 -- name: create_ledger
-create schema if not exists roost;
+-- "if not exists" asks for the right to create schemas also where there is one.
+do $$
+begin
+    if to_regnamespace('roost') is null then
+        create schema roost;
+    end if;
+end
+$$;
 create table if not exists roost.migrations (
     version integer primary key,
     name text not null,
@@ -23,7 +30,21 @@ comment on column roost.migrations.oldest_code is
 
 -- name: drop_ledger
 drop table roost.migrations;
-drop schema roost;
+-- A schema that was made by somebody else stays.
+do $$
+begin
+    if (
+        select pg_has_role(nspowner, 'usage')
+        from pg_namespace
+        where nspname = 'roost'
+    ) then
+        drop schema roost;
+    end if;
+end
+$$;
+
+-- name: server_version
+select current_setting('server_version_num')::integer;
 
 -- name: applied
 select version, name, oldest_code

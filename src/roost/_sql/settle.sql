@@ -48,6 +48,7 @@ notified as (
     select pg_notify('roost_finished', id::text)
     from completed
     where awaited
+        and current_setting('roost.notify', true) is distinct from 'off'
 )
 select id
 from completed

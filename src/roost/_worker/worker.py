@@ -304,7 +304,8 @@ class _Session:
         with self._starting:
             for retries_left in range(self._settings.startup_max_retries, -1, -1):
                 try:
-                    await self._runtime.call(schema.check())
+                    # In a transaction, for a pooler may not let it have one.
+                    await self._runtime.call_in_transaction(schema.check())
                     await LimitsLane(self._runtime).publish()
                     await self._heartbeat.register()
                 except DatabaseUnavailableError as error:

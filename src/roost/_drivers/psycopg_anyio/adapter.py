@@ -16,7 +16,13 @@ from roost._drivers.preparing import LOST, Preparing
 from roost._drivers.psycopg_anyio.connection import AnyioConnection
 from roost._drivers.psycopg_anyio.waiting import READ, ready_now
 from roost._drivers.psycopg_errors import needs_new_connection, translate
-from roost._drivers.psycopg_setup import BACKEND_PID, adapt_values, is_pooled
+from roost._drivers.psycopg_setup import (
+    BACKEND_PID,
+    TAKE_BYTES,
+    adapt_values,
+    checks_nothing,
+    is_pooled,
+)
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError
@@ -60,6 +66,8 @@ class PsycopgConnection:
             raw = await AnyioConnection.connect(autocommit=True, **options)
             try:
                 pooled = await cls._look_for_pooler(raw, preparing)
+                if checks_nothing(raw):
+                    await raw.execute(TAKE_BYTES)
             except BaseException:
                 raw.kill()
                 raise
@@ -113,19 +121,20 @@ class PsycopgConnection:
             raise translate(error, statement=statement.name) from error
 
     async def _execute(self, text: str, params: tuple[object, ...]) -> None:
+        # Binary answers: how a server writes times depends on its DateStyle.
         if not self._preparation.allowed or (self._pooled and not self.is_idle()):
             # In a transaction a refusal could not be made good.
-            await self._cursor.execute(text, params, prepare=False)
+            await self._cursor.execute(text, params, prepare=False, binary=True)
             return
         try:
-            await self._cursor.execute(text, params)
+            await self._cursor.execute(text, params, binary=True)
         except psycopg.Error as error:
             if error.sqlstate not in LOST:
                 raise
             self._preparation.give_up(str(error))
             if not self.is_idle():
                 raise
-            await self._cursor.execute(text, params, prepare=False)
+            await self._cursor.execute(text, params, prepare=False, binary=True)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:

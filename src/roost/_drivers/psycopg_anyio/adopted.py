@@ -11,6 +11,7 @@ from psycopg import pq
 from psycopg.rows import tuple_row
 
 from roost._drivers.psycopg_errors import translate
+from roost._drivers.psycopg_setup import DONT_NOTIFY, is_two_phase
 from roost._ops.query import Query, Row
 from roost.exceptions import NotInTransactionError
 
@@ -40,6 +41,8 @@ class AdoptedConnection:
             if statement.script:
                 await self._cursor.execute(statement.text, prepare=False)
                 return []
+            if is_two_phase(self.raw):
+                await self._cursor.execute(DONT_NOTIFY)
             await self._cursor.execute(statement.text, query.params)
             if self._cursor.pgresult is None:
                 return await self._fetch_in_pipeline()

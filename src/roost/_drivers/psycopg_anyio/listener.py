@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import anyio
 import anyio.lowlevel
 import psycopg
+from psycopg.pq.misc import PGnotify
 
 from roost._drivers.base import Notification
 from roost._drivers.channel import check_channel
@@ -27,9 +28,9 @@ class PsycopgListener:
     def __init__(self, connection: PsycopgConnection) -> None:
         self._connection = connection
         self._arrived: deque[Notification] = deque()
-        self._codec = connection.raw.info.encoding
-        # Takes what arrives in the course of a statement.
-        connection.raw.add_notify_handler(self._keep)
+        # Takes what arrives in the course of a statement. Not psycopg's own list of handlers: it
+        # would decode, and fail at a payload that is no UTF-8.
+        connection.raw.pgconn.notify_handler = self._keep
 
     async def listen(self, channels: Sequence[str]) -> None:
         """LISTEN on each of the channels, in one round trip."""
@@ -66,13 +67,16 @@ class PsycopgListener:
         await self._connection.fetch(Query(_LOCK, (name,)))
 
     def _drain(self) -> None:
-        pgconn, codec = self._connection.raw.pgconn, self._codec
+        pgconn = self._connection.raw.pgconn
         while (raw_notify := pgconn.notifies()) is not None:
-            channel = raw_notify.relname.decode(codec)
-            self._arrived.append(Notification(channel, raw_notify.extra.decode(codec)))
+            self._keep(raw_notify)
 
-    def _keep(self, notify: psycopg.Notify) -> None:
-        self._arrived.append(Notification(notify.channel, notify.payload))
+    def _keep(self, raw_notify: PGnotify) -> None:
+        try:
+            channel, payload = raw_notify.relname.decode(), raw_notify.extra.decode()
+        except UnicodeDecodeError:
+            return  # none of ours: only a server with the encoding SQL_ASCII lets it through
+        self._arrived.append(Notification(channel, payload))
 
 
 def _quoted(channel: str) -> str:

@@ -8,6 +8,12 @@ begin
     -- Called after the rows are written, so their transaction has its number, and with a snapshot of
     -- its own: a worker that falls asleep too late to be seen here waits for this very transaction
     -- (see the worker's module alertness). Only a snapshot that is kept can miss it altogether.
+    --
+    -- A transaction that notifies can't be prepared for a two-phase commit: it says so by
+    -- "set local roost.notify = off", and its jobs are found when a worker polls.
+    if current_setting('roost.notify', true) = 'off' then
+        return;
+    end if;
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
         or exists (
             select

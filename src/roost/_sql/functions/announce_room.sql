@@ -9,6 +9,9 @@ language plpgsql
 as $$
 begin
     -- As in roost.announce. A worker that is awake looks by itself.
+    if current_setting('roost.notify', true) = 'off' then
+        return;
+    end if;
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
         or exists (
             select

@@ -182,6 +182,9 @@ create table roost.starts (
 
 create index starts_window on roost.starts (task, started_at);
 
+-- Rows are deleted, and none is one of a kind: without this a publication of all tables forbids it.
+alter table roost.starts replica identity full;
+
 create table roost.queues (
     name roost.name primary key,
     paused_at roost.instant
