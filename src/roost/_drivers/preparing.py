@@ -6,11 +6,10 @@ know prepared statements (PgBouncer before 1.21), a client finds those of others
 
 from __future__ import annotations
 
-import logging
-
 from roost._drivers.sqlstate import NO_STATEMENT, TWICE_PREPARED
+from roost._model.logs import StructuredLogger
 
-logger = logging.getLogger("roost.database")
+logger = StructuredLogger("roost.database")
 
 LOST = frozenset({NO_STATEMENT, TWICE_PREPARED})
 """What the server answers then. The statement was not executed."""
@@ -30,8 +29,7 @@ class Preparing:
         if self.allowed:
             self.allowed = False
             logger.warning(
-                "going on without prepared statements, behind a pooler in transaction mode: %s; "
-                "statement_cache_size=0 in the DSN says so from the start",
-                reason,
-                extra={"reason": reason},
+                "going on without prepared statements, behind a pooler in transaction mode: "
+                "%(reason)s; statement_cache_size=0 in the DSN says so from the start",
+                reason=reason,
             )
