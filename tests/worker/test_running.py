@@ -52,7 +52,7 @@ async def test_jobs_move_from_the_line_into_free_slots_in_order() -> None:
     assert second is not None
     assert running.start_next(now=monotonic()) is None
     assert [job.claimed.lease.job_id for job in running] == [1, 2]
-    assert {lease.job_id for lease in running.leases} == {1, 2, 3}
+    assert set(running.ids) == {1, 2, 3}
     assert running.room(prefetch=1) == 0
     running.finish(first)
     third = running.start_next(now=monotonic())

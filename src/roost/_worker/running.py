@@ -152,6 +152,11 @@ class Running:
         return self._waiting[0][1] if self._waiting else math.inf
 
     @property
+    def ids(self) -> Collection[int]:
+        """The ids of all jobs held here."""
+        return {lease.job_id for lease in self.leases}
+
+    @property
     def leases(self) -> Collection[Lease]:
         """The leases of all attempts held here, those of earlier incarnations included."""
         return {

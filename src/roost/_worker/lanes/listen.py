@@ -198,7 +198,7 @@ class ListenLane:
 
     def _look_for_cancels(self, job_ids: set[int]) -> None:
         """Have the rows read if one of the jobs is here; else after the claim that may bring it."""
-        if job_ids.isdisjoint(lease.job_id for lease in self._runtime.running.leases):
+        if job_ids.isdisjoint(self._runtime.running.ids):
             self._runtime.cancel_heard = True
         else:
             self._runtime.control_wake.set()
