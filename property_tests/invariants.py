@@ -73,8 +73,8 @@ def _check_row(row: dict[str, Any], error_cap: int) -> None:
     held = row["state"] == JobState.EXECUTING
     assert not held or row["worker_id"], f"executing, and nobody holds it: {row}"
     for state in TERMINAL:
-        ended = row["state"] == state
-        assert (row[f"{state}_at"] is not None) is ended, f"{state}_at doesn't fit: {row}"
+        ended, moment = row["state"] == state, f"{state.value}_at"
+        assert (row[moment] is not None) is ended, f"{moment} doesn't fit: {row}"
 
 
 def _check_move(

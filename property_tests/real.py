@@ -8,6 +8,7 @@ every time in the tables can be compared exactly, and what is due is a matter of
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -300,10 +301,10 @@ class Real:
 
     def await_outcome(self, *, job_id: int) -> dict[str, Any] | None:
         outcome = self._run(inspect.await_outcome(job_id))
-        return None if outcome is None else _comparable(attrs.asdict(outcome))
+        return None if outcome is None else _comparable(dataclasses.asdict(outcome))
 
     def list_queues(self) -> dict[str, dict[str, Any]]:
-        listed = [attrs.asdict(queue) for queue in self._run(inspect.list_queues())]
+        listed = [dataclasses.asdict(queue) for queue in self._run(inspect.list_queues())]
         return {queue.pop("name"): queue for queue in listed}
 
     def list_workers(self) -> dict[int, int]:

@@ -22,6 +22,7 @@ class Control(Tables):
             self.woken.add(f"cancel {job_id}:{row.lease_no}")
         elif row.state in WAITING:
             row.pending_parents = 0
+            row.cancel_requested = True
             self._cancel(row)
             self._cancel_descendants([job_id])
         else:
@@ -47,7 +48,7 @@ class Control(Tables):
         row = self._find(job_id)
         holder = self._holder(row.unique_key)
         if holder not in (None, job_id):
-            raise DuplicateUniqueJobError(str(row.unique_key), holder)
+            raise DuplicateUniqueJobError(unique_key=str(row.unique_key), existing_id=holder)
         return self._revive(row)
 
     def requeue_discarded(self, *, queue: str | None) -> int:

@@ -20,7 +20,7 @@ class Enqueue(Tables):
         self.last_job += 1  # the sequence gives out a number before a duplicate is noticed
         holder = self._is_kept_out_by(job)
         if holder is not None:
-            raise DuplicateUniqueJobError(str(job.unique_key), holder)
+            raise DuplicateUniqueJobError(unique_key=str(job.unique_key), existing_id=holder)
         self._lock_parents(parents)
         self._insert(job, self.last_job)
         return self.last_job

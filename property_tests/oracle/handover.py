@@ -41,7 +41,7 @@ class HandOver(Enqueue):
             raise Waits
         holder = self._holder(job.unique_key)
         if holder is not None:
-            raise DuplicateUniqueJobError(str(job.unique_key), holder)
+            raise DuplicateUniqueJobError(unique_key=str(job.unique_key), existing_id=holder)
         receiver = self._receiver(job)
         if receiver is None:
             self._insert(job, self.last_job)

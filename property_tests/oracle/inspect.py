@@ -27,22 +27,35 @@ class Inspect(Tables):
 
     def list_queues(self) -> dict[str, dict[str, Any]]:
         """Return the queues that are known, with what waits and runs in each."""
-        unfinished = [row for row in self.jobs.values() if row.state in ACTIVE]
+        counted = [row for row in self.jobs.values() if row.state in (*ACTIVE, "discarded")]
         serving = {queue for worker in self.workers.values() for queue in worker.queues}
-        names = {row.queue for row in unfinished} | self.queues.keys() | serving
+        names = {row.queue for row in counted} | self.queues.keys() | serving
         return {
             name: {
                 "paused_at": self._paused_at(name),
                 **dict.fromkeys(KINDS, 0),
-                **Counter(self._kind(row) for row in unfinished if row.queue == name),
+                **Counter(self._kind(row) for row in counted if row.queue == name),
+                "oldest_due_seconds": max(
+                    (
+                        (self.now - row.scheduled_at).total_seconds()
+                        for row in counted
+                        if row.queue == name and self._is_due(row)
+                    ),
+                    default=None,
+                ),
+                "capped": False,
             }
             for name in names
         }
 
+    def _is_due(self, row: JobRow) -> bool:
+        return row.state in WAITING and not row.pending_parents and row.scheduled_at <= self.now
+
     def _kind(self, row: JobRow) -> str:
         if row.pending_parents:
             return "blocked"
-        return "scheduled" if row.state in WAITING and row.scheduled_at > self.now else row.state
+        later = row.state == "available" and row.scheduled_at > self.now
+        return "scheduled" if later else row.state
 
     def list_workers(self) -> dict[int, int]:
         """Return how many jobs each worker that has a row holds."""

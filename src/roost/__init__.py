@@ -39,6 +39,7 @@ from roost.exceptions import (
     SnoozeJob,
     UnknownParentError,
     UnknownTaskError,
+    WorkerCrashedError,
     WorkerShutdown,
 )
 
@@ -79,6 +80,7 @@ __all__ = [
     "UnknownParentError",
     "UnknownTaskError",
     "Worker",
+    "WorkerCrashedError",
     "WorkerInfo",
     "WorkerSettings",
     "WorkerShutdown",

@@ -48,18 +48,18 @@ class DuplicateUniqueJobError(RoostError):
     """An enqueue, or a retry, conflicts with an active job that has the same ``unique_key``.
 
     Nothing was changed, and the caller's transaction stays usable. ``existing_id`` is the active
-    job's id.
+    job's id. One that you make, in a test, needs no more than a message.
     """
 
     code: ClassVar[str] = "roost.duplicate-unique-job"
 
-    def __init__(self, unique_key: str, existing_id: int) -> None:
-        super().__init__(f"job {existing_id} is active with unique_key {unique_key!r}")
+    def __init__(self, message: str = "", *, unique_key: str = "", existing_id: int = 0) -> None:
+        super().__init__(message or f"job {existing_id} is active with unique_key {unique_key!r}")
         self.unique_key = unique_key
         self.existing_id = existing_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.unique_key, self.existing_id)
+        return _rebuild_duplicate, (type(self), self.args[0], self.unique_key, self.existing_id)
 
 
 class JobNotFoundError(RoostError):
@@ -89,6 +89,7 @@ class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the AP
     code: ClassVar[str] = "roost.job-failed"
 
     def __init__(self, job_id: int, state: str, errors: list[dict[str, Any]] | None = None) -> None:
+        state = str(getattr(state, "value", state))  # of a JobState, its text
         last = f": {errors[-1].get('error')}" if errors else ""
         super().__init__(f"job {job_id} was {state}{last}")
         self.job_id = job_id
@@ -152,14 +153,21 @@ class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)
 class UnknownTaskError(RoostError):
     """A task name, or a function, is not in the registry.
 
-    An enqueue by function raises it; one by name does not, for a producer needs no handlers.
+    An enqueue by function raises it; one by name does not, for a producer needs no handlers. A
+    worker that meets a job of a task that it does not know leaves it to workers that know it, and
+    raises nothing: while a new version is deployed, both kinds of workers run.
     """
 
     code: ClassVar[str] = "roost.unknown-task"
 
 
 class WorkerShutdown(RoostError):  # noqa: N818  (the name is on the API page)
-    """The worker stopped while the job ran; an ``after_job`` hook gets it as ``error``."""
+    """The worker stopped while the job ran, and interrupted it.
+
+    Roost makes it inside; a handler sees its loop's cancellation, never this. An ``after_job`` hook
+    gets it as ``error``, so that it can tell an interrupted job, which will run again and has used
+    no attempt, from one that failed.
+    """
 
     code: ClassVar[str] = "roost.worker-shutdown"
 
@@ -171,6 +179,16 @@ class HandlerProcessError(RoostError):
     """
 
     code: ClassVar[str] = "roost.handler-process"
+
+
+class WorkerCrashedError(RoostError):
+    """A part of a worker ended though nothing had stopped it; the worker has stopped in order.
+
+    For instance when code in the same event loop cancels all tasks of the loop, or stops it. Start
+    the process anew; its jobs were handed back.
+    """
+
+    code: ClassVar[str] = "roost.worker-crashed"
 
 
 class NoCurrentJobError(RoostError, LookupError):
@@ -229,3 +247,9 @@ def _rebuild_database_error(
     cls: type[DatabaseError], message: str, sqlstate: str | None
 ) -> DatabaseError:
     return cls(message, sqlstate=sqlstate)
+
+
+def _rebuild_duplicate(
+    cls: type[DuplicateUniqueJobError], message: str, unique_key: str, existing_id: int
+) -> DuplicateUniqueJobError:
+    return cls(message, unique_key=unique_key, existing_id=existing_id)

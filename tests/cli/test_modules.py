@@ -48,8 +48,8 @@ def test_one_registry_is_taken_as_it_is(folder: Path) -> None:
 def test_several_registries_become_one_with_all_that_was_declared(folder: Path) -> None:
     registry = load_registry(["registry_one:registry", "registry_two:registry"])
     assert sorted(registry) == ["other", "sweep"]
-    assert registry.get("sweep").defaults.queue == "mail"
-    assert registry.get("other").run_in == "process"
+    assert registry.handler_of("sweep").defaults.queue == "mail"
+    assert registry.handler_of("other").run_in == "process"
     [entry] = registry.cron_entries
     assert (entry.name, entry.task, entry.expression) == ("nightly", "sweep", "0 3 * * *")
 

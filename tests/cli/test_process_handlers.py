@@ -40,11 +40,14 @@ def tasks(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(roost_command: StartsRoost, backend: str, dsn: str) -> tuple[Roost, list[int]]:
+def start(
+    roost_command: StartsRoost, backend: str, dsn: str, *options: str
+) -> tuple[Roost, list[int]]:
     """Start a worker and return it when its job runs, with the pids of that and of its program."""
     run = roost_command(
         "run",
         *("-m", "tasks", "--backend", *backend.split(), "--shutdown-timeout", "600"),
+        *options,
         ROOST_DSN=dsn,
     )
     run.wait_for("pids [")
@@ -91,3 +94,23 @@ def test_it_dies_with_a_killed_worker(
     while not all(gone(pid) for pid in pids):
         assert time.monotonic() < deadline, "an orphan goes on"
         time.sleep(0.01)
+
+
+def test_it_ends_with_the_lease_of_a_worker_that_stands_still(
+    backend: str, tasks: Path, dsn: str, table: JobTable, roost_command: StartsRoost
+) -> None:
+    table.add("works")
+    lease = ("--orphan-stale-after", "5", "--heartbeat-interval", "0.5")
+    run, pids = start(roost_command, backend, dsn, *lease)
+    began = time.monotonic()
+    while time.monotonic() < began + 6:
+        assert not gone(pids[0]), run.output  # while the lease is renewed
+        time.sleep(0.05)
+    run.signal(signal.SIGSTOP)
+    left = table.value("select extract(epoch from expires_at - now()) from roost.workers")
+    deadline = time.monotonic() + float(left)
+    while not all(gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, "it goes on while others may run the job"
+        time.sleep(0.01)
+    run.signal(signal.SIGKILL)
+    run.signal(signal.SIGCONT)

@@ -31,6 +31,12 @@ SOON = 5.0
 """Seconds within which a notification must have done its work; a look comes after SELDOM only."""
 SELDOM = 60.0
 
+LISTENING = """
+select pid from pg_stat_activity
+where datname = current_database() and application_name = 'roost wait'
+    and state = 'idle' and query ilike 'listen%'
+"""
+
 PIDS = """
 select pid from pg_stat_activity
 where datname = current_database() and application_name = 'roost wait'
@@ -225,7 +231,8 @@ async def test_who_listens_for_all_hands_over_when_it_is_cancelled(
         waits = Waits(client, group)
         waits.start(*ids)
         await eventually(awaited(table, *ids))
-        await eventually(lambda: len(table.rows(PIDS)) == 1)
+        await eventually(lambda: len(table.rows(LISTENING)) == 1)
+        await anyio.wait_all_tasks_blocked()
         [listening] = table.rows(PIDS)
         for job_id in ids[:3]:
             waits.scopes[job_id].cancel()
@@ -275,7 +282,8 @@ async def test_the_listening_connection_may_be_killed(client: AsyncRoost, table:
         for job_id in ids:
             group.start_soon(wait, job_id)
         await eventually(awaited(table, *ids))
-        await eventually(lambda: len(table.rows(PIDS)) == 1)
+        await eventually(lambda: len(table.rows(LISTENING)) == 1)
+        await anyio.wait_all_tasks_blocked()
         [listening] = table.rows(PIDS)
         assert table.value(TERMINATE) == 1
         await eventually(lambda: len(table.rows(PIDS)) == 1 and table.rows(PIDS) != [listening])

@@ -60,19 +60,20 @@ def diagram() -> str:
     """Return the diagram of the states; moves between the same two states share an arrow."""
     arrows: dict[tuple[str, str], list[str]] = {}
     for move in MOVES:
-        arrows.setdefault((move.source or "[*]", move.target), []).append(move.event)
+        source = move.source.value if move.source else "[*]"
+        arrows.setdefault((source, move.target.value), []).append(move.event)
     lines = [
         f"    {source} --> {target} : {', '.join(dict.fromkeys(events)).replace(':', '')}"
         for (source, target), events in arrows.items()
     ]
-    lines += [f"    {state} --> [*]" for state in sorted(TERMINAL)]
+    lines += [f"    {state} --> [*]" for state in sorted(state.value for state in TERMINAL)]
     return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"]) + "\n"
 
 
 def moves() -> str:
     """Return the table of the moves."""
     rows = [
-        f"| {move.source or ''} | {move.event} | {move.target} |"
+        f"| {move.source.value if move.source else ''} | {move.event} | {move.target.value} |"
         f" {format(move.attempt, '+d') if move.attempt else ''} |"
         for move in MOVES
     ]

@@ -348,8 +348,11 @@ def test_extra_fields_need_a_handler_that_takes_them(registry: HandlerRegistry) 
         encode_jobs([JobInsert(task, model)], registry)
     with pytest.raises(InvalidJobError, match=r"extra fields \['b'\]"):
         encode_jobs([JobInsert("none", model)], registry)
-    assert handler_arguments(model, accepted=registry.get("named").accepted) == {"a": 1, "b": 2}
-    assert handler_arguments(model, accepted=registry.get("none").accepted) == {"a": 1}
+    assert handler_arguments(model, accepted=registry.handler_of("named").accepted) == {
+        "a": 1,
+        "b": 2,
+    }
+    assert handler_arguments(model, accepted=registry.handler_of("none").accepted) == {"a": 1}
 
 
 def test_plain_models_are_known_and_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

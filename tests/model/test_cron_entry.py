@@ -136,7 +136,7 @@ def test_the_function_is_returned_untouched_and_is_a_task(registry: HandlerRegis
     decorated = cron("@daily", args={"day": 1}, handler_registry=registry)(report)
     assert decorated is report
     assert entries(registry) == {"report": ("@daily", "report")}
-    assert registry.get("report").func is report
+    assert registry.handler_of("report").func is report
     [entry] = registry.cron_entries
     assert entry.args == {"day": 1}
 
@@ -218,7 +218,7 @@ def both(request: pytest.FixtureRequest, registry: HandlerRegistry) -> HandlerRe
 
 def test_job_and_cron_in_either_order_keep_everything(both: HandlerRegistry) -> None:
     assert list(both) == ["reports.daily"]
-    handler = both.get("reports.daily")
+    handler = both.handler_of("reports.daily")
     assert handler.func is report
     assert handler.args_model is Args
     for name in ("queue", "priority", "max_attempts", "timeout_seconds"):

@@ -213,7 +213,7 @@ def test_two_functions_that_have_one_name_themselves_are_refused(registry: Handl
         def handler() -> int:
             return 2
 
-    assert registry.get("one").func is first
+    assert registry.handler_of("one").func is first
 
 
 def test_two_partials_of_one_function_are_refused(registry: HandlerRegistry) -> None:
@@ -235,7 +235,7 @@ def test_a_closure_that_is_made_again_takes_the_place_of_the_old_one(
 
     make(1)
     second = make(2)
-    assert registry.get("one").func is second
+    assert registry.handler_of("one").func is second
 
 
 MODULE = """
@@ -263,12 +263,12 @@ def test_a_module_that_is_reloaded_or_imported_twice_is_the_same(
     try:
         path.write_text(MODULE.format(line="# a line more", n=22))
         importlib.reload(module)
-        assert shared.get("of_module").func() == 22
-        assert shared.get("lambda").func() == 22
+        assert shared.handler_of("of_module").func() == 22
+        assert shared.handler_of("lambda").func() == 22
         del sys.modules["declared_by_test"]
         path.write_text(MODULE.format(line="# one\n# more", n=333))
         importlib.invalidate_caches()
         importlib.import_module("declared_by_test")
-        assert shared.get("of_module").func() == 333
+        assert shared.handler_of("of_module").func() == 333
     finally:
         del sys.modules["declared_by_test"]

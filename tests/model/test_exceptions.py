@@ -59,7 +59,7 @@ def test_errors_can_be_caught_as_what_they_also_are() -> None:
 
 
 INSTANCES = [
-    roost.DuplicateUniqueJobError("key", 7),
+    roost.DuplicateUniqueJobError(unique_key="key", existing_id=7),
     roost.JobFailed(7, "discarded", [{"error": "ValueError: no"}]),
     roost.JobFailed(7, "cancelled"),
     roost.SnoozeJob(1.5),
@@ -79,7 +79,6 @@ def test_errors_with_fields_survive_pickling(error: RoostError) -> None:
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_every_error_survives_pickling(kind: type[RoostError]) -> None:
     samples: dict[str, tuple[object, ...]] = {
-        "DuplicateUniqueJobError": ("key", 1),
         "JobFailed": (1, "discarded"),
         "SnoozeJob": (1,),
     }

@@ -55,7 +55,7 @@ def test_all_that_is_declared_is_kept(registry: HandlerRegistry) -> None:
     )
     async def full(a: int) -> None: ...
 
-    handler = registry.get("full")
+    handler = registry.handler_of("full")
     assert (handler.name, handler.func, handler.args_model) == ("full", full, Args)
     assert handler.defaults == TaskDefaults(
         queue="q",
@@ -83,7 +83,7 @@ def test_names_and_functions_are_found(registry: HandlerRegistry) -> None:
     assert len(registry) == 1
     assert registry.name_of(a_coroutine) == "one"
     with pytest.raises(UnknownTaskError, match="two"):
-        registry.get("two")
+        registry.handler_of("two")
     with pytest.raises(UnknownTaskError, match="decorate it"):
         registry.name_of(len)
 
@@ -92,13 +92,13 @@ def test_two_functions_of_one_name_are_refused(registry: HandlerRegistry) -> Non
     registry.register("one", a_coroutine)
     with pytest.raises(DuplicateTaskError, match="a_coroutine"):
         registry.register("one", test_two_functions_of_one_name_are_refused)
-    assert registry.get("one").func is a_coroutine
+    assert registry.handler_of("one").func is a_coroutine
 
 
 def test_the_same_function_again_replaces_what_was_declared(registry: HandlerRegistry) -> None:
     registry.register("one", a_coroutine)
     registry.register("one", a_coroutine, defaults=TaskDefaults(queue="q"))
-    assert registry.get("one").defaults.queue == "q"
+    assert registry.handler_of("one").defaults.queue == "q"
 
 
 MODULE = """
@@ -129,7 +129,7 @@ def test_a_reloaded_module_takes_the_place_of_the_old_one(
     old = load(path, registry)
     path.write_text("# one line more\n" + MODULE.format(result="22"))
     new = load(path, registry)
-    assert registry.get("task").func is new.task
+    assert registry.handler_of("task").func is new.task
     assert registry.name_of(new.task) == "task"
     assert old.task is not new.task
 
@@ -175,7 +175,7 @@ def test_the_colour_of_a_handler_is_known(
     registry: HandlerRegistry, func: Any, is_async: bool
 ) -> None:
     registry.register("task", func)
-    assert registry.get("task").is_async is is_async
+    assert registry.handler_of("task").is_async is is_async
 
 
 @pytest.mark.parametrize("name", ["", "x" * 201, "a\0b", "\ud800", None, 7])

@@ -175,7 +175,7 @@ def test_a_cancel_says_whether_it_came_in_time(table: JobTable, state: JobState)
     in_time = state in (JobState.AVAILABLE, JobState.EXECUTING, JobState.RETRYABLE)
     assert cancel(table, job_id) is in_time
     after = table.get(job_id)
-    assert after.cancel_requested is (state is JobState.EXECUTING)
+    assert after.cancel_requested is (in_time or state is JobState.CANCELLED)
     if in_time and state is not JobState.EXECUTING:
         assert after.cancelled_at is not None
         assert cancel(table, job_id) is False

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 from anyio.abc import TaskStatus
 
-from roost import DatabaseUnavailableError
+from roost import DatabaseUnavailableError, WorkerCrashedError
 from roost._model.logs import StructuredLogger
 from roost._worker.lane import MAX_BACKOFF, Lanes, backoff, every
 
@@ -77,6 +79,14 @@ class NotingLane:
         task_status.started()
         if self.crash_on == "run":
             raise LookupError(self.name)
+        if self.crash_on == "exit":
+            raise SystemExit(3)
+        if self.crash_on == "return":
+            return
+        if self.crash_on == "native cancel":
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_soon(task.cancel)
         try:
             await anyio.sleep_forever()
         finally:
@@ -108,8 +118,21 @@ async def test_lanes_start_from_the_outside_and_stop_from_the_inside() -> None:
     assert crashes == []
 
 
-@pytest.mark.parametrize("crash_on", ["start", "run"])
-async def test_a_crash_is_told_and_keeps_nobody_waiting(crash_on: str) -> None:
+CRASHES = {
+    "start": LookupError,
+    "run": LookupError,
+    "exit": SystemExit,
+    "return": WorkerCrashedError,
+    "native cancel": WorkerCrashedError,
+}
+
+
+@pytest.mark.parametrize("crash_on", CRASHES)
+async def test_a_crash_is_told_and_keeps_nobody_waiting(
+    crash_on: str, anyio_backend_name: str
+) -> None:
+    if crash_on == "native cancel" and anyio_backend_name == "trio":
+        pytest.skip("tasks of trio have no cancel of their own")
     notes: list[str] = []
     crashes: list[BaseException] = []
     with anyio.fail_after(5):
@@ -119,6 +142,7 @@ async def test_a_crash_is_told_and_keeps_nobody_waiting(crash_on: str) -> None:
                 lanes.running(NotingLane("outer", notes)),
                 lanes.running(NotingLane("inner", notes, crash_on=crash_on)),
             ):
-                await anyio.lowlevel.checkpoint()
-    assert [type(crash) for crash in crashes] == [LookupError]
+                while not crashes:
+                    await anyio.lowlevel.checkpoint()
+    assert [type(crash) for crash in crashes] == [CRASHES[crash_on]]
     assert notes[-2:] == ["outer stops", "outer ends"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -79,7 +80,7 @@ class CronEntry:
         return Schedule(self.expression, self.timezone_name)
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CronInfo:
     """A cron entry as the database has it.
 

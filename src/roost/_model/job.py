@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Generic
 
 import attrs
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeVar
+
+R = TypeVar("R", default=Any)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""When a `Job` that a test makes is due, unless the test says otherwise."""
 
 
 class _DefaultText(str):
@@ -37,32 +44,35 @@ class Job(BaseModel):
     Times are aware datetimes in UTC. ``errors`` holds one record a failed attempt, oldest first:
     ``{"attempt": 1, "at": "…", "started_at": "…", "worker_id": 7, "worker": "host:pid",
     "error": "ValueError: …", "trace": "…"}``.
+
+    A test of yours can make one: ``Job(id=1, task="send")``. The defaults are for that; a job from
+    the database has all its fields.
     """
 
     model_config = ConfigDict(frozen=True)
 
     id: int
-    queue: str
+    queue: str = "default"
     task: str
-    args: dict[str, Any]
-    state: str
-    priority: int
-    attempt: int
-    max_attempts: int
-    scheduled_at: datetime
-    attempted_at: datetime | None
-    completed_at: datetime | None
-    cancelled_at: datetime | None
-    discarded_at: datetime | None
-    errors: list[dict[str, Any]]
-    unique_key: str | None
-    inserted_at: datetime
-    tags: list[str]
-    timeout_seconds: int | None
-    cancel_requested: bool
-    result: Any | None
-    depends_on: list[int]
-    metadata: dict[str, Any]
+    args: dict[str, Any] = Field(default_factory=dict)
+    state: str = "available"
+    priority: int = 0
+    attempt: int = 0
+    max_attempts: int = 20
+    scheduled_at: datetime = EPOCH
+    attempted_at: datetime | None = None
+    completed_at: datetime | None = None
+    cancelled_at: datetime | None = None
+    discarded_at: datetime | None = None
+    errors: list[dict[str, Any]] = Field(default_factory=list)
+    unique_key: str | None = None
+    inserted_at: datetime = EPOCH
+    tags: list[str] = Field(default_factory=list)
+    timeout_seconds: int | None = None
+    cancel_requested: bool = False
+    result: Any | None = None
+    depends_on: list[int] = Field(default_factory=list)
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 # Not frozen: to make one would take three times as long, a third of a bulk's row in the client (2.9
@@ -99,7 +109,8 @@ class JobInsert:
     metadata: dict[str, Any] | None = None
 
 
-@attrs.frozen(kw_only=True)
+# A dataclass of the standard library, like all that clients return: pydantic and FastAPI dump it.
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QueueInfo:
     """What waits and runs in a queue.
 
@@ -130,7 +141,7 @@ class QueueInfo:
     capped: bool
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerInfo:
     """A worker as its last heartbeat left it.
 
@@ -158,9 +169,12 @@ class WorkerInfo:
     event_loop: str | None
 
 
-@attrs.frozen
-class JobOutcome:
+@dataclass(frozen=True)
+class JobOutcome(Generic[R]):
     """How a job ended.
+
+    Its type parameter is what ``result`` is, for type checkers; say it where you wait, as in
+    ``outcome: JobOutcome[int] = await client.wait_for(job_id)``. Otherwise it is ``Any``.
 
     :param state: ``completed``, ``discarded`` or ``cancelled``.
     :param result: what the handler returned, as JSON gives it back.
@@ -169,5 +183,5 @@ class JobOutcome:
 
     id: int
     state: str
-    result: Any | None
+    result: R | None
     errors: list[dict[str, Any]]

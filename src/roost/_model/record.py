@@ -204,7 +204,7 @@ def _dumped_args(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, 
         return args
     if not isinstance(args, BaseModel):
         raise InvalidJobError(f"args must be a dict or a pydantic model, not {type(args).__name__}")
-    handler = registry.find(task) if registry is not None else None
+    handler = registry.get(task) if registry is not None else None
     reader = None if handler is None else handler.args_model
     try:
         dumped = dump_model(args, reader=reader)

@@ -233,7 +233,11 @@ class HandlerRegistry:
         self._provisional.discard(old)
         del self._handlers[old]
 
-    def get(self, name: str) -> Handler:
+    def get(self, name: object) -> Handler | None:
+        """Return the handler of ``name``, or ``None``."""
+        return self._handlers.get(name) if isinstance(name, str) else None
+
+    def handler_of(self, name: str) -> Handler:
         """Return the handler of ``name``.
 
         :raises UnknownTaskError: none is registered.
@@ -243,9 +247,9 @@ class HandlerRegistry:
         except KeyError:
             raise UnknownTaskError(f"no handler is registered for task {name!r}") from None
 
-    def find(self, name: object) -> Handler | None:
-        """Return the handler of ``name``, or ``None``."""
-        return self._handlers.get(name) if isinstance(name, str) else None
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the registered tasks, in the order of their registration."""
+        return tuple(self._handlers)
 
     def find_name(self, func: Callable[..., Any]) -> str | None:
         """Return the task name of a function, or ``None``."""
@@ -294,9 +298,10 @@ def with_defaults(job: JobInsert, registry: HandlerRegistry) -> JobInsert:
 
     A task that isn't registered here has none: a producer needs no handlers.
     """
-    if job.task not in registry:
+    handler = registry.get(job.task)
+    if handler is None:
         return job
-    defaults = registry.get(job.task).defaults
+    defaults = handler.defaults
     changes: dict[str, Any] = {}
     for name in ("queue", "priority", "max_attempts"):
         declared = getattr(defaults, name)

@@ -5,13 +5,16 @@ is drawn from it. Scheduled, snoozed and blocked jobs are ``available``: ``sched
 count of unfinished parents tell them apart.
 """
 
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 import attrs
 
 
-class JobState(StrEnum):
-    """Where a job stands. A ``str``: it compares equal to the column's text."""
+class JobState(str, Enum):  # noqa: UP042  (as on the API page; see decision 11)
+    """Where a job stands. A ``str``: it compares equal to the column's text.
+
+    ``str()`` and formatting give ``JobState.AVAILABLE``; the text alone is ``state.value``.
+    """
 
     AVAILABLE = "available"
     EXECUTING = "executing"

@@ -5,10 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Generic, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 import attrs
 
+from roost._model.job import Job
+from roost._model.job_parameter import job_parameter
 from roost.exceptions import InvalidJobError
 
 P = ParamSpec("P")
@@ -34,8 +46,7 @@ class CallOptions(TypedDict, total=False):
 class TaskCall(Generic[R_co]):
     """A function and the arguments to call it with, accepted wherever a task is enqueued.
 
-    Its type parameter is what the function returns; of an ``async def`` that is its coroutine. (Two
-    overloads would name the result instead, and make every wrong argument a "no overload matches".)
+    Its type parameter is what the function returns; of an ``async def`` that is its coroutine.
     """
 
     func: Callable[..., Any]
@@ -51,15 +62,27 @@ class TaskCall(Generic[R_co]):
         return attrs.evolve(self, chosen=chosen)
 
 
-def call(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskCall[R]:
+@overload
+def call(
+    func: Callable[Concatenate[Job, P], R], /, *args: P.args, **kwargs: P.kwargs
+) -> TaskCall[R]: ...
+@overload
+def call(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskCall[R]: ...
+def call(func: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskCall[R]:
     """Return a call of a task for ``enqueue``; type checkers check its arguments.
 
-    Nothing is run. Positional arguments are stored by the names of their parameters.
+    Nothing is run. Positional arguments are stored by the names of their parameters. The parameter
+    that gets the running `Job` is left out; type checkers know that of the first parameter.
 
     :raises InvalidJobError: ``func`` does not take these arguments.
     """
+    signature = inspect.signature(func)
+    injected = job_parameter(func)
+    if injected in signature.parameters:
+        others = [each for each in signature.parameters.values() if each.name != injected]
+        signature = signature.replace(parameters=others)
     try:
-        bound = inspect.signature(func).bind_partial(*args, **kwargs)
+        bound = signature.bind_partial(*args, **kwargs)
     except TypeError as error:
         name = getattr(func, "__name__", repr(func))
         raise InvalidJobError(f"{name}() can't be called like this: {error}") from error

@@ -70,7 +70,7 @@ def retry_job(job_id: int) -> Op[bool]:
     yield from state_of(job_id)
     holders = yield Query(_SQL["key_holder"], (job_id,))
     for holder, key in holders:
-        raise DuplicateUniqueJobError(key, holder)
+        raise DuplicateUniqueJobError(unique_key=key, existing_id=holder)
     return False
 
 

@@ -96,7 +96,7 @@ def insert_job(
         assert unique_key is not None, "only a unique key keeps a job out"  # noqa: S101
         rows = yield Query(_FIND, (unique_key,))
         if rows:
-            raise DuplicateUniqueJobError(unique_key, rows[0][0])
+            raise DuplicateUniqueJobError(unique_key=unique_key, existing_id=rows[0][0])
         # The winner ended between the two statements: the key is free again.
 
 

@@ -12,7 +12,7 @@ changed as (
     update roost.jobs as job
     set state = case when job.state = 'executing' then job.state else 'cancelled' end,
         cancelled_at = case when job.state = 'executing' then null else now() end,
-        cancel_requested = job.state = 'executing',
+        cancel_requested = true,
         pending_parents = 0
     from target
     where job.id = target.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from roost._model.logs import StructuredLogger
-from roost.exceptions import DatabaseError, DatabaseUnavailableError
+from roost.exceptions import DatabaseError, DatabaseUnavailableError, WorkerCrashedError
 
 MAX_BACKOFF = 15.0
 """Seconds between two tries while the database is away."""
@@ -53,7 +54,9 @@ class Lanes:
             try:
                 # Also after a crash: what it held is still to be handed back.
                 await lane.stop()
-            except Exception as error:  # noqa: BLE001  (kept, like a crash of its loop)
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # noqa: BLE001  (kept, like a crash of its loop)
                 self._on_crash(error)
             finally:
                 scope.cancel()
@@ -71,7 +74,14 @@ class Lanes:
         try:
             with scope:
                 await lane.run(task_status=ready)
-        except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:  # noqa: BLE001
+            if not scope.cancel_called:
+                raise WorkerCrashedError(f"the lane {lane.name!r} ended by itself")
+        except anyio.get_cancelled_exc_class():
+            if scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
+                raise
+            # A cancel of asyncio's own. Raised on, it would cut off the ordered stop.
+            self._on_crash(WorkerCrashedError(f"the task of the lane {lane.name!r} was cancelled"))
+        except BaseException as error:  # noqa: BLE001  (also a SystemExit, which ends asyncio's loop)
             self._on_crash(error)  # kept, and raised again when all is stopped
         finally:
             ended.set()

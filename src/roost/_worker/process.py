@@ -26,7 +26,7 @@ from roost._model.codec import decode
 from roost._model.job import Job
 from roost._model.logs import StructuredLogger
 from roost._model.verdict import MAX_ERROR, MAX_TRACE, Ending, Raised, RemoteError, Returned, clean
-from roost._worker.process_child import HEADER, MOST_BYTES, STOP_SIGNALS
+from roost._worker.process_child import ANSWER, LEASE, MOST_BYTES, REQUEST, STOP_SIGNALS
 from roost._worker.running import RunningJob
 from roost.exceptions import HandlerProcessError, SnoozeJob
 
@@ -35,12 +35,13 @@ logger = StructuredLogger("roost.worker.process")
 MAX_IDLE = 300.0
 """Seconds after which a process that ran nothing is ended, at the next call."""
 LOOK_INTERVAL = 1.0
-"""Seconds between two looks whether a process has ended whose socket something else keeps open."""
+"""Seconds between two looks at a process, at most: whether it has ended while something else keeps
+its socket open, and whether the lease was renewed meanwhile."""
 END_TIMEOUT = 2.0
 """Seconds for killed processes to end when the worker stops."""
 _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from roost._worker.process_child import main; "
-    "main({channel}, {lifeline}, {worker}, {main_module!r})"
+    "main({channel}, {lifeline}, {renewals}, {worker}, {main_module!r})"
 )
 
 
@@ -50,12 +51,14 @@ class _Process:
 
     :param channel: requests go out and answers come in.
     :param lifeline: the process ends when this is closed, also by the death of the worker.
+    :param renewals: here it is told until when the worker's lease holds.
     :param idle_since: by ``time.monotonic``, when it last answered.
     """
 
     popen: subprocess.Popen[bytes]
     channel: socket.socket
     lifeline: IO[bytes]
+    renewals: IO[bytes]
     calls: int = 0
     idle_since: float = 0.0
 
@@ -68,11 +71,13 @@ class _Process:
         """
         ours, theirs = socket.socketpair()
         lifeline, kept = os.pipe()
+        renewals, told = os.pipe()
         try:
             program = _PROGRAM.format(
                 path=sys.path,
                 channel=theirs.fileno(),
                 lifeline=lifeline,
+                renewals=renewals,
                 worker=os.getpid(),
                 main_module=_main_module(),
             )
@@ -81,7 +86,7 @@ class _Process:
                 popen = subprocess.Popen(  # noqa: S603  (this interpreter, with our own program)
                     [sys.executable, *_interpreter_flags(), "-u", "-c", program],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), lifeline),
+                    pass_fds=(theirs.fileno(), lifeline, renewals),
                     start_new_session=True,
                 )
             finally:
@@ -89,25 +94,36 @@ class _Process:
         except BaseException:
             ours.close()
             os.close(kept)
+            os.close(told)
             raise
         finally:
             theirs.close()
             os.close(lifeline)
+            os.close(renewals)
         ours.setblocking(False)
-        return cls(popen, ours, os.fdopen(kept, "wb", buffering=0))
+        os.set_blocking(told, False)
+        return cls(
+            popen,
+            ours,
+            os.fdopen(kept, "wb", buffering=0),
+            os.fdopen(told, "wb", buffering=0),
+        )
 
-    async def ask(self, request: bytes) -> Any:
+    async def ask(self, request: bytes, *, lease_until: Callable[[], float]) -> Any:
         """Send a request and return the decoded answer; a cancel leaves the process unusable.
 
+        :param lease_until: by ``time.monotonic``, when others may run the job. The process ends
+            then by itself, for the worker may be stopped or blocked.
         :raises HandlerProcessError: it ended, or its answer is none.
         """
         self.calls += 1
         try:
-            await self._send(HEADER.pack(self.calls, len(request)) + request)
-            number, size = HEADER.unpack(await self._receive(HEADER.size))
+            await self._send(REQUEST.pack(self.calls, len(request), lease_until()) + request)
+            header = await self._receive(ANSWER.size, lease_until)
+            number, size = ANSWER.unpack(header)
             if number != self.calls or size > MOST_BYTES:
                 raise HandlerProcessError("the process of the handler wrote into Roost's channel")
-            answer = decode((await self._receive(size)).decode())
+            answer = decode((await self._receive(size, lease_until)).decode())
         except (OSError, EOFError):
             raise HandlerProcessError(await self._how_it_ended()) from None
         except ValueError:
@@ -123,17 +139,22 @@ class _Process:
             except BlockingIOError:
                 await anyio.wait_writable(self.channel)
 
-    async def _receive(self, size: int) -> bytes:
-        got = bytearray()
+    async def _receive(self, size: int, lease_until: Callable[[], float]) -> bytes:
+        got, told = bytearray(), 0.0
         while len(got) < size:
             try:
                 piece = self.channel.recv(min(size - len(got), 1 << 20))
             except BlockingIOError:
                 # Before the wait: what it wrote until it ended is read first.
                 ended = self.popen.poll() is not None
-                with anyio.move_on_after(LOOK_INTERVAL):
+                left = lease_until() - monotonic()
+                with anyio.move_on_after(min(LOOK_INTERVAL, max(left / 4, 0.01))):
                     await anyio.wait_readable(self.channel)
                     continue
+                if lease_until() != told:
+                    told = lease_until()
+                    # Without effect where much waits to be read already: the process is stuck.
+                    self.renewals.write(LEASE.pack(told))
                 if ended:
                     raise EOFError from None
             else:
@@ -166,6 +187,7 @@ class _Process:
             self.popen.kill()  # also before it has become the leader of a group
         self.channel.close()
         self.lifeline.close()
+        self.renewals.close()
 
     async def wait(self) -> None:
         """Return when the process has ended."""
@@ -183,9 +205,13 @@ class _Process:
 
 
 class HandlerProcesses:
-    """The processes of one worker, at most one for each slot."""
+    """The processes of one worker, at most one for each slot.
 
-    def __init__(self) -> None:
+    :param lease_until: returns, by ``time.monotonic``, when others may take the worker's jobs.
+    """
+
+    def __init__(self, *, lease_until: Callable[[], float]) -> None:
+        self._lease_until = lease_until
         self._idle: list[_Process] = []
 
     async def call(
@@ -203,7 +229,7 @@ class HandlerProcesses:
         except Exception as error:  # noqa: BLE001  (this job's failure, nobody else's)
             return Raised(error)
         try:
-            answer = await process.ask(request)
+            answer = await process.ask(request, lease_until=self._lease_until)
         except HandlerProcessError as error:
             await self._end(process, running)
             return Raised(error)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import decimal
-import fcntl
+import io
+import math
 import multiprocessing.spawn
 import os
 import pickle
@@ -17,47 +18,60 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from roost._model.codec import encode
+from roost._model.backoff import LONGEST
+from roost._model.codec import EncodingError, encode
 from roost._model.job import Job
 from roost._model.lazy import DONE, refuse_unawaited
 from roost._model.verdict import error_record, result_as_json
 from roost._worker.current import current
 from roost.exceptions import SnoozeJob
 
-HEADER = struct.Struct("!QQ")
-"""The number of a request and the bytes that follow; the same in front of its answer."""
+REQUEST = struct.Struct("!QQd")
+"""The number of a request, the bytes that follow, and until when the worker's lease holds."""
+ANSWER = struct.Struct("!QQ")
+"""The number of the request that is answered, and the bytes that follow."""
+LEASE = struct.Struct("!d")
+"""Until when the lease holds now, by ``time.monotonic``, which all processes of a machine share."""
 MOST_BYTES = 1 << 28
 """Of an answer. A larger result is replaced by a note, as one that has no JSON form is."""
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PARENT_INTERVAL = 1.0
-"""Seconds between two looks whether the worker is still the parent."""
+STOP_SIGNALS = [
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+LEASE_INTERVAL = 0.5
+"""Seconds between two looks at the lease, and whether the worker is still the parent."""
 
 
-def main(channel: int, lifeline: int, worker: int, main_module: dict[str, str]) -> None:
+def main(
+    channel: int, lifeline: int, renewals: int, worker: int, main_module: dict[str, str]
+) -> None:
     """Serve requests until the worker closes the channel.
 
     :param channel: the file descriptor of the socket that requests come from.
     :param lifeline: that of a pipe whose other end only the worker holds, and never writes to.
+    :param renewals: that of a pipe on which the worker says until when its lease holds now.
     :param worker: the worker's process id.
     :param main_module: how to load the worker's ``__main__``, as `multiprocessing.spawn` takes it.
     """
-    for inherited in (channel, lifeline):
+    for inherited in (channel, lifeline, renewals):
         os.set_inheritable(inherited, False)  # not by the processes that handlers start
     _survive_stop_signals()
-    _die_with_the_worker(lifeline, worker)
+    watch = _Watch(lifeline, renewals, worker)
+    watch.start()
     with socket.socket(fileno=channel) as requests:
-        while (header := _read(requests, HEADER.size)) is not None:
-            number, size = HEADER.unpack(header)
+        while (header := _read(requests, REQUEST.size)) is not None:
+            number, size, watch.lease_until = REQUEST.unpack(header)
             if (request := _read(requests, size)) is None:
                 return
-            answer = encode(_run(request, main_module)).encode()
-            requests.sendall(HEADER.pack(number, len(answer)) + answer)
+            answer = _as_json(_run(request, main_module))
+            watch.lease_until = math.inf
+            requests.sendall(ANSWER.pack(number, len(answer)) + answer)
 
 
 def _read(requests: socket.socket, size: int) -> bytes | None:
@@ -71,6 +85,13 @@ def _read(requests: socket.socket, size: int) -> bytes | None:
     return bytes(got)
 
 
+def _as_json(answer: dict[str, Any]) -> bytes:
+    try:
+        return encode(answer).encode()
+    except EncodingError as error:  # a wait that is no number, for instance
+        return encode({"error": error_record(error)}).encode()
+
+
 def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
     """Call the handler; what comes back is plain text and numbers, whatever it made."""
     try:
@@ -79,7 +100,7 @@ def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
         decimals = decimal.getcontext().copy()
         result = copy_context().run(_call, func, args, job, decimals)
     except SnoozeJob as snooze:
-        return {"snooze": float(snooze.seconds)}
+        return {"snooze": min(float(snooze.seconds), LONGEST)}
     except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
         return {"error": error_record(error)}
     if len(result) > MOST_BYTES // 2:
@@ -103,8 +124,6 @@ class _Request(pickle.Unpickler):
     """What the worker wants called: (function, keywords, job)."""
 
     def __init__(self, request: bytes, main_module: dict[str, str]) -> None:
-        import io
-
         super().__init__(io.BytesIO(request))
         self._main_module = main_module
 
@@ -154,29 +173,55 @@ def _do_nothing(*_: object) -> None:
     """A signal handler."""
 
 
-def _die_with_the_worker(lifeline: int, worker: int) -> None:
-    """End this process and what it started when the worker ends, also by SIGKILL.
+class _Watch:
+    """Ends this process and what it started when the worker ends, or its lease.
 
-    On Linux the kernel does it, as soon as the other end of the pipe is closed: also while the
-    handler holds the interpreter lock. Elsewhere, and where a fork of the worker keeps that end
-    open, a thread does.
+    When the worker ends, also by SIGKILL, the kernel does it on Linux, as soon as the other end of
+    the lifeline is closed: also while the handler holds the interpreter lock. Elsewhere, and where
+    a fork of the worker keeps that end open, a thread does. It also looks at the lease: the worker
+    may be stopped or blocked, and then others run the job.
     """
-    if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-        flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
-        fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
-    threading.Thread(
-        target=_watch, args=(lifeline, worker), name="roost parent watch", daemon=True
-    ).start()
 
+    def __init__(self, lifeline: int, renewals: int, worker: int) -> None:
+        self.lease_until = math.inf  # while nothing runs
+        self._lifeline = lifeline
+        self._renewals = renewals
+        self._worker = worker
 
-def _watch(lifeline: int, worker: int) -> None:
-    poll = select.poll()
-    poll.register(lifeline, select.POLLIN)
-    while os.getppid() == worker and not poll.poll(int(PARENT_INTERVAL * 1000)):
-        pass
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-    time.sleep(PARENT_INTERVAL)  # the signal is on its way
-    os._exit(1)
+    def start(self) -> None:
+        """Begin to watch."""
+        if sys.platform == "linux":
+            import fcntl
+
+            fcntl.fcntl(self._lifeline, fcntl.F_SETOWN, -os.getpgrp())
+            fcntl.fcntl(self._lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+            flags = fcntl.fcntl(self._lifeline, fcntl.F_GETFL)
+            fcntl.fcntl(self._lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
+        threading.Thread(target=self._watch, name="roost parent watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(self._lifeline, select.POLLIN)
+        poll.register(self._renewals, select.POLLIN)
+        while os.getppid() == self._worker:
+            # Not longer than the look interval: a request may set a lease meanwhile.
+            left = min(LEASE_INTERVAL, self.lease_until - time.monotonic())
+            ready = dict(poll.poll(max(0.0, left) * 1000))
+            if self._lifeline in ready:
+                break
+            if self._renewals in ready:
+                told = os.read(self._renewals, 1 << 12)
+                if not told:
+                    break
+                self._renew(told)
+            elif time.monotonic() >= self.lease_until:
+                break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        time.sleep(LEASE_INTERVAL)  # the signal is on its way
+        os._exit(1)
+
+    def _renew(self, told: bytes) -> None:
+        """Take the newest of what was told; one that comes after the answer changes nothing."""
+        if len(told) >= LEASE.size and self.lease_until < math.inf:
+            [self.lease_until] = LEASE.unpack(told[-LEASE.size :])

@@ -39,7 +39,7 @@ from roost._worker.lanes.unknown_tasks import UnknownTasksLane
 from roost._worker.loop_watch import LoopWatch
 from roost._worker.running import Running
 from roost._worker.runtime import Runtime
-from roost.exceptions import DatabaseUnavailableError, SchemaError
+from roost.exceptions import DatabaseUnavailableError, SchemaError, WorkerCrashedError
 
 logger = StructuredLogger("roost.worker")
 
@@ -100,9 +100,10 @@ class Worker:
     async def run_once(self) -> int:
         """Drain every currently-available job and exit. Returns count processed.
 
-        Skips the rescue; heartbeats go on meanwhile and jobs are claimed like a worker's, so it is
-        safe beside others. Jobs that its jobs enqueue are run too; no job is run twice, also when
-        it snoozes for no time. Ends as `run` does when it is cancelled or stopped.
+        Skips the cron scheduler, the archive and the rescue. Heartbeats go on and jobs are claimed
+        like a worker's, so it is safe beside others. Jobs that its jobs enqueue are run too; no job
+        is run twice, also when it snoozes for no time. Ends as `run` does when it is cancelled or
+        stopped.
         """
         drains: list[DrainLane] = []
 
@@ -239,10 +240,10 @@ class _Session:
             raise interrupt
 
     def unfinished(self) -> Unfinished | None:
-        """Return the leases that are still held."""
+        """Return the leases that are still held, and the verdicts that are not written."""
         runtime = self._runtime
         held = runtime.abandoned or runtime.running.leases or len(runtime.settling)
-        if not runtime.worker_id or not held:
+        if not (runtime.worker_id and held):
             return None
         error_cap = runtime.settings.error_cap
         return Unfinished(runtime.worker_id, list(runtime.settling), error_cap)
@@ -290,6 +291,10 @@ class _Session:
             error = error.exceptions[0]
         if self.crash is None:
             self.crash = error
+            if not isinstance(error, (Exception, KeyboardInterrupt, BaseExceptionGroup)):
+                # A SystemExit would end the process as if all were well.
+                self.crash = WorkerCrashedError(f"a lane raised {type(error).__name__}")
+                self.crash.__cause__ = error
             logger.critical(
                 "worker crashed: %(error)s",
                 # The message says what is wrong with a schema; where it was found says nothing.

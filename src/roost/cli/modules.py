@@ -36,7 +36,7 @@ def load_registry(names: Sequence[str]) -> HandlerRegistry:
     merged = HandlerRegistry()
     for registry in found:
         for task in registry:
-            handler = registry.get(task)
+            handler = registry.handler_of(task)
             merged.register(
                 task,
                 handler.func,
@@ -45,7 +45,7 @@ def load_registry(names: Sequence[str]) -> HandlerRegistry:
                 run_in=handler.run_in,
             )
         for entry in registry.cron_entries:
-            merged.add_cron(entry, registry.get(entry.task).func)
+            merged.add_cron(entry, registry.handler_of(entry.task).func)
     return merged
 
 
@@ -73,7 +73,7 @@ def _load(name: str) -> HandlerRegistry:
 
 def _mentions_a_task(values: dict[str, object], module_name: str) -> bool:
     """Say whether a module that was imported before has tasks all the same."""
-    functions = [default_registry.get(task).func for task in default_registry]
+    functions = [default_registry.handler_of(task).func for task in default_registry]
     return any(
         getattr(function, "__module__", None) == module_name
         or any(function is value for value in values.values())

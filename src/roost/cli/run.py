@@ -79,11 +79,20 @@ def run(
     registry = load_registry(module)
     worker = Worker(address, registry=registry, driver=driver, queues=queue, **settings)
     watchdog = Watchdog(partial(_hand_back, worker, address))
-    crash = run_on(
-        backend,
-        partial(_work, worker, watchdog=watchdog, grace=settings["shutdown_timeout"], once=once),
-        uvloop=uvloop,
-    )
+    crash: BaseException | None
+    try:
+        crash = run_on(
+            backend,
+            partial(
+                _work, worker, watchdog=watchdog, grace=settings["shutdown_timeout"], once=once
+            ),
+            uvloop=uvloop,
+        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        logger.critical("the event loop ended: %(error)s", exc_info=error, error=str(error))
+        crash = error
     if crash is not None:
         typer.echo(f"roost: the worker crashed: {type(crash).__name__}: {crash}", err=True)
     exit_with(0 if crash is None else 1, watchdog, at_once=worker.unfinished() is not None)

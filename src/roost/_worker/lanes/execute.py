@@ -69,7 +69,7 @@ class ExecuteLane:
         self._last_wait = anyio.CancelScope()
         # Never the reason to wait, for there are as many slots.
         self._threads = anyio.CapacityLimiter(runtime.settings.concurrency)
-        self._processes = HandlerProcesses()
+        self._processes = HandlerProcesses(lease_until=lambda: runtime.lease_until)
         self._context = copy_context()
         self._hook_threads = HookThreads(min(MOST_HANGING, runtime.settings.concurrency))
         self._decimal: decimal.Context | None = None
@@ -253,7 +253,7 @@ class ExecuteLane:
         """Call the handler; its time begins here."""
         claimed = running.claimed
         try:
-            handler = self._runtime.registry.get(claimed.task)
+            handler = self._runtime.registry.handler_of(claimed.task)
             args = _arguments(handler, claimed)
         except BaseException as error:  # noqa: BLE001  (bad args are this job's failure alone)
             return self._failure(error)

@@ -24,7 +24,7 @@ class LimitsLane:
         """Make this worker's declarations the fleet's, before anything is claimed."""
         registry = self._runtime.registry
         await self._runtime.call_in_background(
-            publish_limits({task: registry.get(task).defaults for task in registry})
+            publish_limits({task: registry.handler_of(task).defaults for task in registry})
         )
         await self.once()
 

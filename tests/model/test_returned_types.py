@@ -1,0 +1,95 @@
+"""What clients return can be dumped, described and made by users: pydantic, FastAPI, tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from roost import (
+    CronInfo,
+    DuplicateUniqueJobError,
+    HandlerRegistry,
+    Job,
+    JobOutcome,
+    JobState,
+    QueueInfo,
+    WorkerInfo,
+)
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+VALUES: dict[type, Any] = {
+    QueueInfo: QueueInfo(
+        name="default", paused_at=None, available=1, scheduled=2, retryable=3, blocked=4,
+        executing=5, discarded=6, oldest_due_seconds=0.5, capped=False,
+    ),
+    WorkerInfo: WorkerInfo(
+        id=1, name="host", queues=["default"], concurrency=4, started_at=NOW, heartbeat_at=NOW,
+        expires_at=NOW, executing=0, tasks=["t"], version="1", driver=None, event_loop=None,
+    ),
+    CronInfo: CronInfo(
+        name="daily", expression="@daily", timezone_name=None, task="t", queue="q", args={"n": 1},
+        priority=0, max_attempts=20, misfire="last", overlap="allow", jitter=0.0, next_tick_at=NOW,
+        last_tick_at=None, last_job_id=None, paused_at=None, stale=False,
+    ),
+    JobOutcome: JobOutcome(1, "completed", {"n": 1}, []),
+    Job: Job(id=1, task="t", result=[1], scheduled_at=NOW),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
+def test_it_is_dumped_described_and_read_again(kind: type) -> None:
+    value = VALUES[kind]
+    adapter = TypeAdapter(list[kind])  # type: ignore[valid-type]  # as a response model of FastAPI
+    dumped = adapter.dump_json([value])
+    assert set(json.loads(dumped)[0]) == set(
+        adapter.json_schema()["$defs"][kind.__name__]["properties"]
+    )
+    assert adapter.validate_json(dumped) == [value]
+    [name, *_] = json.loads(dumped)[0]
+    with pytest.raises((dataclasses.FrozenInstanceError, ValueError)):
+        setattr(value, name, "changed")
+
+
+def test_an_outcome_of_a_known_result_is_described_with_it() -> None:
+    class Report(BaseModel):
+        rows: int
+
+    adapter = TypeAdapter(JobOutcome[Report])
+    outcome = adapter.validate_python(JobOutcome(1, "completed", {"rows": 3}, []).__dict__)
+    assert outcome.result == Report(rows=3)
+    assert "Report" in json.dumps(adapter.json_schema())
+
+
+def test_a_job_for_a_test_needs_an_id_and_a_task() -> None:
+    job = Job(id=1, task="send")
+    assert (job.queue, job.state, job.args, job.attempt) == ("default", "available", {}, 0)
+    assert job.scheduled_at.tzinfo is not None
+
+
+def test_the_states_are_those_of_the_api_page() -> None:
+    state: str = JobState.AVAILABLE
+    assert state == "available"
+    assert isinstance(JobState.AVAILABLE, str)
+    assert str(JobState.AVAILABLE) == f"{JobState.AVAILABLE}" == "JobState.AVAILABLE"
+    assert JobState.AVAILABLE.value == "available"
+    assert json.dumps(JobState.AVAILABLE) == '"available"'
+
+
+def test_a_conflict_for_a_test_needs_only_a_message() -> None:
+    assert str(DuplicateUniqueJobError("busy")) == "busy"
+    assert DuplicateUniqueJobError().existing_id == 0
+
+
+def test_a_registry_says_what_it_has(registry: HandlerRegistry) -> None:
+    registry.register("one", lambda: None)
+    assert registry.names() == ("one",)
+    assert registry.get("two") is None
+    handler = registry.get("one")
+    assert handler is not None
+    assert handler.name == "one"
