@@ -13,6 +13,7 @@ from roost._model.codec import EncodingError, encode
 from roost._model.job import JobInsert
 from roost._model.registry import Handler, HandlerRegistry
 from roost._model.validate import (
+    MAX_ARGS,
     MAX_INT,
     MAX_KEY,
     as_utc,
@@ -72,9 +73,13 @@ def _encode_alike(jobs: Sequence[JobInsert], registry: HandlerRegistry | None) -
         batch: dict[str, object] = {"common": common, "args": args}
         if any(key is not None for key in keys):
             batch["keys"] = keys
-        return encode(batch)
+        text = encode(batch)
+        if _may_exceed(text, most := _most_args(registry)):
+            for args_of_one in args:
+                _check_size(first, args_of_one, first.metadata, most)
     except (InvalidJobError, EncodingError):
         return None  # `encode_jobs` says which job it is
+    return text
 
 
 def _is_like(job: JobInsert, first: JobInsert) -> bool:
@@ -145,7 +150,7 @@ def encode_jobs(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = No
         except InvalidJobError as error:
             raise (_in_batch(error, index) if len(jobs) > 1 else error) from error.__cause__
     try:
-        return encode(records)
+        text = encode(records)
     except EncodingError:
         # Which job it was is asked only now, so that good batches are encoded in one call.
         for index, (job, record) in enumerate(zip(jobs, records, strict=True)):
@@ -155,6 +160,32 @@ def encode_jobs(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = No
                     _in_batch(refused, index) if len(jobs) > 1 else refused
                 ) from refused.__cause__
         raise
+    if _may_exceed(text, most := _most_args(registry)):
+        for index, (job, record) in enumerate(zip(jobs, records, strict=True)):
+            try:
+                _check_size(job, record["args"], record.get("metadata"), most)
+            except InvalidJobError as error:
+                raise (_in_batch(error, index) if len(jobs) > 1 else error) from None
+    return text
+
+
+def _most_args(registry: HandlerRegistry | None) -> int:
+    return MAX_ARGS if registry is None else registry.max_args_bytes
+
+
+def _may_exceed(text: str, most: int) -> bool:
+    """Say whether a job of this text may be too large; each is measured only then."""
+    return (len(text) if text.isascii() else 4 * len(text)) > most
+
+
+def _check_size(job: JobInsert, args: object, metadata: object, most: int) -> None:
+    size = len(encode(args).encode()) + (len(encode(metadata).encode()) if metadata else 0)
+    if size > most:
+        raise InvalidJobError(
+            f"args and metadata of task {job.task!r} are {size:,} bytes of JSON, more than "
+            f"max_args_bytes of the registry ({most:,}): store them elsewhere and pass what finds "
+            "them, or raise the limit"
+        )
 
 
 def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from roost._model.job import (
 from roost._model.job_parameter import job_parameter
 from roost._model.lazy import check_is_run_by_a_call
 from roost._model.limits import check_limits
-from roost._model.validate import check_job_defaults, check_name
+from roost._model.validate import MAX_ARGS, check_job_defaults, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
 
 
@@ -94,9 +94,14 @@ class HandlerRegistry:
 
     ``@job`` fills a default one that clients and workers share; make your own to keep two
     applications, or two tests, apart.
+
+    :param max_args_bytes: how long the JSON text of a job's args and metadata may be together when
+        a client with this registry enqueues it; default 16 MiB. An attribute of the same name can
+        be set, also on the shared registry.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_args_bytes: int = MAX_ARGS) -> None:
+        self.max_args_bytes = max_args_bytes
         self._handlers: dict[str, Handler] = {}
         self._names: dict[tuple[int, int], str] = {}
         self._cron: dict[str, CronEntry] = {}

@@ -12,6 +12,7 @@ from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.functions import is_async, location
 from roost._model.hooks import Hooks
 from roost._model.validate import MAX_INT, check_name
+from roost._model.verdict import MAX_RESULT, MOST_RESULT
 from roost.exceptions import InvalidSettingError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +33,7 @@ class WorkerOptions(TypedDict, total=False):
     shutdown_timeout: float
     listen_reconnect_delay: float
     error_cap: int
+    max_result_bytes: int
     archive_after_seconds: float | None
     archive_interval: float
     result_ttl_seconds: float | None
@@ -64,6 +66,12 @@ def _whole(least: int) -> Callable[[object, Any, Any], None]:
             )
 
     return check
+
+
+def _result_bytes(_: object, field: Any, value: Any) -> None:
+    _whole(1_000)(_, field, value)
+    if value > MOST_RESULT:
+        raise InvalidSettingError(f"{field.name} must be at most {MOST_RESULT}, not {value!r}")
 
 
 def _seconds(*, zero: bool = False) -> Callable[[object, Any, Any], None]:
@@ -126,6 +134,8 @@ class WorkerSettings:
         how long it is tried to write what they ended in. A stop takes up to 5 s more.
     :param listen_reconnect_delay: before the listening connection is opened again.
     :param error_cap: how many error records a job keeps, ≥ 1; the newest stay.
+    :param max_result_bytes: of a result's JSON text, 1,000 … 200 MiB; of a longer one a
+        note is stored, ``roost.unserializable``.
     :param archive_after_seconds: move jobs to ``roost.jobs_archive`` so long after their end, ≥ 0;
         ``None``: this worker archives nothing.
     :param archive_interval: between two looks for what to archive or forget.
@@ -147,6 +157,7 @@ class WorkerSettings:
     shutdown_timeout: float = attrs.field(default=30.0, validator=_seconds(zero=True))
     listen_reconnect_delay: float = attrs.field(default=1.0, validator=_seconds())
     error_cap: int = attrs.field(default=20, validator=_whole(1))
+    max_result_bytes: int = attrs.field(default=MAX_RESULT, validator=_result_bytes)
     archive_after_seconds: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(_seconds(zero=True))
     )

@@ -15,6 +15,9 @@ LATEST = datetime(9998, 12, 31, tzinfo=UTC)
 """What comes back from the database must be a datetime in every zone."""
 MAX_NAME = 200
 """Characters of a queue, task or tag: an index entry and a NOTIFY payload have room for it."""
+MAX_ARGS = 16 << 20
+"""Bytes of the JSON text of args and metadata together, unless a registry says otherwise. Brokers
+allow 256 KiB to 10 MB; what is larger belongs into a store, with its key in the args."""
 MAX_KEY = 500
 """Characters of a unique key: an index entry has room for four bytes of each."""
 

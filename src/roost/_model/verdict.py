@@ -23,6 +23,12 @@ MAX_TRACE = 8_000
 """Characters of a traceback that a row keeps: the last ones, where the error is."""
 
 
+MAX_RESULT = 16 << 20
+"""Bytes of a result's JSON text that are stored, unless a worker is told otherwise."""
+MOST_RESULT = 200 << 20
+"""Bytes that may be allowed at most: ``jsonb`` holds 255 MB."""
+
+
 class Lease(NamedTuple):
     """The right to finish one claimed attempt; a write that doesn't hold it changes nothing.
 
@@ -111,11 +117,15 @@ def judge(
     attempt: int,
     max_attempts: int,
     retry: BackoffStrategy,
+    max_result: int = MAX_RESULT,
 ) -> Verdict:
-    """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``."""
+    """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``.
+
+    :param max_result: bytes of a result's JSON text; a note replaces a longer one.
+    """
     match ending:
         case Returned(value=value):
-            result = None if value is None else result_as_json(value)
+            result = None if value is None else result_as_json(value, most=max_result)
             return Verdict(lease, Event.COMPLETE, result)
         case Raised(error=SnoozeJob(seconds=float() | int() as seconds)) if seconds >= 0:
             return Verdict(lease, Event.SNOOZE, delay=float(min(seconds, LONGEST)))
@@ -134,14 +144,24 @@ def judge(
     return Verdict(lease, Event.RETRY, delay=delay_after(attempt, retry), error=record)
 
 
-def result_as_json(value: object) -> str:
-    """Return a result's JSON text; for what has none, a note that says so.
+def result_as_json(value: object, *, most: int = MAX_RESULT) -> str:
+    """Return a result's JSON text; for what has none, or one that is too long, a note that says so.
 
     The work is done and must not be done again, so a result that can't be stored does not fail the
     job: it is replaced by ``{"roost.unserializable": "<type>: <why>"}``.
+
+    :param most: bytes of the text.
     """
     try:
-        return encode_result(value)
+        # Not even made where it is sure to be too long: that blocks the event loop for seconds.
+        least = len(value) if type(value) in (str, list, dict) else 0  # type: ignore[arg-type]
+        size = least
+        if least <= most:
+            text = encode_result(value)
+            if len(text) <= most and (4 * len(text) <= most or len(text.encode()) <= most):
+                return text
+            size = len(text)
+        why = f"its JSON text of at least {size:,} bytes exceeds max_result_bytes ({most:,})"
     except EncodingError as error:
         why = str(error)
     except BaseException as error:

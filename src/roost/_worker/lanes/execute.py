@@ -186,6 +186,7 @@ class ExecuteLane:
             attempt=claimed.attempt,
             max_attempts=claimed.max_attempts,
             retry=self._runtime.settings.retry,
+            max_result=self._runtime.settings.max_result_bytes,
         )
 
     async def stop(self) -> None:
