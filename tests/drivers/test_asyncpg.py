@@ -314,11 +314,12 @@ class TestDsn:
         read = read_dsn(f"postgresql+asyncpg://u:p%40@h1:1,[::1]:2/d?{libpqs}&ssl=require&jit=off")
         assert read.timeout == 3.0
         assert (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5) in read.socket_options
-        assert read.dsn.startswith("postgresql://u:p%40@/d?")
-        assert parse_qs(urlsplit(read.dsn).query) == {
+        assert read.dsns[0].startswith("postgresql://u:p%40@/d?")
+        assert parse_qs(urlsplit(read.dsns[0]).query) == {
             "jit": ["off"],
-            "host": ["h1:1,[::1]:2"],
+            "host": ["h1:1"],
             "sslmode": ["require"],
+            "target_session_attrs": ["read-write"],
         }
         assert read_dsn("postgresql://h?keepalives=0").socket_options == ()
 
@@ -337,15 +338,17 @@ class TestDsn:
     def test_asyncpg_reads_the_hosts_that_the_dsn_names_on_every_python(
         self, dsn: str, hosts: list[tuple[str, int]], password: str
     ) -> None:
-        read = parsed_by_asyncpg(read_dsn(dsn).dsn)
-        assert (read[0], read[1].user, read[1].password) == (hosts, "u", password)
+        several = [parsed_by_asyncpg(one) for one in read_dsn(dsn).dsns]
+        assert [addresses for addresses, *_ in several] == [[host] for host in hosts]
+        for read in several:
+            assert (read[1].user, read[1].password) == ("u", password)
 
     def test_pairs_become_a_url(self) -> None:
         read = read_dsn(r"host=/run port = 5 user='a b' password='it\'s' application_name=mine")
         assert read.application_name == "mine"
-        assert urlsplit(read.dsn).scheme == "postgresql"
-        assert "password=it%27s" in read.dsn
-        assert "user=a+b" in read.dsn
+        assert urlsplit(read.dsns[0]).scheme == "postgresql"
+        assert "password=it%27s" in read.dsns[0]
+        assert "user=a+b" in read.dsns[0]
 
     def test_nothing_shows_the_password(self) -> None:
         driver = driver_for("postgresql://u:hush@h/d", "asyncpg")

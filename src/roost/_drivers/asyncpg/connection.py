@@ -21,10 +21,11 @@ from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.asyncpg.parameters import Parameters
 from roost._drivers.asyncpg.sockets import is_closing_or_unread, set_options, shut_down
 from roost._drivers.base import CLEANUP_TIMEOUT, cleanup_bound
+from roost._drivers.hosts import in_order, trying
 from roost._drivers.preparing import Preparing
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
-from roost.exceptions import DatabaseError, InvalidSettingError
+from roost.exceptions import DatabaseError, DatabaseUnavailableError, InvalidSettingError
 
 BEGIN = "begin isolation level read committed"
 """A database may have another default. `fetch` takes care of single statements."""
@@ -240,9 +241,28 @@ def _forget(execution: asyncio.Future[object]) -> None:
 async def _connect(
     parameters: Parameters, *, application_name: str, preparing: Preparing
 ) -> asyncpg.Connection:
+    """Connect to the first host that can be worked on."""
+    if len(parameters.dsns) == 1:
+        return await _connect_to(parameters.dsns[0], parameters, application_name, preparing)
+    failures: list[DatabaseUnavailableError] = []
+    for dsn in in_order(parameters.dsns, key=str):
+        try:
+            with trying(dsn):
+                return await _connect_to(dsn, parameters, application_name, preparing)
+        except DatabaseUnavailableError as error:
+            failures.append(error)
+    raise DatabaseUnavailableError(
+        "none of the hosts can be used: " + "; ".join(map(str, failures)),
+        sqlstate=failures[-1].sqlstate,
+    ) from failures[-1].__cause__
+
+
+async def _connect_to(
+    dsn: str, parameters: Parameters, application_name: str, preparing: Preparing
+) -> asyncpg.Connection:
     try:
         raw = await asyncpg.connect(
-            parameters.dsn,
+            dsn,
             timeout=parameters.timeout,
             statement_cache_size=parameters.statement_cache_size if preparing.allowed else 0,
             server_settings={"application_name": parameters.application_name or application_name},

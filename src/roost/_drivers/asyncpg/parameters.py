@@ -7,6 +7,7 @@ be left out, and what would be missed.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -68,14 +69,14 @@ _STATEMENT_CACHE_SIZE = 100
 class Parameters:
     """How to connect.
 
-    :param dsn: what asyncpg can read itself.
+    :param dsns: what asyncpg can read itself, one for each host.
     :param application_name: what the DSN says, which outranks what Roost would.
-    :param timeout: seconds for connecting, all hosts together.
+    :param timeout: seconds for connecting, for each host.
     :param statement_cache_size: how many statements stay prepared.
     :param socket_options: level, name and value of what is set on a TCP socket.
     """
 
-    dsn: str
+    dsns: tuple[str, ...]
     application_name: str | None
     timeout: float
     statement_cache_size: int
@@ -104,16 +105,31 @@ def read_dsn(dsn: str) -> Parameters:
             value = int(given.pop(key, default))
             if alive and value and hasattr(socket, name):  # which of them exist is the system's
                 options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
-        timeout = int(given.pop("connect_timeout", _CONNECT_TIMEOUT))
+        hosts = given.get("host", "").split(",")
+        ports = given.get("port", "").split(",")
+        if len(ports) not in (1, len(hosts)):
+            raise ValueError
+        default = max(2, _CONNECT_TIMEOUT // len(hosts))
+        timeout = int(given.pop("connect_timeout", default))
         cache = int(given.pop("statement_cache_size", _STATEMENT_CACHE_SIZE))
     except ValueError as error:
         if isinstance(error, InvalidSettingError):
             raise
         # Python quotes what it can't read, which may be the password.
         raise InvalidSettingError("the DSN can't be read: it is malformed") from None
-    query = urlencode({key: value for key, value in given.items() if key not in _LEFT_OUT})
+    kept = {key: value for key, value in given.items() if key not in _LEFT_OUT}
+    several: list[dict[str, str]] = [{}]
+    if len(hosts) > 1:
+        # One of them is a standby, where nothing can be done.
+        if "PGTARGETSESSIONATTRS" not in os.environ:
+            kept.setdefault("target_session_attrs", "read-write")
+        several = [{"host": host} for host in hosts]
+        if ports != [""]:
+            for number, one in enumerate(several):
+                one["port"] = ports[number if len(ports) > 1 else 0]
+    queries = [urlencode({**kept, **one}) for one in several]
     return Parameters(
-        f"{base}?{query}" if query else base,
+        tuple(f"{base}?{query}" if query else base for query in queries),
         application_name=given.get("application_name"),
         timeout=float(timeout if timeout > 0 else 60 * 60),  # libpq: zero is for ever
         statement_cache_size=cache,

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_attempts, make_conninfo, timeout_from_conninfo
 
+from roost._drivers.hosts import in_order, trying
 from roost._drivers.psycopg_anyio.waiting import READ, WRITE, until_ready
 
 
@@ -24,9 +25,10 @@ async def connect(parameters: dict[str, Any]) -> Any:
     # A thread, because it looks up host names.
     attempts = await anyio.to_thread.run_sync(conninfo_attempts, parameters, abandon_on_cancel=True)
     failures: list[tuple[dict[str, Any], psycopg.Error]] = []
-    for attempt in attempts:
+    for attempt in in_order(attempts, key=_host_of) if len(attempts) > 1 else attempts:
         try:
-            return await _connect_within(limit, make_conninfo("", **attempt))
+            with trying(_host_of(attempt)):
+                return await _connect_within(limit, make_conninfo("", **attempt))
         except psycopg.Error as error:
             failures.append((attempt, error))
     last = failures[-1][1]
@@ -37,6 +39,10 @@ async def connect(parameters: dict[str, Any]) -> Any:
         host, port, address = (attempt.get(key) for key in ("host", "port", "hostaddr"))
         lines.append(f"- host: {host!r}, port: {port!r}, hostaddr: {address!r}: {failure}")
     raise type(last)("\n".join(lines)) from None
+
+
+def _host_of(attempt: dict[str, Any]) -> str:
+    return ":".join(str(attempt.get(key)) for key in ("host", "hostaddr", "port"))
 
 
 async def _connect_within(limit: float, conninfo: str) -> Any:

@@ -1,0 +1,95 @@
+"""Of several hosts the first that can be worked on is found, also when another one is silent."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import anyio
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from roost._drivers.asyncpg import AsyncpgDriver
+from roost._drivers.psycopg_anyio import PsycopgDriver
+from roost.exceptions import DatabaseUnavailableError
+from roost.testing.conformance.cases import sql
+from roost.testing.refusing import RefusingProxy, refusing_proxy_to
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[PsycopgDriver, AsyncpgDriver])
+def make_driver(
+    request: pytest.FixtureRequest, anyio_backend_name: str
+) -> type[PsycopgDriver | AsyncpgDriver]:
+    if request.param is AsyncpgDriver and anyio_backend_name == "trio":
+        pytest.skip("asyncpg is asyncio's only")
+    kind: type[PsycopgDriver | AsyncpgDriver] = request.param
+    return kind
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Yield a port where connections are taken and never answered."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        yield silent.getsockname()[1]
+
+
+@pytest.fixture
+def proxy(empty_dsn: str) -> Iterator[RefusingProxy]:
+    given = conninfo_to_dict(empty_dsn)
+    host, port = str(given.get("host") or "127.0.0.1"), int(given.get("port") or 5432)
+    with refusing_proxy_to(host, port) as proxy:
+        yield proxy
+
+
+def with_hosts(dsn: str, *ports: int, more: str = "") -> str:
+    given = conninfo_to_dict(dsn)
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    user = given.get("user", "postgres")
+    return f"postgresql://{user}@{hosts}/{given['dbname']}?sslmode=disable{more}"
+
+
+async def test_the_second_host_is_reached_when_the_first_is_silent(
+    empty_dsn: str,
+    make_driver: type[PsycopgDriver | AsyncpgDriver],
+    silent_port: int,
+    proxy: RefusingProxy,
+) -> None:
+    driver = make_driver(with_hosts(empty_dsn, silent_port, proxy.port, more="&connect_timeout=2"))
+    with anyio.fail_after(20):
+        connection = await driver.connect()
+        assert list(await connection.fetch(sql("select 1"))) == [(1,)]
+        connection.kill()
+
+
+async def test_a_caller_in_a_hurry_reaches_it_at_the_second_try(
+    empty_dsn: str,
+    make_driver: type[PsycopgDriver | AsyncpgDriver],
+    silent_port: int,
+    proxy: RefusingProxy,
+) -> None:
+    driver = make_driver(with_hosts(empty_dsn, silent_port, proxy.port, more="&connect_timeout=60"))
+    with anyio.move_on_after(0.2):
+        await driver.connect()
+        pytest.fail("the first host is silent")
+    with anyio.fail_after(20):
+        (await driver.connect()).kill()
+
+
+async def test_a_host_that_takes_no_writes_is_passed_over(
+    dsn: str, make_driver: type[PsycopgDriver | AsyncpgDriver], proxy: RefusingProxy
+) -> None:
+    """Both ports lead to one server, which is read-only for new sessions and then no more."""
+    driver = make_driver(with_hosts(dsn, proxy.port, proxy.port))
+    writing = await make_driver(dsn).connect()
+    name = conninfo_to_dict(dsn)["dbname"]
+    await writing.fetch(sql(f'alter database "{name}" set default_transaction_read_only = on'))
+    with pytest.raises(DatabaseUnavailableError), anyio.fail_after(20):
+        await driver.connect()
+    await writing.fetch(sql(f'alter database "{name}" set default_transaction_read_only = off'))
+    with anyio.fail_after(20):
+        connection = await driver.connect()
+    await connection.fetch(sql("create table t ()"))
+    connection.kill()
+    writing.kill()
