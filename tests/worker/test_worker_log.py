@@ -1,0 +1,54 @@
+"""What a worker says of itself: what it serves, and when it works again after an outage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from roost import HandlerRegistry, Worker, job
+from roost.testing.conformance.cases import eventually
+from roost.testing.job_table import JobTable
+from roost.testing.working import working
+
+pytestmark = pytest.mark.anyio
+
+MakeWorker = Callable[..., Worker]
+
+
+async def test_a_ready_worker_says_what_it_serves(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None:
+        pass
+
+    caplog.set_level(logging.INFO, "roost")
+    async with working(make_worker(queues=["mail", "media"], concurrency=7)):
+        [worker_id] = table.workers()
+    [ready] = [said for said in caplog.messages if said.startswith("worker is ready")]
+    assert ready.startswith(f"worker is ready: id {worker_id}, name ")
+    assert "queues mail, media; tasks work; concurrency 7, driver psycopg, event loop " in ready
+    assert f"worker is stopping: id {worker_id}, 0 jobs run and get 30 s" in caplog.messages
+
+
+async def test_it_says_that_it_listens_again(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "roost.worker.listen")
+    async with working(make_worker(listen_reconnect_delay=0.01)):
+        assert "listening again" not in caplog.messages
+        table.rows(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and application_name like 'roost listen %'"
+        )
+        await eventually(lambda: "listening again" in caplog.messages)
+    [lost] = [said for said in caplog.messages if said.startswith("not listening, polling only: ")]
+    assert len(lost) > len("not listening, polling only: ")
