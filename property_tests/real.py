@@ -81,6 +81,23 @@ def prepare(dsn: str) -> None:
         connection.execute(f"alter database \"{connection.info.dbname}\" set clock.now = '{START}'")
     with connect(dsn) as prepared, prepared.transaction():
         run_sync(prepared, schema.apply())
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        # These set a search_path of their own.
+        for (function,) in connection.execute(
+            "select oid::regprocedure::text from pg_proc "
+            "where pronamespace = 'roost'::regnamespace and proconfig is not null"
+        ).fetchall():
+            connection.execute(
+                f"alter function {function} set search_path = clock, pg_catalog, pg_temp".encode()
+            )
+        # So do migrations.
+        for table, column in connection.execute(
+            "select table_name, column_name from information_schema.columns "
+            "where table_schema = 'roost' and column_default like '%now()%'"
+        ).fetchall():
+            connection.execute(
+                f"alter table roost.{table} alter {column} set default clock.now()".encode()
+            )
 
 
 class Real:
@@ -146,7 +163,7 @@ class Real:
         if not job.depends_on:
             return self._run(enqueue.insert_job(record, unique_key=job.unique_key))
         return self._run_whole(
-            enqueue.insert_job(record, unique_key=job.unique_key, parents=job.depends_on)
+            enqueue.insert_job(record, unique_key=job.unique_key, has_parents=bool(job.depends_on))
         )
 
     def enqueue_alone(self, *, job: NewJob) -> int:
@@ -176,7 +193,7 @@ class Real:
         if not parents:
             return self._run(enqueue.insert_batch(encode_batch(inserts)))
         records = encode_jobs(inserts)
-        return self._run_whole(enqueue.insert_children(records, parents=parents))
+        return self._run_whole(enqueue.insert_children(records))
 
     def enqueue_and_roll_back(self, *, jobs: Sequence[NewJob]) -> None:
         with self._connection.transaction():

@@ -13,7 +13,16 @@ import attrs
 import psycopg
 import pytest
 
-from roost import AsyncRoost, DatabaseError, HandlerRegistry, JobInsert, JobTimeoutError, cron, job
+from roost import (
+    AsyncRoost,
+    DatabaseError,
+    HandlerRegistry,
+    JobInsert,
+    JobTimeoutError,
+    Roost,
+    cron,
+    job,
+)
 from roost.testing.conformance.cases import eventually
 from roost.testing.job_table import JobTable
 from roost.testing.working import working
@@ -24,6 +33,21 @@ PAGE = Path(__file__).parents[2] / "docs/how-to/deploy-and-upgrade.md"
 GRANTS = re.search(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 ROLES = ("producer", "worker", "viewer", "operator")
 NOT_ALLOWED = "42501"
+RELATIONS = (
+    *("jobs", "jobs_archive", "dependencies", "workers", "limits", "starts", "queues", "cron"),
+    "migrations",
+)
+WRITING = (
+    "roost.enqueue('work')",
+    """roost.insert_job('[{"task": "work"}]')""",
+    """roost.insert_jobs('[{"task": "work"}]')""",
+    """roost.insert_alike('{"common": {"task": "work"}, "args": [{}]}')""",
+    """roost.insert_children('[{"task": "work"}]')""",
+    """roost.insert_or_hand_over('[{"task": "work"}]')""",
+    "roost.active_job('key')",
+    "roost.await_job(1)",
+)
+"""Calls of the functions that do with the owner's rights what they do."""
 
 
 @attrs.frozen
@@ -110,8 +134,21 @@ async def test_a_producer_can_do_nothing_else(roles: Roles, table: JobTable) -> 
         with pytest.raises(DatabaseError) as caught:
             await roost.worker().run()
         assert caught.value.sqlstate == NOT_ALLOWED
-    for statement in ("select args from roost.jobs", "delete from roost.jobs"):
-        refused(roles.producer, statement)
+    for relation in RELATIONS:
+        for statement in (
+            "select from {}",
+            "select from {} for update",
+            "delete from {}",
+            "truncate {}",
+            "insert into {} default values",
+            "lock table {} in access share mode",
+        ):
+            refused(roles.producer, statement.format(f"roost.{relation}"))
+    refused(roles.producer, "insert into roost.jobs (task) values ('work')")
+    refused(roles.producer, "insert into roost.jobs (task, state) values ('work', 'executing')")
+    refused(roles.producer, "update roost.workers set offer = null")
+    refused(roles.producer, "select nextval('roost.jobs_id_seq')")
+    refused(roles.producer, "select setval('roost.jobs_id_seq', 1000)")
 
 
 async def test_a_worker_can_run_every_kind_of_job(
@@ -208,6 +245,137 @@ async def test_an_operator_can_steer(
         with pytest.raises(DatabaseError) as caught:
             await roost.worker().run()
         assert caught.value.sqlstate == NOT_ALLOWED
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_can_change_what_is_run(roles: Roles, role: str) -> None:
+    dsn = getattr(roles, role)
+    for statement in (
+        "create function roost.mine() returns void language sql as ''",
+        "create or replace function roost.announce(queue text) returns void language sql as ''",
+        "create table roost.mine (id bigint)",
+        "create trigger mine before insert on roost.jobs execute function unique_key_recheck()",
+        "alter function roost.announce(text) set search_path = public",
+        "alter table roost.jobs add column mine text",
+        "drop table roost.jobs",
+        "truncate roost.jobs",
+        "update roost.migrations set oldest_code = 1000",
+        "lock table roost.migrations in share row exclusive mode",
+        "create function pg_temp.mine(roost.name) returns void language sql as ''",
+    ):
+        refused(dsn, statement)
+
+
+@pytest.mark.parametrize("role", ["worker", "viewer", "operator"])
+def test_only_producers_can_call_what_enqueues(roles: Roles, role: str) -> None:
+    for call in WRITING:
+        refused(getattr(roles, role), f"select {call}")
+
+
+def test_a_role_without_grants_can_do_nothing(roles: Roles, dsn: str, table: JobTable) -> None:
+    table.add()
+    name = urlsplit(roles.viewer).username
+    table.script(f"drop owned by {name}")
+    for relation in RELATIONS:
+        refused(roles.viewer, f"select from roost.{relation}")
+    for call in (*WRITING, "roost.announce('default')", "roost.list_queues()"):
+        refused(roles.viewer, f"select {call}")
+
+
+def test_what_a_caller_plants_for_its_own_session_is_not_run_with_the_owners_rights(
+    roles: Roles, dsn: str, table: JobTable
+) -> None:
+    parent = table.add("work")
+    table.rows("grant create on schema public to public")
+    with psycopg.connect(roles.producer, autocommit=True) as session:
+        me = urlsplit(roles.producer).username
+        session.execute(
+            """
+            create table public.ran_as (name text);
+            grant insert on public.ran_as to public;
+            create function public.trap(text, text) returns boolean language plpgsql as $$
+            begin
+                insert into public.ran_as values (current_user);
+                return true;
+            end $$;
+            create operator public.= (leftarg = text, rightarg = text, function = public.trap);
+            create function public.now() returns timestamptz language plpgsql as $$
+            begin
+                insert into public.ran_as values (current_user);
+                return pg_catalog.now();
+            end $$;
+            create function public.statement_timestamp() returns timestamptz
+                language sql as 'select public.now()';
+            create function public.pg_notify(text, text) returns void
+                language sql as 'select public.now()';
+            create domain public.jsonb as text;
+            create temp table limits (task text);
+            create temp table jobs (id bigint);
+            create temp table text (id bigint);
+            create temp table jsonb (id bigint);
+            create temp table timestamptz (id bigint);
+            set search_path = public, pg_temp, pg_catalog;
+            """
+        )
+        content = f"""[{{"queue": "default", "task": "work", "args": {{}}, "priority": 0,
+            "max_attempts": 20, "unique_key": "k", "depends_on": [{parent}]}}]"""
+        for function in ("insert_job", "insert_jobs", "insert_or_hand_over", "insert_children"):
+            cursor = session.execute(f"select * from roost.{function}(%s)".encode(), (content,))
+            assert cursor.fetchone() is not None
+        alike = (
+            '{"common": {"queue": "default", "task": "work", "priority": 0, "max_attempts": 20},'
+            ' "args": [{}]}'
+        )
+        session.execute("select roost.insert_alike(%s)", (alike,))
+        session.execute("select roost.enqueue('work')")
+        session.execute("select roost.active_job('k')")
+        session.execute("select roost.await_job(%s)", (parent,))
+    assert {name for (name,) in table.rows("select distinct name from public.ran_as")} <= {me}
+    assert table.states() == {"available": 4}
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_no_role_can_keep_others_from_enqueueing_or_from_a_heartbeat(
+    roles: Roles, role: str, table: JobTable, dsn: str
+) -> None:
+    table.add_worker()
+    if role in {"worker", "operator"}:
+        return  # who may update the tables may lock their rows
+    with psycopg.connect(getattr(roles, role)) as session:
+        for statement in (
+            "select from roost.workers for update",
+            "select from roost.jobs for key share",
+            "insert into roost.jobs (id, task) overriding system value values (2, 'work')",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), session.transaction():
+                session.execute(statement.encode())
+        async with AsyncRoost(dsn) as roost:
+            await roost.enqueue("work")
+        table.script("set lock_timeout = '1s'; update roost.workers set heartbeat_at = now()")
+
+
+def test_the_owner_needs_not_be_a_superuser(empty_dsn: str) -> None:
+    name = f"roost_owner_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(empty_dsn, autocommit=True) as admin:
+        admin.execute(f"create role {name} login password 'secret'".encode())
+        try:
+            admin.execute(f"grant create on database {admin.info.dbname} to {name}".encode())
+            with Roost(as_role(empty_dsn, name)) as roost:
+                roost.setup_schema()
+                roost.setup_schema()
+                assert roost.get(roost.enqueue("work")).state == "available"
+        finally:
+            admin.execute(f"drop owned by {name} cascade".encode())
+            admin.execute(f"drop role {name}".encode())
+
+
+def test_a_stranger_can_not_keep_the_schema_from_being_made(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as stranger:
+        for name in ("roost.migrations", "roost"):
+            stranger.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (name,))
+        with Roost(empty_dsn) as roost:
+            roost.setup_schema()
+            assert roost.enqueue("work") == 1
 
 
 def refused(dsn: str, statement: str) -> None:

@@ -152,9 +152,7 @@ def test_an_enqueue_makes_the_moves_that_have_no_source(table: JobTable, dsn: st
     parent = table.add()
     cancel(table, parent)
     with table.connection.transaction():
-        [child] = table.run(
-            insert_children(encode_jobs([JobInsert("work", depends_on=[parent])]), parents=[parent])
-        )
+        [child] = table.run(insert_children(encode_jobs([JobInsert("work", depends_on=[parent])])))
     worker = table.add_worker()
     table.run(make_offer(worker, 1, channel="deaf", tasks=["work"]))
     with JobTable(dsn) as listening:
@@ -385,11 +383,7 @@ def test_the_figures_of_queues_and_workers_are_right(table: JobTable) -> None:
     table.claim(worker)
     parent = table.add()
     with table.connection.transaction():
-        table.run(
-            insert_children(
-                encode_jobs([JobInsert("work", depends_on=[parent])] * 2), parents=[parent]
-            )
-        )
+        table.run(insert_children(encode_jobs([JobInsert("work", depends_on=[parent])] * 2)))
     later = table.add()
     table.change(later, "scheduled_at = now() + interval '1 hour'")
     failed = table.add()

@@ -327,9 +327,7 @@ def test_children_are_marked_when_they_are_released(table: JobTable) -> None:
     worker = table.add_worker()
     parent = table.add("parent")
     with table.connection.transaction():
-        [child] = table.run(
-            insert_children(encode_jobs([JobInsert("work", depends_on=[parent])]), parents=[parent])
-        )
+        [child] = table.run(insert_children(encode_jobs([JobInsert("work", depends_on=[parent])])))
     publish(table, max_concurrency=1)
     [claimed] = table.claim(worker, tasks=["parent"]).jobs
     with table.connection.transaction():
@@ -372,7 +370,7 @@ def test_the_end_of_a_limited_job_is_announced_when_it_has_children(
     parent = table.add()
     with table.connection.transaction():
         child = encode_jobs([JobInsert("other", depends_on=[parent])])
-        table.run(insert_children(child, parents=[parent]))
+        table.run(insert_children(child))
     [job] = claim(table, table.add_worker()).jobs
     listener.heard()
     with table.connection.transaction():

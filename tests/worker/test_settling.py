@@ -67,7 +67,7 @@ def add_child(table: JobTable, parent: int, task: str = "work") -> int:
     """Enqueue a job that waits for another one."""
     content = encode_jobs([JobInsert(task, depends_on=[parent])])
     with table.connection.transaction():
-        return table.run(insert_job(content, unique_key=None, parents=[parent]))
+        return table.run(insert_job(content, unique_key=None, has_parents=True))
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def enqueue(
     operation = insert_job(
         record,
         unique_key=job.unique_key,
-        parents=parents,
+        has_parents=bool(parents),
         hand_over=alone and not parents,
     )
     return Call(operation, in_transaction=bool(parents))
@@ -107,7 +107,7 @@ def enqueue_many(
     inserts, parents = _inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
-        return Call(insert_children(records, parents=parents), in_transaction=True)
+        return Call(insert_children(records), in_transaction=True)
     batch = encode_batch(inserts, registry)
     return Call(insert_batch(batch)) if inserts else None
 
@@ -119,7 +119,7 @@ def enqueue_all(
     inserts, parents = _inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
-        return Call(insert_each(records, parents=parents), in_transaction=True)
+        return Call(insert_each(records), in_transaction=True)
     batch = encode_batch(inserts, registry)
     if not inserts:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from roost._model.record import Batch
 from roost._ops.query import Op, Query
@@ -20,8 +20,8 @@ def insert_jobs(records: str) -> Op[list[int]]:
     A job whose unique key an active job has is left out. An inserter of the same key that has not
     committed yet is waited for.
     """
-    rows = yield Query(_INSERT, (records,))
-    return [job_id for (job_id,) in rows]
+    [(ids,)] = yield Query(_INSERT, (records,))
+    return list(ids or [])
 
 
 def insert_batch(batch: Batch) -> Op[list[int]]:
@@ -45,80 +45,54 @@ def insert_alike(batch: str, *, keys: Iterable[str | None]) -> Op[list[int | Non
     return [next(others) if key is None else by_key.pop(key, None) for key in keys]
 
 
-def insert_children(records: str, *, parents: Collection[int]) -> Op[list[int]]:
-    """Insert jobs of which some depend on ``parents``, and return the new ids, in order.
+def insert_children(records: str) -> Op[list[int]]:
+    """Insert jobs of which some have ``depends_on``, and return the new ids, in order.
 
-    Must run inside a transaction. A parent that another transaction has inserted and not committed
-    yet is waited for; one that is just ending is seen in its new state. A job whose parent has
-    failed is inserted as cancelled.
+    The parents are locked until the transaction ends. One that another transaction has inserted and
+    not committed yet is waited for; one that is just ending is seen in its new state. A job whose
+    parent has failed is inserted as cancelled.
 
     :raises UnknownParentError: a parent does not exist; nothing was inserted.
     """
-    ids = yield from insert_each(records, parents=parents)
+    ids = yield from insert_each(records)
     return [job_id for job_id in ids if job_id is not None]
 
 
-def insert_each(records: str, *, parents: Collection[int] = ()) -> Op[list[int | None]]:
-    """Insert jobs and return the id of each, in order; ``None`` for one that was left out.
-
-    With ``parents`` it is as for `insert_children`.
-    """
-    if parents:
-        yield from _lock_all(sorted(set(parents)))
-    rows = yield Query(_SQL["insert_children"], (records,))
-    return [job_id for (job_id,) in rows]
+def insert_each(records: str) -> Op[list[int | None]]:
+    """Do the same and return an id for each job, in order; ``None`` for one that was left out."""
+    [(ids, missing)] = yield Query(_SQL["insert_children"], (records,))
+    if missing:
+        raise UnknownParentError(f"depends_on names jobs that don't exist: {missing}")
+    return list(ids or [])
 
 
 def insert_job(
     record: str,
     *,
     unique_key: str | None,
-    parents: Collection[int] = (),
+    has_parents: bool = False,
     hand_over: bool = False,
 ) -> Op[int]:
-    """Insert one job and return its id; with ``parents`` it must run inside a transaction.
+    """Insert one job and return its id.
 
+    :param has_parents: whether it has ``depends_on``; see `insert_children`.
     :param hand_over: give it to a worker that has offered to take it, if there is one (see
         `roost._ops.handover`). Only for a statement that commits by itself: the worker's row is
-        locked until then. Not with ``parents``.
+        locked until then. Not with parents.
     :raises DuplicateUniqueJobError: an active job has the key; nothing was inserted and the
         transaction goes on.
     """
     insert = _SQL["insert_or_hand_over" if hand_over else "insert_job"]
     while True:
-        if parents:
-            ids = yield from insert_children(record, parents=parents)
+        if has_parents:
+            ids = yield from insert_children(record)
         else:
             rows = yield Query(insert, (record,))
             ids = [row[0] for row in rows if row[0] is not None]
         if ids:
             return ids[0]
         assert unique_key is not None, "only a unique key keeps a job out"  # noqa: S101
-        rows = yield Query(_FIND, (unique_key,))
-        if rows:
-            raise DuplicateUniqueJobError(unique_key=unique_key, existing_id=rows[0][0])
+        [(holder,)] = yield Query(_FIND, (unique_key,))
+        if holder is not None:
+            raise DuplicateUniqueJobError(unique_key=unique_key, existing_id=holder)
         # The winner ended between the two statements: the key is free again.
-
-
-def _lock_all(ids: list[int]) -> Op[None]:
-    """Lock every parent, those included that only another transaction can see yet."""
-    missing = yield from _lock_parents(ids)
-    if missing:
-        yield Query(_SQL["begin_probe"])
-        yield Query(_SQL["probe_parents"], (missing,))
-        yield Query(_SQL["end_probe"])
-        yield Query(_SQL["release_probe"])
-        missing = yield from _lock_parents(ids)
-    if missing:
-        raise UnknownParentError(f"depends_on names jobs that don't exist: {missing}")
-
-
-def _lock_parents(ids: list[int]) -> Op[list[int]]:
-    """Keep the parents from ending until the transaction does, and return who is not there."""
-    yield Query(_SQL["flag_parents"], (ids,))
-    rows = yield Query(_SQL["lock_parents"], (ids,))
-    missing = sorted(set(ids) - {job_id for (job_id,) in rows})
-    if missing:
-        rows = yield Query(_SQL["archived_parents"], (missing,))
-        missing = sorted(set(missing) - {job_id for (job_id,) in rows})
-    return missing

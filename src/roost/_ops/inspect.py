@@ -31,11 +31,10 @@ def await_outcome(job_id: int) -> Op[JobOutcome | None]:
 
     :raises JobNotFoundError: no job has that id.
     """
-    yield Query(_SQL["await_job"], (job_id,))
-    rows = yield Query(_SQL["outcome_of"], (job_id,))
+    rows = yield Query(_SQL["await_job"], (job_id,))
     if not rows:
         raise JobNotFoundError(f"no job has the id {job_id}")
-    _, state, result, errors = rows[0]
+    state, result, errors = rows[0]
     if JobState(state) not in TERMINAL:
         return None
     return JobOutcome(

@@ -9,7 +9,7 @@ import attrs
 
 from roost._ops.query import Op, Query
 from roost._sql import Migration, functions, migrations, statements
-from roost.exceptions import SchemaError
+from roost.exceptions import DatabaseError, SchemaError
 
 _SQL = statements("schema")
 _CREATE_LEDGER = attrs.evolve(_SQL["create_ledger"], script=True)
@@ -19,6 +19,10 @@ LOCK_TIMEOUT = "30s"
 """How long a migration waits for a lock, while others queue up behind it; then it is undone."""
 OLDEST_SERVER = 13
 """The lowest major version of Postgres; see docs/reference/servers.md for what is tested."""
+SEARCH_PATH = "pg_catalog, pg_temp"
+"""Where migrations find functions and operators: not where other roles may create some."""
+_EXISTS = {"23505", "42P06", "42P07"}
+"""What the second of two processes is told that create the same thing at once."""
 MIGRATION_TIMEOUT = 600.0
 """Seconds for all migrations together, waiting for another process included."""
 
@@ -41,20 +45,42 @@ def apply() -> Op[list[Migration]]:
     if (yield from _is_up_to_date()):
         return []  # which takes no right to create anything
     before = (yield Query(_SQL["lock_timeout"], (LOCK_TIMEOUT,)))[0][0]
+    path = (yield Query(_SQL["search_path"], (SEARCH_PATH,)))[0][0]
+    if not (yield from _exists()):
+        yield from _create_ledger()
     yield Query(_SQL["lock"])
-    yield Query(_CREATE_LEDGER)
-    applied = yield from _applied()
-    _refuse_newer(applied)
-    done = {row.version for row in applied}
-    missing = [migration for migration in migrations() if migration.version not in done]
+    missing = yield from _missing()
     for migration in missing:
         yield Query(migration.up)
         yield Query(_SQL["record"], (migration.version, migration.name, migration.oldest_code))
     if missing:
         for function in functions():
             yield Query(function)
+    yield Query(_SQL["search_path"], (path,))
     yield Query(_SQL["lock_timeout"], (before,))
     return missing
+
+
+def _create_ledger() -> Op[None]:
+    """Create the table of migrations; wait for another process that does the same."""
+    yield Query(_SQL["begin_ledger"])
+    try:
+        yield Query(_CREATE_LEDGER)
+    except DatabaseError as error:
+        if error.sqlstate not in _EXISTS:
+            raise
+        yield Query(_SQL["undo_ledger"])
+
+
+def _missing() -> Op[list[Migration]]:
+    """Return the migrations that are not applied yet.
+
+    :raises SchemaError: the database's schema is newer than this code can work with.
+    """
+    applied = yield from _applied()
+    _refuse_newer(applied)
+    done = {row.version for row in applied}
+    return [migration for migration in migrations() if migration.version not in done]
 
 
 def revert(*, to: int) -> Op[list[Migration]]:
@@ -62,10 +88,10 @@ def revert(*, to: int) -> Op[list[Migration]]:
 
     :raises SchemaError: the database has a migration that this code doesn't know.
     """
-    yield Query(_SQL["lock_timeout"], (LOCK_TIMEOUT,))
-    yield Query(_SQL["lock"])
     if not (yield from _exists()):
         return []
+    yield Query(_SQL["lock_timeout"], (LOCK_TIMEOUT,))
+    yield Query(_SQL["lock"])
     known = {migration.version: migration for migration in migrations()}
     undone = []
     for row in reversed((yield from _applied())):

@@ -18,7 +18,7 @@
 --   (select $n)                 hides a parameter, so that the cached plan is kept
 with recursive head (queue, priority) as (
     select wanted.queue, first.priority
-    from unnest((select $2::text[])) as wanted (queue)
+    from pg_catalog.unnest((select $2::text[])) as wanted (queue)
     cross join lateral (
         select job.priority
         from roost.jobs as job
@@ -29,7 +29,7 @@ with recursive head (queue, priority) as (
         order by job.priority
         limit 1
     ) as first
-    where (select cardinality($5::text[])) = 0
+    where (select pg_catalog.cardinality($5::text[])) = 0
         and not exists (
             select
             from roost.queues as queue
@@ -54,12 +54,12 @@ with recursive head (queue, priority) as (
 -- Arrays, because the planner takes the recursion for a thousand rows and these for ten.
 heads as materialized (
     select
-        array_agg(head.queue order by head.priority, head.queue) as queues,
-        array_agg(head.priority order by head.priority, head.queue) as priorities,
-        array_agg(head.from_at order by head.priority, head.queue) as from_ats,
-        array_agg(head.from_id order by head.priority, head.queue) as from_ids,
-        array_agg(distinct head.priority order by head.priority) as levels,
-        count(*) > count(distinct head.priority) as tied
+        pg_catalog.array_agg(head.queue order by head.priority, head.queue) as queues,
+        pg_catalog.array_agg(head.priority order by head.priority, head.queue) as priorities,
+        pg_catalog.array_agg(head.from_at order by head.priority, head.queue) as from_ats,
+        pg_catalog.array_agg(head.from_id order by head.priority, head.queue) as from_ids,
+        pg_catalog.array_agg(distinct head.priority order by head.priority) as levels,
+        count(*) > pg_catalog.count(distinct head.priority) as tied
     from (
         select queue, priority, timestamptz '-infinity', bigint '0'
         from head
@@ -85,7 +85,7 @@ share as materialized (
         from heads
         -- One priority after the other, as far as the outer limit pulls: what stands in worse ones is
         -- not walked.
-        cross join lateral unnest(heads.levels) as level (priority)
+        cross join lateral pg_catalog.unnest(heads.levels) as level (priority)
         cross join lateral (
             select head.queue, head.priority, due.scheduled_at, due.id
             from unnest(heads.queues, heads.priorities, heads.from_ats, heads.from_ids)
@@ -119,12 +119,12 @@ share as materialized (
 ),
 plan as materialized (
     select
-        array_agg(queue order by priority, queue) as queues,
-        array_agg(priority order by priority, queue) as priorities,
-        array_agg(from_at order by priority, queue) as from_ats,
-        array_agg(from_id order by priority, queue) as from_ids,
-        array_agg(last_at order by priority, queue) as last_ats,
-        array_agg(last_id order by priority, queue) as last_ids
+        pg_catalog.array_agg(queue order by priority, queue) as queues,
+        pg_catalog.array_agg(priority order by priority, queue) as priorities,
+        pg_catalog.array_agg(from_at order by priority, queue) as from_ats,
+        pg_catalog.array_agg(from_id order by priority, queue) as from_ids,
+        pg_catalog.array_agg(last_at order by priority, queue) as last_ats,
+        pg_catalog.array_agg(last_id order by priority, queue) as last_ids
     from heads
     cross join lateral unnest(heads.queues, heads.priorities, heads.from_ats, heads.from_ids)
         as head (queue, priority, from_at, from_id)
@@ -212,10 +212,10 @@ claimed as (
         job.attempt, job.max_attempts,
         -- Microseconds since 1970: a worker that needs no datetime does not pay for three. As a double,
         -- which is exact beyond the year 2200: extract's numeric takes three times the time.
-        (date_part('epoch', job.scheduled_at) * 1000000)::bigint as scheduled_at,
-        (date_part('epoch', job.attempted_at) * 1000000)::bigint as attempted_at,
+        (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint as scheduled_at,
+        (date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint as attempted_at,
         job.errors::text as errors, job.unique_key,
-        (date_part('epoch', job.inserted_at) * 1000000)::bigint as inserted_at,
+        (date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint as inserted_at,
         job.tags, job.timeout_seconds, job.cancel_requested,
         job.depends_on, job.metadata::text as metadata
 ),

@@ -20,7 +20,7 @@ changed as (
     returning job.id, job.state, job.lease_no, job.has_children, job.awaited
 ),
 notified as (
-    select pg_notify('roost_cancel', id || ':' || lease_no)
+    select pg_notify('roost_cancel', id::text || ':' || lease_no::text)
     from changed
     where state = 'executing'
     union all

@@ -113,13 +113,13 @@ inserted as (
     select
         due.queue, due.task, due.args, due.priority, due.max_attempts, due.tags,
         due.timeout_seconds, tick.at + make_interval(secs => tick.delay), statement_timestamp(),
-        jsonb_build_object('cron', due.name, 'tick', tick.at),
+        pg_catalog.jsonb_build_object('cron', due.name, 'tick', tick.at),
         exists (select from roost.limits where limits.task = due.task)
     from due
     join unnest($6::text[], $7::timestamptz[], $8::double precision[])
         as tick (name, at, delay) on tick.name = due.name
     order by tick.at, due.name
-    returning id, queue, metadata ->> 'cron' as entry
+    returning id, queue, metadata ->> 'cron'::text as entry
 ),
 notified as (
     select roost.announce(queue)
@@ -206,7 +206,7 @@ with inserted as (
     select
         entry.queue, entry.task, entry.args, entry.priority, entry.max_attempts, entry.tags,
         entry.timeout_seconds, statement_timestamp(), statement_timestamp(),
-        jsonb_build_object('cron', entry.name),
+        pg_catalog.jsonb_build_object('cron', entry.name),
         exists (select from roost.limits where limits.task = entry.task)
     from roost.cron as entry
     where entry.name = $1::text

@@ -41,20 +41,5 @@ cross join lateral (
 order by worker.id;
 
 -- name: await_job
--- From here on whoever ends the job announces it. A statement of its own before `outcome_of`, which
--- then sees an end that came first.
-update roost.jobs
-set awaited = true
-where id = $1::bigint
-    and not awaited
-    and state in ('available', 'executing', 'retryable');
-
--- name: outcome_of
--- Live or archived.
-select id, state, result::text, errors::text
-from roost.jobs
-where id = $1::bigint
-union all
-select id, state, result::text, errors::text
-from roost.jobs_archive
-where id = $1::bigint;
+select state, result, errors
+from roost.await_job($1::bigint);

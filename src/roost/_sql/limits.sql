@@ -102,7 +102,7 @@ from roost.limits as known
 where known.task = any ($2::text[])
     and exists (
         select
-        from unnest($1::text[]) as wanted (queue)
+        from pg_catalog.unnest($1::text[]) as wanted (queue)
         cross join lateral (
             select
             from roost.jobs as job
@@ -129,8 +129,8 @@ for update of known;
 -- estimates grow with the table until the JIT compiles the plan.
 with recursive head (queue, task, priority) as (
     select wanted.queue, known.task, first.priority
-    from unnest((select $2::text[])) as wanted (queue)
-    cross join unnest((select $3::text[])) as known (task)
+    from pg_catalog.unnest((select $2::text[])) as wanted (queue)
+    cross join pg_catalog.unnest((select $3::text[])) as known (task)
     cross join lateral (
         select job.priority
         from roost.jobs as job
@@ -166,9 +166,9 @@ with recursive head (queue, task, priority) as (
 ),
 heads as materialized (
     select
-        array_agg(queue order by priority, queue, task) as queues,
-        array_agg(task order by priority, queue, task) as tasks,
-        array_agg(priority order by priority, queue, task) as priorities
+        pg_catalog.array_agg(queue order by priority, queue, task) as queues,
+        pg_catalog.array_agg(task order by priority, queue, task) as tasks,
+        pg_catalog.array_agg(priority order by priority, queue, task) as priorities
     from head
 ),
 -- Starts count for 61 s, not 60: a claimed job may stand in the worker's line for a second before
@@ -234,7 +234,7 @@ allowed as (
 -- What stands beside them without a limit.
 other (queue, priority) as (
     select wanted.queue, first.priority
-    from unnest((select $2::text[])) as wanted (queue)
+    from pg_catalog.unnest((select $2::text[])) as wanted (queue)
     cross join lateral (
         select job.priority
         from roost.jobs as job
@@ -268,8 +268,8 @@ other (queue, priority) as (
 ),
 others as materialized (
     select
-        array_agg(queue order by priority, queue) as queues,
-        array_agg(priority order by priority, queue) as priorities
+        pg_catalog.array_agg(queue order by priority, queue) as queues,
+        pg_catalog.array_agg(priority order by priority, queue) as priorities
     from other
 ),
 first as (
@@ -327,10 +327,10 @@ claimed as (
         job.id, job.lease_no, job.queue, job.task, job.args::text as args, job.priority,
         job.attempt, job.max_attempts,
         -- Microseconds since 1970: a worker that needs no datetime does not pay for three.
-        (date_part('epoch', job.scheduled_at) * 1000000)::bigint as scheduled_at,
-        (date_part('epoch', job.attempted_at) * 1000000)::bigint as attempted_at,
+        (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint as scheduled_at,
+        (date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint as attempted_at,
         job.errors::text as errors, job.unique_key,
-        (date_part('epoch', job.inserted_at) * 1000000)::bigint as inserted_at,
+        (date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint as inserted_at,
         job.tags, job.timeout_seconds, job.cancel_requested,
         job.depends_on, job.metadata::text as metadata
 ),

@@ -1,11 +1,23 @@
 -- name: lock
--- One migration at a time in this database; the lock ends with the transaction.
-select pg_advisory_xact_lock(hashtextextended('roost.migrations', 0));
+-- One migration at a time; the lock ends with the transaction. Not an advisory lock: everybody who may
+-- connect can hold one.
+lock table roost.migrations in share row exclusive mode;
 
 -- name: lock_timeout
 -- $1 the new one, for this transaction; returns the one before.
 select before.setting, set_config('lock_timeout', $1::text, true)
 from (select current_setting('lock_timeout') as setting offset 0) as before;
+
+-- name: search_path
+-- $1 the new one, for this transaction; returns the one before. What is in public must not be run.
+select before.setting, set_config('search_path', $1::text, true)
+from (select current_setting('search_path') as setting offset 0) as before;
+
+-- name: begin_ledger
+savepoint roost_ledger;
+
+-- name: undo_ledger
+rollback to savepoint roost_ledger;
 
 -- name: exists
 select to_regclass('roost.migrations') is not null;

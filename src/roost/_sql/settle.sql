@@ -31,7 +31,7 @@ completed as (
         completed_at = now(),
         result = case
             when $4::text is not null
-                then (select $4::text::jsonb) -> concat_ws(':', job.id, job.worker_id, job.lease_no)
+                then (select $4::text::jsonb) -> pg_catalog.concat_ws(':', job.id, job.worker_id, job.lease_no)
         end
     -- Not a join: that became a hash join over a scan of the table.
     where job.id = any (array(select held.id from held))
@@ -108,13 +108,13 @@ concluded as (
         errors = case
             when held.error is null then job.errors
             else (
-                select jsonb_agg(kept.record order by kept.n)
+                select pg_catalog.jsonb_agg(kept.record order by kept.n)
                 from (
                     select all_records.record, all_records.n
                     from jsonb_array_elements(
                         coalesce(job.errors, '[]')
                         || (
-                            jsonb_build_object(
+                            pg_catalog.jsonb_build_object(
                                 'attempt', job.attempt,
                                 'at', now(),
                                 'started_at', job.attempted_at,

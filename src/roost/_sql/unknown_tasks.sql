@@ -7,7 +7,7 @@
 -- wait behind them: the first 1,000 of each head are looked at, of 100 heads at most.
 with recursive served (queue) as materialized (
     select wanted.queue
-    from unnest($2::text[]) as wanted (queue)
+    from pg_catalog.unnest($2::text[]) as wanted (queue)
     where not exists (
             select
             from roost.workers as elder
@@ -26,7 +26,7 @@ known as materialized (
     select distinct served.queue, has.task
     from served
     join roost.workers as worker on served.queue = any (worker.queues)
-    cross join lateral unnest(worker.known_tasks) as has (task)
+    cross join lateral pg_catalog.unnest(worker.known_tasks) as has (task)
     where worker.expires_at > now()
 ),
 head (queue, priority) as (

@@ -85,17 +85,17 @@ rescued as (
             when not job.cancel_requested and job.attempt >= job.max_attempts then now()
         end,
         errors = (
-            select jsonb_agg(kept.record order by kept.n)
+            select pg_catalog.jsonb_agg(kept.record order by kept.n)
             from (
                 select all_records.record, all_records.n
                 from jsonb_array_elements(
-                    coalesce(job.errors, '[]') || jsonb_build_object(
+                    coalesce(job.errors, '[]') || pg_catalog.jsonb_build_object(
                         'attempt', job.attempt,
                         'at', now(),
                         'started_at', job.attempted_at,
                         'worker_id', job.worker_id,
                         'worker', $4::text::jsonb -> job.worker_id::text,
-                        'error', 'WorkerCrash: worker ' || job.worker_id
+                        'error', 'WorkerCrash: worker ' || job.worker_id::text
                             || ' died, was cut off, or had its event loop blocked while it ran this job',
                         'trace', ''
                     )

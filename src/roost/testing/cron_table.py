@@ -1,7 +1,8 @@
 """A blocking hand on cron entries, by a clock that stands still until it is set.
 
-Roost's statements say ``now()`` without a schema. Functions of these names in a schema of their
-own, in front of Postgres's in the connection's search path, answer what `CronTable.clock` has set.
+Roost's statements and functions say ``now()`` without a schema. Functions of these names in a
+schema of their own, in front of Postgres's in the search path, answer what `CronTable.clock` has
+set.
 """
 
 from __future__ import annotations
@@ -24,11 +25,24 @@ STALE_AFTER = 180.0
 CLOCK = """
 create schema if not exists clock;
 create or replace function clock.now() returns timestamptz stable language sql
-    as $$ select current_setting('clock.now')::timestamptz $$;
+    as $$ select coalesce(
+        nullif(current_setting('clock.now', true), '')::timestamptz, pg_catalog.now()
+    ) $$;
 create or replace function clock.statement_timestamp() returns timestamptz stable language sql
     as $$ select clock.now() $$;
 create or replace function clock.clock_timestamp() returns timestamptz stable language sql
     as $$ select clock.now() $$;
+do $$
+declare
+    function regprocedure;
+begin
+    for function in
+        select oid from pg_proc
+        where pronamespace = 'roost'::regnamespace and proconfig is not null
+    loop
+        execute format('alter function %s set search_path = clock, pg_catalog, pg_temp', function);
+    end loop;
+end $$;
 """
 
 

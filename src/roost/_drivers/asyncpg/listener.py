@@ -18,7 +18,7 @@ from roost._sql import Statement
 from roost.exceptions import DatabaseUnavailableError
 
 _PROBE = Query(Statement("listener.probe", "select 1"))
-_LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0))")
+_LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0::bigint))")
 
 
 class AsyncpgListener:

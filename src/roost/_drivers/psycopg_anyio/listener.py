@@ -19,7 +19,7 @@ from roost._ops.query import Query
 from roost._sql import Statement
 
 _PROBE = Query(Statement("listener.probe", "select 1"))
-_LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0))")
+_LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0::bigint))")
 
 
 class PsycopgListener:

@@ -3,6 +3,7 @@
 create or replace function roost.announce(queue text)
 returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Called after the rows are written, so their transaction has its number, and with a snapshot of

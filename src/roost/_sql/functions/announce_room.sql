@@ -6,6 +6,7 @@
 create or replace function roost.announce_room(task text)
 returns void
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- As in roost.announce. A worker that is awake looks by itself.

@@ -4,6 +4,7 @@ returns void
 language plpgsql
 -- Planned for each generation anew it takes three times as long.
 set plan_cache_mode = force_generic_plan
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- A generation at a time: each statement sees the children that were enqueued until the one

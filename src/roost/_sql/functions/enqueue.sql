@@ -14,6 +14,8 @@ create or replace function roost.enqueue(
 )
 returns bigint
 language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     new_id bigint;
@@ -67,6 +69,10 @@ begin
     return new_id;
 end
 $$;
+
+revoke execute on function roost.enqueue(
+    text, jsonb, text, integer, integer, timestamptz, text, text[], integer, jsonb
+) from public;
 
 comment on function roost.enqueue is
     'Insert a job and return its id; null: an active job has the unique key. For triggers and other languages.';

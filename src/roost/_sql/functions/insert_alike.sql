@@ -2,6 +2,8 @@
 -- are none: to ask took a fifth of the time.
 create or replace function roost.insert_alike(content text, out new_ids bigint[], out new_keys text[])
 language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     batch jsonb := content;
@@ -85,6 +87,8 @@ begin
     end if;
 end
 $$;
+
+revoke execute on function roost.insert_alike(text) from public;
 
 comment on function roost.insert_alike is
     'Insert jobs that differ in args and unique keys only; return the ids and the keys of those that their keys did not keep out, or null.';

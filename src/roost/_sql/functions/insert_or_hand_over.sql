@@ -1,6 +1,8 @@
 -- A job that is enqueued alone goes straight to a worker that waits for one: it needs no claim.
 create or replace function roost.insert_or_hand_over(content text, out new_id bigint)
 language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- First the transaction has its number, then it asks who sleeps; see roost.announce.
@@ -130,6 +132,8 @@ begin
     ) as witness;
 end
 $$;
+
+revoke execute on function roost.insert_or_hand_over(text) from public;
 
 comment on function roost.insert_or_hand_over is
     'Insert one job, and give it to a worker that has offered to run one. Only in a transaction that commits at once: it locks the worker''s row.';

@@ -26,6 +26,7 @@ stable
 set jit = off
 set enable_bitmapscan = off
 set enable_seqscan = off
+set search_path = pg_catalog, pg_temp
 as $$
     with recursive head (queue, priority) as (
         (

@@ -1,5 +1,12 @@
 drop function roost.list_queues;
+drop function roost.cancel_descendants;
 drop function roost.insert_alike;
+drop function roost.insert_job;
+drop function roost.insert_jobs;
+drop function roost.insert_children;
+drop function roost.lock_parents;
+drop function roost.active_job;
+drop function roost.await_job;
 drop function roost.insert_or_hand_over;
 drop function roost.take_offer;
 drop function roost.enqueue;

@@ -26,6 +26,12 @@ create domain roost.error_records as jsonb check (
     and not jsonb_path_exists(value, 'strict $[*] ? (@.type() != "object")')
 );
 
+-- Or other roles could make operators for them, which fit better than those of their base types.
+revoke usage on domain
+    roost.instant, roost.count, roost.positive, roost.name, roost.key, roost.state,
+    roost.tags, roost.ids, roost.json_object, roost.error_records
+    from public;
+
 create table roost.jobs (
     id bigint generated always as identity primary key,
     scheduled_at roost.instant not null default now(),

@@ -1,0 +1,30 @@
+-- From here on whoever ends the job announces it. The look is a statement of its own, so that it sees an
+-- end that came first.
+create or replace function roost.await_job(job_id bigint)
+returns table (state text, result text, errors text)
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update roost.jobs as job
+    set awaited = true
+    where job.id = await_job.job_id
+        and not job.awaited
+        and job.state in ('available', 'executing', 'retryable');
+
+    return query
+    select job.state::text, job.result::text, job.errors::text
+    from roost.jobs as job
+    where job.id = await_job.job_id
+    union all
+    select job.state::text, job.result::text, job.errors::text
+    from roost.jobs_archive as job
+    where job.id = await_job.job_id;
+end
+$$;
+
+revoke execute on function roost.await_job(bigint) from public;
+
+comment on function roost.await_job is
+    'Return the state, result and errors of a job, live or archived, and have its end announced.';
