@@ -3,6 +3,9 @@
 The public names, re-exported by hand; everything with a leading underscore may change.
 """
 
+from roost import _interrupt  # first, for a Ctrl-C during the other imports
+
+# isort: split
 from roost._client.async_api import AsyncRoost
 from roost._client.sync_api import Roost
 from roost._drivers.adopted_by import register_connection_adapter
@@ -42,6 +45,8 @@ from roost.exceptions import (
     WorkerCrashedError,
     WorkerShutdown,
 )
+
+_interrupt.end_as_usual()
 
 __all__ = [
     "AsyncRoost",

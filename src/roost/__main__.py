@@ -1,6 +1,9 @@
 """``python -m roost`` is the command ``roost``."""
 
-from roost.cli import main
+from roost import _interrupt
 
 if __name__ == "__main__":
+    _interrupt.end_quietly()
+    from roost.cli import main
+
     main()

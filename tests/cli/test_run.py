@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +48,53 @@ def test_once_runs_what_is_there_and_exits(
     run = roost_command("run", "-m", "tasks", "--once", "--dsn", dsn)
 
     assert run.ends() == 0
-    assert "nothing more to do jobs=5" in run.output
+    assert "nothing more to do: 5 jobs have run, 0 of them failed" in run.output
     assert [table.get(job_id).result for job_id in ids] == [1, 2, 3, 4, 5]
+
+
+def test_once_says_how_many_jobs_failed(
+    dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    table.add("quick", args={"number": 1})
+    table.add("quick", args={"number": "text"}, max_attempts=1)
+    table.add("quick", args={"number": "text"}, max_attempts=5)
+    run = roost_command("run", "-m", "tasks", "--once", "--dsn", dsn)
+    assert run.ends() == 0
+    assert "WARNING roost.cli: nothing more to do: 3 jobs have run, 2 of them failed" in run.output
+
+
+INTERRUPTS_ITSELF = """
+import os, signal, sys
+class AtImport:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ.get("INTERRUPT_AT"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, AtImport())
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["roost._client", "attrs", "roost.cli", "typer", "tasks", "anyio._backends._asyncio"],
+)
+def test_a_ctrl_c_while_it_starts_ends_it_without_a_traceback(
+    module: str, dsn: str, tasks: Path, roost_command: StartsRoost
+) -> None:
+    (tasks / "site").mkdir()
+    (tasks / "site" / "sitecustomize.py").write_text(INTERRUPTS_ITSELF)
+    run = roost_command(
+        *("run", "-m", "tasks", "--dsn", dsn), PYTHONPATH=str(tasks / "site"), INTERRUPT_AT=module
+    )
+    assert run.ends() == 130
+    assert run.output == ""
+
+
+def test_importing_the_library_leaves_signals_alone(tmp_path: Path) -> None:
+    code = (
+        "import signal, roost, roost.cli\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("optimize", ["1", "2"])
@@ -90,7 +137,7 @@ def test_the_tasks_of_several_registries_are_served_together(
     assert run.ends() == 0
     assert table.get(own).result == "mine"
     assert table.get(shared).result == 1
-    assert '"message": "nothing more to do", "jobs": 2}' in run.output
+    assert "2 jobs have run, 0 of them failed" in run.output
 
 
 def test_a_worker_that_crashes_exits_with_1_and_says_why(
@@ -109,6 +156,14 @@ def test_a_worker_that_crashes_exits_with_1_and_says_why(
         (["-m", "nowhere"], "can't import 'nowhere':\nModuleNotFoundError: No module named"),
         (["-m", "broken"], 'broken.py", line 2, in <module>'),
         (["-m", "broken"], "ValueError: while importing"),
+        (["-m", "tasks.py"], "name a module, not a file: -m tasks\n"),
+        (["-m", "./tasks.py"], "name a module, not a file: -m tasks\n"),
+        (["-m", "./tasks.py:registry"], "name a module, not a file: -m tasks:registry\n"),
+        (["-m", "inner/tasks.py"], "name a module, not a file: -m inner.tasks\n"),
+        (["-m", "inner/tasks"], "name a module, not a file: -m inner.tasks\n"),
+        (["-m", "inner/__init__.py"], "name a module, not a file: -m inner\n"),
+        (["-m", "../tasks.py"], "name a module, not a file: -m tasks, from the folder "),
+        (["-m", "my-tasks.py"], "'my-tasks.py' can't be one: rename it"),
         (["-m", "bare"], "the module 'bare' registers no task"),
         (["-m", "tasks:registry"], "'tasks:registry' names no HandlerRegistry"),
         (["-m", "tasks", "--concurrency", "0"], "concurrency must be a whole number"),

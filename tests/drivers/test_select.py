@@ -7,7 +7,7 @@ import pytest
 from roost._drivers.psycopg_anyio import PsycopgDriver
 from roost._drivers.psycopg_setup import connection_parameters
 from roost._drivers.psycopg_sync import connect
-from roost._drivers.select import driver_for, redact
+from roost._drivers.select import driver_for, redact, sync_driver_for
 from roost.exceptions import InvalidSettingError
 
 SECRET = "hush"
@@ -40,13 +40,41 @@ def test_psycopg_is_the_driver(dsn: str) -> None:
         ("host=h user=u hush", "can't be read"),
         ("host=h user=u password='hush", "can't be read"),
         ("host=h pasword=hush", "can't be read"),
+        ("postgresql://u:x@hush@h/d", "%40"),
+        ("postgresql://u:x@hush@h:5,h2:6/d?sslmode=require", "%40"),
+        ("postgresql://u:x/hush@h/d", "%2F"),
+        ("postgresql://u:12/hush@h/d", "%2F"),
+        ("postgresql://u:x@y/hush@h/d", "%2F"),
+        ("postgresql://u:hush%zz@h/d", "%25"),
+        ("postgresql://u:hush%00@h/d", "can't be read"),
+        ("postgresql://u:p@h:hush/d", "can't be read"),
+        ("postgresql://h/d?user=u&password=a&hush", "can't be read"),
     ],
 )
 def test_what_it_cannot_use_is_refused_without_showing_the_password(dsn: str, word: str) -> None:
-    with pytest.raises(InvalidSettingError, match=word) as refusal:
-        driver_for(dsn)
-    assert SECRET not in str(refusal.value)
-    assert refusal.value.__cause__ is None
+    for choose in (driver_for, sync_driver_for):
+        if choose is sync_driver_for and word in ("psycopg2", "mysql"):
+            continue
+        with pytest.raises(InvalidSettingError, match=word) as refusal:
+            choose(dsn)
+        assert SECRET not in str(refusal.value)
+        assert refusal.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:a?b#c:d@h/d",
+        "postgresql://u:p%40%2F%25@h:5432,h2:5433/d",
+        "postgresql://h/d?user=a@b",
+        "postgresql://u@/d?host=@abstract",
+        "postgresql://u:p@/d?host=%2Frun%2Fpg&port=5432",
+        "host=@abstract password=a@b/c",
+    ],
+)
+def test_what_libpq_reads_is_taken(dsn: str) -> None:
+    driver_for(dsn)
+    sync_driver_for(dsn)
 
 
 @pytest.mark.parametrize(

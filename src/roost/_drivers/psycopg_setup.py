@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -44,9 +45,14 @@ def connection_parameters(dsn: str, *, application_name: str) -> dict[str, Any]:
     try:
         given = conninfo_to_dict(_SCHEME.sub("postgresql://", dsn))
     except (psycopg.Error, ValueError) as error:
-        # libpq quotes parts of the DSN, which may be the password.
+        # libpq quotes parts of the DSN, which may be the password; in other languages than English
+        # in other quotes.
         reason = re.sub(r'".*"', '"…"', str(error), flags=re.DOTALL).strip()
-        raise InvalidSettingError(f"the DSN can't be read: {reason}") from None
+        if not re.fullmatch(r"[a-zA-Z =:,'&%-]*(\"…\"[a-zA-Z =:,'&%-]*)?", reason):
+            reason = "it is malformed"
+        raise InvalidSettingError(f"the DSN can't be read: {reason}{_ESCAPE}") from None
+    if _has_split_password(dsn, given):
+        raise InvalidSettingError(f"the DSN can't be read: it is malformed{_ESCAPE}")
     parameters: dict[str, Any] = {**_DEFAULTS, "application_name": application_name, **given}
     parameters["client_encoding"] = "UTF8"  # whatever the DSN says: with another, text is lost
     hosts = str(parameters.get("host", "")).count(",") + 1
@@ -59,6 +65,25 @@ def connection_parameters(dsn: str, *, application_name: str) -> dict[str, Any]:
     if cache and int(cache["size"]) == 0:
         parameters["prepare_threshold"] = None
     return parameters
+
+
+_ESCAPE = ' (in a URL\'s user name or password write "@" as %40, "/" as %2F, "%" as %25)'
+
+
+def _has_split_password(dsn: str, given: Mapping[str, Any]) -> bool:
+    """Say whether an unescaped character has made a part of the password something else.
+
+    libpq would name that part in its errors: as a host that is not found, a port that is no number,
+    a database that does not exist.
+    """
+    if not _SCHEME.match(dsn):
+        return False
+    authority, _, path = dsn.split("://", 1)[1].partition("/")
+    return (
+        authority.partition("?")[0].count("@") > 1
+        or "@" in path.partition("?")[0]
+        or not re.fullmatch(r"[\d,]*", str(given.get("port", "")))
+    )
 
 
 def is_pooled(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], pid: int) -> bool:

@@ -112,12 +112,14 @@ class Running:
     """Slots for ``concurrency`` jobs, a line in front of them, and what is parked.
 
     :ivar finished: jobs that have left a slot.
+    :ivar failed: those of them whose attempt failed.
     :ivar reserved: slots that are kept free, once they are, for jobs that do not stand in line.
     """
 
     def __init__(self, concurrency: int) -> None:
         self.concurrency = concurrency
         self.finished = 0
+        self.failed = 0
         self.reserved = 0
         self._waiting: deque[tuple[ClaimedJob, float]] = deque()
         self._waiting_since = math.inf

@@ -77,6 +77,7 @@ class Worker:
         self._settings = WorkerSettings(**options)
         self._session: _Session | None = None
         self._stop_requests = 0
+        self._failed = 0
         self._unfinished: Unfinished | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -111,8 +112,19 @@ class Worker:
             drains.append(DrainLane(runtime, on_empty=self.request_stop))
             return [UnknownTasksLane(runtime), drains[0]]
 
-        await self._run(lanes, TASK_STATUS_IGNORED)
+        self._failed = 0
+        try:
+            await self._run(lanes, TASK_STATUS_IGNORED)
+        finally:
+            self._failed = drains[0].failed if drains else 0
         return drains[0].processed if drains else 0
+
+    @property
+    def failed(self) -> int:
+        """How many of the jobs that the last `run_once` returned failed: they are retried later,
+        or were discarded.
+        """
+        return self._failed
 
     def request_stop(self) -> None:
         """Ask for the ordered stop; a second call ends the grace of the running jobs now.

@@ -1,5 +1,15 @@
 """The command ``roost``. The only place that chooses an event loop and handles signals."""
 
-from roost.cli.app import main
+from roost import _interrupt
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line of this process and exit: 0 done, 1 failed, 2 asked wrongly."""
+    if _interrupt.is_command():
+        _interrupt.end_quietly()
+    from roost.cli.app import main as command  # which takes a while
+
+    _interrupt.end_as_usual()
+    command()

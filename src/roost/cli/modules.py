@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ def load_registry(names: Sequence[str]) -> HandlerRegistry:
 
 def _load(name: str) -> HandlerRegistry:
     module_name, _, attribute = name.partition(":")
+    if _is_file(module_name):
+        raise InvalidSettingError(_name_a_module(module_name, attribute))
     before = set(default_registry)
     try:
         module = importlib.import_module(module_name)
@@ -69,6 +72,29 @@ def _load(name: str) -> HandlerRegistry:
             f"@roost.job(...), or name a registry of your own as {module_name}:<its name>"
         )
     return default_registry
+
+
+def _is_file(name: str) -> bool:
+    if "/" in name or os.sep in name:
+        return True
+    return name.endswith(".py") and not Path(*name.split(".")).with_suffix(".py").exists()
+
+
+def _name_a_module(name: str, attribute: str) -> str:
+    """Say how the module in a file is named."""
+    folder = Path.cwd()
+    parts = list(Path(os.path.relpath(name, folder)).with_suffix("").parts)
+    hint = ""
+    if parts[:1] == [os.pardir]:
+        folder = Path(os.path.abspath(name)).parent  # noqa: PTH100  (it may be a link)
+        parts, hint = parts[-1:], f", from the folder {folder}"
+    if parts[-1:] == ["__init__"] and len(parts) > 1:
+        parts.pop()
+    module = ".".join(parts)
+    right = f"{module}:{attribute}" if attribute else module
+    if not all(part.isidentifier() for part in parts):
+        return f"-m takes the name of a module, and the file {name!r} can't be one: rename it"
+    return f"name a module, not a file: -m {right}{hint}"
 
 
 def _mentions_a_task(values: dict[str, object], module_name: str) -> bool:

@@ -14,6 +14,7 @@ import typer
 from roost import RoostError, Worker, WorkerSettings
 from roost._drivers import psycopg_sync
 from roost._drivers.base import run_sync
+from roost._interrupt import INTERRUPTED
 from roost._model.logs import StructuredLogger
 from roost._worker.farewell import hand_back
 from roost.cli.backend import check_backend, run_on
@@ -69,10 +70,13 @@ def run(
     The first SIGTERM, SIGINT or SIGHUP stops it: running jobs get --shutdown-timeout, and are then
     interrupted and handed back without using their attempt, also those that can't be interrupted:
     the process ends under them. A second signal ends that time at once, a third the process.
-    Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly.
+    Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly, 130 after a Ctrl-C that
+    came before there was anything to stop. --once exits with 0 also if jobs failed, and says how
+    many did.
     """
     # Until there is something to stop in order; as a container's first process it has no default.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))
     check_backend(backend, uvloop=uvloop, driver=driver)
     address = resolve_dsn(dsn)
     configure(log_level, as_json=log_json)
@@ -80,6 +84,7 @@ def run(
     worker = Worker(address, registry=registry, driver=driver, queues=queue, **settings)
     watchdog = Watchdog(partial(_hand_back, worker, address))
     crash: BaseException | None
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the event loops know
     try:
         crash = run_on(
             backend,
@@ -88,7 +93,9 @@ def run(
             ),
             uvloop=uvloop,
         )
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt:  # before the loop took over
+        sys.exit(INTERRUPTED)
+    except SystemExit:
         raise
     except BaseException as error:
         logger.critical("the event loop ended: %(error)s", exc_info=error, error=str(error))
@@ -122,7 +129,13 @@ async def _work(
         )
         try:
             if once:
-                logger.info("nothing more to do after %(jobs)d jobs", jobs=await worker.run_once())
+                jobs = await worker.run_once()
+                report = logger.warning if worker.failed else logger.info
+                report(
+                    "nothing more to do: %(jobs)d jobs have run, %(failed)d of them failed",
+                    jobs=jobs,
+                    failed=worker.failed,
+                )
             else:
                 await worker.run()
         except Exception as error:  # noqa: BLE001  (whatever it is, it ends this process)

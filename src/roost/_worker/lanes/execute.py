@@ -170,6 +170,7 @@ class ExecuteLane:
                 verdict = self._judge(claimed, ending)
             runtime.settle(verdict._replace(completed=True) if running.completed else verdict)
             if verdict.event is not Event.COMPLETE:
+                runtime.running.failed += verdict.event in (Event.RETRY, Event.DISCARD)
                 log_unsuccessful(running, ending, verdict)
 
     def _replacement(self, ending: Ending, error: BaseException) -> Ending:

@@ -461,6 +461,11 @@ class DrainLane(FetchLane):
         """How many jobs were run."""
         return self._runtime.running.finished
 
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return self._runtime.running.failed
+
     async def _serve(self) -> None:
         failures = 0
         while True:
