@@ -178,7 +178,7 @@ def test_a_claim_behind_another_walks_over_nothing_that_this_one_left(
 ) -> None:
     with databases.fresh(template) as name, JobTable(databases.dsn_for(name)) as table:
         worker = table.add_worker()
-        table.rows("insert into roost.jobs (task) select 'work' from generate_series(1, 20_000)")
+        table.rows("insert into roost.jobs (task) select 'work' from generate_series(1, 20000)")
         table.rows("analyze roost.jobs")
         with JobTable(databases.dsn_for(name)) as reader:
             reader.script("begin isolation level repeatable read")
@@ -200,7 +200,7 @@ def test_queues_that_share_a_priority_are_merged_without_a_walk_over_worse_ones(
         table.add_worker()
         table.rows(
             "insert into roost.jobs (queue, task, priority) "
-            "select 'q' || n % 10, 'work', (n >= 100)::integer from generate_series(0, 20_000) as n"
+            "select 'q' || n % 10, 'work', (n >= 100)::integer from generate_series(0, 20000) as n"
         )
         table.rows("vacuum analyze roost.jobs")
         queues = [f"q{number}" for number in range(10)]
@@ -217,7 +217,7 @@ def test_verdicts_are_found_one_by_one_whatever_else_runs(
 ) -> None:
     with databases.fresh(template) as name, JobTable(databases.dsn_for(name)) as table:
         worker = table.add_worker()
-        table.rows("insert into roost.jobs (task) select 'work' from generate_series(1, 4_000)")
+        table.rows("insert into roost.jobs (task) select 'work' from generate_series(1, 4000)")
         table.rows("analyze roost.jobs")
         leases = [job.lease for _ in range(2) for job in table.claim(worker, limit=1_000).jobs]
         if known == "this table":
