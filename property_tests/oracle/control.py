@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import attrs
 from property_tests.oracle.rows import JobRow, QueueRow
-from property_tests.oracle.tables import FAILED, WAITING, Tables
+from property_tests.oracle.tables import ACTIVE, FAILED, WAITING, Tables
 
-from roost.exceptions import DuplicateUniqueJobError
+from roost.exceptions import DuplicateUniqueJobError, InvalidJobError
 
 
 class Control(Tables):
@@ -49,7 +49,16 @@ class Control(Tables):
         holder = self._holder(row.unique_key)
         if holder not in (None, job_id):
             raise DuplicateUniqueJobError(unique_key=str(row.unique_key), existing_id=holder)
+        if any(self._state_of(parent) in FAILED for parent in self._parents(row)):
+            raise InvalidJobError
         return self._revive(row)
+
+    def _parents(self, row: JobRow) -> set[int]:
+        """Return what a cancelled job may have to wait for again."""
+        return set(row.depends_on or ()) if row.state == "cancelled" else set()
+
+    def _state_of(self, job_id: int) -> str:
+        return (self.jobs.get(job_id) or self.archive[job_id]).state
 
     def requeue_discarded(self, *, queue: str | None) -> int:
         """Make discarded jobs available, the oldest of each unique key; return how many."""
@@ -66,11 +75,15 @@ class Control(Tables):
     def _revive(self, row: JobRow) -> bool:
         if row.state not in (*FAILED, "completed", "retryable"):
             return False
+        waiting = {parent for parent in self._parents(row) if self._state_of(parent) in ACTIVE}
+        for parent in waiting:
+            self.jobs[parent].has_children = True
+            self.dependencies.add((parent, row.id))
         row.state = "available"
         row.scheduled_at = self.now
         row.completed_at = row.cancelled_at = row.discarded_at = None
         row.cancel_requested = False
-        row.pending_parents = 0
+        row.pending_parents = len(waiting)
         row.result = None
         row.max_attempts = max(row.max_attempts, row.attempt + 1)
         self._wake(row)

@@ -50,10 +50,13 @@ class AsyncAdmin:
         """Make an ended job, or one that waits for its retry, available now.
 
         Its errors stay, its result goes, and it gets one more attempt at least. Returns ``False``
-        when it is available or executing. Children that were cancelled with it stay cancelled.
+        when it is available or executing. Children that were cancelled with it stay cancelled;
+        retry them after it, and they wait for it again.
 
         :raises JobNotFoundError: no job has that id.
         :raises DuplicateUniqueJobError: another active job has its unique key.
+        :raises InvalidJobError: it was cancelled, and a job that it depends on was discarded or
+            cancelled: retry that one first.
         """
         return await self._run(calls.retry(job_id))
 

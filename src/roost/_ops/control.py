@@ -10,7 +10,12 @@ from roost._model.states import JobState
 from roost._ops.family import cancel_descendants
 from roost._ops.query import Op, Query
 from roost._sql import statements
-from roost.exceptions import DatabaseError, DuplicateUniqueJobError, JobNotFoundError
+from roost.exceptions import (
+    DatabaseError,
+    DuplicateUniqueJobError,
+    InvalidJobError,
+    JobNotFoundError,
+)
 
 _SQL = statements("control")
 
@@ -59,10 +64,11 @@ def cancel_requests(worker_id: int) -> Op[list[tuple[int, int]]]:
 def retry_job(job_id: int) -> Op[bool]:
     """Make a job that has ended, or waits for a retry, available now; ``False``: it is neither.
 
-    An archived job comes back.
+    An archived job comes back. One that was cancelled waits for its parents again.
 
     :raises JobNotFoundError: no job has that id.
     :raises DuplicateUniqueJobError: another active job has its unique key.
+    :raises InvalidJobError: it was cancelled, and one of its parents was discarded or cancelled.
     """
     yield Query(_SQL["unarchive_jobs"], ([job_id],))
     if (yield from revive_jobs([job_id])):
@@ -71,6 +77,11 @@ def retry_job(job_id: int) -> Op[bool]:
     holders = yield Query(_SQL["key_holder"], (job_id,))
     for holder, key in holders:
         raise DuplicateUniqueJobError(unique_key=key, existing_id=holder)
+    parents = yield Query(_SQL["failed_parents"], (job_id,))
+    for parent, state in parents:
+        raise InvalidJobError(
+            f"job {job_id} waits for job {parent}, which was {state}: retry it first"
+        )
     return False
 
 

@@ -55,8 +55,14 @@ where worker_id = $1::bigint
 -- name: revive_jobs
 -- $1 ids. From an end, or from waiting for a retry, to available now. The unique key must be free:
 -- a row whose key another active job has is left as it is. The errors stay as history.
+--
+-- A cancelled job waits again for those of its parents that have not ended, and stays as it is while
+-- one of them is discarded or cancelled. Parents are locked, so that none ends meanwhile. What has
+-- another end had all its parents completed.
 with target as materialized (
-    select job.id
+    select
+        job.id,
+        case when job.state = 'cancelled' then job.depends_on end as depends_on
     from roost.jobs as job
     where job.id = any ($1::bigint[])
         and job.state in ('completed', 'discarded', 'cancelled', 'retryable')
@@ -70,6 +76,54 @@ with target as materialized (
     order by job.id
     for update of job
 ),
+parent as materialized (
+    select job.id, job.state
+    from roost.jobs as job
+    where job.id = any (array(select unnest(target.depends_on) from target))
+    order by job.id
+    for no key update of job
+),
+waiting as materialized (
+    select distinct target.id as child_id, parent.id as parent_id
+    from target
+    cross join lateral unnest(target.depends_on) as wanted (id)
+    join parent on parent.id = wanted.id
+    where parent.state in ('available', 'executing', 'retryable')
+),
+held_back as materialized (
+    select target.id
+    from target
+    cross join lateral unnest(target.depends_on) as wanted (id)
+    where exists (
+            select
+            from parent
+            where parent.id = wanted.id
+                and parent.state in ('discarded', 'cancelled')
+        )
+        or exists (
+            select
+            from roost.jobs_archive as archived
+            where archived.id = wanted.id
+                and archived.state in ('discarded', 'cancelled')
+        )
+),
+flagged as (
+    update roost.jobs as job
+    set has_children = true
+    where job.id = any (array(
+            select waiting.parent_id
+            from waiting
+            where not exists (select from held_back where held_back.id = waiting.child_id)
+        ))
+        and not job.has_children
+),
+linked as (
+    insert into roost.dependencies (parent_id, child_id)
+    select waiting.parent_id, waiting.child_id
+    from waiting
+    where not exists (select from held_back where held_back.id = waiting.child_id)
+    on conflict do nothing
+),
 revived as (
     update roost.jobs as job
     set state = 'available',
@@ -78,24 +132,44 @@ revived as (
         cancelled_at = null,
         discarded_at = null,
         cancel_requested = false,
-        pending_parents = 0,
+        pending_parents = (select count(*) from waiting where waiting.child_id = job.id),
         limited = exists (select from roost.limits where limits.task = job.task),
         result = null,
         -- One more attempt at least, or the next claim would be its last already.
         max_attempts = greatest(job.max_attempts, least(job.attempt, 2147483646) + 1)
     from target
     where job.id = target.id
-    returning job.id, job.queue
+        and not exists (select from held_back where held_back.id = job.id)
+    returning job.id, job.queue, job.pending_parents
 ),
 notified as (
     select roost.announce(queue)
     from revived
+    where pending_parents = 0
     group by queue
 )
 select id
 from revived
 where (select count(*) from notified) >= 0
 order by id;
+
+-- name: failed_parents
+-- $1 id of a cancelled job: its parents that were discarded or cancelled, live or archived.
+select parent.id, parent.state
+from roost.jobs as job
+join lateral (
+    select live.id, live.state
+    from roost.jobs as live
+    where live.id = any (job.depends_on)
+    union all
+    select archived.id, archived.state
+    from roost.jobs_archive as archived
+    where archived.id = any (job.depends_on)
+) as parent on true
+where job.id = $1::bigint
+    and job.state = 'cancelled'
+    and parent.state in ('discarded', 'cancelled')
+order by parent.id;
 
 -- name: key_holder
 -- $1 id: the active job that has the same unique key.
