@@ -14,10 +14,15 @@ from roost._model.states import JobState
 from roost._model.verdict import Lease
 from roost._ops.query import Op, Query, Row
 from roost._sql import statements
+from roost.exceptions import InvalidJobError
 
 _CLAIM = statements("claim")["claim_jobs"]
 _LIMITS = statements("limits")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+MAX_CLAIMED_ARGS = 32 << 20
+"""Bytes of args, as ``jsonb`` holds them, that a claim brings; as the statements say."""
 
 
 class ClaimedJob(NamedTuple):
@@ -45,6 +50,24 @@ class ClaimedJob(NamedTuple):
     depends_on: list[int] | None
     metadata_text: str | None
 
+    def check_size(self) -> None:
+        """Refuse args that the claim did not bring because they are too large.
+
+        Somebody has inserted the row by hand: an enqueue refuses less. In their place is their
+        size, as a JSON string.
+
+        :raises InvalidJobError: it names the size.
+        """
+        if self._is_oversized:
+            size = int(self.args_text.strip('"'))
+            raise InvalidJobError(
+                f"args of {size:,} bytes are more than a worker takes ({MAX_CLAIMED_ARGS:,})"
+            )
+
+    @property
+    def _is_oversized(self) -> bool:
+        return self.args_text.startswith('"')
+
     def args(self) -> dict[str, object]:
         """Return the handler's keyword arguments."""
         args: dict[str, object] = decode(self.args_text)
@@ -56,7 +79,7 @@ class ClaimedJob(NamedTuple):
             id=self.lease.job_id,
             queue=self.queue,
             task=self.task,
-            args=decode(self.args_text),
+            args={} if self._is_oversized else decode(self.args_text),
             state=JobState.EXECUTING.value,
             priority=self.priority,
             attempt=self.attempt,

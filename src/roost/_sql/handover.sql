@@ -49,7 +49,15 @@ from (values (1)) as one (row)
 left join accepted on true
 left join lateral (
     select
-        job.id, job.lease_no, job.queue, job.task, job.args::text, job.priority, job.attempt,
+        job.id, job.lease_no, job.queue, job.task,
+        case
+            -- As stored, which is cheap to ask. Only what is large so is unpacked to be measured.
+            when pg_column_size(job.args) < 8192
+                or pg_column_size(job.args || jsonb '{}') <= 33554432
+                then job.args::text
+            else format('"%s"', pg_column_size(job.args || jsonb '{}'))
+        end,
+        job.priority, job.attempt,
         job.max_attempts,
         (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint,
         (date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint,
@@ -125,7 +133,15 @@ taken as (
         attempted_at = statement_timestamp()
     where job.id = any (array(select freed.handed from freed))
     returning
-        job.id, job.lease_no, job.queue, job.task, job.args::text as args, job.priority,
+        job.id, job.lease_no, job.queue, job.task,
+        case
+            -- As stored, which is cheap to ask. Only what is large so is unpacked to be measured.
+            when pg_column_size(job.args) < 8192
+                or pg_column_size(job.args || jsonb '{}') <= 33554432
+                then job.args::text
+            else format('"%s"', pg_column_size(job.args || jsonb '{}'))
+        end as args,
+        job.priority,
         job.attempt, job.max_attempts,
         (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint as scheduled_at,
         (date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint as attempted_at,

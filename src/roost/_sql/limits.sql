@@ -324,7 +324,15 @@ claimed as (
         attempted_at = statement_timestamp()
     where job.id = any (array(select picked.id from picked))
     returning
-        job.id, job.lease_no, job.queue, job.task, job.args::text as args, job.priority,
+        job.id, job.lease_no, job.queue, job.task,
+        case
+            -- As stored, which is cheap to ask. Only what is large so is unpacked to be measured.
+            when pg_column_size(job.args) < 8192
+                or pg_column_size(job.args || jsonb '{}') <= 33554432
+                then job.args::text
+            else format('"%s"', pg_column_size(job.args || jsonb '{}'))
+        end as args,
+        job.priority,
         job.attempt, job.max_attempts,
         -- Microseconds since 1970: a worker that needs no datetime does not pay for three.
         (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint as scheduled_at,

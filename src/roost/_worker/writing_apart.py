@@ -70,7 +70,8 @@ class ApartWriter:
             for batch in (completed[:MAX_PARENTS], failed[:MAX_PARENTS]):
                 if batch:
                     await self._write(batch)
-            for one in [one for one in ready if is_heavy(one.verdict)][:1]:
+            # Also what was large until a note replaced its result.
+            for one in [one for one in ready if one not in light][:1]:
                 await self._write([one])
 
     async def _write(self, batch: Sequence[Postponed]) -> None:

@@ -321,6 +321,7 @@ def _weigh(running: RunningJob, ending: Ending) -> Ending:
 
 def _arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
     """Return the handler's keywords: the args, or the fields of their model, and the job."""
+    claimed.check_size()
     if handler.args_model is None:
         args = claimed.args()
     else:

@@ -62,6 +62,7 @@ class FetchLane:
         self._claims = Claims(runtime)
         self._timeout = CLAIM_TIMEOUT
         self._in_flight: anyio.CancelScope | None = None
+        self._most = MAX_CLAIM
         self._stop_by = math.inf
         self._offer_due_at = -math.inf
         self._read_due_at = -math.inf
@@ -149,7 +150,7 @@ class FetchLane:
         if self._unsure and runtime.holds_leases():
             await self._give_back_the_unknown()
         room, slots = self._room(), runtime.running.free_slots
-        limit = min(max(room, slots), MAX_CLAIM)
+        limit = min(max(room, slots), self._most)
         if limit <= 0 or not self._may_claim:
             return None
         began = monotonic()
@@ -159,9 +160,14 @@ class FetchLane:
         self._next_look = began + min(poll_interval, MAX_SLEEP)
         self._unsure = True
         runtime.claim_begins()
+        # An answer may be too large to come in time: then the next claim takes half.
+        most, self._most = self._most, max(1, limit // 2)
         # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
         with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
-            claimed = await self._claims.claim(limit, slots=slots, timeout=self._timeout)
+            claimed = await self._claims.claim(
+                limit, slots=min(slots, limit), timeout=self._timeout
+            )
+            self._most = min(2 * most, MAX_CLAIM)
             self._take(claimed, limit=limit, began=began)
             return claimed
         raise DatabaseUnavailableError("the claim was not answered")
