@@ -42,6 +42,7 @@ def test_the_private_names_in_use_are_those_that_are_checked(server_dsn: str) ->
     }
     assert used & psycopgs_private_names(server_dsn) == {
         "_adapters",
+        "_execute_gen",
         "_pipeline",
         "_should_cancel",
         "_WaitTimeout",
@@ -49,9 +50,11 @@ def test_the_private_names_in_use_are_those_that_are_checked(server_dsn: str) ->
     checked = {
         *private_names.CONNECTION_ATTRIBUTES,
         *private_names.CONNECTION_METHODS,
+        *private_names.CURSOR_METHODS,
         *private_names.ERRORS,
     }
-    assert checked == {"_adapters", "_pipeline", "_should_cancel", "_WaitTimeout", "lock", "wait"}
+    private = {"_adapters", "_execute_gen", "_pipeline", "_should_cancel", "_WaitTimeout"}
+    assert checked == {*private, "lock", "wait"}
 
 
 def test_private_modules_and_functions_are_those_that_are_checked() -> None:

@@ -22,6 +22,9 @@ CONNECTION_ATTRIBUTES = ("lock", "_adapters", "_pipeline")
 CONNECTION_METHODS = ("wait", "_should_cancel")
 """``wait`` is overridden, ``_should_cancel`` called."""
 
+CURSOR_METHODS = ("_execute_gen",)
+"""Of a blocking cursor; called, to end a statement on a connection of the caller's in time."""
+
 WAIT_PARAMETERS = ("self", "gen", "interval", "timeout")
 """What psycopg may pass to ``wait``."""
 
@@ -39,6 +42,7 @@ def check() -> None:
     :raises RoostError: something is missing; the message names it and psycopg's version.
     """
     missing = [name for name in CONNECTION_METHODS if not hasattr(psycopg.AsyncConnection, name)]
+    missing += [name for name in CURSOR_METHODS if not hasattr(psycopg.RawCursor, name)]
     missing += [name for name in FUNCTIONS if not hasattr(psycopg.conninfo, name)]
     missing += [name for name in ERRORS if not hasattr(psycopg.errors, name)]
     if "wait" not in missing:
