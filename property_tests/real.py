@@ -302,7 +302,7 @@ class Real:
 
     def rescue(self, *, limit: int, error_cap: int) -> dict[int, str]:
         rescued = self._run_whole(upkeep.rescue_jobs(limit=limit, error_cap=error_cap))
-        return {job.job_id: str(job.state) for job in rescued}
+        return {job.job_id: job.state.value for job in rescued}
 
     def release_unheld(self, *, worker_id: int, held: Collection[Lease]) -> list[int]:
         return self._run_whole(upkeep.release_unheld(worker_id, held=held))
@@ -329,7 +329,7 @@ class Real:
 
     def count(self, *, queues: Sequence[str]) -> dict[str, int]:
         counted = self._run(inspect.count_by_state(queues))
-        return {str(state): jobs for state, jobs in counted.items()}
+        return {state.value: jobs for state, jobs in counted.items()}
 
     def both_at_once(
         self, *, first: Call, then: Call, first_commits: bool
