@@ -111,7 +111,7 @@ async def run_some(dsn: str, driver: str, **options: Any) -> list[Any]:
         async with working(client.worker(poll_interval=0.1, **options)):
             outcomes = [await client.wait_for(job_id, timeout=30) for job_id in ids]
             with anyio.fail_after(30):
-                while [str(await client.status(end)) for end in ends] != ["completed", "discarded"]:
+                while [await client.status(end) for end in ends] != ["completed", "discarded"]:
                     await anyio.sleep(0.05)
             stored = await client.get(ids[0])
             assert stored.scheduled_at.utcoffset() is not None
