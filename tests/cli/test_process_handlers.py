@@ -26,7 +26,8 @@ HERE = pathlib.Path(__file__).parent
 
 @roost.job("works", run_in="process", max_attempts=5)
 def works():
-    program = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    nap = "import time; time.sleep(600)"  # sleeps: until it is ended
+    program = subprocess.Popen([sys.executable, "-c", nap])
     print("pids", json.dumps([os.getpid(), program.pid]), flush=True)
     while not (HERE / "go").exists():
         time.sleep(0.01)

@@ -85,6 +85,8 @@ REFUSED = [
     "'work', tags => array['']",
     f"'work', tags => array['{'x' * 201}']",
     "'work', metadata => '5'",
+    "'work', args => jsonb_build_object('n', repeat('x', 16 << 20))",
+    "'work', metadata => jsonb_build_object('n', repeat('x', 16 << 20))",
 ]
 
 

@@ -60,7 +60,7 @@ def forges(text):
             os.write(fd, (1).to_bytes(8, "big") + len(text).to_bytes(8, "big") + text.encode())
         except OSError:
             pass
-    time.sleep(60)
+    time.sleep(60)  # sleeps: until it is ended
 
 def exits():
     os._exit(7)
@@ -76,20 +76,22 @@ def closes():
             pass
 
 def starts(path):
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    nap = "import time; time.sleep(600)"  # sleeps: until it is ended
+    child = subprocess.Popen([sys.executable, "-c", nap])
     Path(path + ".new").write_text(json.dumps([os.getpid(), child.pid]))
     os.rename(path + ".new", path)
-    time.sleep(600)
+    time.sleep(600)  # sleeps: until it is ended
 
 def terminates_a_program():
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    nap = "import time; time.sleep(600)"  # sleeps: until it is ended
+    child = subprocess.Popen([sys.executable, "-c", nap])
     child.terminate()
     return child.wait(30)
 
 def terminates_a_fork():
     pid = os.fork()
     if not pid:
-        time.sleep(600)
+        time.sleep(600)  # sleeps: until it is ended
     os.kill(pid, signal.SIGTERM)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

@@ -123,6 +123,8 @@ def test_a_bad_value_is_refused_with_its_name(
 def test_an_entry_by_hand_is_checked_too() -> None:
     with pytest.raises(InvalidSettingError, match="'61' is not a valid minute"):
         CronEntry("nightly", "61 * * * *", "report")
+    with pytest.raises(InvalidSettingError, match="above 16,777,216"):
+        CronEntry("beat", "* * * * *", "beat", {"n": "x" * (16 << 20)})
     with pytest.raises(InvalidSettingError, match="args must be a dict, not list"):
         CronEntry("nightly", "* * * * *", "report", [])  # type: ignore[arg-type]  # what is tested
     with pytest.raises(InvalidSettingError, match="task"):

@@ -126,7 +126,7 @@ async def test_a_rated_task_reaches_its_rate_with_a_prefetch(
 
     @job("work", rate_per_minute=12, registry=registry)
     async def work() -> None:
-        await anyio.sleep(0.2)  # longer than anything may stand in the line
+        await anyio.sleep(0.2)  # sleeps: longer than anything may stand in the line
 
     table.add_all([JobInsert("work")] * 40)
     async with working(make_worker(concurrency=2, prefetch=20, poll_interval=0.1)):
@@ -154,7 +154,7 @@ async def test_a_start_after_a_slow_hook_is_counted_when_it_happens(
         )
 
     async def slow(_: Job, *, ctx: dict[str, Any]) -> None:
-        await anyio.sleep(0.4)
+        await anyio.sleep(0.4)  # sleeps: longer than a start may be delayed
 
     table.add_all([JobInsert("work")] * 2)
     async with working(make_worker(hooks=Hooks(before_job=slow), poll_interval=0.1)):
@@ -178,7 +178,7 @@ async def test_a_job_whose_start_is_no_longer_counted_is_handed_back(
 
     async def forget(job: Job, *, ctx: dict[str, Any]) -> None:
         if table.column(job.id, "lease_no") == 1:
-            await anyio.sleep(0.4)
+            await anyio.sleep(0.4)  # sleeps: longer than a start may be delayed
             table.rows("delete from roost.starts")  # as after a minute
 
     job_id = table.add("work", max_attempts=1)

@@ -56,7 +56,7 @@ async def test_the_job_its_stack_and_its_duration_are_logged_once(
     assert first.levelname == "WARNING"
     assert 0.3 <= first.__dict__["seconds"] < 1
     assert first.exc_text is not None
-    assert first.exc_text.count("time.sleep(1)") == 1
+    assert first.exc_text.count("sleep(1)") == 1
     assert "execute.py" not in first.exc_text
     assert sum("so far" in record.message for record in [first, *others]) == 1
     assert f"by job {job_id} (blocks)" in others[0].message
@@ -101,7 +101,7 @@ async def test_a_task_that_the_job_started_is_told_with_the_jobs_that_run(
     first = said(caplog)[0]
     assert f"not by a job's own task; jobs that run: {job_id}" in first.message
     assert first.exc_text is not None
-    assert "time.sleep(1)" in first.exc_text
+    assert "sleep(1)" in first.exc_text
 
 
 async def test_a_thread_may_take_its_time(
@@ -123,7 +123,11 @@ async def test_a_thread_may_take_its_time(
 async def test_a_process_that_was_stopped_did_not_block_its_loop(
     table: JobTable, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    waker = "import os, signal, sys, time; time.sleep(1); os.kill(int(sys.argv[1]), signal.SIGCONT)"
+    waker = (
+        "import os, signal, sys, time; "
+        "time.sleep(1); "  # sleeps: as long as the process is stopped
+        "os.kill(int(sys.argv[1]), signal.SIGCONT)"
+    )
     async with working(make_worker()):
         with subprocess.Popen([sys.executable, "-c", waker, str(os.getpid())]):
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -11,7 +11,7 @@ import attrs
 from roost._model.codec import EncodingError, encode
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 from roost._model.schedule import Schedule
-from roost._model.validate import MAX_INT, check_int, check_name
+from roost._model.validate import MAX_ARGS, MAX_INT, check_int, check_name
 from roost.exceptions import InvalidSettingError
 
 Misfire: TypeAlias = Literal["skip", "last", "all"]
@@ -69,9 +69,13 @@ class CronEntry:
         if not isinstance(self.args, dict):
             raise error(f"args must be a dict, not {type(self.args).__name__}")
         try:
-            encode(self.args)
+            size = len(encode(self.args).encode())
         except EncodingError as refused:
             raise error(f"args of cron entry {self.name!r} can't be stored: {refused}") from refused
+        if size > MAX_ARGS:
+            raise error(
+                f"args of cron entry {self.name!r} are {size:,} bytes of JSON, above {MAX_ARGS:,}"
+            )
         # Last, for it is the slowest.
         self.schedule()
 

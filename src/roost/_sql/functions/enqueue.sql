@@ -41,6 +41,8 @@ begin
             then 'each of tags must not be blank'
         when jsonb_typeof(args) <> 'object' then 'args must be a JSON object'
         when jsonb_typeof(metadata) <> 'object' then 'metadata must be a JSON object'
+        when pg_column_size(args) + coalesce(pg_column_size(metadata), 0) > 16777216
+            then 'args and metadata must have 16 MiB at most together'
         when max_attempts < 1 then 'max_attempts must be 1 or more'
         when timeout_seconds < 1 then 'timeout_seconds must be 1 or more'
         when scheduled_at < '0002-01-01Z' or scheduled_at > '9998-12-31Z'
