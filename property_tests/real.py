@@ -208,10 +208,20 @@ class Real:
         tasks: Sequence[str],
         limit: int,
         after: Sequence[claim.Position] = (),
+        slots: int | None = None,
+        prefetch_no: int = 0,
+        soon: bool = False,
     ) -> Claim:
         answer = self._run(
             claim.claim_jobs(
-                worker_id=worker_id, queues=queues, tasks=tasks, limit=limit, after=after
+                worker_id=worker_id,
+                queues=queues,
+                tasks=tasks,
+                limit=limit,
+                after=after,
+                slots=slots,
+                prefetch_no=prefetch_no,
+                soon=soon,
             )
         )
         taken = [_leased(job) for job in answer.jobs]
@@ -296,6 +306,9 @@ class Real:
 
     def forget(self, *, worker_id: int) -> None:
         self._run(upkeep.forget_worker(worker_id))
+
+    def mark_started(self, *, worker_id: int, through: Sequence[int]) -> bool:
+        return self._run(upkeep.mark_started(worker_id, through, flush=True))
 
     def expire(self) -> set[str]:
         return set(self._run(upkeep.expire_workers()))

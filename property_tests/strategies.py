@@ -122,7 +122,17 @@ def claims(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
         queues=queues(),
         tasks=st.sampled_from([TASKS, TASKS, TASKS[:1], []]),
         limit=st.integers(1, 3),
+        **prefetching(),
     )
+
+
+def prefetching() -> dict[str, st.SearchStrategy[Any]]:
+    """Return what a claim says of those of its jobs that wait for a slot."""
+    return {
+        "slots": st.sampled_from([None, 0, 1]),
+        "prefetch_no": st.integers(1, 2),
+        "soon": st.booleans(),
+    }
 
 
 def greedy_claims(workers: st.SearchStrategy[int], limit: int) -> st.SearchStrategy[Call]:
@@ -133,6 +143,7 @@ def greedy_claims(workers: st.SearchStrategy[int], limit: int) -> st.SearchStrat
         queues=st.just(QUEUES),
         tasks=st.just(TASKS),
         limit=st.just(limit),
+        **prefetching(),
     )
 
 

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 from property_tests import invariants, strategies
 from property_tests.model import Model
+from property_tests.oracle.tables import place_of
 from property_tests.real import Real
 from property_tests.words import Call, Claim, End, Ending, Grant, Leased, NewJob, Succeed
 
@@ -325,6 +326,13 @@ class Life(RuleBasedStateMachine):
     def end_with_jobs_in_hand(self, data: st.DataObject) -> None:
         holder = data.draw(st.sampled_from([grant.lease.worker_id for grant in self.model.held()]))
         self.both(Call("forget", {"worker_id": holder}))
+
+    @precondition(lambda self: self.model.prefetched())
+    @rule(data=st.data())
+    def start_what_was_prefetched(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from(self.model.prefetched()))
+        words = {"worker_id": row.worker_id, "through": place_of(row)}
+        self.both(Call("mark_started", words))
 
     @precondition(lambda self: self.model.orphans())
     @rule(call=strategies.rescues())

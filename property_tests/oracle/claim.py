@@ -26,6 +26,9 @@ class Claiming(Tables):
         tasks: Sequence[str],
         limit: int,
         after: Sequence[Position] = (),
+        slots: int | None = None,
+        prefetch_no: int = 0,
+        soon: bool = False,
     ) -> Claim:
         """Lease due jobs to a worker that has a row, in running order."""
         waiting = [row for row in self.jobs.values() if self._could_run(row, queues, after)]
@@ -33,12 +36,16 @@ class Claiming(Tables):
         picked = self._pick(waiting, tasks, limit, after) if worker else []
         if picked:
             self._locks.workers.add(worker_id)
-        for row in picked:
+        for place, row in enumerate(picked):
+            to_wait = slots is not None and place >= slots
+            is_last = row.attempt + 1 >= row.max_attempts
+            row.prefetch_no = prefetch_no if to_wait and (is_last or not soon) else None
             row.state = "executing"
             row.attempt += 1
             row.lease_no += 1
             row.worker_id = worker_id
             row.attempted_at = self.now
+        picked.sort(key=_running_order)
         return Claim(
             grants=[
                 Grant(Lease(row.id, worker_id, row.lease_no), row.attempt, row.max_attempts)
@@ -69,8 +76,7 @@ class Claiming(Tables):
         ]
         # Beside another claim: what it would take alone and is not held, then others head by head.
         due[limit:] = sorted(due[limit:], key=lambda row: (row.priority, row.queue))
-        picked = [row for row in due if row.id not in self._held.jobs][:limit]
-        return sorted(picked, key=_running_order)
+        return [row for row in due if row.id not in self._held.jobs][:limit]
 
     def _next_due(self, waiting: Sequence[JobRow]) -> float | None:
         waits = [

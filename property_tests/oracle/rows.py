@@ -25,6 +25,7 @@ class JobRow:
     attempt: int = 0
     max_attempts: int
     timeout_seconds: int | None
+    prefetch_no: int | None = None
     pending_parents: int = 0
     cancel_requested: bool = False
     state: str = "available"
@@ -63,6 +64,7 @@ class WorkerRow:
     driver: str | None = None
     event_loop: str | None = None
     paused: list[str] = attrs.field(factory=list)
+    prefetch_started: list[int] | None = None
 
 
 @attrs.define(kw_only=True)

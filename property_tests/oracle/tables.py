@@ -102,6 +102,11 @@ class Tables:
             if row.state == "executing" and row.worker_id not in self.workers
         ]
 
+    def prefetched(self) -> list[JobRow]:
+        """Return the executing jobs that were claimed to wait for a slot."""
+        rows = [row for _, row in sorted(self.jobs.items()) if row.state == "executing"]
+        return [row for row in rows if row.prefetch_no is not None]
+
     def pass_time(self, *, seconds: int) -> None:
         """Let the clock run."""
         self.now += timedelta(seconds=seconds)
@@ -266,6 +271,7 @@ class Tables:
             "has_children",
             "limited",
             "awaited",
+            "prefetch_no",
             "archived_at",
         )
         view = {name: value for name, value in attrs.asdict(row).items() if name not in hidden}
@@ -277,3 +283,9 @@ class Tables:
 def lease_of(row: JobRow) -> Lease | None:
     """Return the lease of the last claim."""
     return None if row.worker_id is None else Lease(row.id, row.worker_id, row.lease_no)
+
+
+def place_of(row: JobRow) -> list[int]:
+    """Return a prefetched job's place among those of its worker."""
+    since_1970 = row.scheduled_at - datetime(1970, 1, 1, tzinfo=UTC)
+    return [row.prefetch_no or 0, row.priority, since_1970 // timedelta(microseconds=1), row.id]

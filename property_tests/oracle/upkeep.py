@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 import attrs
 from property_tests.oracle.rows import ArchivedRow, JobRow, WorkerRow
-from property_tests.oracle.tables import FAILED, Tables, Waits
+from property_tests.oracle.tables import FAILED, Tables, Waits, place_of
 
 from roost._model.verdict import Lease
 
@@ -47,8 +47,32 @@ class Upkeep(Tables):
         """Remove the row of a worker that ends."""
         if worker_id in self._held.workers:
             raise Waits
-        if self._to_change(worker_id) is not None:
+        worker = self._to_change(worker_id)
+        if worker is not None:
             del self.workers[worker_id]
+            self._give_back_unstarted(worker)
+
+    def mark_started(self, *, worker_id: int, through: Sequence[int]) -> bool:
+        """Say how far a worker's prefetched jobs may have started; ``False``: it has no row."""
+        worker = self._to_change(worker_id)
+        if worker is None:
+            return False
+        worker.prefetch_started = list(through)
+        return True
+
+    def _give_back_unstarted(self, worker: WorkerRow) -> None:
+        for row in self.jobs.values():
+            prefetched = row.prefetch_no is not None and (
+                worker.prefetch_started is None or place_of(row) > worker.prefetch_started
+            )
+            if (
+                row.state == "executing"
+                and row.worker_id == worker.id
+                and not row.cancel_requested
+                and (prefetched or row.id == worker.handed)
+                and row.id not in self._held.jobs
+            ):
+                self._give_back(row)
 
     def expire(self) -> set[str]:
         """Remove the workers that are silent for too long; return their names."""
@@ -99,6 +123,7 @@ class Upkeep(Tables):
         for row in old:
             del self.jobs[row.id]
             row.awaited = False
+            row.prefetch_no = None
             self.archive[row.id] = ArchivedRow(**attrs.asdict(row), archived_at=self.now)
         return len(old)
 

@@ -119,7 +119,7 @@ def claim(
     after: tuple[object, ...] = ([], [], [], []),
 ) -> Plan:
     known = ["work", "other"]
-    return Plan(table, statement("claim.claim_jobs"), 1, [queue], known, limit, *after)
+    return Plan(table, statement("claim.claim_jobs"), 1, [queue], known, limit, *after, 3, 1, False)
 
 
 def executing(table: JobTable, count: int) -> list[int]:
@@ -204,7 +204,7 @@ def test_queues_that_share_a_priority_are_merged_without_a_walk_over_worse_ones(
         )
         table.rows("vacuum analyze roost.jobs")
         queues = [f"q{number}" for number in range(10)]
-        parameters: tuple[object, ...] = (1, queues, ["work"], 50, [], [], [], [])
+        parameters: tuple[object, ...] = (1, queues, ["work"], 50, [], [], [], [], 3, 1, False)
         plan = Plan(table, statement("claim.claim_jobs"), *parameters)
     claims = [node for node in plan.nodes if node.get("Index Name") == "jobs_claim"]
     # The first look at each head, then its ten jobs of the better priority, in two walks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -186,8 +187,8 @@ async def test_a_cancel_that_is_heard_before_the_claims_answer_is_heeded(
         runtime = worker._session._runtime
         claim = Claims.claim
 
-        async def late(claims: Claims, limit: int, *, slots: int, timeout: float) -> Claimed:
-            answer = await claim(claims, limit, slots=slots, timeout=timeout)
+        async def late(claims: Claims, limit: int, **options: Any) -> Claimed:
+            answer = await claim(claims, limit, **options)
             for claimed in answer.jobs:
                 # The claim is committed, and its answer on its way.
                 assert await client.cancel(claimed.lease.job_id)

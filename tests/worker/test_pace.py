@@ -63,3 +63,19 @@ def test_two_looks_at_one_instant_are_no_division_by_zero() -> None:
     pace.finished(1, now=1.0)
     pace.finished(5, now=1.0)
     assert pace.prefetch == 0
+
+
+def test_what_is_prefetched_starts_soon_only_where_jobs_have_been_short_for_a_while() -> None:
+    pace = Pace(fixed=None, most=1_000)
+    assert not pace.starts_soon
+    for step in range(10):
+        pace.finished(20 * step, now=step * 0.01)
+        assert not pace.starts_soon, "a burst"
+    for step in range(10, 60):
+        pace.finished(20 * step, now=step * 0.01)
+    assert pace.starts_soon
+    for second in range(1, 6):
+        pace.finished(1_180 + second, now=second)
+    assert not pace.starts_soon, "they have become long"
+    assert not paced(rate=1_000, round_trip=0.5, most=1_000).starts_soon, "a long line"
+    assert not paced(rate=10, round_trip=0.01, fixed=50).starts_soon, "long jobs"

@@ -127,8 +127,8 @@ async def test_a_claim_in_flight_starts_nothing(
 ) -> None:
     claim, go_on = Claims.claim, anyio.Event()
 
-    async def late(claims: Claims, limit: int, *, slots: int, timeout: float) -> Claimed:
-        claimed = await claim(claims, limit, slots=slots, timeout=timeout)
+    async def late(claims: Claims, limit: int, **options: Any) -> Claimed:
+        claimed = await claim(claims, limit, **options)
         if claimed.jobs:
             await go_on.wait()  # its answer is on the way
         return claimed

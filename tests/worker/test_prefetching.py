@@ -115,7 +115,7 @@ async def test_a_line_of_short_jobs_is_handed_back_when_they_become_long(
     table.add_all([JobInsert("work")] * (short + 1_000))
     async with working(make_worker(concurrency=2, poll_interval=30)):
         await eventually(lambda: ended > short + 2, within=30)
-        await eventually(lambda: handed_back() > 10)
+        await eventually(lambda: handed_back() > 0)
         table.rows("delete from roost.jobs where state = 'available'")
 
 

@@ -194,3 +194,60 @@ async def test_only_a_stop_ends_the_wait_for_a_thread() -> None:
     job.end_by(7)
     assert job.linger is not None
     assert job.linger.deadline == 7 + LINGER
+
+
+def prefetched(job_id: int, *, number: int = 1, max_attempts: int = 20) -> ClaimedJob:
+    return claimed(job_id)._replace(prefetch_no=number, max_attempts=max_attempts)
+
+
+def start_all(running: Running) -> list[int]:
+    """Start what may start, and return the ids."""
+    started = []
+    while (job := running.start_next(now=monotonic())) is not None:
+        started.append(job.claimed.lease.job_id)
+    return started
+
+
+async def test_a_prefetched_job_starts_only_when_it_is_written_that_it_may_have() -> None:
+    running = Running(2)
+    line = [prefetched(number) for number in range(1, 6)]
+    running.admit(line)
+    assert start_all(running) == []
+    with anyio.fail_after(5):
+        await running.cover_wake.wait()
+    assert running.to_cover(ahead=0) == line[:2], "those that free slots wait for"
+    running.cover(line[1], ahead=0)
+    assert start_all(running) == [1, 2]
+    assert running.to_cover(ahead=0) == []
+    assert running.to_cover(ahead=2) == line[2:4]
+
+
+async def test_a_job_on_its_last_attempt_is_never_covered_ahead() -> None:
+    running = Running(1)
+    line = [prefetched(1, max_attempts=1), prefetched(2), prefetched(3, max_attempts=1)]
+    running.admit(line)
+    assert running.to_cover(ahead=9) == line[:2]
+
+
+async def test_what_leaves_the_line_unstarted_takes_its_cover_along() -> None:
+    running = Running(1)
+    line = [prefetched(number) for number in range(1, 5)]
+    other = line[1]._replace(queue="other")
+    running.admit([line[0], other, *line[2:]])
+    running.cover(line[2], ahead=9)
+    assert running.give_up_waiting({"other"}) == [other]
+    assert running.covered == 2
+    assert start_all(running) == [1]
+    assert running.give_up_waiting() == line[2:]
+    assert running.covered == 0
+    running.cover(line[3], ahead=0)  # its answer came late
+    later = prefetched(9, number=2)
+    running.admit([later])
+    running.cover(line[3], ahead=0)
+    assert running.covered == 0
+
+
+async def test_jobs_that_were_claimed_for_slots_need_no_cover() -> None:
+    running = Running(2)
+    running.admit([claimed(1), prefetched(2)])
+    assert start_all(running) == [1]

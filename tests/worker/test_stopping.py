@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -257,8 +258,8 @@ async def test_a_stop_gives_back_what_a_claim_took_whose_answer_is_lost(
     worker = make_worker()
     claim = Claims.claim
 
-    async def lose(self: Claims, limit: int, *, slots: int, timeout: float) -> Claimed:
-        claimed = await claim(self, limit, slots=slots, timeout=timeout)
+    async def lose(self: Claims, limit: int, **options: Any) -> Claimed:
+        claimed = await claim(self, limit, **options)
         assert [job.lease.job_id for job in claimed.jobs] == [job_id]
         worker.request_stop()
         raise DatabaseUnavailableError("the answer is lost")

@@ -49,6 +49,12 @@ class ClaimedJob(NamedTuple):
     cancel_requested: bool
     depends_on: list[int] | None
     metadata_text: str | None
+    prefetch_no: int | None = None
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """The place among the worker's prefetched jobs, which start in this order."""
+        return self.prefetch_no or 0, self.priority, self.scheduled_at, self.lease.job_id
 
     def check_size(self) -> None:
         """Refuse args that the claim did not bring because they are too large.
@@ -122,7 +128,7 @@ class Claimed:
     :param offer: the number of the offer in that row (see `roost._ops.handover`), 0 when somebody
         has taken it or none was made; ``None``: not looked at.
     :param complete: whether every statement was answered; else more may have been claimed.
-    :param for_slots: how many of the first jobs were claimed for free slots, to start at once.
+    :param for_slots: how many of the first jobs are of limited tasks: these start at once.
     :param waiting: the limited tasks of which jobs waited, due or not; empty: not looked for.
     """
 
@@ -147,6 +153,9 @@ def claim_jobs(
     tasks: Sequence[str],
     limit: int,
     after: Iterable[Position] = (),
+    slots: int | None = None,
+    prefetch_no: int = 0,
+    soon: bool = False,
 ) -> Op[Claimed]:
     """Take up to ``limit`` due jobs of ``queues``, in (priority, scheduled_at, id) order.
 
@@ -155,6 +164,10 @@ def claim_jobs(
 
     :param after: go on behind these, and leave alone every queue and priority that is not among
         them; empty: all of ``queues`` from their heads.
+    :param slots: how many of the jobs start at once; default: all. The others are prefetched.
+    :param prefetch_no: the number of the claim, higher than those before of the same worker.
+    :param soon: whether the prefetched jobs start within moments: then only those on their last
+        attempt get that number, and the others count as started.
     """
     after = list(after)
     parameters = (
@@ -163,6 +176,7 @@ def claim_jobs(
         [position.priority for position in after],
         [position.scheduled_at for position in after],
         [position.job_id for position in after],
+        *(limit if slots is None else slots, prefetch_no, soon),
     )
     rows = yield Query(_CLAIM, parameters)
     return _claimed(worker_id, rows)

@@ -97,22 +97,36 @@ def oldest_transaction() -> Op[int]:
 
 
 def forget_worker(worker_id: int) -> Op[None]:
-    """Remove the row of a worker that ends, so that nobody waits for its expiry."""
+    """Remove the row of a worker that ends, so that nobody waits for its expiry.
+
+    What it had claimed and not started is given back.
+    """
     yield Query(_SQL["forget_worker"], (worker_id,))
+
+
+def mark_started(worker_id: int, through: Sequence[int], *, flush: bool) -> Op[bool]:
+    """Write how far a worker's prefetched jobs may start; ``False``: it has no row.
+
+    :param through: `ClaimedJob.place` of the last of them.
+    :param flush: whether the mark must outlive a crash of the server: one of the jobs has its last
+        attempt.
+    """
+    return bool((yield Query(_SQL["mark_started"], (worker_id, list(through), flush))))
 
 
 def expire_workers(names: dict[int, str] | None = None) -> Op[list[str]]:
     """Remove the workers whose expiry has passed and return their names.
 
-    Must run inside a transaction.
+    Must run inside a transaction. What they had claimed and not started is available again, without
+    using an attempt.
 
     :param names: gets each name by the worker's id, for `rescue_jobs`.
     """
     yield from bound_lock_waits(LOCK_WAIT)
     rows = yield Query(_SQL["expire_workers"])
     if names is not None:
-        names.update((worker_id, name) for worker_id, name in rows)
-    return [name for (_, name) in rows]
+        names.update((worker_id, name) for worker_id, name, _ in rows)
+    return [name for _, name, _ in rows]
 
 
 def rescue_jobs(

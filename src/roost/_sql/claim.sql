@@ -1,6 +1,8 @@
 -- name: claim_jobs
 -- $1 worker id, $2 queues, $3 the tasks that the worker knows, $4 the most to take (1 to 1000),
--- $5 to $8 positions to go on behind (queue, priority, scheduled_at, id), or none: from the heads.
+-- $5 to $8 positions to go on behind (queue, priority, scheduled_at, id), or none: from the heads,
+-- $9 how many of the jobs start at once, $10 the number of this claim, for the others, $11 whether
+-- these start within moments: then it is noted only of those on their last attempt.
 --
 -- Claimed jobs leave dead entries in the index until a vacuum, for as long as anybody keeps an old
 -- snapshot: a claim that goes on behind the last one does not walk over them.
@@ -142,7 +144,7 @@ alive as materialized (
 -- Pulled lazily, in the order of the arrays: the limit ends the walk and with it the locking. First
 -- what `share` grants; then, where there is none or rows were locked by another claim, what follows.
 picked as materialized (
-    select pulled.id
+    select pulled.id, row_number() over () as place
     from (
         select both_walks.id
         from (
@@ -203,7 +205,13 @@ claimed as (
         attempt = least(job.attempt, 2147483646) + 1,
         lease_no = job.lease_no % 2147483647 + 1,
         worker_id = $1::bigint,
-        attempted_at = now()
+        attempted_at = now(),
+        prefetch_no = case
+            when ($11::boolean and job.attempt + 1 < job.max_attempts)
+                or job.id = any (array(select picked.id from picked where place <= $9::integer))
+                then null
+            else $10::integer
+        end
     -- Not a join: that became a hash join over a scan of the table. Not ctid:
     -- a row that moved under the lock would stay locked and unreturned.
     where job.id = any (array(select picked.id from picked))
@@ -225,7 +233,7 @@ claimed as (
         job.errors::text as errors, job.unique_key,
         (date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint as inserted_at,
         job.tags, job.timeout_seconds, job.cancel_requested,
-        job.depends_on, job.metadata::text as metadata
+        job.depends_on, job.metadata::text as metadata, job.prefetch_no
 ),
 -- Seconds until the next job is due; asked only when there was less than could be taken.
 upcoming as (

@@ -321,7 +321,8 @@ claimed as (
         attempt = least(job.attempt, 2147483646) + 1,
         lease_no = job.lease_no % 2147483647 + 1,
         worker_id = $1::bigint,
-        attempted_at = statement_timestamp()
+        attempted_at = statement_timestamp(),
+        prefetch_no = null
     where job.id = any (array(select picked.id from picked))
     returning
         job.id, job.lease_no, job.queue, job.task,

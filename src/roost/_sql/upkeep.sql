@@ -41,20 +41,46 @@ select pg_current_xact_id()::text::bigint;
 select pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 
 -- name: forget_worker
-delete from roost.workers
-where id = $1::bigint;
+-- Its started jobs are settled, or left to the rescue.
+with gone as (
+    delete from roost.workers
+    where id = $1::bigint
+    returning id, prefetch_started, handed
+)
+select roost.give_back_unstarted(gone.id, gone.prefetch_started, gone.handed)
+from gone;
 
 -- name: expire_workers
--- From here on the dead worker can claim nothing and renew nothing.
-delete from roost.workers
-where id in (
-    select id
-    from roost.workers
-    where expires_at < now()
-    order by id
+-- From here on the dead worker can claim nothing and renew nothing. Its started jobs are left to the
+-- rescue; the others are available again, and counted.
+with silent as materialized (
+    select worker.id, worker.prefetch_started, worker.handed
+    from roost.workers as worker
+    where worker.expires_at < now()
+    order by worker.id
     for update skip locked
+),
+gone as (
+    delete from roost.workers as worker
+    using silent
+    where worker.id = silent.id
+    returning worker.id, worker.name
 )
-returning id, name;
+select
+    gone.id, gone.name,
+    roost.give_back_unstarted(silent.id, silent.prefetch_started, silent.handed)
+from gone
+join silent on silent.id = gone.id
+order by gone.id;
+
+-- name: mark_started
+-- $1 worker id, $2 how far its prefetched jobs may start from now on, $3 whether one of them may have
+-- its last attempt: that mark must outlive a crash of the server.
+update roost.workers
+set prefetch_started = $2::bigint[]
+where id = $1::bigint
+    and ($3::boolean or set_config('synchronous_commit', 'off', true) is not null)
+returning id;
 
 -- name: rescue_jobs
 -- $1 the most to take, $2 how many errors a row keeps, $3 ids to leave out, $4 a JSON object: the

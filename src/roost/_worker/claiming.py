@@ -74,6 +74,9 @@ class Claims:
         self._limited_due_at = -math.inf
         self._limited_ready_at = math.inf
         self._slots_wanted = 1
+        self._unlimited_slots = 0
+        self._soon = False
+        self._prefetch_no = 0
 
     @property
     def limited_at(self) -> float:
@@ -97,20 +100,26 @@ class Claims:
         due = runtime.limited_waiting != frozenset() and now >= self._limited_due_at
         return self._slots_wanted if due or now >= self.limited_at else 0
 
-    async def claim(self, limit: int, *, slots: int, timeout: float) -> Claimed:
+    async def claim(self, limit: int, *, slots: int, timeout: float, soon: bool = False) -> Claimed:
         """Claim up to ``limit`` jobs; without limited tasks that is one statement, seldom two.
 
         :param slots: how many jobs would start at once; no more are claimed of limited tasks.
         :param timeout: in seconds, for each statement.
+        :param soon: whether what has to wait for a slot does so for moments.
         :raises DatabaseUnavailableError: nothing was claimed, or nobody knows.
         """
         claimed = _NOTHING
+        self._prefetch_no += 1
+        self._soon = soon
         for part in (self._limited, self._behind_the_last, self._from_the_head):
             room = limit - len(claimed.jobs)
             if part == self._limited:
                 room = min(room, slots)
             elif not room:
                 break
+            # Behind others in the line no job starts at once.
+            idle = 0 if self._runtime.running.waiting else slots - len(claimed.jobs)
+            self._unlimited_slots = max(idle, 0)
             try:
                 more = await part(room, timeout)
             except DatabaseUnavailableError:
@@ -189,6 +198,9 @@ class Claims:
                 tasks=[task for task in runtime.registry if task not in runtime.limited_tasks],
                 limit=room,
                 after=after,
+                slots=self._unlimited_slots,
+                soon=self._soon,
+                prefetch_no=self._prefetch_no,
             ),
             timeout=timeout,
         )

@@ -7,6 +7,8 @@ and empty for long ones.
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 _SMOOTHING = 0.3
@@ -17,6 +19,14 @@ _SAMPLE = 0.003
 """Seconds between two measurements of the rate at least: in a moment nothing ends."""
 _MARGIN = 2.0
 """Claims vary: room for one that takes twice as long as usual."""
+
+
+_FAST = 500.0
+"""Jobs a second from which on `Pace.starts_soon` may hold."""
+_SOON = 0.1
+"""Seconds in which the whole line starts, for `Pace.starts_soon`."""
+_SUSTAINED = 0.2
+"""Seconds for which the rate must have held: a burst of short jobs says little of the next."""
 
 
 @attrs.define
@@ -34,6 +44,7 @@ class Pace:
     _seen: int = 0
     _seen_at: float | None = None
     _stalled: bool = False
+    _fast_since: float = math.inf
 
     @property
     def prefetch(self) -> int:
@@ -43,6 +54,13 @@ class Pace:
         if self.fixed is not None:
             return self.fixed
         return min(self.most, int(self._rate * max(_MARGIN * self._round_trip, _LINE)))
+
+    @property
+    def starts_soon(self) -> bool:
+        """Whether what is prefetched now starts within `_SOON` seconds, at the rate of late."""
+        if self._seen_at is None or self._seen_at < self._fast_since + _SUSTAINED:
+            return False
+        return self.prefetch <= self._rate * _SOON
 
     def claimed(self, *, began: float, ended: float) -> None:
         """Note how long a claim took."""
@@ -57,9 +75,11 @@ class Pace:
                 return
             rate = (count - self._seen) / (now - self._seen_at)
             self._rate += _SMOOTHING * (rate - self._rate)
+            self._fast_since = min(self._fast_since, now) if self._rate >= _FAST else math.inf
         self._seen, self._seen_at = count, now
 
     def stalled(self) -> None:
         """Advise none until a job ends: some have waited in the line for too long."""
         self._rate = 0.0
+        self._fast_since = math.inf
         self._stalled = True

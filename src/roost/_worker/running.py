@@ -22,6 +22,7 @@ from anyio import TaskHandle
 from roost._model.logs import StructuredLogger
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
+from roost._worker.wake import Wake
 
 logger = StructuredLogger("roost.worker.execute")
 
@@ -113,6 +114,9 @@ class Running:
 
     :ivar finished: jobs that have left a slot.
     :ivar failed: those of them whose attempt failed.
+    :ivar covered: how many of the line's next prefetched jobs may start, since it is written that
+        they may have. `StartsLane` writes it, and is woken by ``cover_wake`` before there are none.
+    :ivar prefetched_started: prefetched jobs that have left the line for a slot.
     :ivar reserved: slots that are kept free, once they are, for jobs that do not stand in line.
     """
 
@@ -121,6 +125,10 @@ class Running:
         self.finished = 0
         self.failed = 0
         self.reserved = 0
+        self.covered = 0
+        self.prefetched_started = 0
+        self.cover_wake = Wake()
+        self._low_water = 0
         self._waiting: deque[tuple[ClaimedJob, float]] = deque()
         self._waiting_since = math.inf
         # By job id: `start_next` starts no second attempt of a job beside the first.
@@ -197,15 +205,60 @@ class Running:
         A job whose earlier attempt still runs is parked instead.
         """
         while self._waiting and len(self._running) < self.concurrency - self.reserved:
-            claimed, since = self._waiting.popleft()
+            claimed, since = self._waiting[0]
+            if claimed.prefetch_no is not None and not self._may_start_prefetched():
+                return None
+            self._waiting.popleft()
             self._waiting_since = now
             job_id = claimed.lease.job_id
             if job_id in self._running:
-                self._park(claimed, since)
+                self._park(claimed._replace(prefetch_no=None), since)
                 continue
             running = self._running[job_id] = RunningJob(claimed, since, now)
             return running
         return None
+
+    def _may_start_prefetched(self) -> bool:
+        """Use up one of the covered starts; ``False``: there is none yet."""
+        if self.covered <= self._low_water:
+            self.cover_wake.set()
+        if not self.covered:
+            return False
+        self.covered -= 1
+        self.prefetched_started += 1
+        return True
+
+    def to_cover(self, *, ahead: int) -> list[ClaimedJob]:
+        """Return the prefetched jobs of which to write next that they may have started.
+
+        As many as there are free slots, and ``ahead`` more; but none that is on its last attempt
+        and does not start at once. If the worker died, that job would be discarded.
+        """
+        idle = self.concurrency - self.reserved - len(self._running)
+        found: list[ClaimedJob] = []
+        place = 0
+        for claimed, _ in self._waiting:
+            if claimed.prefetch_no is None:
+                idle -= 1
+                continue
+            place += 1
+            if place <= self.covered:
+                continue
+            is_last = claimed.attempt >= claimed.max_attempts
+            if place > idle and (is_last or place > idle + ahead):
+                break
+            found.append(claimed)
+        return found
+
+    def cover(self, last: ClaimedJob, *, ahead: int) -> None:
+        """Let the prefetched jobs start, up to ``last``: it is written that they may have."""
+        self.covered = 0
+        for claimed, _ in self._waiting:
+            if claimed.prefetch_no is not None:
+                if claimed.place > last.place:
+                    break
+                self.covered += 1
+        self._low_water = self.covered // 3 if ahead else 0
 
     def finish(self, running: RunningJob) -> None:
         """Free the slot; a parked attempt of the same job is the next to start."""
@@ -245,17 +298,18 @@ class Running:
 
     def give_up_waiting(self, queues: Collection[str] | None = None) -> list[ClaimedJob]:
         """Empty the line, or remove the jobs of these queues from it, and return them."""
-        given_up = [
-            claimed for claimed, _ in self._waiting if queues is None or claimed.queue in queues
-        ]
-        if given_up:
-            kept = [
-                waiting
-                for waiting in self._waiting
-                if queues is not None and waiting[0].queue not in queues
-            ]
-            self._waiting.clear()
-            self._waiting.extend(kept)
+        given_up: list[ClaimedJob] = []
+        kept: list[tuple[ClaimedJob, float]] = []
+        place = covered = 0
+        for claimed, since in self._waiting:
+            place += claimed.prefetch_no is not None
+            if queues is None or claimed.queue in queues:
+                given_up.append(claimed)
+            else:
+                kept.append((claimed, since))
+                covered += claimed.prefetch_no is not None and place <= self.covered
+        self._waiting = deque(kept)
+        self.covered = covered
         return given_up
 
     async def wait_until_none_runs(self) -> None:

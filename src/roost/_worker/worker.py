@@ -35,6 +35,7 @@ from roost._worker.lanes.listen import ListenLane
 from roost._worker.lanes.pauses import PausesLane
 from roost._worker.lanes.rescue import RescueLane
 from roost._worker.lanes.settle import SettleLane
+from roost._worker.lanes.starts import StartsLane
 from roost._worker.lanes.unknown_tasks import UnknownTasksLane
 from roost._worker.loop_watch import LoopWatch
 from roost._worker.running import Running
@@ -347,6 +348,7 @@ class _Session:
             ControlLane(runtime),
             PausesLane(runtime),
             self._settle,
+            StartsLane(runtime),
             self._execute,
             *fetching,
         ]

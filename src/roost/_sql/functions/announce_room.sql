@@ -13,6 +13,9 @@ begin
     if current_setting('roost.notify', true) = 'off' then
         return;
     end if;
+    if current_setting('roost.notify', true) = 'off' then
+        return;
+    end if;
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
         or exists (
             select

@@ -10,6 +10,7 @@ drop function roost.await_job;
 drop function roost.insert_or_hand_over;
 drop function roost.take_offer;
 drop function roost.enqueue;
+drop function roost.give_back_unstarted;
 drop function roost.announce_room;
 drop function roost.announce;
 drop table roost.cron;

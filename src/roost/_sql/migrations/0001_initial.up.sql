@@ -46,6 +46,7 @@ create table roost.jobs (
     attempt roost.count not null default 0,
     max_attempts roost.positive not null default 20,
     timeout_seconds roost.positive,
+    prefetch_no integer,
     pending_parents roost.count not null default 0,
     cancel_requested boolean not null default false,
     -- A parent whose children wait for it is settled together with them; other jobs are not asked.
@@ -73,6 +74,8 @@ with (
 
 comment on column roost.jobs.worker_id is
     'The worker incarnation that holds the lease while executing, and that ran the last attempt after.';
+comment on column roost.jobs.prefetch_no is
+    'The number of the claim, among its worker''s, that took the job to wait for a slot; null: to start at once.';
 comment on column roost.jobs.lease_no is
     'Counts claims and is never given back: with id and worker_id it names one lease.';
 
@@ -150,7 +153,8 @@ create table roost.workers (
     version text,
     driver text,
     event_loop text,
-    paused roost.tags not null default '{}'
+    paused roost.tags not null default '{}',
+    prefetch_started bigint[]
 )
 with (fillfactor = 50);
 
@@ -166,6 +170,8 @@ comment on column roost.workers.channel is
     'Where it is told to read its row. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
 comment on column roost.workers.tasks is 'The tasks that it offers to run.';
 comment on column roost.workers.known_tasks is 'The tasks that it has handlers for.';
+comment on column roost.workers.prefetch_started is
+    'How far its prefetched jobs may have started: prefetch_no, priority, scheduled_at in microseconds since 1970, id.';
 comment on column roost.workers.paused is
     'The paused queues of which it starts nothing: pause_queue waits until each worker has confirmed it here.';
 

@@ -165,7 +165,10 @@ class FetchLane:
         # A claim whose answer is lost leaves jobs executing that nobody holds; so a cancel waits.
         with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
             claimed = await self._claims.claim(
-                limit, slots=min(slots, limit), timeout=self._timeout
+                limit,
+                slots=min(slots, limit),
+                timeout=self._timeout,
+                soon=self._pace.starts_soon,
             )
             self._most = min(2 * most, MAX_CLAIM)
             self._take(claimed, limit=limit, began=began)

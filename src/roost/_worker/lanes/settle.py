@@ -108,6 +108,8 @@ class SettleLane:
                 except DatabaseUnavailableError:
                     await anyio.sleep(backoff(1))
                 else:
+                    if not len(unwritten):
+                        break  # then there is no next time
                     next_at = min(self._fresh.next_at(), self._apart.next_at())
                     await anyio.sleep(max(0.0, next_at - monotonic()))
         if len(unwritten):

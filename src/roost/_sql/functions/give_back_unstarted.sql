@@ -1,0 +1,61 @@
+-- What a dead worker had claimed to wait for a slot, and never started: the attempt does not count.
+--
+-- A worker starts its prefetched jobs in the order in which they were claimed, and writes into its row
+-- how far it may have come before it starts them. What it was handed and has not accepted did not
+-- start either. Rows that are locked are passed over, and rescued with those that did start; so are
+-- those that are to be cancelled.
+create or replace function roost.give_back_unstarted(
+    worker_id bigint, started bigint[], handed bigint
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    given_back bigint;
+begin
+    with unstarted as materialized (
+        select job.id
+        from roost.jobs as job
+        where job.state = 'executing'
+            and job.worker_id = give_back_unstarted.worker_id
+            and not job.cancel_requested
+            and (
+                job.id = give_back_unstarted.handed
+                or (
+                    job.prefetch_no is not null
+                    and (
+                        give_back_unstarted.started is null
+                        or array[
+                            job.prefetch_no::bigint, job.priority::bigint,
+                            (date_part('epoch', job.scheduled_at) * 1000000)::bigint, job.id
+                        ] > give_back_unstarted.started
+                    )
+                )
+            )
+        order by job.id
+        for update of job skip locked
+    ),
+    released as (
+        update roost.jobs as job
+        set state = 'available',
+            attempt = greatest(job.attempt - 1, 0)
+        from unstarted
+        where job.id = unstarted.id
+        returning job.queue
+    ),
+    notified as (
+        select roost.announce(queue)
+        from released
+        group by queue
+    )
+    select count(*)
+    into given_back
+    from released
+    where (select count(*) from notified) >= 0;
+    return given_back;
+end
+$$;
+
+comment on function roost.give_back_unstarted is
+    'Make available again, without using an attempt, what a worker that is gone had claimed and not started.';
