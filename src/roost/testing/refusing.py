@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import attrs
 
 _SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
+_LAST_OF_SERIES = (b"Q", b"S", b"X", b"p")
 _READY = b"Z\0\0\0\x05I"
 
 
@@ -83,7 +84,7 @@ class RefusingProxy:
             server.sendall(startup)
             threading.Thread(target=_copy, args=(server, client), daemon=True).start()
             try:
-                while self._pass_on_or_refuse(client, server):
+                while self._serve_series(client, server):
                     pass
             finally:
                 # Wakes the other direction.
@@ -91,19 +92,25 @@ class RefusingProxy:
                     with suppress(OSError):
                         each.shutdown(socket.SHUT_RDWR)
 
-    def _pass_on_or_refuse(self, client: socket.socket, server: socket.socket) -> bool:
-        """Handle one message, and say whether the connection is still open."""
+    def _serve_series(self, client: socket.socket, server: socket.socket) -> bool:
+        """Handle messages up to a query or a Sync, and say whether the connection is still open.
+
+        All or none: the server would commit the first half of a series together with the next.
+        """
         kind, message = _read_message(client)
         refusal = self._refusal
         if refusal is None or kind in (b"X", b"p"):  # a goodbye, a password
             server.sendall(message)
+            while kind not in _LAST_OF_SERIES:
+                kind, message = _read_message(client)
+                server.sendall(message)
             return True
         self._answer(client, refusal)
-        # As a server does: whatever comes after the error is skipped until the client's Sync.
-        while refusal.severity != "FATAL" and kind not in (b"Q", b"S"):
-            kind, _ = _read_message(client)
         if refusal.severity == "FATAL":
             return False
+        # As a server does: whatever comes after the error is skipped until the client's Sync.
+        while kind not in _LAST_OF_SERIES:
+            kind, _ = _read_message(client)
         client.sendall(_READY)
         return True
 
