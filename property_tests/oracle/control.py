@@ -49,8 +49,11 @@ class Control(Tables):
         holder = self._holder(row.unique_key)
         if holder not in (None, job_id):
             raise DuplicateUniqueJobError(unique_key=str(row.unique_key), existing_id=holder)
-        if any(self._state_of(parent) in FAILED for parent in self._parents(row)):
-            raise InvalidJobError
+        for parent in sorted(self._parents(row)):
+            if (state := self._state_of(parent)) in FAILED:
+                raise InvalidJobError(
+                    f"job {job_id} waits for job {parent}, which was {state}: retry it first"
+                )
         return self._revive(row)
 
     def _parents(self, row: JobRow) -> set[int]:
