@@ -123,11 +123,11 @@ begin
         from roost.workers as worker
         where worker.id <> receiver_id
             and worker.channel is not null
-            and worker.handed is null
             and worker.expires_at > now()
             and new_job.queue = any (worker.queues)
             and new_job.task = any (worker.tasks)
-        order by worker.asleep desc, random()
+        -- One that has not accepted a job yet may stand still, too; it is better than none.
+        order by worker.handed is null desc, worker.asleep desc, random()
         limit 2
     ) as witness;
 end

@@ -448,6 +448,7 @@ class FetchLane:
         self._unsure = False
         if given_back:
             logger.warning("gave back jobs of a lost claim: %(jobs)s", jobs=given_back)
+            runtime.jobs_may_wait = runtime.limited_may_wait = True  # they wait again
 
 
 class DrainLane(FetchLane):
