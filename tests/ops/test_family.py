@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from roost import DuplicateUniqueJobError, JobInsert, UnknownParentError
+from roost import DuplicateUniqueJobError, InvalidJobError, JobInsert, UnknownParentError
 from roost._model.record import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
@@ -424,27 +424,50 @@ def test_a_cancelled_child_is_not_released_by_its_parent(table: JobTable) -> Non
     assert dependencies(table) == 0
 
 
-def test_a_retried_child_runs_whatever_its_parents_do(table: JobTable) -> None:
+def test_a_retried_child_waits_for_its_parent_again(table: JobTable) -> None:
     worker = table.add_worker()
     parent = table.add()
     child = add_child(table, parent)
     with table.connection.transaction():
         table.run(cancel_job(child))
-    assert table.run(retry_job(child)) is True
-    running = {job.lease.job_id: job for job in table.claim(worker).jobs}
-    assert set(running) == {parent, child}
-    end(table, running[parent], Event.DISCARD)
-    assert table.get(child).state == "executing"
+    with table.connection.transaction():
+        assert table.run(retry_job(child)) is True
+    assert claimable(table, worker) == {parent}
+    assert table.column(child, "pending_parents") == 1
 
 
-def test_a_retried_child_of_a_failed_parent_runs(table: JobTable) -> None:
+@pytest.mark.parametrize("event", [Event.COMPLETE, Event.DISCARD])
+def test_a_retried_child_ends_as_its_parent_lets_it(table: JobTable, event: Event) -> None:
+    worker = table.add_worker()
+    parent = table.add()
+    child = add_child(table, parent)
+    with table.connection.transaction():
+        table.run(cancel_job(child))
+    with table.connection.transaction():
+        table.run(retry_job(child))
+    end(table, start(table, parent, worker), event)
+    if event is Event.COMPLETE:
+        assert claimable(table, worker) == {child}
+    else:
+        assert table.get(child).state == "cancelled"
+
+
+def test_a_child_of_a_failed_parent_is_not_retried_before_it(table: JobTable) -> None:
     worker = table.add_worker()
     parent = table.add()
     child = add_child(table, parent)
     end(table, start(table, parent, worker), Event.DISCARD)
-    assert table.run(retry_job(child)) is True
-    assert claimable(table, worker) == {child}
-    assert len(errors_of(table, child)) == 1
+    with (
+        pytest.raises(InvalidJobError, match=f"job {parent}, which was discarded"),
+        table.connection.transaction(),
+    ):
+        table.run(retry_job(child))
+    assert table.get(child).state == "cancelled"
+    with table.connection.transaction():
+        table.run(retry_job(parent))
+    with table.connection.transaction():
+        assert table.run(retry_job(child)) is True
+    assert claimable(table, worker) == {parent}
 
 
 def test_a_rescue_that_discards_a_parent_cancels_its_children(table: JobTable) -> None:
