@@ -84,7 +84,7 @@ def test_nobody_else_can_make_operators_for_the_types_of_the_columns(
 
 def resolved_to(connection: psycopg.Connection, text: str) -> list[str]:
     """Return what a statement takes from ``public``: a function with that body remembers it."""
-    types = dict(re.findall(r"\$(\d+)::([a-z ]+(?:\[\])?)", text))
+    types = dict(re.findall(r"\$(\d+)::((?:double precision|[a-z]+)(?:\[\])?)", text))
     parameters = ", ".join(types[str(number + 1)].strip() for number in range(len(types)))
     body = text.rstrip().rstrip(";")
     connection.execute("begin")

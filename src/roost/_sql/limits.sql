@@ -328,10 +328,10 @@ claimed as (
         job.id, job.lease_no, job.queue, job.task,
         case
             -- As stored, which is cheap to ask. Only what is large so is unpacked to be measured.
-            when pg_column_size(job.args) < 8192
-                or pg_column_size(job.args || jsonb '{}') <= 33554432
+            when pg_catalog.pg_column_size(job.args) < 8192
+                or pg_catalog.pg_column_size(job.args || jsonb '{}') <= 33554432
                 then job.args::text
-            else format('"%s"', pg_column_size(job.args || jsonb '{}'))
+            else pg_catalog.format('"%s"', pg_catalog.pg_column_size(job.args || jsonb '{}'))
         end as args,
         job.priority,
         job.attempt, job.max_attempts,
