@@ -57,7 +57,26 @@ _numbers = itertools.count(1)
 # folder of a run that was killed from one that is in use.
 
 
+TIMED = ("chaos", "cli", "client", "drivers", "embedded", "life", "worker")
+"""Folders of tests that wait for processes, servers and deadlines: a machine under load can break
+one. It is run once more then, and the summary names it; a second failure fails the run."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in TIMED:
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # Ignored from the start where the run is in the background of a shell, or under nohup; the
+    # programs that tests start and send these to would inherit it.
+    for number, usual in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
     workerinput = getattr(config, "workerinput", None)
     if workerinput is not None:
         config.stash[RUN] = Path(workerinput["roost_run"])

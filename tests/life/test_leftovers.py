@@ -421,13 +421,8 @@ def test_ctrl_c_in_a_handler_ends_the_worker_and_costs_no_attempt(
         with anyio.fail_after(20):
             await Worker(dsn, registry=registry, shutdown_timeout=0.1).run()
 
-    # A run in the background of a shell ignores it from the start.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(BaseException) as caught:  # noqa: PT011  (a group on some loops)
-            anyio.run(main, backend=name, backend_options=options)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011  (a group on some loops)
+        anyio.run(main, backend=name, backend_options=options)
     error: BaseException = caught.value
     while isinstance(error, BaseExceptionGroup):
         [error] = error.exceptions
