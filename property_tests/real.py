@@ -337,8 +337,9 @@ class Real:
         listed = [dataclasses.asdict(queue) for queue in self._run(inspect.list_queues())]
         return {queue.pop("name"): queue for queue in listed}
 
-    def list_workers(self) -> dict[int, int]:
-        return {worker.id: worker.executing for worker in self._run(inspect.list_workers())}
+    def list_workers(self) -> dict[int, tuple[int, int]]:
+        listed = self._run(inspect.list_workers())
+        return {worker.id: (worker.executing, worker.prefetched) for worker in listed}
 
     def count(self, *, queues: Sequence[str]) -> dict[str, int]:
         counted = self._run(inspect.count_by_state(queues))

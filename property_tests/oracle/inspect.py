@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from property_tests.oracle.rows import JobRow
-from property_tests.oracle.tables import ACTIVE, KINDS, OUTCOME, WAITING, Tables
+from property_tests.oracle.tables import ACTIVE, KINDS, OUTCOME, WAITING, Tables, place_of
 
 
 class Inspect(Tables):
@@ -54,13 +54,23 @@ class Inspect(Tables):
     def _kind(self, row: JobRow) -> str:
         if row.pending_parents:
             return "blocked"
+        if row.state == "executing" and self._is_unstarted(row):
+            return "prefetched"
         later = row.state == "available" and row.scheduled_at > self.now
         return "scheduled" if later else row.state
 
-    def list_workers(self) -> dict[int, int]:
-        """Return how many jobs each worker that has a row holds."""
-        held = Counter(row.worker_id for row in self.jobs.values() if row.state == "executing")
-        return {worker_id: held[worker_id] for worker_id in self.workers}
+    def _is_unstarted(self, row: JobRow) -> bool:
+        worker = self.workers.get(row.worker_id or 0)
+        if worker is None or row.prefetch_no is None:
+            return False
+        return worker.prefetch_started is None or place_of(row) > worker.prefetch_started
+
+    def list_workers(self) -> dict[int, tuple[int, int]]:
+        """Return how many jobs each worker that has a row runs, and how many wait for a slot."""
+        held = [row for row in self.jobs.values() if row.state == "executing"]
+        waiting = Counter(row.worker_id for row in held if self._is_unstarted(row))
+        running = Counter(row.worker_id for row in held if not self._is_unstarted(row))
+        return {worker_id: (running[worker_id], waiting[worker_id]) for worker_id in self.workers}
 
     def count(self, *, queues: Sequence[str]) -> dict[str, int]:
         """Count the jobs of ``queues`` in each state that any is in."""

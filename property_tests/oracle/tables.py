@@ -20,7 +20,9 @@ START = datetime(2030, 1, 1, tzinfo=UTC)
 WAITING = ("available", "retryable")
 ACTIVE = (*WAITING, "executing")
 FAILED = ("discarded", "cancelled")
-KINDS = ("available", "scheduled", "retryable", "blocked", "executing", "discarded")
+KINDS = (
+    *("available", "scheduled", "retryable", "blocked", "executing", "prefetched", "discarded"),
+)
 OUTCOME = ("id", "state", "result", "errors")
 MANY = 1_000
 SOON = 60

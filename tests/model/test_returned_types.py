@@ -26,11 +26,12 @@ NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 VALUES: dict[type, Any] = {
     QueueInfo: QueueInfo(
         name="default", paused_at=None, available=1, scheduled=2, retryable=3, blocked=4,
-        executing=5, discarded=6, oldest_due_seconds=0.5, capped=False,
+        executing=5, prefetched=7, discarded=6, oldest_due_seconds=0.5, capped=False,
     ),
     WorkerInfo: WorkerInfo(
         id=1, name="host", queues=["default"], concurrency=4, started_at=NOW, heartbeat_at=NOW,
-        expires_at=NOW, executing=0, tasks=["t"], version="1", driver=None, event_loop=None,
+        expires_at=NOW, executing=0, prefetched=0, tasks=["t"], version="1", driver=None,
+        event_loop=None,
     ),
     CronInfo: CronInfo(
         name="daily", expression="@daily", timezone_name=None, task="t", queue="q", args={"n": 1},

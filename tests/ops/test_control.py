@@ -417,3 +417,11 @@ def test_the_figures_of_queues_and_workers_are_right(table: JobTable) -> None:
     assert info.executing == 1
     assert info.started_at <= info.heartbeat_at < info.expires_at
     assert table.get(running).state == "executing"
+    # Claimed to wait for a slot; then its worker says that it may start.
+    table.change(running, "prefetch_no = 1")
+    for started, counts in (("null", (0, 1)), ("'{1,1000,0,0}'", (1, 0))):
+        table.rows(f"update roost.workers set prefetch_started = {started}")
+        queues = {queue.name: queue for queue in table.run(list_queues())}
+        assert (queues["default"].executing, queues["default"].prefetched) == counts
+        [info] = table.run(list_workers())
+        assert (info.executing, info.prefetched) == counts

@@ -123,6 +123,8 @@ class QueueInfo:
     :param retryable: failed jobs that wait for their next attempt.
     :param blocked: jobs that wait for their parents.
     :param executing: jobs that run.
+    :param prefetched: jobs that a worker has claimed and that wait for a slot of it; in a stream of
+        short jobs they are counted as executing.
     :param discarded: jobs that failed for good and are not archived yet.
     :param oldest_due_seconds: how long the oldest job that can start has been due; ``None``: no
         job can start.
@@ -136,6 +138,7 @@ class QueueInfo:
     retryable: int
     blocked: int
     executing: int
+    prefetched: int
     discarded: int
     oldest_due_seconds: float | None
     capped: bool
@@ -148,7 +151,8 @@ class WorkerInfo:
     :param id: of this incarnation; a restarted worker has another.
     :param name: host and process id.
     :param expires_at: when it counts as dead unless it is heard of.
-    :param executing: how many jobs it holds.
+    :param executing: how many jobs it runs.
+    :param prefetched: how many it has claimed that wait for a slot, as in `QueueInfo`.
     :param tasks: what it has handlers for.
     :param version: of Roost.
     :param driver: ``psycopg`` or ``asyncpg``.
@@ -163,6 +167,7 @@ class WorkerInfo:
     heartbeat_at: datetime
     expires_at: datetime
     executing: int
+    prefetched: int
     tasks: list[str]
     version: str | None
     driver: str | None

@@ -79,21 +79,21 @@ with target as materialized (
 parent as materialized (
     select job.id, job.state
     from roost.jobs as job
-    where job.id = any (array(select unnest(target.depends_on) from target))
+    where job.id = any (array(select pg_catalog.unnest(target.depends_on) from target))
     order by job.id
     for no key update of job
 ),
 waiting as materialized (
     select distinct target.id as child_id, parent.id as parent_id
     from target
-    cross join lateral unnest(target.depends_on) as wanted (id)
+    cross join lateral pg_catalog.unnest(target.depends_on) as wanted (id)
     join parent on parent.id = wanted.id
     where parent.state in ('available', 'executing', 'retryable')
 ),
 held_back as materialized (
     select target.id
     from target
-    cross join lateral unnest(target.depends_on) as wanted (id)
+    cross join lateral pg_catalog.unnest(target.depends_on) as wanted (id)
     where exists (
             select
             from parent

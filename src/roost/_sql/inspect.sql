@@ -22,22 +22,30 @@ group by state;
 
 -- name: list_queues
 select
-    queue, paused_at, available, scheduled, retryable, blocked, executing, discarded,
-    oldest_due_seconds, capped
+    queue, paused_at, available, scheduled, retryable, blocked, executing, prefetched,
+    discarded, oldest_due_seconds, capped
 from roost.list_queues();
 
 -- name: list_workers
 select
     worker.id, worker.name, worker.queues, worker.concurrency, worker.started_at,
-    worker.heartbeat_at, worker.expires_at, executing.jobs, worker.known_tasks, worker.version,
-    worker.driver, worker.event_loop
+    worker.heartbeat_at, worker.expires_at, held.executing, held.prefetched, worker.known_tasks,
+    worker.version, worker.driver, worker.event_loop
 from roost.workers as worker
 cross join lateral (
-    select count(*) as jobs
-    from roost.jobs as job
-    where job.state = 'executing'
-        and job.worker_id = worker.id
-) as executing
+    select
+        count(*) filter (where not job.waits) as executing,
+        count(*) filter (where job.waits) as prefetched
+    from (
+        select
+            roost.is_unstarted(
+                job.prefetch_no, job.priority, job.scheduled_at, job.id, worker.prefetch_started
+            ) as waits
+        from roost.jobs as job
+        where job.state = 'executing'
+            and job.worker_id = worker.id
+    ) as job
+) as held
 order by worker.id;
 
 -- name: await_job

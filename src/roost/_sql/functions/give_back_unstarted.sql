@@ -22,15 +22,9 @@ begin
             and not job.cancel_requested
             and (
                 job.id = give_back_unstarted.handed
-                or (
-                    job.prefetch_no is not null
-                    and (
-                        give_back_unstarted.started is null
-                        or array[
-                            job.prefetch_no::bigint, job.priority::bigint,
-                            (date_part('epoch', job.scheduled_at) * 1000000)::bigint, job.id
-                        ] > give_back_unstarted.started
-                    )
+                or roost.is_unstarted(
+                    job.prefetch_no, job.priority, job.scheduled_at, job.id,
+                    give_back_unstarted.started
                 )
             )
         order by job.id

@@ -17,6 +17,7 @@ returns table (
     retryable bigint,
     blocked bigint,
     executing bigint,
+    prefetched bigint,
     discarded bigint,
     oldest_due_seconds double precision,
     capped boolean
@@ -103,10 +104,21 @@ as $$
         (select queue, task, priority from limited_head limit 2000)
     ),
     executing as materialized (
-        select queue, count(*) as jobs
-        from roost.jobs
-        where state = 'executing'
-        group by queue
+        select
+            held.queue,
+            count(*) filter (where not held.waits) as jobs,
+            count(*) filter (where held.waits) as prefetched
+        from (
+            select
+                job.queue,
+                worker.id is not null and roost.is_unstarted(
+                    job.prefetch_no, job.priority, job.scheduled_at, job.id, worker.prefetch_started
+                ) as waits
+            from roost.jobs as job
+            left join roost.workers as worker on worker.id = job.worker_id
+            where job.state = 'executing'
+        ) as held
+        group by held.queue
     ),
     named as materialized (
         select queue from waiting
@@ -134,6 +146,9 @@ as $$
         counted.blocked,
         coalesce(
             (select executing.jobs from executing where executing.queue = named.queue), 0
+        ),
+        coalesce(
+            (select executing.prefetched from executing where executing.queue = named.queue), 0
         ),
         counted.discarded,
         extract(epoch from now() - due.oldest_at)::double precision,

@@ -1,4 +1,5 @@
 drop function roost.list_queues;
+drop function roost.is_unstarted;
 drop function roost.cancel_descendants;
 drop function roost.insert_alike;
 drop function roost.insert_job;
