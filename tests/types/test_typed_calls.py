@@ -13,6 +13,7 @@ import pytest
 
 import roost
 from roost import AsyncRoost, InvalidJobError, Job, JobInsert, JobOutcome, Roost, TaskCall
+from roost._drivers.psycopg_anyio.connection import AnyioConnection
 
 
 async def send(user_id: int, subject: str = "hi") -> str:
@@ -69,3 +70,9 @@ async def read_only(client: AsyncRoost, blocking: Roost) -> None:
     assert_type(outcome.result, str | None)
     bare: JobOutcome = blocking.wait_for(1)
     assert_type(bare.result, Any | None)
+
+
+async def asks_in_a_transaction(client: AsyncRoost) -> None:
+    async with client.transaction() as connection:
+        assert_type(connection, AnyioConnection[tuple[Any, ...]])
+        await client.enqueue("work", conn=connection)

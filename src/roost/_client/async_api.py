@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from pydantic import BaseModel
 
@@ -28,6 +28,9 @@ from roost._model.registry import HandlerRegistry, chosen_registry
 from roost._model.settings import WorkerOptions, takes_worker_options
 from roost._model.typed import CallOptions
 from roost._worker.worker import Worker
+
+if TYPE_CHECKING:
+    from roost._drivers.psycopg_anyio.connection import AnyioConnection
 
 T = TypeVar("T")
 
@@ -231,12 +234,12 @@ class AsyncRoost(AsyncAdmin):
         return calls.check_outcome(job_id, outcome, timeout, raise_on_failure=raise_on_failure)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
+    async def transaction(self) -> AsyncIterator[AnyioConnection[tuple[Any, ...]]]:
         """Open a transaction on a connection of this client, for your own SQL beside `enqueue`.
 
-        Yields a ``psycopg.AsyncConnection`` that works on asyncio and trio alike, or with the
-        asyncpg driver an ``asyncpg.Connection``; pass it on as ``conn=``. Commits on a clean exit;
-        an error or a cancel rolls back.
+        Yields a ``psycopg.AsyncConnection`` that works on asyncio and trio alike; pass it on as
+        ``conn=``. Commits on a clean exit; an error or a cancel rolls back. With the asyncpg driver
+        it is an ``asyncpg.Connection``: tell a type checker with ``typing.cast``.
         """
         here = await self._loops.here()
         async with here.pool.acquire() as connection, connection.transaction():

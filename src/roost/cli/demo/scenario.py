@@ -162,7 +162,7 @@ class _Play:
         while True:
             async with self._client.transaction() as connection:
                 cursor = await connection.execute(PROGRESS, (late, self._plan.queue))
-                ended, attempts, late_has_failed = await cursor.fetchone()
+                [(ended, attempts, late_has_failed)] = await cursor.fetchall()
             if late_has_failed and not self._late_is_written:
                 self._plan.troubles.finish_writing()
                 self._late_is_written = True

@@ -59,7 +59,7 @@ def register_tasks(registry: HandlerRegistry, client: AsyncRoost, calls: Counter
         calls["summary"] += 1
         async with client.transaction() as connection:
             cursor = await connection.execute(TOTALS, (queue,))
-            row = await cursor.fetchone()
+            [row] = await cursor.fetchall()
         names = ("files", "lines", "words", "definitions", "bytes")
         return dict(zip(names, row, strict=True))
 
