@@ -64,6 +64,7 @@ class Enqueue(Tables):
                 self._locks.jobs.add(job_id)
                 if self.jobs[job_id].state in ACTIVE:
                     self.jobs[job_id].has_children = True
+                self._look_again(self.jobs[job_id])
 
     def _is_kept_out_by(self, job: NewJob) -> int | None:
         # The child of a failed parent never becomes active.

@@ -20,7 +20,9 @@ class Inspect(Tables):
     def await_outcome(self, *, job_id: int) -> dict[str, Any] | None:
         """Return how a job ended; ``None``: it has not, and its end will be announced."""
         row = self._find(job_id)
-        row.awaited = row.awaited or row.state in ACTIVE
+        if not row.awaited and row.state in ACTIVE:
+            row.awaited = True
+            self._look_again(row)
         if row.state in ACTIVE:
             return None
         return {name: value for name, value in self._view(row).items() if name in OUTCOME}

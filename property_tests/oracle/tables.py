@@ -247,6 +247,11 @@ class Tables:
         if row.pending_parents == 0 and row.scheduled_at <= self._in(within):
             self._tell(row.queue)
 
+    def _look_again(self, row: JobRow) -> None:
+        """After a waiting row was locked for a moment, in which a claim passes over it."""
+        if row.state in WAITING:
+            self._wake(row)
+
     def _tell(self, queue: str) -> None:
         """Notify of a job, where somebody sleeps who wants to know."""
         if self._sleepers(queue):

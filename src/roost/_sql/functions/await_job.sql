@@ -6,12 +6,26 @@ language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    passed_over text;
 begin
     update roost.jobs as job
     set awaited = true
     where job.id = await_job.job_id
         and not job.awaited
-        and job.state in ('available', 'executing', 'retryable');
+        and job.state in ('available', 'executing', 'retryable')
+    returning case
+        when job.state in ('available', 'retryable')
+            and job.pending_parents = 0
+            and job.scheduled_at <= statement_timestamp()
+            then job.queue
+    end
+    into passed_over;
+
+    -- A claim passes over a row that is locked, and may have done so just now.
+    if passed_over is not null then
+        perform roost.announce(passed_over);
+    end if;
 
     return query
     select job.state::text, job.result::text, job.errors::text

@@ -53,6 +53,17 @@ begin
             when sqlstate 'RS001' then null;
         end;
     end loop;
+
+    -- A claim passes over a row that is locked: at the end of the transaction it is to look again.
+    perform roost.announce(parent.queue)
+    from (
+        select distinct job.queue
+        from roost.jobs as job
+        where job.id = any (ids)
+            and job.state in ('available', 'retryable')
+            and job.pending_parents = 0
+            and job.scheduled_at <= statement_timestamp()
+    ) as parent;
 end
 $$;
 
