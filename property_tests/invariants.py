@@ -24,8 +24,9 @@ REVIVALS = {
 KEPT = {"inserted_at", "priority", "max_attempts", "timeout_seconds", "queue", "task", "unique_key"}
 """Columns that nothing changes after the enqueue."""
 
-LATER = {"result": None, "awaited": False}
-"""What changes after a job's end, and to what: results are forgotten, nobody awaits the archive."""
+LATER = {"result": None, "awaited": False, "prefetch_no": None}
+"""What changes after a job's end, and to what: results are forgotten, and the archive keeps neither
+that a job was waited for nor how it was claimed."""
 
 
 def check(before: Tables, after: Tables, *, error_cap: int, revived: bool) -> None:
