@@ -56,26 +56,29 @@ class ClaimedJob(NamedTuple):
         """The place among the worker's prefetched jobs, which start in this order."""
         return self.prefetch_no or 0, self.priority, self.scheduled_at, self.lease.job_id
 
-    def check_size(self) -> None:
-        """Refuse args that the claim did not bring because they are too large.
-
-        Somebody has inserted the row by hand: an enqueue refuses less. In their place is their
-        size, as a JSON string.
-
-        :raises InvalidJobError: it names the size.
-        """
-        if self._is_oversized:
-            size = int(self.args_text.strip('"'))
-            raise InvalidJobError(
-                f"args of {size:,} bytes are more than a worker takes ({MAX_CLAIMED_ARGS:,})"
-            )
-
     @property
-    def _is_oversized(self) -> bool:
-        return self.args_text.startswith('"')
+    def is_oversized(self) -> bool:
+        """Whether the claim did not bring the args, because they are too large.
+
+        The row was inserted by hand: an enqueue refuses less. In their place is their size, as a
+        JSON string.
+        """
+        return self.args_text[0] == '"'
+
+    def oversized(self) -> InvalidJobError:
+        """Return the error of such a job, which names the size."""
+        size = int(self.args_text.strip('"'))
+        return InvalidJobError(
+            f"args of {size:,} bytes are more than a worker takes ({MAX_CLAIMED_ARGS:,})"
+        )
 
     def args(self) -> dict[str, object]:
-        """Return the handler's keyword arguments."""
+        """Return the handler's keyword arguments.
+
+        :raises InvalidJobError: the claim did not bring them.
+        """
+        if self.is_oversized:
+            raise self.oversized()
         args: dict[str, object] = decode(self.args_text)
         return args
 
@@ -85,7 +88,7 @@ class ClaimedJob(NamedTuple):
             id=self.lease.job_id,
             queue=self.queue,
             task=self.task,
-            args={} if self._is_oversized else decode(self.args_text),
+            args={} if self.is_oversized else decode(self.args_text),
             state=JobState.EXECUTING.value,
             priority=self.priority,
             attempt=self.attempt,

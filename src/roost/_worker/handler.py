@@ -45,7 +45,7 @@ def call_handler(
     :param guard: puts right what the handler leaves open in the task.
     """
     if handler.is_async:
-        return _call_in_loop(handler.func, args, running, guard)
+        return call_in_loop(handler.func, args, running, guard)
     return _call_elsewhere(
         handler, args, running=running, threads=threads, processes=processes, guard=guard
     )
@@ -65,23 +65,24 @@ async def _call_elsewhere(
     ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
     if isinstance(ending, Returned) and type(value := ending.value) not in DONE:
         # A plain function may wrap an async one: then the work is still to be done.
-        return await _call_in_loop(partial(_finish, value), {}, running, guard)
+        return await call_in_loop(partial(_finish, value), {}, running, guard)
     if not guard.is_clean(running.scope):
         # On trio the loop's part of a thread's calls runs in this task.
         await close_what_is_open(running.scope, guard, running.claimed.lease.job_id)
     return ending
 
 
-async def _call_in_loop(
+async def call_in_loop(
     func: Callable[..., Awaitable[Any]],
     args: dict[str, Any],
     running: RunningJob,
     guard: TaskGuard,
 ) -> Ending:
+    """Do what `call_handler` does, for an async handler."""
     ending: Ending
     try:
         value = await func(**args)
-        if type(value) not in DONE:
+        if value is not None and type(value) not in DONE:
             value = await _finish(value)
         ending = Returned(value)
     except BaseException as error:  # noqa: BLE001  (SystemExit and the like end the job, not the worker)

@@ -81,6 +81,15 @@ class RunningJob:
         """
         return self.limit or getattr(self.task, "_cancel_scope", None)
 
+    @property
+    def ran_undisturbed(self) -> bool:
+        """Whether no cancel, timeout or write of its handler's own decides how it ends."""
+        return (
+            self.cancelled_for is None
+            and (self.limit is None or not self.limit.cancel_called)
+            and not (self.completed or self.abandoned)
+        )
+
     def cancel(self, reason: Reason) -> None:
         """Interrupt the handler now, unless that was done before."""
         if self.reason is None and not self.ended:

@@ -32,7 +32,7 @@ from roost._ops.claim import ClaimedJob
 from roost._ops.limits import count_start_now
 from roost._worker.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.current import current
-from roost._worker.handler import call_handler
+from roost._worker.handler import call_handler, call_in_loop
 from roost._worker.hooks import HOOK_TIMEOUT, MOST_HANGING, HookCalls, HookThreads
 from roost._worker.process import HandlerProcesses
 from roost._worker.running import LINGER, Reason, RunningJob
@@ -134,7 +134,11 @@ class ExecuteLane:
         # and on asyncio a cancel that is not anyio's, would cancel all jobs.
         runtime.running.finish(running)
         try:
-            self._conclude(running, _weigh(running, ending))
+            if type(ending) is Returned and ending.value is None and running.ran_undisturbed:
+                # What most jobs come to, and what `judge` says of it.
+                runtime.settle(Verdict(running.claimed.lease, Event.COMPLETE))
+            else:
+                self._conclude(running, _weigh(running, ending))
         except BaseException as error:  # noqa: BLE001  (an application's log handlers may raise)
             self._failure(error)
         if not self._held_back:
@@ -224,7 +228,7 @@ class ExecuteLane:
             return _INTERRUPTED
         if claimed.cancel_requested or runtime.was_cancelled(claimed.lease):
             return CancelRequested()
-        if runtime.is_paused(claimed):
+        if claimed.queue in runtime.paused and runtime.is_paused(claimed):
             return _INTERRUPTED
         return None
 
@@ -259,9 +263,9 @@ class ExecuteLane:
             args = _arguments(handler, claimed)
         except BaseException as error:  # noqa: BLE001  (bad args are this job's failure alone)
             return self._failure(error)
+        if claimed.queue in self._runtime.paused and self._runtime.is_paused(claimed):
+            return _INTERRUPTED  # since the hook was called
         if claimed.task in self._runtime.limited_tasks and not await self._is_counted(running):
-            return _INTERRUPTED
-        if self._runtime.is_paused(claimed):  # since the hook was called
             return _INTERRUPTED
         if claimed.timeout_seconds is None:
             return await self._call_handler(handler, args, running)
@@ -294,6 +298,8 @@ class ExecuteLane:
     def _call_handler(
         self, handler: Handler, args: dict[str, Any], running: RunningJob
     ) -> Awaitable[Ending]:
+        if handler.is_async:
+            return call_in_loop(handler.func, args, running, self._guard)
         return call_handler(
             handler,
             args,
@@ -321,9 +327,10 @@ def _weigh(running: RunningJob, ending: Ending) -> Ending:
 
 def _arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
     """Return the handler's keywords: the args, or the fields of their model, and the job."""
-    claimed.check_size()
     if handler.args_model is None:
-        args = claimed.args()
+        args = {} if claimed.args_text == "{}" else claimed.args()
+    elif claimed.is_oversized:
+        raise claimed.oversized()
     else:
         model = read_model(handler.args_model, claimed.args_text)
         args = handler_arguments(model, accepted=handler.accepted)
