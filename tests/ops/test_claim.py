@@ -11,6 +11,7 @@ import pytest
 
 from roost import JobInsert
 from roost._model.verdict import Lease
+from roost._ops.claim import claim_jobs
 from roost.testing.job_table import JobTable
 
 
@@ -225,3 +226,18 @@ def test_the_same_queue_twice_brings_each_job_once(table: JobTable, worker: int)
     ids = table.add_all([JobInsert("work")] * 3)
     claimed = table.claim(worker, queues=["default", "default"])
     assert [job.lease.job_id for job in claimed.jobs] == ids
+
+
+def test_what_starts_at_once_is_what_comes_first_also_of_two_queues(table: JobTable) -> None:
+    worker = table.add_worker(queues=["mail", "media"])
+    later = table.add(queue="mail")
+    first = table.add(queue="media")
+    table.change(first, "scheduled_at = scheduled_at - interval '1 second'")
+    claimed = table.run(
+        claim_jobs(
+            worker_id=worker, queues=["mail", "media"], tasks=["work"], limit=2, slots=1,
+            prefetch_no=7,
+        )
+    )  # fmt: skip
+    assert [job.lease.job_id for job in claimed.jobs] == [first, later]
+    assert [job.prefetch_no for job in claimed.jobs] == [None, 7]

@@ -144,17 +144,20 @@ alive as materialized (
 -- Pulled lazily, in the order of the arrays: the limit ends the walk and with it the locking. First
 -- what `share` grants; then, where there is none or rows were locked by another claim, what follows.
 picked as materialized (
-    select pulled.id, row_number() over () as place
+    -- In the order in which they run, which is not the order of the walks: those go queue by queue.
+    select
+        pulled.id,
+        row_number() over (order by pulled.priority, pulled.scheduled_at, pulled.id) as place
     from (
-        select both_walks.id
+        select both_walks.id, both_walks.priority, both_walks.scheduled_at
         from (
-            select due.id
+            select due.id, head.priority, due.scheduled_at
             from plan
             cross join lateral unnest(
                 plan.queues, plan.priorities, plan.from_ats, plan.from_ids, plan.last_ats, plan.last_ids
             ) as head (queue, priority, from_at, from_id, last_at, last_id)
             cross join lateral (
-                select job.id
+                select job.id, job.scheduled_at
                 from roost.jobs as job
                 where job.queue = head.queue
                     and job.priority = head.priority
@@ -170,13 +173,13 @@ picked as materialized (
                 for update skip locked
             ) as due
             union all
-            select due.id
+            select due.id, head.priority, due.scheduled_at
             from plan
             cross join lateral unnest(
                 plan.queues, plan.priorities, plan.from_ats, plan.from_ids, plan.last_ats, plan.last_ids
             ) as head (queue, priority, from_at, from_id, last_at, last_id)
             cross join lateral (
-                select job.id
+                select job.id, job.scheduled_at
                 from roost.jobs as job
                 where job.queue = head.queue
                     and job.priority = head.priority
