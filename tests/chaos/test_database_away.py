@@ -105,7 +105,8 @@ def test_a_result_write_whose_answer_is_lost_costs_no_second_run(
     job_id = chaos.table.add("note")
     chaos.until(
         lambda: chaos.table.value(
-            "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+            "select exists (select from pg_locks where locktype = 'advisory' and not granted and "
+            "database = (select oid from pg_database where datname = current_database()))"
         )
     )
     wire.swallow()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
@@ -24,6 +25,7 @@ LONGEST_POLL = 0.05
 """Seconds. A loop that looks again and again is no luck; one sleep in its place is longer."""
 REASON = re.compile(r"# sleeps: \w")
 UNCAST = re.compile(r"\$\d+(?!\d|::)")
+WHOLE_SERVER = re.compile(r"\b(pg_stat_activity|pg_locks)\b")
 MOST_LINES = 600
 
 
@@ -101,6 +103,22 @@ def sleeps(line: str) -> bool:
 def test_every_sql_parameter_has_a_cast(file: Path) -> None:
     code = [(place, line.split("--")[0]) for place, line in lines([file])]
     none([place for place, line in code if UNCAST.search(line)], "write $n::type")
+
+
+def test_no_test_looks_at_or_ends_sessions_of_other_databases() -> None:
+    # The tests that run side by side share one server; each has a database of its own there.
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {node.value.strip()[:120]}"
+        for file in PYTHON
+        if file.relative_to(ROOT).parts[:2] != ("tests", "checks")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and WHOLE_SERVER.search(node.value)
+        and "select" in node.value
+        and "datname" not in node.value
+    ]
+    none(wrong, "name the database (datname)")
 
 
 def test_no_file_is_too_long_to_be_one_subject() -> None:

@@ -271,8 +271,9 @@ async def test_a_worker_outlives_its_connections(
         runs[n] = runs.get(n, 0) + 1
         if n % 10 == 0:
             table.rows(
-                "select pg_terminate_backend(pid) from pg_stat_activity where application_name "
-                "like 'roost worker %' or application_name like 'roost listen %'"
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database()"
+                " and application_name similar to 'roost (worker|listen) %'"
             )
 
     async with working(make_worker(concurrency=3, poll_interval=0.1, listen_reconnect_delay=0.01)):
