@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from roost import AsyncRoost, HandlerRegistry, Worker, job
 from roost._ops.control import cancel_job
@@ -98,7 +99,7 @@ async def test_a_worker_that_stops_before_it_registers_anew_gives_back_nothing_t
             # Its offer to be given a job is out, which a stop withdraws.
             await eventually(lambda: table.value("select offer from roost.workers") is not None)
             # Nobody gets the id of a new row until the transaction ends.
-            holder.rows("alter sequence roost.workers_id_seq no cycle")
+            await to_thread.run_sync(holder.rows, "alter sequence roost.workers_id_seq no cycle")
             table.rows("delete from roost.workers")
             await eventually(lambda: sleeper.interrupted == 1)
         left = table.get(job_id)
@@ -178,7 +179,8 @@ async def test_a_worker_keeps_its_leases_while_everything_else_waits_for_a_lock(
         await eventually(lambda: table.get(orphan).state == "retryable")
         [before] = table.workers()
         with JobTable(dsn) as holder, holder.connection.transaction():
-            holder.rows("lock table roost.jobs in share mode")  # as `create index` does
+            # As `create index` does. In a thread: the worker may be in a transaction.
+            await to_thread.run_sync(holder.rows, "lock table roost.jobs in share mode")
             gate.set()
             # A claim, a rescue and a settle wait for it, each on a connection.
             await eventually(lambda: waiting_for_a_lock(table) >= 3)

@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _END = "roost_job_table"
 """The channel on which it tells itself that it has heard all."""
+LOCK_TIMEOUT = 20
+"""Seconds that a statement waits for a lock, so that a test which can never get it fails."""
 
 
 class JobTable:
@@ -36,6 +38,8 @@ class JobTable:
 
     def __init__(self, dsn: str, *, application_name: str = "roost job table") -> None:
         self.connection = connect(dsn, application_name=application_name)
+        # Asked from a worker's own event loop, a lock that this worker holds is never released.
+        self.script(f"set lock_timeout = '{LOCK_TIMEOUT}s'")
 
     def __enter__(self) -> Self:
         return self
