@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from roost import HandlerRegistry, Worker
+from roost import AsyncRoost, HandlerRegistry, Worker
+from roost.testing.job_table import JobTable
+
+_HAND_OVER = """
+with taken as (
+    update roost.workers
+    set offer = null,
+        handed = nextval('roost.jobs_id_seq')
+    where offer is not null
+    returning id, handed
+)
+insert into roost.jobs (
+    id, task, args, state, attempt, lease_no, worker_id, attempted_at, scheduled_at, inserted_at
+)
+overriding system value
+select handed, $1::text, '{}', 'executing', 1, 1, id, statement_timestamp(), statement_timestamp(),
+    statement_timestamp()
+from taken
+returning id
+"""
+
+
+def hand_over(table: JobTable, task: str) -> int:
+    """Hand a job to the worker whose offer is out, as an enqueue does, without a notification.
+
+    :returns: the job's id.
+    """
+    job_id: int = table.value(_HAND_OVER, task)
+    return job_id
+
+
+@pytest.fixture
+async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoost]:
+    """Yield a client in the test's own process."""
+    async with AsyncRoost(dsn, registry=registry) as client:
+        yield client
 
 
 @pytest.fixture

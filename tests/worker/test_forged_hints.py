@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -29,13 +29,6 @@ GARBAGE = (
     *("[[1],1]", '["1",1]', "[1e999,1]", "[1,[]]", '[1,"x"]', "x" * 7_999),
 )
 CHANNELS = ("roost_jobs", "roost_cancel", "roost_cron", "roost_probe", "roost_finished")
-
-
-@pytest.fixture
-async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoost]:
-    """Yield a client in the test's own process."""
-    async with AsyncRoost(dsn, registry=registry) as client:
-        yield client
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import anyio
 import pytest
+from tests.worker.conftest import hand_over
 
 from roost import AsyncRoost, HandlerRegistry, Job, Worker, job
 from roost._ops.handover import Accepted, accept_handed, make_offer
@@ -23,32 +24,6 @@ from roost.testing.working import working
 pytestmark = pytest.mark.anyio
 
 MakeWorker = Callable[..., Worker]
-
-# As an enqueue whose notification is lost on the way.
-TAKE_SILENTLY = """
-with taken as (
-    update roost.workers
-    set offer = null,
-        handed = nextval('roost.jobs_id_seq')
-    where offer is not null
-    returning id, handed
-)
-insert into roost.jobs (
-    id, task, args, state, attempt, lease_no, worker_id, attempted_at, scheduled_at, inserted_at
-)
-overriding system value
-select handed, 'tick', '{}', 'executing', 1, 1, id, statement_timestamp(), statement_timestamp(),
-    statement_timestamp()
-from taken
-returning id
-"""
-
-
-@pytest.fixture
-async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoost]:
-    """Yield a client in the test's own process."""
-    async with AsyncRoost(dsn, registry=registry) as client:
-        yield client
 
 
 @pytest.fixture
@@ -156,7 +131,7 @@ async def test_a_notification_that_is_lost_is_made_up_for_by_the_poll(
 ) -> None:
     async with working(make_worker(poll_interval=0.2)):
         await offers(table)
-        job_id = table.value(TAKE_SILENTLY)
+        job_id = hand_over(table, "tick")
         await completed(table, job_id)
         await offers(table)
     assert ran == {job_id: 1}
@@ -168,7 +143,7 @@ async def test_what_was_handed_over_before_it_listens_again_is_found_then(
     async with working(make_worker(poll_interval=30, listen_reconnect_delay=0.3)):
         await offers(table)
         terminate_listeners(table)
-        job_id = table.value(TAKE_SILENTLY)
+        job_id = hand_over(table, "tick")
         await completed(table, job_id)
         await offers(table)
         other = await client.enqueue("tick")
@@ -284,7 +259,7 @@ async def test_a_worker_that_stops_gives_back_what_it_was_given_last(
 ) -> None:
     async with working(make_worker(poll_interval=30)):
         await offers(table)
-        job_id = table.value(TAKE_SILENTLY)
+        job_id = hand_over(table, "tick")
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
     assert table.get(job_id).errors == []
     assert ran == {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.worker.conftest import hand_over
 
 from roost import (
     AsyncRoost,
@@ -31,32 +32,6 @@ pytestmark = pytest.mark.anyio
 
 MakeWorker = Callable[..., Worker]
 QUEUE = "default"
-
-# As an enqueue that took the worker's offer before the pause, and commits after it.
-HAND_OVER = """
-with taken as (
-    update roost.workers
-    set offer = null,
-        handed = nextval('roost.jobs_id_seq')
-    where offer is not null
-    returning id, handed
-)
-insert into roost.jobs (
-    id, task, args, state, attempt, lease_no, worker_id, attempted_at, scheduled_at, inserted_at
-)
-overriding system value
-select handed, 'work', '{}', 'executing', 1, 1, id, statement_timestamp(), statement_timestamp(),
-    statement_timestamp()
-from taken
-returning id
-"""
-
-
-@pytest.fixture
-async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoost]:
-    """Yield a client in the test's own process."""
-    async with AsyncRoost(dsn, registry=registry) as client:
-        yield client
 
 
 @pytest.fixture
@@ -150,7 +125,8 @@ async def test_a_job_that_was_handed_over_before_starts_no_more(
     async with working(make_worker(poll_interval=0.1)):
         await eventually(lambda: table.value("select offer from roost.workers") is not None)
         async with paused(client, table, started):
-            job_id = table.value(HAND_OVER)
+            # As an enqueue that took the offer before the pause, and commits after it.
+            job_id = hand_over(table, "work")
             await eventually(lambda: table.get(job_id).state == "available")
         await client.resume_queue(QUEUE)
         await eventually(lambda: table.get(job_id).state == "completed")
