@@ -20,7 +20,7 @@ class HandOver(Enqueue):
     def make_offer(
         self, *, worker_id: int, number: int, channel: str, tasks: Sequence[str]
     ) -> bool:
-        """Let whoever enqueues give this worker a job; ``False``: it has one to accept."""
+        """Let an enqueue give this worker a job; ``False``: it has one to accept."""
         if worker_id not in self.workers or self.workers[worker_id].handed is not None:
             return False
         worker = self._to_change(worker_id)

@@ -25,7 +25,7 @@ def is_command() -> bool:
 
 
 def end_quietly() -> None:
-    """Exit with `INTERRUPTED` on SIGINT, unless somebody has set a handler of their own."""
+    """Exit with `INTERRUPTED` on SIGINT, unless another handler is set."""
     if threading.current_thread() is threading.main_thread() and (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
     ):

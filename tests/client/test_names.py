@@ -1,4 +1,4 @@
-"""Names and ids that nobody can mean are refused wherever they come in."""
+"""Names and ids that can't be meant are refused wherever they come in."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from roost.embedded.removal import MARKER
 
 @pytest.fixture
 def made(data_dir: Path) -> Path:
-    """Return a data folder with a cluster that nobody uses."""
+    """Return a data folder with a cluster that is not in use."""
     with server(data_dir):
         pass
     return data_dir

@@ -1,4 +1,4 @@
-"""A handler that leaves its task in disorder harms nobody else, on any event loop."""
+"""A handler that leaves its task in disorder harms no other job, on any event loop."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ async def a_native_timeout() -> None:
 
 ANYWHERE = [
     a_scope, a_cancelled_scope, scopes_in_scopes, a_shield,
-    # The loops tell of a generator that nobody has closed.
+    # The loops tell of a generator that was not closed.
     pytest.param(an_async_generator, marks=pytest.mark.filterwarnings("ignore")),
     an_async_generator_that_is_kept, an_empty_group, a_group, groups_and_scopes,
     a_group_whose_task_fails,

@@ -136,7 +136,7 @@ def run(
 
 
 def gone(pid: int) -> bool:
-    """Say whether a process has ended; one that nobody has reaped yet has."""
+    """Say whether a process has ended; one that is not reaped yet has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

@@ -364,7 +364,7 @@ def test_of_two_that_want_a_job_at_once_one_gets_it(
     rival = crew.hand()
     rival.script("begin")
     assert rival.run(accept_handed(receiver.worker_id, next_offer=None)).job is not None
-    assert take(table, other) == []  # and waits for nobody
+    assert take(table, other) == []  # and waits for no lock
     rival.script("rollback")
     rival.script("begin")
     assert take(rival, other) == [job_id]

@@ -1,4 +1,4 @@
-"""What a role plants in ``public`` is run by nobody else."""
+"""What a role plants in ``public`` is never run by another role."""
 
 from __future__ import annotations
 

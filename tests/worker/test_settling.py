@@ -202,7 +202,7 @@ async def test_a_job_that_could_not_be_settled_by_the_end_keeps_its_lease(
         other = table.add("quick")
         await eventually(lambda: table.get(other).state == "completed")
     assert (table.get(job_id).state, gated.runs) == ("executing", 1)
-    # Whoever ends the process can still write it.
+    # A forced exit can still write it.
     unfinished = worker.unfinished()
     assert unfinished is not None
     with table.connection.transaction():

@@ -1,4 +1,4 @@
-"""A worker says what it can run, and warns of jobs that nobody can."""
+"""A worker says what it can run, and warns of jobs that no worker can run."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class PsycopgSyncPool:
     def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AbstractContextManager[SyncConnection]:
         """Borrow a connection; wait up to ``timeout`` seconds for one to be free and connected.
 
-        After any error that is no `RoostError` it is closed, since nobody knows what it is in.
+        After any error that is no `RoostError` it is closed, since its state is unknown.
 
         :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
         :raises ClosedError: the pool was closed.

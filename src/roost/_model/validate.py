@@ -27,7 +27,7 @@ def check_name(
 ) -> None:
     """Refuse a name that is blank, too long, of several lines, or not storable as text.
 
-    Control characters are refused too: nobody can see them, and a log line must stay one line.
+    Control characters are refused too: they can't be seen, and a log line must stay one line.
     ``roost.enqueue`` in SQL refuses the same.
     """
     if not isinstance(value, str):

@@ -85,7 +85,7 @@ def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled
 
 
 def try_parents(verdicts: Sequence[Verdict], *, error_cap: int) -> Op[list[Verdict]]:
-    """Write the verdicts of jobs with children and return those that somebody's lock kept out.
+    """Write the verdicts of jobs with children and return those that a lock kept out.
 
     Must run inside a transaction, which goes on after that.
     """

@@ -97,7 +97,7 @@ def oldest_transaction() -> Op[int]:
 
 
 def forget_worker(worker_id: int) -> Op[None]:
-    """Remove the row of a worker that ends, so that nobody waits for its expiry.
+    """Remove the row of a worker that ends, so that no worker waits for its expiry.
 
     What it had claimed and not started is given back.
     """

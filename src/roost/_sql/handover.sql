@@ -24,7 +24,7 @@ returning id;
 -- $1 worker id, $2 the number of its next offer or null. Always one row: the offer as it was, what was
 -- handed over, and that job if this worker has its lease. What is accepted here no other worker can
 -- take over. Not flushed: if a crash of the server undoes it, the listening connection is gone too, and
--- without that nobody takes the job over.
+-- without that no worker takes the job over.
 with given as materialized (
     select worker.handed
     from roost.workers as worker

@@ -42,7 +42,7 @@ comment on column roost.migrations.oldest_code is
 
 -- name: drop_ledger
 drop table roost.migrations;
--- A schema that was made by somebody else stays.
+-- A schema that Roost did not make stays.
 do $$
 begin
     if (

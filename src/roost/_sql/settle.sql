@@ -37,7 +37,7 @@ completed as (
     where job.id = any (array(select held.id from held))
     returning job.id, job.task, job.limited, job.awaited
 ),
--- An end gives a limited task room, in whatever queue its jobs wait. And somebody may be waiting for
+-- An end gives a limited task room, in whatever queue its jobs wait. And a `wait_for` may wait for
 -- this very job.
 notified as (
     select roost.announce_room(task)

@@ -32,7 +32,7 @@ class Unfinished:
 def hand_back(unfinished: Unfinished) -> Op[list[int]]:
     """Write the verdicts, give back every other job with its attempt, and remove the worker.
 
-    The worker's row stays if a verdict can't be written because somebody has locked its job.
+    The worker's row stays if a verdict can't be written because its job is locked.
 
     Must run inside a transaction, with nothing but the end of the process after it: from its commit
     on others may run the jobs. Returns the ids of the jobs that were given back.

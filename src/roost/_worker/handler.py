@@ -97,7 +97,7 @@ async def call_in_loop(
 async def _finish(value: Any) -> Any:
     """Await what a handler returned until it is a result.
 
-    :raises TypeError: it is work that nobody has done, such as a generator.
+    :raises TypeError: it is work that is still to be done, such as a generator.
     """
     for _ in range(MOST_LEVELS):
         if not is_to_be_awaited(value):

@@ -29,7 +29,7 @@ INTERVAL = 0.5
 MOST = 1.0
 """Seconds without a turn that count as blocked."""
 AGAIN = 10.0
-"""The line comes again when the loop has been blocked for so many times longer."""
+"""The line is logged again when the loop has been blocked this many times longer."""
 SUSPENDED = 0.1
 """A process that slept through a look and used less of that time was not running at all."""
 MOST_FRAMES = 25
@@ -98,7 +98,7 @@ class LoopWatch:
         frames = list(_frames(sys._current_frames().get(self._thread_id)))  # noqa: SLF001  (the documented way)
         at, job = _blocking_job(frames)
         if not frames or (job is None and frames[0].f_code.co_filename.endswith(_WAITING)):
-            return  # it waits for the processor, not for code of somebody
+            return  # it waits for the processor, not for an application's code
         if self._block is not None and self._block.since == turned_at:
             stack = None  # it was shown
         else:

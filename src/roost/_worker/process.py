@@ -226,7 +226,7 @@ class HandlerProcesses:
             job: Job = running.claimed.job()
             request = pickle.dumps((func, args, job))
             process = self._take()
-        except Exception as error:  # noqa: BLE001  (this job's failure, nobody else's)
+        except Exception as error:  # noqa: BLE001  (the failure of this job alone)
             return Raised(error)
         try:
             answer = await process.ask(request, lease_until=self._lease_until)

@@ -54,7 +54,7 @@ class Unwritten:
 
     :param fresh: not tried yet, or tried without an answer; the oldest first.
     :param unsure: how many of the first in ``fresh`` were tried without an answer.
-    :param later: those whose rows somebody had locked.
+    :param later: those whose rows were locked.
     :param apart: those that may take long: of jobs with children, and with large results.
     """
 

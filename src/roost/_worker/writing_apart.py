@@ -95,7 +95,7 @@ class ApartWriter:
             if len(batch) == 1:
                 self._failed(batch[0], error)
                 return
-        # Somebody holds a child of one of them, or one of them can't be written.
+        # Another transaction holds a child of one of them, or one of them can't be written.
         for one in batch:
             await self._write([one])
 

@@ -62,7 +62,7 @@ class FileLock:
         fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def still_exists(self) -> bool:
-        """Say whether the file is still there; a removed one excludes nobody who comes later."""
+        """Say whether the file is still there; a removed one doesn't exclude later processes."""
         return os.fstat(self._fd).st_nlink > 0
 
     def fileno(self) -> int:

@@ -109,7 +109,7 @@ def remove(
     Only what `server` made is deleted. Other files stay, and so do the folders that they are in.
     Does nothing if there is no such folder.
 
-    :raises EmbeddedPostgresError: somebody uses it, `server` did not make it, or ``data_dir`` is a
+    :raises EmbeddedPostgresError: it is in use, `server` did not make it, or ``data_dir`` is a
         link; nothing was deleted.
     """
     folder = Path(data_dir).expanduser()

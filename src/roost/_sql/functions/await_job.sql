@@ -1,4 +1,4 @@
--- From here on whoever ends the job announces it. The look is a statement of its own, so that it sees an
+-- From here on the end of the job is announced. The look is a statement of its own, so that it sees an
 -- end that came first.
 create or replace function roost.await_job(job_id bigint)
 returns table (state text, result text, errors text)

@@ -158,7 +158,7 @@ class ExecuteLane:
         """Hand the verdict to settle and log it, unless others say how the attempt ends."""
         runtime, claimed = self._runtime, running.claimed
         if running.reason is Reason.LEASE_LOST:
-            log_lease_lost(running)  # whoever has it now says how it ends
+            log_lease_lost(running)  # the worker that has it now says how it ends
         elif running.abandoned:
             runtime.abandoned.add(claimed.lease)
             logger.error(

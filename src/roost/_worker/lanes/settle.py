@@ -65,7 +65,7 @@ class SettleLane:
     async def once(self) -> None:
         """Write one batch and what waits apart.
 
-        :raises DatabaseUnavailableError: it was not written, or nobody knows; it is kept.
+        :raises DatabaseUnavailableError: it was not written, or that is not known; it is kept.
         """
         await self._fresh.once()
         await self._apart.once()
@@ -136,7 +136,7 @@ class SettleLane:
 
 
 class FreshWriter:
-    """Writes what was just decided, and again what was locked by somebody."""
+    """Writes what was just decided, and again what was locked."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -152,7 +152,7 @@ class FreshWriter:
     async def once(self) -> None:
         """Write one batch.
 
-        :raises DatabaseUnavailableError: it was not written, or nobody knows; it is kept.
+        :raises DatabaseUnavailableError: it was not written, or that is not known; it is kept.
         """
         async with self._writing:
             fresh = self._next_batch()

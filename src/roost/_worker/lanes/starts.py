@@ -68,7 +68,7 @@ class StartsLane:
     async def once(self, jobs: Sequence[ClaimedJob], *, ahead: int) -> None:
         """Write that these may have started, then let them start.
 
-        :raises DatabaseUnavailableError: not written, or nobody knows; they have not started.
+        :raises DatabaseUnavailableError: not written, or not known; they have not started.
         """
         runtime, last = self._runtime, jobs[-1]
         is_last_attempt = any(job.attempt >= job.max_attempts for job in jobs)

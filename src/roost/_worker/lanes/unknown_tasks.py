@@ -29,7 +29,7 @@ WARN_INTERVAL = 60.0
 
 
 class UnknownTasksLane:
-    """Looks for due jobs of tasks that nobody knows, and logs how many there are."""
+    """Looks for due jobs of tasks that no living worker knows, and logs their number."""
 
     name = "unknown tasks"
 
