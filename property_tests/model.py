@@ -10,19 +10,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 
+from property_tests.oracle.archive import Archive
 from property_tests.oracle.claim import Claiming
 from property_tests.oracle.control import Control
-from property_tests.oracle.handover import HandOver
-from property_tests.oracle.inspect import Inspect
+from property_tests.oracle.dispatch import Dispatch
+from property_tests.oracle.read import Read
+from property_tests.oracle.rescue import Rescue
 from property_tests.oracle.settle import Settle
 from property_tests.oracle.tables import ACTIVE, Held, Waits
-from property_tests.oracle.upkeep import Upkeep
 from property_tests.words import Call
 
 from roost.exceptions import DuplicateUniqueJobError
 
 
-class Model(HandOver, Claiming, Settle, Control, Upkeep, Inspect):
+class Model(Dispatch, Claiming, Settle, Control, Rescue, Archive, Read):
     """All verbs on one set of tables, one at a time or two at once."""
 
     def both_at_once(

@@ -14,7 +14,7 @@ from roost._model.verdict import Lease
 from roost.exceptions import DuplicateUniqueJobError
 
 
-class HandOver(Enqueue):
+class Dispatch(Enqueue):
     """The verbs."""
 
     def make_offer(

@@ -1,4 +1,4 @@
-"""Inspect: what users see."""
+"""Read: what users see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from property_tests.oracle.rows import JobRow
 from property_tests.oracle.tables import ACTIVE, KINDS, OUTCOME, WAITING, Tables, place_of
 
 
-class Inspect(Tables):
+class Read(Tables):
     """The verbs."""
 
     def look(self, *, job_id: int) -> dict[str, Any]:
