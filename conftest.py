@@ -47,6 +47,9 @@ RESTARTABLE = {**SETTINGS, "synchronous_commit": True}
 ROOM = 1 << 30
 """Bytes that must be free in /dev/shm for the server to be put there."""
 
+# Tools that assert for the tests: their failures show the values, too.
+pytest.register_assert_rewrite("tests.support")
+
 RUN = pytest.StashKey[Path]()
 RUN_LOCK = pytest.StashKey[FileLock]()
 

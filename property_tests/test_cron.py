@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 from property_tests.machines.cron import Cron
 from property_tests.oracle.cron import MOST
+from tests.support.cron_table import CLOCK
 
 from roost._ops import cron
-from roost.testing.cron_table import CLOCK
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.support.job_table import JobTable
+from tests.support.proxy import Proxy, proxy_to
 
 from roost import HandlerRegistry
-from roost.testing.job_table import JobTable
-from roost.testing.proxy import Proxy, proxy_to
 
 
 @pytest.fixture

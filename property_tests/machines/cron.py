@@ -20,12 +20,12 @@ from hypothesis.stateful import (
     rule,
 )
 from property_tests.oracle.cron import PERIODS, CronModel, Declared, Seen
+from tests.support.cron_table import START, CronTable, declaration
 
 from roost import CronEntry
 from roost._ops import cron
 from roost._ops.query import Op, Query
 from roost.exceptions import CronNotFoundError
-from roost.testing.cron_table import START, CronTable, declaration
 
 MODULES = {"first": ("a", "both"), "second": ("b", "both")}
 """What each worker's code declares."""

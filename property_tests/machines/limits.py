@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from tests.support.job_table import JobTable
 
 from roost import JobInsert, TaskDefaults
 from roost._model.record import encode_jobs
@@ -27,7 +28,6 @@ from roost._ops.enqueue import insert_job
 from roost._ops.handover import accept_handed, make_offer
 from roost._ops.limits import count_start_now, mark_limited_jobs, publish_limits
 from roost._ops.settle import settle
-from roost.testing.job_table import JobTable
 
 MAX_CONCURRENCY = {"narrow": 2, "both": 3}
 RATE = {"rated": 3, "both": 2}

@@ -16,11 +16,11 @@ import attrs
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.support.conformance.cases import until
+from tests.support.job_table import JobTable
+from tests.support.proxy import Proxy, proxy_to
 
 from roost._ops.control import cancel_job
-from roost.testing.conformance.cases import until
-from roost.testing.job_table import JobTable
-from roost.testing.proxy import Proxy, proxy_to
 
 FOLDER = Path(__file__).parent
 WITHIN = 20.0

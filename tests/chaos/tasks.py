@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import anyio
+from tests.support.conformance.cases import eventually, until
 
 import roost
-from roost.testing.conformance.cases import eventually, until
 
 FOLDER = Path(os.environ["CHAOS_FOLDER"])
 JOURNAL = os.open(FOLDER / "journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT)

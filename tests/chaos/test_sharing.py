@@ -11,8 +11,9 @@ from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from tests.support.job_table import JobTable
+
 from roost._model.job import JobInsert
-from roost.testing.job_table import JobTable
 
 if TYPE_CHECKING:
     from tests.chaos.conftest import Chaos

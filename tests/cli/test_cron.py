@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.cron_table import declaration
+from tests.support.job_table import JobTable
 
 from roost import CronEntry
 from roost._ops.cron import declare
-from roost.testing.cron_table import declaration
-from roost.testing.job_table import JobTable
 
 if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
+from tests.support.job_table import JobTable
 
 from roost.cli.demo.check import find_faults
 from roost.cli.demo.outcome import Outcome, Recount, Row, Times, recount
 from roost.cli.demo.tasks import count
 from roost.cli.demo.tree import find_tree
 from roost.cli.demo.troubles import ORIGINAL, Troubles
-from roost.testing.job_table import JobTable
 
 if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-from roost.testing.job_table import JobTable
+from tests.support.job_table import JobTable
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Roost, StartsRoost

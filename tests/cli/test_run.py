@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import WorkerSettings
-from roost.testing.job_table import JobTable
 
 if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost

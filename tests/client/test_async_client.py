@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 import anyio
 import pytest
 from pydantic import BaseModel
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
@@ -25,8 +27,6 @@ from roost import (
     UnknownTaskError,
     job,
 )
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ import anyio
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
@@ -20,7 +21,6 @@ from roost import (
     NotInTransactionError,
 )
 from roost._drivers.psycopg_anyio.connection import AnyioConnection
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
+from tests.support.job_table import JobTable
 
 import roost
 from roost import AsyncRoost, HandlerRegistry, InvalidJobError, JobInsert, Roost, job
-from roost.testing.job_table import JobTable
 
 
 def send(user_id: int, subject: str = "hi", *, urgent: bool = False) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
@@ -20,7 +21,6 @@ from roost import (
     fixed,
     job,
 )
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

@@ -16,13 +16,13 @@ from typing import Any, cast
 
 import psycopg
 import pytest
+from tests.support.conformance.cases import until
+from tests.support.job_table import JobTable
 
 from roost import DatabaseUnavailableError, JobNotFoundError, JobTimeoutError, Roost, RoostError
 from roost._client import calls
 from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync_driver import PsycopgSyncDriver
-from roost.testing.conformance.cases import until
-from roost.testing.job_table import JobTable
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 

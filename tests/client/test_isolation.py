@@ -8,9 +8,9 @@ from contextlib import suppress
 import anyio
 import psycopg
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, DuplicateUniqueJobError, Roost
-from roost.testing.job_table import JobTable
 
 KEYS = 3
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import anyio
 import pytest
+from tests.support.conformance.cases import until
+from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
@@ -24,8 +26,6 @@ from roost import (
     JobTimeoutError,
     RoostError,
 )
-from roost.testing.conformance.cases import until
-from roost.testing.job_table import JobTable
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 

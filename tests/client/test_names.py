@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import (
     CronEntry,
@@ -22,7 +23,6 @@ from roost import (
     cron,
     job,
 )
-from roost.testing.job_table import JobTable
 
 BAD = [
     "",

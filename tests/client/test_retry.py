@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import InvalidJobError, Roost
-from roost.testing.job_table import JobTable
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from tests.support.conformance.cases import until
+from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
@@ -33,8 +35,6 @@ from roost import (
     cron,
     job,
 )
-from roost.testing.conformance.cases import until
-from roost.testing.job_table import JobTable
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, DatabaseError, JobInsert, Roost, SchemaError
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Roost, current_job, job
 from roost.exceptions import DatabaseError
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 
 def test_its_defaults_are_those_of_the_clients(dsn: str, table: JobTable) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from tests.support.conformance.cases import eventually, until
+from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
@@ -22,8 +24,6 @@ from roost import (
     Roost,
     job,
 )
-from roost.testing.conformance.cases import eventually, until
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

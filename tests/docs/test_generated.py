@@ -11,13 +11,13 @@ from pathlib import Path
 
 import attrs
 import pytest
+from tests.support.job_table import JobTable
 
 import roost
 from roost import RoostError, WorkerSettings
 from roost._model.settings import WorkerOptions
 from roost._model.states import MOVES, TERMINAL
 from roost._sql import migrations
-from roost.testing.job_table import JobTable
 
 PAGES = Path(__file__).parents[2] / "docs"
 PART = re.compile(

@@ -13,6 +13,8 @@ import attrs
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from tests.support.borrowing import BorrowingConformance, ConnectionKind
+from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
@@ -23,8 +25,6 @@ from roost import (
     register_connection_adapter,
 )
 from roost._drivers import adopted_by
-from roost.testing.adoption import AdoptionConformance, Door
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +72,7 @@ def psycopg_sync(
     *,
     pipeline: bool = False,
     **options: Any,
-) -> Door:
+) -> ConnectionKind:
     @contextmanager
     def opened(dsn: str) -> Iterator[Any]:
         with kind.connect(dsn, **options) as conn:
@@ -85,7 +85,7 @@ def psycopg_sync(
             else:
                 yield conn
 
-    return Door(opened, lambda conn, statement: conn.execute(statement), blocking=True)
+    return ConnectionKind(opened, lambda conn, statement: conn.execute(statement), blocking=True)
 
 
 def psycopg_async(
@@ -93,7 +93,7 @@ def psycopg_async(
     *,
     pipeline: bool = False,
     **options: Any,
-) -> Door:
+) -> ConnectionKind:
     @asynccontextmanager
     async def opened(dsn: str) -> AsyncIterator[Any]:
         async with await kind.connect(dsn, **options) as conn:
@@ -106,7 +106,7 @@ def psycopg_async(
             else:
                 yield conn
 
-    return Door(opened, lambda conn, statement: conn.execute(statement))
+    return ConnectionKind(opened, lambda conn, statement: conn.execute(statement))
 
 
 @asynccontextmanager
@@ -163,15 +163,15 @@ DOORS = {
     "psycopg async with dict rows": psycopg_async(row_factory=dict_row),
     "psycopg async with a class of one's own": psycopg_async(OwnAsyncConnection, autocommit=True),
     "psycopg async in a pipeline": psycopg_async(pipeline=True),
-    "asyncpg": Door(asyncpg_plain, execute),
-    "asyncpg from a pool with codecs": Door(asyncpg_pool, execute),
-    "asyncpg with records of one's own": Door(asyncpg_dict_records, execute),
+    "asyncpg": ConnectionKind(asyncpg_plain, execute),
+    "asyncpg from a pool with codecs": ConnectionKind(asyncpg_pool, execute),
+    "asyncpg with records of one's own": ConnectionKind(asyncpg_dict_records, execute),
 }
 
 
-class TestAdopted(AdoptionConformance):
+class TestAdopted(BorrowingConformance):
     @pytest.fixture(params=DOORS)
-    def door(self, request: pytest.FixtureRequest) -> Door:
+    def kind(self, request: pytest.FixtureRequest) -> ConnectionKind:
         return DOORS[request.param]
 
 

@@ -13,10 +13,10 @@ from django.conf import settings
 from django.db import DatabaseError as DjangoDatabaseError
 from django.db import connection, connections, transaction
 from django.db.transaction import TransactionManagementError
+from tests.support.borrowing import BorrowingConformance, ConnectionKind
+from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, DatabaseError, JobInsert, NotInTransactionError, Roost
-from roost.testing.adoption import AdoptionConformance, Door
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 
@@ -97,14 +97,14 @@ def other(_dsn: str) -> Iterator[Any]:
 
 
 DOORS = {
-    "django.db.connection": Door(default, execute, blocking=True),
-    "connections[alias]": Door(other, execute, blocking=True),
+    "django.db.connection": ConnectionKind(default, execute, blocking=True),
+    "connections[alias]": ConnectionKind(other, execute, blocking=True),
 }
 
 
-class TestAdopted(AdoptionConformance):
+class TestAdopted(BorrowingConformance):
     @pytest.fixture(params=DOORS)
-    def door(self, request: pytest.FixtureRequest) -> Door:
+    def kind(self, request: pytest.FixtureRequest) -> ConnectionKind:
         return DOORS[request.param]
 
 

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from tests.support.borrowing import BorrowingConformance, ConnectionKind
+from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, DatabaseError, JobInsert, NotInTransactionError, Roost
-from roost.testing.adoption import AdoptionConformance, Door
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 
@@ -60,25 +60,25 @@ async def async_engine_on(dsn: str, driver: str, **options: Any) -> AsyncIterato
         await engine.dispose()
 
 
-def connection(driver: str) -> Door:
+def connection(driver: str) -> ConnectionKind:
     @contextmanager
     def opened(dsn: str) -> Iterator[Any]:
         with engine_on(dsn, driver) as engine, engine.begin() as conn:
             yield conn
 
-    return Door(opened, execute, blocking=True)
+    return ConnectionKind(opened, execute, blocking=True)
 
 
-def session(driver: str) -> Door:
+def session(driver: str) -> ConnectionKind:
     @contextmanager
     def opened(dsn: str) -> Iterator[Any]:
         with engine_on(dsn, driver) as engine, Session(engine) as conn, conn.begin():
             yield conn
 
-    return Door(opened, execute, blocking=True)
+    return ConnectionKind(opened, execute, blocking=True)
 
 
-def thread_session(driver: str) -> Door:
+def thread_session(driver: str) -> ConnectionKind:
     @contextmanager
     def opened(dsn: str) -> Iterator[Any]:
         with engine_on(dsn, driver) as engine:
@@ -89,19 +89,19 @@ def thread_session(driver: str) -> Door:
             finally:
                 scoped.remove()
 
-    return Door(opened, execute, blocking=True)
+    return ConnectionKind(opened, execute, blocking=True)
 
 
-def async_connection(driver: str) -> Door:
+def async_connection(driver: str) -> ConnectionKind:
     @asynccontextmanager
     async def opened(dsn: str) -> AsyncIterator[Any]:
         async with async_engine_on(dsn, driver) as engine, engine.begin() as conn:
             yield conn
 
-    return Door(opened, execute)
+    return ConnectionKind(opened, execute)
 
 
-def async_session(driver: str) -> Door:
+def async_session(driver: str) -> ConnectionKind:
     @asynccontextmanager
     async def opened(dsn: str) -> AsyncIterator[Any]:
         async with (
@@ -111,10 +111,10 @@ def async_session(driver: str) -> Door:
         ):
             yield conn
 
-    return Door(opened, execute)
+    return ConnectionKind(opened, execute)
 
 
-def async_task_session(driver: str) -> Door:
+def async_task_session(driver: str) -> ConnectionKind:
     @asynccontextmanager
     async def opened(dsn: str) -> AsyncIterator[Any]:
         async with async_engine_on(dsn, driver) as engine:
@@ -125,7 +125,7 @@ def async_task_session(driver: str) -> Door:
             finally:
                 await scoped.remove()
 
-    return Door(opened, execute)
+    return ConnectionKind(opened, execute)
 
 
 DOORS = {
@@ -141,9 +141,9 @@ DOORS = {
 }
 
 
-class TestAdopted(AdoptionConformance):
+class TestAdopted(BorrowingConformance):
     @pytest.fixture(params=DOORS)
-    def door(self, request: pytest.FixtureRequest) -> Door:
+    def kind(self, request: pytest.FixtureRequest) -> ConnectionKind:
         name: str = request.param
         if "psycopg2" in name and importlib.util.find_spec("psycopg2") is None:
             pytest.skip("psycopg2 is not installed")

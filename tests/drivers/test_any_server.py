@@ -14,13 +14,13 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import AsyncRoost, DatabaseError, HandlerRegistry, Roost, SchemaError, job
 from roost._ops import schema
 from roost._ops.query import Query
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 SETTINGS = {
     "array_nulls": "off",

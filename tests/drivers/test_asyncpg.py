@@ -15,6 +15,11 @@ import asyncpg
 import pytest
 from asyncpg import connect_utils
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.support.conformance import AsyncDriverConformance
+from tests.support.conformance.base import backends, until_gone
+from tests.support.conformance.cases import sql
+from tests.support.conformance.statements import StatementConformance
+from tests.support.proxy import proxy_to
 
 from roost._drivers import select
 from roost._drivers.asyncpg import AsyncpgDriver, connection
@@ -26,11 +31,6 @@ from roost._drivers.psycopg_sync import connect
 from roost._drivers.select import driver_for
 from roost._sql import STAGES, Statement, statements
 from roost.exceptions import DatabaseError, DatabaseUnavailableError, InvalidSettingError
-from roost.testing.conformance import AsyncDriverConformance
-from roost.testing.conformance.base import backends, until_gone
-from roost.testing.conformance.cases import sql
-from roost.testing.conformance.statements import StatementConformance
-from roost.testing.proxy import proxy_to
 
 pytestmark = pytest.mark.anyio
 

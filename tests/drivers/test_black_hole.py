@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.support.conformance.cases import sql
+from tests.support.proxy import Proxy, proxy_to
 
 from roost._drivers import base
 from roost._drivers.asyncpg import AsyncpgDriver
@@ -16,8 +18,6 @@ from roost._drivers.psycopg_anyio import PsycopgDriver
 from roost._drivers.psycopg_anyio import connection as psycopg_connection
 from roost._ops.query import Op
 from roost.exceptions import DatabaseUnavailableError
-from roost.testing.conformance.cases import sql
-from roost.testing.proxy import Proxy, proxy_to
 
 pytestmark = pytest.mark.anyio
 

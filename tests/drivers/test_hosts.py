@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import anyio
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from tests.support.conformance.cases import sql
+from tests.support.refusing import RefusingProxy, refusing_proxy_to
 
 from roost._drivers.asyncpg import AsyncpgDriver
 from roost._drivers.psycopg_anyio import PsycopgDriver
 from roost.exceptions import DatabaseUnavailableError
-from roost.testing.conformance.cases import sql
-from roost.testing.refusing import RefusingProxy, refusing_proxy_to
 
 pytestmark = pytest.mark.anyio
 

@@ -20,6 +20,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import pytest
+from tests.support.conformance.cases import until
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import (
     AsyncRoost,
@@ -33,9 +36,6 @@ from roost import (
 )
 from roost._drivers.psycopg_setup import connection_parameters
 from roost._worker.lanes import listen
-from roost.testing.conformance.cases import until
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 

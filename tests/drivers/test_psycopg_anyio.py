@@ -12,16 +12,16 @@ import anyio.lowlevel
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.support.conformance import AsyncDriverConformance
+from tests.support.conformance.base import backends, until_gone
+from tests.support.conformance.cases import sql, value
+from tests.support.conformance.statements import StatementConformance
 
 from roost._drivers import base, pool
 from roost._drivers.base import AsyncDriver
 from roost._drivers.psycopg_anyio import PsycopgDriver, connection, waiting
 from roost._drivers.psycopg_sync import connect
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
-from roost.testing.conformance import AsyncDriverConformance
-from roost.testing.conformance.base import backends, until_gone
-from roost.testing.conformance.cases import sql, value
-from roost.testing.conformance.statements import StatementConformance
 
 pytestmark = pytest.mark.anyio
 

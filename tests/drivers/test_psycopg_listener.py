@@ -10,14 +10,14 @@ from functools import partial
 
 import anyio
 import pytest
+from tests.support.conformance.base import terminate
+from tests.support.conformance.cases import eventually, sql
 
 from roost._drivers.base import Notification
 from roost._drivers.psycopg_anyio import PsycopgDriver, connection, waiting
 from roost._drivers.psycopg_anyio.listener import PsycopgListener
 from roost._drivers.psycopg_sync import connect
 from roost.exceptions import DatabaseUnavailableError, InvalidSettingError
-from roost.testing.conformance.base import terminate
-from roost.testing.conformance.cases import eventually, sql
 
 pytestmark = pytest.mark.anyio
 

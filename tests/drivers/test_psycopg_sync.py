@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.conformance import DriverConformance
 
 from roost._drivers.base import Connection
 from roost._drivers.psycopg_sync import connect
-from roost.testing.conformance import DriverConformance
 
 
 class TestPsycopgSync(DriverConformance):

@@ -13,15 +13,15 @@ import anyio
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from tests.support.conformance.cases import eventually, sql
+from tests.support.job_table import JobTable
+from tests.support.refusing import RefusingProxy, refusing_proxy_to
+from tests.support.working import working
 
 from roost import AsyncRoost, DatabaseUnavailableError, HandlerRegistry, Worker, job
 from roost._drivers.asyncpg import AsyncpgDriver
 from roost._drivers.psycopg_anyio import PsycopgDriver
 from roost.exceptions import DatabaseError
-from roost.testing.conformance.cases import eventually, sql
-from roost.testing.job_table import JobTable
-from roost.testing.refusing import RefusingProxy, refusing_proxy_to
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

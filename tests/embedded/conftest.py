@@ -13,9 +13,9 @@ from pathlib import Path
 
 import attrs
 import pytest
+from tests.support.conformance.cases import until
 
 from roost.embedded import EmbeddedPostgresError, remove
-from roost.testing.conformance.cases import until
 
 # Everything is imported before privileges are dropped: the user who remains may not be able to
 # read this Python's library.

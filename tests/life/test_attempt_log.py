@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import HandlerRegistry, SnoozeJob, Worker, fixed, job
 from roost._ops.control import cancel_job
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

@@ -21,6 +21,9 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import (
     AsyncRoost,
@@ -35,9 +38,6 @@ from roost import (
     current_job,
     job,
 )
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

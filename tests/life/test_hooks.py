@@ -10,6 +10,9 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import (
     AsyncRoost,
@@ -23,9 +26,6 @@ from roost import (
     job,
 )
 from roost._worker import hooks as hooks_module
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

@@ -12,11 +12,11 @@ import anyio
 import anyio.from_thread
 import anyio.lowlevel
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Hooks, Job, JobInsert, Worker, current_job, job
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

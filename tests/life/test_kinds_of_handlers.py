@@ -11,9 +11,9 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import HandlerRegistry, InvalidSettingError, Worker, job
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

@@ -15,11 +15,11 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 import trio
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Hooks, Job, Worker, job
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

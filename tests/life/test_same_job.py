@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Worker, current_job, job
 from roost._worker.runtime import Runtime
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

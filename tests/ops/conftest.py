@@ -8,9 +8,8 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 import pytest
-
-from roost.testing.conformance.cases import until
-from roost.testing.job_table import JobTable
+from tests.support.conformance.cases import until
+from tests.support.job_table import JobTable
 
 T = TypeVar("T")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError
 from roost._ops import control
 from roost._ops.upkeep import archive_jobs, forget_results
-from roost.testing.job_table import JobTable
 
 ENDS = {"completed": "completed_at", "discarded": "discarded_at", "cancelled": "cancelled_at"}
 

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.verdict import Lease
 from roost._ops.claim import claim_jobs
-from roost.testing.job_table import JobTable
 
 
 @pytest.fixture

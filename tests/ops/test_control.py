@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError, JobInsert, JobNotFoundError
 from roost._model.record import encode_jobs
@@ -20,7 +21,6 @@ from roost._ops.handover import make_offer
 from roost._ops.inspect import list_queues, list_workers
 from roost._ops.settle import settle, settle_parents
 from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
-from roost.testing.job_table import JobTable
 
 ERROR = {"error": "ValueError: no", "trace": ""}
 UNKNOWN = 987_654_321

@@ -11,14 +11,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.support.cron_table import CLOCK, STALE_AFTER, START, CronTable, declaration
+from tests.support.job_table import JobTable
 
 from roost import CronEntry, CronInfo, CronNotFoundError, TaskDefaults
 from roost._ops import cron
 from roost._ops.cron import Fired
 from roost._ops.limits import publish_limits
 from roost._ops.query import Op
-from roost.testing.cron_table import CLOCK, STALE_AFTER, START, CronTable, declaration
-from roost.testing.job_table import JobTable
 
 NOON = START
 

@@ -10,12 +10,12 @@ from typing import Literal
 
 import pytest
 from tests.ops.conftest import Crew
+from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError, JobInsert
 from roost._model.record import encode_batch, encode_jobs
 from roost._ops.enqueue import insert_alike, insert_batch, insert_job, insert_jobs
 from roost._ops.upkeep import set_asleep
-from roost.testing.job_table import JobTable
 
 
 @pytest.fixture

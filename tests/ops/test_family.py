@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError, InvalidJobError, JobInsert, UnknownParentError
 from roost._model.record import encode_jobs
@@ -23,7 +24,6 @@ from roost._ops.family import HELD
 from roost._ops.settle import settle, settle_parents
 from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
 from roost.exceptions import DatabaseUnavailableError
-from roost.testing.job_table import JobTable
 
 ERROR = {"error": "ValueError: no", "trace": ""}
 

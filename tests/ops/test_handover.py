@@ -9,6 +9,8 @@ from typing import Any
 import attrs
 import pytest
 from tests.ops.conftest import Crew
+from tests.support.conformance.cases import until
+from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.record import encode_jobs
@@ -29,8 +31,6 @@ from roost._ops.handover import (
 from roost._ops.limits import publish_limits
 from roost._ops.upkeep import expire_workers, release_unheld, renew_worker, set_asleep
 from roost.exceptions import DatabaseError, DuplicateUniqueJobError
-from roost.testing.conformance.cases import until
-from roost.testing.job_table import JobTable
 
 NUMBER = 7
 

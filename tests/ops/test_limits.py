@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.support.conformance.cases import until
+from tests.support.job_table import JobTable
 
 from roost import JobInsert, TaskDefaults
 from roost._model.record import encode_jobs
@@ -20,8 +22,6 @@ from roost._ops.limits import count_start_now, limited_tasks, mark_limited_jobs,
 from roost._ops.settle import settle, settle_parents
 from roost._ops.upkeep import archive_jobs, expire_workers, release_unheld, rescue_jobs
 from roost._sql import statements
-from roost.testing.conformance.cases import until
-from roost.testing.job_table import JobTable
 
 
 def publish(hand: JobTable, task: str = "work", **limits: int) -> None:

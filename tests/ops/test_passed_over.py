@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.record import encode_jobs
 from roost._ops.enqueue import insert_children
 from roost._ops.inspect import await_outcome
-from roost.testing.job_table import JobTable
 
 LATER = "scheduled_at = now() + interval '1 hour'"
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import fixed
 from roost._model.states import Event
@@ -22,7 +23,6 @@ from roost._model.verdict import (
 )
 from roost._ops.claim import ClaimedJob
 from roost.exceptions import SnoozeJob
-from roost.testing.job_table import JobTable
 
 
 def claim_one(table: JobTable, **fields: Any) -> ClaimedJob:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._ops.control import pause_queue
 from roost._ops.unknown_tasks import find_unknown_tasks
 from roost._ops.upkeep import register_worker
-from roost.testing.job_table import JobTable
 
 
 def add_worker(table: JobTable, *tasks: str, queues: Sequence[str] = ("default",)) -> int:

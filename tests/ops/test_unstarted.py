@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._ops.claim import ClaimedJob, claim_jobs
 from roost._ops.control import cancel_job
 from roost._ops.upkeep import expire_workers, forget_worker, mark_started, rescue_jobs
-from roost.testing.job_table import JobTable
 
 
 def prefetch(

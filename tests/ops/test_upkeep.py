@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from datetime import datetime
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.verdict import Lease
@@ -17,7 +18,6 @@ from roost._ops.upkeep import (
     renew_worker,
     rescue_jobs,
 )
-from roost.testing.job_table import JobTable
 
 
 @pytest.fixture

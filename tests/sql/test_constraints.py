@@ -6,9 +6,9 @@ The clients refuse such values before; these rows are written by hand, behind th
 from __future__ import annotations
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import DatabaseError
-from roost.testing.job_table import JobTable
 
 INFINITE = ["'infinity'", "'-infinity'", "'0044-03-15 BC'", "'0001-06-01Z'", "'9999-01-01Z'"]
 TIMES = {

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, DatabaseError, SchemaError
 from roost._ops import schema
 from roost._ops.query import Row
 from roost._sql import Migration, functions, migrations
-from roost.testing.job_table import JobTable
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.record import encode_jobs
 from roost._ops.claim import as_datetime
 from roost._ops.inspect import list_queues
 from roost._sql import Statement, statements
-from roost.testing.job_table import JobTable
 
 FINISHED, FUTURE, DUE, EXECUTING, DISCARDED = 200_000, 50_000, 2_000, 300, 12_000
 

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.support.job_table import JobTable
 
 import roost._sql
 from roost._sql import STAGES, Statement, statements
-from roost.testing.job_table import JobTable
 
 FOLDER = Path(roost._sql.__file__).parent
 STATEMENTS = [statement for stage in STAGES for statement in statements(stage).values()]

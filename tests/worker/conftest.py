@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, HandlerRegistry, Worker
-from roost.testing.job_table import JobTable
 
 _HAND_OVER = """
 with taken as (

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import HandlerRegistry, Worker, job
 from roost._worker.alertness import (
@@ -19,9 +22,6 @@ from roost._worker.alertness import (
     WINDOW,
     Alertness,
 )
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 MakeWorker = Callable[..., Worker]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
 
 from roost import HandlerRegistry, JobInsert, Worker, job
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import AsyncRoost, CronNotFoundError, HandlerRegistry, Worker, cron, job
 from roost._ops import cron as cron_ops
@@ -18,9 +21,6 @@ from roost._ops.query import Op
 from roost._worker.lanes.cron import CronLane
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, DatabaseUnavailableError, HandlerRegistry, JobInsert, Worker, job
 from roost._ops.query import Op
 from roost._worker.runtime import Runtime
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

@@ -8,14 +8,14 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 import pytest
 from anyio import to_thread
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.proxy import Proxy
+from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Worker, job
 from roost._ops.control import cancel_job
 from roost._ops.upkeep import rescue_jobs
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.proxy import Proxy
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

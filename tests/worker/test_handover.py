@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 from tests.worker.conftest import hand_over
 
 from roost import AsyncRoost, HandlerRegistry, Job, Worker, job
@@ -17,9 +20,6 @@ from roost._ops.query import Op
 from roost._worker.lanes import fetch
 from roost._worker.lanes.limits import LimitsLane
 from roost._worker.runtime import Runtime
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

@@ -13,11 +13,11 @@ from uuid import UUID
 import anyio
 import pytest
 from pydantic import BaseModel, field_serializer
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import HandlerRegistry, SnoozeJob, Worker, job
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import HandlerRegistry, Worker, job
 from roost._model.interrupts import is_ctrl_c
-from roost.testing.job_table import JobTable
 
 
 @pytest.mark.parametrize("colour", ["async", "thread"])

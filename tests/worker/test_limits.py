@@ -7,13 +7,13 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import HandlerRegistry, Hooks, Job, JobInsert, SnoozeJob, Worker, job
 from roost._ops.control import cancel_job
 from roost._worker.lanes import execute, fetch
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 from tests.worker.conftest import hand_over
 
 from roost import (
@@ -24,9 +27,6 @@ from roost import (
 from roost._ops.claim import Claimed
 from roost._worker.claiming import Claims
 from roost._worker.lanes import fetch
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

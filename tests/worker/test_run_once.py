@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
 
 from roost import HandlerRegistry, JobInsert, SnoozeJob, Worker, fixed, job
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
 
 pytestmark = pytest.mark.anyio
 

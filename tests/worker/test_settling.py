@@ -9,6 +9,9 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, JobInsert, Worker, job
 from roost._drivers.base import run_sync
@@ -22,9 +25,6 @@ from roost._worker.farewell import Unfinished, hand_back
 from roost._worker.lanes import listen
 from roost._worker.lanes import settle as settle_lane
 from roost._worker.unwritten import Postponed
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

@@ -14,6 +14,9 @@ import pytest
 import trio
 from anyio import to_thread
 from anyio.lowlevel import checkpoint
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import (
     DatabaseError,
@@ -28,9 +31,6 @@ from roost._ops.upkeep import release_unheld
 from roost._worker.claiming import Claims
 from roost._worker.lanes import fetch
 from roost._worker.running import Reason, RunningJob
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

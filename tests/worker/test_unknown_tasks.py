@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Worker, fixed, job
 from roost._worker.lanes import unknown_tasks
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

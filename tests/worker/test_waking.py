@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import HandlerRegistry, SnoozeJob, Worker, fixed, job
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

@@ -13,11 +13,11 @@ from uuid import UUID, uuid4
 import anyio
 import pytest
 from pydantic import BaseModel, Field
+from tests.support.conformance.cases import eventually
+from tests.support.job_table import JobTable
+from tests.support.working import working
 
 from roost import HandlerRegistry, JobInsert, Worker, job
-from roost.testing.conformance.cases import eventually
-from roost.testing.job_table import JobTable
-from roost.testing.working import working
 
 pytestmark = pytest.mark.anyio
 

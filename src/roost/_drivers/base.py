@@ -2,7 +2,7 @@
 
 Every driver translates its own errors into `roost.exceptions.DatabaseError` (or the subclass
 `DatabaseUnavailableError`, when trying again later may help) inside these calls, so nothing above
-this layer catches a driver's exception. The contract is checked by `roost.testing.conformance`.
+this layer catches a driver's exception. The contract is checked by `tests.support.conformance`.
 """
 
 from __future__ import annotations

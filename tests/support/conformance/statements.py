@@ -1,14 +1,10 @@
-# ruff: noqa: S101  (these are tests)
 """What is asked of one ``AsyncConnection``: values, refusals, transactions."""
 
 from __future__ import annotations
 
 import pytest
-
-from roost._drivers.base import AsyncConnection, AsyncDriver, Connection
-from roost.exceptions import DatabaseError, DatabaseUnavailableError
-from roost.testing.conformance.base import AsyncConformance, terminate
-from roost.testing.conformance.cases import (
+from tests.support.conformance.base import AsyncConformance, terminate
+from tests.support.conformance.cases import (
     PERMANENT,
     REFUSED,
     TEMPORARY,
@@ -18,6 +14,9 @@ from roost.testing.conformance.cases import (
     sql,
     value,
 )
+
+from roost._drivers.base import AsyncConnection, AsyncDriver, Connection
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 
 class StatementConformance(AsyncConformance):

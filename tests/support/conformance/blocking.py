@@ -1,4 +1,3 @@
-# ruff: noqa: S101  (these are tests)
 """What is asked of a blocking ``Connection``."""
 
 from __future__ import annotations
@@ -6,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from roost._drivers.base import Connection
-from roost.exceptions import DatabaseError, DatabaseUnavailableError
-from roost.testing.conformance.cases import (
+from tests.support.conformance.cases import (
     PERMANENT,
     REFUSED,
     TEMPORARY,
@@ -19,6 +15,9 @@ from roost.testing.conformance.cases import (
     sql,
     value,
 )
+
+from roost._drivers.base import Connection
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 
 class DriverConformance:

@@ -1,4 +1,3 @@
-# ruff: noqa: S101  (these are tests)
 """What is asked of a ``Listener``: nothing lost, and a dead one noticed."""
 
 from __future__ import annotations
@@ -8,11 +7,11 @@ from collections.abc import Sequence
 
 import anyio
 import pytest
+from tests.support.conformance.base import AsyncConformance, backends, terminate, until_gone
+from tests.support.conformance.cases import value
 
 from roost._drivers.base import AsyncDriver, Connection, Listener, Notification
 from roost.exceptions import DatabaseUnavailableError
-from roost.testing.conformance.base import AsyncConformance, backends, terminate, until_gone
-from roost.testing.conformance.cases import value
 
 
 def _notify(observer: Connection, channel: str, payload: str) -> None:
@@ -64,7 +63,7 @@ class ListenConformance(AsyncConformance):
     async def test_a_cancelled_receive_loses_nothing(
         self, driver: AsyncDriver, app: str, observer: Connection
     ) -> None:
-        chance = random.Random(3)  # noqa: S311  (no secret)
+        chance = random.Random(3)
         received: list[Notification] = []
         async with driver.listener(["c"], application_name=app) as listener:
             for number in range(200):

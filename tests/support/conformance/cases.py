@@ -84,7 +84,7 @@ async def eventually(condition: Callable[[], bool], *, within: float = 20.0) -> 
     :raises TimeoutError: it did not.
     """
     with anyio.fail_after(within):
-        while not condition():  # noqa: ASYNC110  (the server does not call us)
+        while not condition():
             await anyio.sleep(0.005)
 
 

@@ -84,11 +84,11 @@ class JobTable:
 
     def column(self, job_id: int, name: str) -> Any:
         """Return one column of a job, also those that `Job` does not show."""
-        return self.value(f"select {name} from roost.jobs where id = $1::bigint", job_id)  # noqa: S608
+        return self.value(f"select {name} from roost.jobs where id = $1::bigint", job_id)
 
     def change(self, job_id: int, assignments: str) -> None:
         """Change a row behind Roost's back: ``assignments`` is what follows SET."""
-        self.rows(f"update roost.jobs set {assignments} where id = $1::bigint", job_id)  # noqa: S608
+        self.rows(f"update roost.jobs set {assignments} where id = $1::bigint", job_id)
 
     def states(self) -> dict[str, int]:
         """Return how many jobs are in each state."""

@@ -1,4 +1,3 @@
-# ruff: noqa: S101  (these are tests)
 """What is asked of an ``AsyncPool``: bounds, healing, closing, nothing leaked."""
 
 from __future__ import annotations
@@ -7,11 +6,11 @@ import random
 
 import anyio
 import pytest
+from tests.support.conformance.base import AsyncConformance, backends, terminate, until_gone
+from tests.support.conformance.cases import sql
 
 from roost._drivers.base import AsyncDriver, AsyncPool, Connection
 from roost.exceptions import ClosedError, DatabaseUnavailableError
-from roost.testing.conformance.base import AsyncConformance, backends, terminate, until_gone
-from roost.testing.conformance.cases import sql
 
 
 class PoolConformance(AsyncConformance):
@@ -94,7 +93,7 @@ class PoolConformance(AsyncConformance):
     async def test_a_storm_of_cancelled_users_leaks_nothing(
         self, driver: AsyncDriver, app: str, observer: Connection
     ) -> None:
-        chance = random.Random(11)  # noqa: S311  (no secret)
+        chance = random.Random(11)
         # One who does not wait at all and one who waits to the end, however slow the machine is.
         patiences = [0.0, *(chance.random() * 0.04 for _ in range(48)), 60.0]
         answered = 0

@@ -1,4 +1,3 @@
-# ruff: noqa: S101  (these are tests)
 """What a cancel leaves behind: no statement, no transaction, no connection in between."""
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.support.conformance.base import AsyncConformance, backends, until_gone
+from tests.support.conformance.cases import eventually, script, sql, value
 
 from roost._drivers.base import AsyncDriver, AsyncPool, Connection
 from roost.exceptions import DatabaseUnavailableError
-from roost.testing.conformance.base import AsyncConformance, backends, until_gone
-from roost.testing.conformance.cases import eventually, script, sql, value
 
 ENOUGH_STEPS = 10
 """Of a loop. On a busy machine a server may have answered before the second."""
@@ -145,7 +144,7 @@ class CancelConformance(AsyncConformance):
     async def test_random_cancels_never_mix_up_answers(
         self, driver: AsyncDriver, app: str, observer: Connection
     ) -> None:
-        chance = random.Random(7)  # noqa: S311  (no secret)
+        chance = random.Random(7)
         async with self.pool_of(driver, app, size=2) as pool:
             for number in range(150):
                 with anyio.move_on_after(chance.randrange(_SHORT) / 10_000):

@@ -79,7 +79,7 @@ async def proxy_to(host: str, port: int) -> AsyncIterator[Proxy]:
     """
     proxy = Proxy(host, port)
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    proxy.port = listener.extra(SocketAttribute.local_port)  # noqa: S610  (not Django's)
+    proxy.port = listener.extra(SocketAttribute.local_port)
     async with listener, anyio.create_task_group() as group:
         group.start_soon(listener.serve, proxy.handle)
         yield proxy

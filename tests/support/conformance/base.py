@@ -1,4 +1,3 @@
-# ruff: noqa: S101  (these are tests)
 """What the awaiting suites share: the driver under test, and an eye on the server."""
 
 from __future__ import annotations
@@ -8,10 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
+from tests.support.conformance.cases import eventually, value
 
 from roost._drivers.base import AsyncDriver, AsyncPool, Connection
 from roost._drivers.psycopg_sync import connect
-from roost.testing.conformance.cases import eventually, value
 
 
 class AsyncConformance:

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from tests.support.job_table import JobTable
+
 from roost._model.cron import CronEntry, CronInfo
 from roost._model.job import JobInsert
 from roost._ops import cron
 from roost._ops.cron import Declaration
 from roost._ops.query import Op, Query
-from roost.testing.job_table import JobTable
 
 T = TypeVar("T")
 

@@ -1,8 +1,7 @@
-# ruff: noqa: S101, ARG002  (these are tests)
-"""What ``conn=`` must do with every kind of connection that is accepted.
+"""Tests of ``conn=`` that every accepted kind of connection must pass.
 
-Subclass `AdoptionConformance` and give it the fixture ``door``. Blocking kinds pass the same tests:
-`Door.client` makes their client awaitable.
+Subclass `BorrowingConformance` and give it the fixture ``kind``. Blocking kinds pass the same
+tests: `ConnectionKind.client` makes their client awaitable.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from uuid import UUID
 
 import attrs
 import pytest
+from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
@@ -31,11 +31,10 @@ from roost import (
     Roost,
     UnknownParentError,
 )
-from roost.testing.job_table import JobTable
 
 
 @attrs.frozen
-class Door:
+class ConnectionKind:
     """One kind of connection.
 
     :param open: from a DSN, the connection in a transaction, which commits at the end of the block
@@ -122,55 +121,57 @@ BAD_FIELDS: list[dict[str, Any]] = [
 ]
 
 
-class AdoptionConformance:
-    """Subclasses have a fixture ``door``."""
+class BorrowingConformance:
+    """Subclasses have a fixture ``kind``."""
 
     @pytest.fixture
-    async def client(self, anyio_backend: object, door: Door, dsn: str) -> AsyncIterator[Any]:
+    async def client(
+        self, anyio_backend: object, kind: ConnectionKind, dsn: str
+    ) -> AsyncIterator[Any]:
         """Yield the client that this kind of connection is for."""
-        async with door.client(dsn) as client:
+        async with kind.client(dsn) as client:
             yield client
 
     async def test_a_commit_leaves_one_also_as_the_first_statement(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             job_id = await client.enqueue("work", args={"n": 1}, conn=conn)
             assert table.states() == {}
         assert table.get(job_id).args == {"n": 1}
         assert table.states() == {"available": 1}
 
     async def test_a_rollback_leaves_nothing_also_as_the_first_statement(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
-        async with undone(door.transaction(dsn)) as conn:
+        async with undone(kind.transaction(dsn)) as conn:
             await client.enqueue("work", conn=conn)
         assert table.states() == {}
 
     async def test_the_callers_own_changes_share_its_fate(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
         table.script("create table orders (id int)")
-        async with undone(door.transaction(dsn)) as conn:
-            await door.run(conn, "insert into orders values (1)")
+        async with undone(kind.transaction(dsn)) as conn:
+            await kind.run(conn, "insert into orders values (1)")
             await client.enqueue("work", conn=conn)
         assert table.value("select count(*) from orders") == 0
         assert table.states() == {}
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             await client.enqueue("work", conn=conn)
-            await door.run(conn, "insert into orders values (2)")
+            await kind.run(conn, "insert into orders values (2)")
         assert table.value("select id from orders") == 2
         assert table.states() == {"available": 1}
 
     async def test_several_at_once(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
         jobs = [JobInsert("work", {"n": n}, unique_key=f"key {n % 4}") for n in range(5)]
-        async with undone(door.transaction(dsn)) as conn:
+        async with undone(kind.transaction(dsn)) as conn:
             assert await client.enqueue_many(jobs, conn=conn) == 5
             assert await client.enqueue_all([JobInsert("work")], conn=conn) != [None]
         assert table.states() == {}
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             ids = await client.enqueue_all(jobs, conn=conn)
             assert await client.enqueue_many([JobInsert("work"), *jobs], conn=conn) == 6
         assert ids[4] is None
@@ -178,13 +179,13 @@ class AdoptionConformance:
         assert table.states() == {"available": 5}
 
     async def test_jobs_may_depend_on_jobs_of_the_transaction(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
         earlier = table.add("earlier")
-        async with undone(door.transaction(dsn)) as conn:
+        async with undone(kind.transaction(dsn)) as conn:
             await client.enqueue("child", depends_on=[earlier], conn=conn)
         assert table.value("select count(*) from roost.dependencies") == 0
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             parent = await client.enqueue("parent", conn=conn)
             child = await client.enqueue("child", depends_on=[parent, earlier], conn=conn)
             await client.enqueue_many([JobInsert("child", depends_on=[child])], conn=conn)
@@ -192,18 +193,18 @@ class AdoptionConformance:
         assert table.value("select count(*) from roost.dependencies") == 3
 
     async def test_an_unknown_parent_leaves_the_transaction_usable(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             with pytest.raises(UnknownParentError, match="987654"):
                 await client.enqueue("child", depends_on=[987654], conn=conn)
             await client.enqueue("work", conn=conn)
         assert table.states() == {"available": 1}
 
     async def test_a_duplicate_leaves_the_transaction_usable(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             first = await client.enqueue("work", unique_key="key", conn=conn)
             with pytest.raises(DuplicateUniqueJobError) as caught:
                 await client.enqueue("work", unique_key="key", conn=conn)
@@ -212,9 +213,9 @@ class AdoptionConformance:
         assert table.states() == {"available": 2}
 
     async def test_bad_input_is_refused_before_the_transaction_is_touched(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             good = await client.enqueue("work", conn=conn)
             for fields in BAD_FIELDS:
                 with pytest.raises(InvalidJobError):
@@ -225,19 +226,19 @@ class AdoptionConformance:
         assert [row[0] for row in table.rows("select id from roost.jobs")] == [good]
 
     async def test_percent_signs_and_placeholders_in_values_stay_what_they_are(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
         args = {"100%": "%s %(x)s $1 :a ? -- no comment", "é": '"\\'}
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             job_id = await client.enqueue("work", args=args, tags=["50% {,}"], conn=conn)
         assert table.get(job_id).args == args
         assert table.get(job_id).tags == ["50% {,}"]
 
-    async def test_rich_values_are_stored_as_by_any_other_door(
-        self, client: Any, door: Door, dsn: str, table: JobTable
+    async def test_rich_values_are_stored_as_without_conn(
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
         args = {"at": datetime(2026, 1, 2, tzinfo=UTC), "id": UUID(int=7), "sum": Decimal("1.10")}
         without = await client.enqueue("work", args=args)
-        async with door.transaction(dsn) as conn:
+        async with kind.transaction(dsn) as conn:
             within = await client.enqueue("work", args=args, conn=conn)
         assert table.column(within, "args::text") == table.column(without, "args::text")

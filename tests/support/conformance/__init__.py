@@ -14,11 +14,11 @@ and the same for a blocking one, with `DriverConformance` and ``make_connection`
 each ``anyio_backend`` that the test run provides.
 """
 
-from roost.testing.conformance.blocking import DriverConformance as DriverConformance
-from roost.testing.conformance.cancelling import CancelConformance
-from roost.testing.conformance.listening import ListenConformance
-from roost.testing.conformance.pooling import PoolConformance
-from roost.testing.conformance.statements import StatementConformance
+from tests.support.conformance.blocking import DriverConformance as DriverConformance
+from tests.support.conformance.cancelling import CancelConformance
+from tests.support.conformance.listening import ListenConformance
+from tests.support.conformance.pooling import PoolConformance
+from tests.support.conformance.statements import StatementConformance
 
 
 class AsyncDriverConformance(
