@@ -126,7 +126,7 @@ def test_a_result_write_whose_answer_is_lost_costs_no_second_run(
 # As short as a test needs them. With the real ones a batch in flight is given up after 30 s and 5 s
 # more for its cancel request, and the stop below takes the watchdog's 7 s (measured: 8.1 s in all).
 SHORT = {
-    "roost._drivers.psycopg_anyio.connection:CLEANUP_TIMEOUT": 0.5,
+    "roost._drivers.base:CLEANUP_TIMEOUT": 0.5,
     "roost._worker.lanes.settle:SETTLE_TIMEOUT": 1.0,
     "roost._worker.lanes.fetch:CLAIM_TIMEOUT": 1.0,
     "roost._worker.lanes.listen:PROBE_INTERVAL": 0.5,

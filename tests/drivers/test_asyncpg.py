@@ -21,8 +21,8 @@ from tests.support.conformance.cases import sql
 from tests.support.conformance.statements import StatementConformance
 from tests.support.proxy import proxy_to
 
-from roost._drivers import select
-from roost._drivers.asyncpg import AsyncpgDriver, connection
+from roost._drivers import base, select
+from roost._drivers.asyncpg import AsyncpgDriver
 from roost._drivers.asyncpg.connection import AsyncpgConnection
 from roost._drivers.asyncpg.parameters import read_dsn
 from roost._drivers.asyncpg.sockets import socket_of
@@ -126,7 +126,7 @@ async def test_a_cancel_request_that_never_arrives_closes_the_connection(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(asyncpg.connect_utils, "_cancel", lose)
-    monkeypatch.setattr(connection, "CLEANUP_TIMEOUT", 0.1)
+    monkeypatch.setattr(base, "CLEANUP_TIMEOUT", 0.1)
     lent = AsyncpgDriver(empty_dsn).pool(max_size=1)
     async with lent.acquire() as one:
         with anyio.fail_after(5), anyio.move_on_after(0.02) as scope:

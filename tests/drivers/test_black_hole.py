@@ -13,9 +13,7 @@ from tests.support.proxy import Proxy, proxy_to
 
 from roost._drivers import base
 from roost._drivers.asyncpg import AsyncpgDriver
-from roost._drivers.asyncpg import connection as asyncpg_connection
 from roost._drivers.psycopg_anyio import PsycopgDriver
-from roost._drivers.psycopg_anyio import connection as psycopg_connection
 from roost._ops.query import Op
 from roost.exceptions import DatabaseUnavailableError
 
@@ -38,8 +36,7 @@ async def proxied(dsn: str) -> AsyncIterator[tuple[Proxy, str]]:
 
 @pytest.fixture(autouse=True)
 def short_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (psycopg_connection, asyncpg_connection):
-        monkeypatch.setattr(module, "CLEANUP_TIMEOUT", CLEANUP)
+    monkeypatch.setattr(base, "CLEANUP_TIMEOUT", CLEANUP)
 
 
 @pytest.fixture(params=[PsycopgDriver, AsyncpgDriver])

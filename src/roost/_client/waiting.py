@@ -14,6 +14,7 @@ import anyio
 import attrs
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, Listener
+from roost._drivers.shield import shielded
 from roost._model.job import JobOutcome
 from roost._model.logs import StructuredLogger
 from roost.exceptions import DatabaseUnavailableError
@@ -86,7 +87,7 @@ class Waiting:
                 # It may have been called to listen, and leaves instead.
                 self._call_another(waiter)
             if not self._waiters:
-                with anyio.move_on_after(CLEANUP_TIMEOUT, shield=True):
+                with shielded(CLEANUP_TIMEOUT):
                     await self._stop_listening()
         if not waiter.answered:
             message = f"the database did not answer within {timeout:g} s"

@@ -37,6 +37,12 @@ leases that is less than `CLEANUP_TIMEOUT`, and a handler that is in a transacti
 longer for a database that doesn't answer.
 """
 
+
+def cleanup_timeout() -> float:
+    """Return the seconds that one clean-up may take in this context."""
+    return min(CLEANUP_TIMEOUT, cleanup_bound.get())
+
+
 MAX_LIFETIME = 3600.0
 """Seconds after which a pooled connection is replaced, less up to a tenth, so that not all go at
 once."""

@@ -20,9 +20,10 @@ import asyncpg
 from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.asyncpg.parameters import Parameters
 from roost._drivers.asyncpg.sockets import is_closing_or_unread, set_options, shut_down
-from roost._drivers.base import CLEANUP_TIMEOUT, cleanup_bound
+from roost._drivers.base import cleanup_timeout
 from roost._drivers.hosts import in_order, trying
 from roost._drivers.preparing import Preparing
+from roost._drivers.shield import shielded
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError, DatabaseUnavailableError, InvalidSettingError
@@ -192,7 +193,7 @@ class AsyncpgConnection:
         except BaseException:
             execution.add_done_callback(_forget)
             try:
-                with anyio.move_on_after(min(CLEANUP_TIMEOUT, cleanup_bound.get()), shield=True):
+                with shielded(cleanup_timeout()):
                     await asyncio.wait([execution])
             finally:
                 if not execution.done():
@@ -214,7 +215,7 @@ class AsyncpgConnection:
         """
         answered = False
         try:
-            with anyio.move_on_after(min(CLEANUP_TIMEOUT, cleanup_bound.get()), shield=True):
+            with shielded(cleanup_timeout()):
                 with suppress(asyncpg.PostgresError):
                     await self.raw.execute(command)
                 answered = True

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import psycopg
 from psycopg import pq
 
-from roost._drivers.base import CLEANUP_TIMEOUT, cleanup_bound
+from roost._drivers.base import cleanup_timeout
 from roost._drivers.preparing import LOST, Preparing
 from roost._drivers.psycopg_anyio.connection import AnyioConnection
 from roost._drivers.psycopg_anyio.waiting import READ, ready_now
@@ -23,6 +23,7 @@ from roost._drivers.psycopg_setup import (
     checks_nothing,
     is_pooled,
 )
+from roost._drivers.shield import shielded
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError
@@ -163,9 +164,8 @@ class PsycopgConnection:
         Failed, it is not idle afterwards.
         """
         if self.raw.pgconn.transaction_status in _IN_TRANSACTION:
-            with anyio.move_on_after(min(CLEANUP_TIMEOUT, cleanup_bound.get()), shield=True):
-                with suppress(psycopg.Error):
-                    await self.raw.rollback()
+            with shielded(cleanup_timeout()), suppress(psycopg.Error):
+                await self.raw.rollback()
 
     def kill(self) -> None:
         """Close at once; safe to call twice."""

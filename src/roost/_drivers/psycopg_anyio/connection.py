@@ -20,10 +20,11 @@ from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import AsyncRowFactory, Row
 
-from roost._drivers.base import CLEANUP_TIMEOUT, cleanup_bound
+from roost._drivers.base import cleanup_timeout
 from roost._drivers.psycopg_anyio import opening
 from roost._drivers.psycopg_anyio.private_names import check_connection
 from roost._drivers.psycopg_anyio.waiting import READ, WRITE, Exchange, until_ready
+from roost._drivers.shield import shielded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +118,7 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             return
         settled = False
         try:
-            with anyio.move_on_after(min(CLEANUP_TIMEOUT, cleanup_bound.get()), shield=True):
+            with shielded(cleanup_timeout()):
                 if not self._uncancellable:
                     await self._cancel_until_ended(exchange)
                 else:
