@@ -80,7 +80,7 @@ def test_only_the_helper_shields_and_always_with_a_deadline() -> None:
         "with anyio.move_on_after(5, True): ...",
         "with anyio.fail_after(5, True): ...",
         "scope = anyio.CancelScope(shield=must_finish)",
-        "scope.shield = True",
+        "scope.shield = must_finish",
         "self._scope.shield, other = True, 1",
         "with shielded(): ...",
         "with shielded(5, 6): ...",
