@@ -42,7 +42,7 @@ from roost import JobInsert, fixed
 from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
-from roost._model.record import encode_batch, encode_jobs
+from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.verdict import Lease, Verdict, judge
 from roost._ops import claim, control, enqueue, handover, inspect, schema, settle, upkeep
 from roost._ops.query import Op

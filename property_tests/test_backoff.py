@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from roost import BackoffStrategy, exponential, fixed, linear
-from roost._model.backoff import LONGEST, delay_after
+from roost._model.backoff import MAX_DELAY, delay_after
 from roost.exceptions import InvalidSettingError
 
 ATTEMPTS = st.integers(1, 10**6)
@@ -81,6 +81,6 @@ def test_a_delay_is_sane_whatever_a_strategy_answers_or_raises(
 
     delay = delay_after(attempt, strategy)
     assert type(delay) is float
-    assert 0 <= delay <= LONGEST
-    if isinstance(answer, float) and 0 <= answer <= LONGEST:
+    assert 0 <= delay <= MAX_DELAY
+    if isinstance(answer, float) and 0 <= answer <= MAX_DELAY:
         assert delay == answer

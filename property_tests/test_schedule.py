@@ -203,7 +203,7 @@ def test_the_last_ticks_are_the_end_of_all(expression: Expression, place: Place,
     schedule = Schedule(expression.text, place.zone)
     until = place.moment + 30 * HOUR
     every = list(schedule.ticks(after=until - 2 * HOUR, until=until))
-    last = schedule.last_until(until, after=place.moment, most=most)
+    last = schedule.last_until(until, after=place.moment, limit=most)
     assert last[-len(every) :] == every[-most:] if every else len(last) <= most
     assert last == sorted(set(last))
     assert all(schedule.next_after(tick - SECOND) == tick for tick in last)

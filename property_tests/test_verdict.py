@@ -13,12 +13,12 @@ from property_tests.test_codec import through_jsonb
 from property_tests.values import SURROGATES, Box, Hostile, Traps, hostiles
 
 from roost import SnoozeJob, fixed
-from roost._model.backoff import LONGEST
+from roost._model.backoff import MAX_DELAY
 from roost._model.codec import encode
 from roost._model.states import Event, JobState
 from roost._model.verdict import (
-    MAX_ERROR,
-    MAX_TRACE,
+    MAX_ERROR_CHARS,
+    MAX_TRACE_CHARS,
     CancelRequested,
     Ending,
     Interrupted,
@@ -27,8 +27,8 @@ from roost._model.verdict import (
     Returned,
     TimedOut,
     Verdict,
-    describe,
     judge,
+    settle_record,
 )
 
 LEASE = Lease(job_id=1, worker_id=2, lease_no=3)
@@ -126,15 +126,15 @@ def test_every_ending_has_a_verdict_that_postgres_can_store(
     verdict = reach(ending, attempt, max_attempts)
 
     assert verdict.lease == LEASE
-    assert verdict.delay is None or 0 <= verdict.delay <= LONGEST
+    assert verdict.delay is None or 0 <= verdict.delay <= MAX_DELAY
     if verdict.result is not None:
         through_jsonb(postgres, verdict.result)
-    record = json.loads(through_jsonb(postgres, encode(describe(verdict))))
+    record = json.loads(through_jsonb(postgres, encode(settle_record(verdict))))
     assert record["error"] == verdict.error
     if verdict.error is not None:
         assert verdict.error.keys() == {"error", "trace"}
-        assert 0 < len(verdict.error["error"]) <= MAX_ERROR
-        assert len(verdict.error["trace"]) <= MAX_TRACE
+        assert 0 < len(verdict.error["error"]) <= MAX_ERROR_CHARS
+        assert len(verdict.error["trace"]) <= MAX_TRACE_CHARS
 
 
 @given(ending=endings().map(Box), attempt=st.integers(1, 5), max_attempts=st.integers(1, 5))
@@ -175,7 +175,7 @@ def test_a_snooze_that_was_tampered_with_is_a_failure_or_within_bounds(seconds: 
     assume(verdict.event is not Event.RETRY)
     assert verdict.event is Event.SNOOZE
     assert verdict.delay is not None
-    assert 0 <= verdict.delay <= LONGEST
+    assert 0 <= verdict.delay <= MAX_DELAY
 
 
 def reach(ending: Box, attempt: int, max_attempts: int) -> Verdict:

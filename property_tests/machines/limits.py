@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from tests.support.job_table import JobTable
 
 from roost import JobInsert, TaskDefaults
-from roost._model.record import encode_jobs
+from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import claim_jobs, claim_limited_jobs

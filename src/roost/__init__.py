@@ -17,7 +17,7 @@ from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo
 from roost._model.registry import HandlerRegistry, TaskDefaults
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
-from roost._model.typed import TaskCall, call
+from roost._model.task_call import TaskCall, call
 from roost._worker.current import current_job
 from roost._worker.worker import Worker
 from roost.exceptions import (
@@ -46,7 +46,7 @@ from roost.exceptions import (
     WorkerShutdown,
 )
 
-_interrupt.end_as_usual()
+_interrupt.restore_sigint()
 
 __all__ = [
     "AsyncRoost",

@@ -3,7 +3,7 @@
 from roost import _interrupt
 
 if __name__ == "__main__":
-    _interrupt.end_quietly()
+    _interrupt.exit_on_sigint()
     from roost.cli import main
 
     main()

@@ -24,7 +24,7 @@ def is_command() -> bool:
     return script.stem == "roost" and script.parent == Path(sys.executable).parent
 
 
-def end_quietly() -> None:
+def exit_on_sigint() -> None:
     """Exit with `INTERRUPTED` on SIGINT, unless another handler is set."""
     if threading.current_thread() is threading.main_thread() and (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -32,8 +32,8 @@ def end_quietly() -> None:
         signal.signal(signal.SIGINT, _exit)
 
 
-def end_as_usual() -> None:
-    """Undo `end_quietly`."""
+def restore_sigint() -> None:
+    """Undo `exit_on_sigint`."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -44,4 +44,4 @@ def _exit(*_: object) -> None:
 
 
 if is_command():  # by the first import of the package, before that of all it needs
-    end_quietly()
+    exit_on_sigint()

@@ -56,9 +56,9 @@ def test_options_make_a_new_call_and_add_up() -> None:
     bare = roost.call(send, 1)
     one = bare.options(queue="mail", priority=3)
     two = one.options(priority=4, tags=["a"])
-    assert bare.chosen == {}
-    assert one.chosen == {"queue": "mail", "priority": 3}
-    assert two.chosen == {"queue": "mail", "priority": 4, "tags": ["a"]}
+    assert bare.overrides == {}
+    assert one.overrides == {"queue": "mail", "priority": 3}
+    assert two.overrides == {"queue": "mail", "priority": 4, "tags": ["a"]}
     assert two.args == bare.args
 
 

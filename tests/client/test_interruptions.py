@@ -95,12 +95,12 @@ def test_every_call_ends_behind_a_locked_table(
 @pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each call half a second instead of thirty."""
-    construct: Callable[..., None] = cast(Any, calls.Call).__init__
+    construct: Callable[..., None] = cast(Any, calls.DatabaseCall).__init__
 
     def construct_brief(*args: object, **kwargs: object) -> None:
         construct(*args, **{**kwargs, "timeout": 0.5})
 
-    monkeypatch.setattr(calls.Call, "__init__", construct_brief)
+    monkeypatch.setattr(calls.DatabaseCall, "__init__", construct_brief)
 
 
 def test_an_enqueue_in_the_callers_transaction_ends_too(

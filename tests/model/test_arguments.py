@@ -36,7 +36,7 @@ from pydantic import (
 from roost import HandlerRegistry, InvalidJobError, JobInsert, job
 from roost._model import arguments
 from roost._model.arguments import handler_arguments, read_model
-from roost._model.record import encode_batch, encode_jobs
+from roost._model.encoding import encode_batch, encode_jobs
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ODD = timezone(timedelta(hours=1, seconds=30))

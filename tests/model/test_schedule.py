@@ -331,7 +331,7 @@ def test_the_last_ticks_are_the_last_of_all_ticks(
 ) -> None:
     schedule = Schedule(expression, "Europe/Berlin")
     every = list(schedule.ticks(after=NOW - back, until=NOW))
-    assert schedule.last_until(NOW, after=NOW - back, most=most) == every[-most:]
+    assert schedule.last_until(NOW, after=NOW - back, limit=most) == every[-most:]
 
 
 def test_a_tick_at_either_end_counts_at_the_newer_one_only() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from roost import HandlerRegistry, InvalidJobError, InvalidSettingError, JobInsert
-from roost._model.record import encode_batch, encode_jobs
+from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.settings import WorkerSettings
 from roost._model.verdict import result_as_json
 
@@ -52,13 +52,13 @@ def test_by_default_16_mib_are_taken() -> None:
     "value", ["x" * 999, "é" * 500, ["x" * 600, "x" * 600], [1] * 1_001, {"text": "x" * 1_000}]
 )
 def test_a_note_replaces_a_result_that_is_too_large(value: object) -> None:
-    note = json.loads(result_as_json(value, most=1_000))["roost.unserializable"]
+    note = json.loads(result_as_json(value, maximum=1_000))["roost.unserializable"]
     assert note.startswith(f"{type(value).__name__}: its JSON text of at least ")
     assert note.endswith("bytes exceeds max_result_bytes (1,000)")
 
 
 def test_a_result_as_long_as_the_limit_is_stored() -> None:
-    assert result_as_json("x" * 998, most=1_000) == json.dumps("x" * 998)
+    assert result_as_json("x" * 998, maximum=1_000) == json.dumps("x" * 998)
 
 
 @pytest.mark.parametrize("value", [999, 0, -1, 1e6, 201 << 20, None])

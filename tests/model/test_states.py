@@ -41,14 +41,14 @@ def test_only_an_enqueue_comes_from_nowhere() -> None:
     new = {(move.event, move.target) for move in MOVES if move.source is None}
     assert new == {
         (Event.ENQUEUE, JobState.AVAILABLE),
-        (Event.HAND_OVER, JobState.EXECUTING),
+        (Event.DISPATCH, JobState.EXECUTING),
         (Event.PARENT_FAILED, JobState.CANCELLED),  # before the child was there
     }
 
 
 def test_only_a_claim_leads_to_executing_and_costs_an_attempt() -> None:
     for each in MOVES:
-        claim = each.event in {Event.CLAIM, Event.HAND_OVER}
+        claim = each.event in {Event.CLAIM, Event.DISPATCH}
         assert (each.target is JobState.EXECUTING) == claim
         assert (each.attempt == 1) == claim
 

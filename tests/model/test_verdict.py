@@ -7,12 +7,12 @@ import math
 import pytest
 
 from roost import JobState, SnoozeJob, fixed
-from roost._model.backoff import LONGEST
+from roost._model.backoff import MAX_DELAY
 from roost._model.codec import decode, encode
 from roost._model.states import Event
 from roost._model.verdict import (
-    MAX_ERROR,
-    MAX_TRACE,
+    MAX_ERROR_CHARS,
+    MAX_TRACE_CHARS,
     CancelRequested,
     Ending,
     Interrupted,
@@ -21,10 +21,10 @@ from roost._model.verdict import (
     Returned,
     TimedOut,
     Verdict,
-    clean,
-    describe,
     error_record,
     judge,
+    sanitize,
+    settle_record,
 )
 
 LEASE = Lease(1, 2, 3)
@@ -86,7 +86,7 @@ def test_a_timeout_names_its_limit() -> None:
 
 def test_a_snooze_is_bounded() -> None:
     assert judged(Raised(SnoozeJob(0))).delay == 0
-    assert judged(Raised(SnoozeJob(1e300))).delay == LONGEST
+    assert judged(Raised(SnoozeJob(1e300))).delay == MAX_DELAY
 
 
 @pytest.mark.parametrize("seconds", ["soon", None, math.nan, -1])
@@ -157,21 +157,21 @@ def test_an_error_record_is_bounded_and_keeps_the_end_of_the_trace() -> None:
     with pytest.raises(ValueError, match="x") as caught:
         sink(50)
     record = error_record(caught.value)
-    assert len(record["error"]) == MAX_ERROR
-    assert len(record["trace"]) == MAX_TRACE
+    assert len(record["error"]) == MAX_ERROR_CHARS
+    assert len(record["trace"]) == MAX_TRACE_CHARS
     assert record["error"].endswith("…")
     assert record["trace"].startswith("…")
 
 
 def test_cleaning_leaves_good_text_alone() -> None:
-    assert clean("grüß \N{HATCHING CHICK}\n", 100) == "grüß \N{HATCHING CHICK}\n"
-    assert clean("abcdef", 4) == "abc…"
-    assert clean("abcdef", 4, keep_end=True) == "…def"
-    assert clean("abcd", 4) == "abcd"
+    assert sanitize("grüß \N{HATCHING CHICK}\n", 100) == "grüß \N{HATCHING CHICK}\n"
+    assert sanitize("abcdef", 4) == "abc…"
+    assert sanitize("abcdef", 4, keep_end=True) == "…def"
+    assert sanitize("abcd", 4) == "abcd"
 
 
 def test_a_verdict_is_described_for_the_statement() -> None:
-    assert describe(judged(Raised(SnoozeJob(5)))) == {
+    assert settle_record(judged(Raised(SnoozeJob(5)))) == {
         "id": 1,
         "worker_id": 2,
         "lease_no": 3,

@@ -12,7 +12,7 @@ import pytest
 from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError, JobInsert, JobNotFoundError
-from roost._model.record import encode_jobs
+from roost._model.encoding import encode_jobs
 from roost._model.states import MOVES, Event, JobState
 from roost._model.verdict import Lease, Verdict
 from roost._ops import control
@@ -161,7 +161,7 @@ def test_an_enqueue_makes_the_moves_that_have_no_source(table: JobTable, dsn: st
         handed = table.run(insert_job(record, unique_key=None, hand_over=True))
     got = {
         table.get(table.add()).state: Event.ENQUEUE,
-        table.get(handed).state: Event.HAND_OVER,
+        table.get(handed).state: Event.DISPATCH,
         table.get(child).state: Event.PARENT_FAILED,
     }
     assert got == {move.target: move.event for move in MOVES if move.source is None}

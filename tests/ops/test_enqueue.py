@@ -13,7 +13,7 @@ from tests.ops.conftest import Crew
 from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError, JobInsert
-from roost._model.record import encode_batch, encode_jobs
+from roost._model.encoding import encode_batch, encode_jobs
 from roost._ops.enqueue import insert_alike, insert_batch, insert_job, insert_jobs
 from roost._ops.upkeep import set_asleep
 
@@ -293,7 +293,7 @@ def test_each_job_of_one_kind_gets_its_own_id_or_none(table: JobTable) -> None:
     keys = [None, "a", "taken", "b", "a", None, "b", None]
     jobs = [JobInsert("work", {"n": n}, unique_key=key) for n, key in enumerate(keys)]
     batch = encode_batch(jobs)
-    assert batch.alike
+    assert batch.homogeneous
     ids = table.run(insert_alike(batch.text, keys=keys))
     assert [job_id is None for job_id in ids] == [
         *(False, False, True, False),

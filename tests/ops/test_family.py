@@ -14,7 +14,7 @@ import pytest
 from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError, InvalidJobError, JobInsert, UnknownParentError
-from roost._model.record import encode_jobs
+from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
 from roost._ops.claim import ClaimedJob

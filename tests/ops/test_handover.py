@@ -13,7 +13,7 @@ from tests.support.conformance.cases import until
 from tests.support.job_table import JobTable
 
 from roost import JobInsert
-from roost._model.record import encode_jobs
+from roost._model.encoding import encode_jobs
 from roost._model.registry import TaskDefaults
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict

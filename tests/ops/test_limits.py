@@ -12,7 +12,7 @@ from tests.support.conformance.cases import until
 from tests.support.job_table import JobTable
 
 from roost import JobInsert, TaskDefaults
-from roost._model.record import encode_jobs
+from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
 from roost._ops import control

@@ -6,7 +6,7 @@ import pytest
 from tests.support.job_table import JobTable
 
 from roost import JobInsert
-from roost._model.record import encode_jobs
+from roost._model.encoding import encode_jobs
 from roost._ops.enqueue import insert_children
 from roost._ops.inspect import await_outcome
 

@@ -243,7 +243,7 @@ def test_a_lower_cap_shortens_what_is_there(table: JobTable) -> None:
 
 def test_a_verdict_names_no_state_that_its_event_does_not_lead_to(table: JobTable) -> None:
     claimed = claim_one(table)
-    for event in (Event.CLAIM, Event.HAND_OVER, Event.ENQUEUE):
+    for event in (Event.CLAIM, Event.DISPATCH, Event.ENQUEUE):
         with pytest.raises(LookupError):
             table.settle(Verdict(claimed.lease, event))
     assert table.get(claimed.lease.job_id).state == "executing"

@@ -13,7 +13,7 @@ import pytest
 from tests.support.job_table import JobTable
 
 from roost import JobInsert
-from roost._model.record import encode_jobs
+from roost._model.encoding import encode_jobs
 from roost._ops.claim import as_datetime
 from roost._ops.inspect import list_queues
 from roost._sql import Statement, statements
@@ -254,7 +254,7 @@ def test_completions_probe_their_rows(large: JobTable, with_children: bool) -> N
 @pytest.mark.parametrize("with_children", [False, True])
 def test_other_verdicts_probe_their_rows(large: JobTable, with_children: bool) -> None:
     records = verdicts(executing(large, 10))
-    plan = Plan(large, statement("settle.conclude"), records, 20, with_children)
+    plan = Plan(large, statement("settle.finish_unsuccessful"), records, 20, with_children)
     assert "jobs" not in plan.scanned
     assert plan.blocks < 800
 

@@ -11,8 +11,8 @@ from typing import Any, Self, TypeVar
 
 from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import connect
+from roost._model.encoding import encode_batch
 from roost._model.job import Job, JobInsert
-from roost._model.record import encode_batch
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import Claimed, Position, claim_jobs
 from roost._ops.enqueue import insert_batch

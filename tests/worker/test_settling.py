@@ -15,7 +15,7 @@ from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, JobInsert, Worker, job
 from roost._drivers.base import run_sync
-from roost._model.record import encode_jobs
+from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.enqueue import insert_job

@@ -18,7 +18,7 @@ T = TypeVar("T")
 class AsyncAdmin:
     """Admin verbs over ``_run`` of the facade."""
 
-    async def _run(self, call: calls.Call[T]) -> T:
+    async def _run(self, call: calls.DatabaseCall[T]) -> T:
         raise NotImplementedError
 
     async def get(self, job_id: int) -> Job:

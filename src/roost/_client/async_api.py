@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from roost._client import calls
 from roost._client.admin import AsyncAdmin
-from roost._client.loops import Loops
+from roost._client.loop_resources import ResourcesByLoop
 from roost._drivers.adopt import adopt
 from roost._drivers.base import AsyncConnection, run
 from roost._drivers.select import driver_for
@@ -24,9 +24,9 @@ from roost._model.job import (
     JobInsert,
     JobOutcome,
 )
-from roost._model.registry import HandlerRegistry, chosen_registry
+from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.settings import WorkerOptions, takes_worker_options
-from roost._model.typed import CallOptions
+from roost._model.task_call import CallOptions
 from roost._worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ class AsyncRoost(AsyncAdmin):
         self, dsn: str, *, registry: HandlerRegistry | None = None, driver: str | None = None
     ) -> None:
         self._dsn = dsn
-        self._registry = chosen_registry(registry)
+        self._registry = resolve_registry(registry)
         self._driver = driver_for(dsn, driver)
-        self._loops = Loops(self._driver, max_size=POOL_SIZE)
+        self._resources = ResourcesByLoop(self._driver, max_size=POOL_SIZE)
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,7 +80,7 @@ class AsyncRoost(AsyncAdmin):
 
         The connections of other event loops that still run are closed when those loops end.
         """
-        await self._loops.aclose()
+        await self._resources.aclose()
 
     async def setup_schema(self, conn: Any | None = None) -> None:
         """Apply the migration SQL. Idempotent, and safe to call from many processes at once.
@@ -224,7 +224,7 @@ class AsyncRoost(AsyncAdmin):
         :raises JobFailed: it ended in ``discarded`` or ``cancelled``.
         """
         calls.check_wait(timeout, poll_interval)
-        here = await self._loops.here()
+        here = await self._resources.current()
         outcome = await here.waiting.wait(
             job_id,
             lambda: self._run(calls.await_outcome(job_id)),
@@ -241,7 +241,7 @@ class AsyncRoost(AsyncAdmin):
         ``conn=``. Commits on a clean exit; an error or a cancel rolls back. With the asyncpg driver
         it is an ``asyncpg.Connection``: tell a type checker with ``typing.cast``.
         """
-        here = await self._loops.here()
+        here = await self._resources.current()
         async with here.pool.acquire() as connection, connection.transaction():
             yield connection.raw
 
@@ -255,16 +255,16 @@ class AsyncRoost(AsyncAdmin):
         return Worker(self._dsn, registry=self._registry, driver=self._driver.name, **options)
 
     async def _run(
-        self, call: calls.Call[T], conn: Any | None = None, *, transactional: bool = True
+        self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
         if conn is not None:
             return await _perform(call, adopt(conn, transactional=transactional))
-        here = await self._loops.here()
+        here = await self._resources.current()
         async with here.pool.acquire() as connection:
             return await _perform(call, connection)
 
 
-async def _perform(call: calls.Call[T], connection: AsyncConnection) -> T:
+async def _perform(call: calls.DatabaseCall[T], connection: AsyncConnection) -> T:
     if not call.in_transaction:
         return await run(connection, call.operation, timeout=call.timeout)
     async with connection.transaction():

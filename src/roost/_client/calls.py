@@ -13,11 +13,11 @@ from pydantic import BaseModel
 
 from roost._drivers.base import CALL_TIMEOUT
 from roost._model.cron import CronInfo
+from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo, is_default
-from roost._model.record import encode_batch, encode_jobs
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
-from roost._model.typed import CallOptions, TaskCall
+from roost._model.task_call import CallOptions, TaskCall
 from roost._model.validate import MAX_ID, check_name
 from roost._model.verdict import result_as_json
 from roost._ops import control, cron, inspect, schema
@@ -47,7 +47,7 @@ BULK_TIMEOUT = 3_600.0
 
 
 @attrs.frozen
-class Call(Generic[T]):
+class DatabaseCall(Generic[T]):
     """An operation and how to run it.
 
     :param in_transaction: all its statements commit together.
@@ -59,9 +59,9 @@ class Call(Generic[T]):
     timeout: float = CALL_TIMEOUT
 
 
-def setup_schema() -> Call[object]:
+def setup_schema() -> DatabaseCall[object]:
     """Apply the missing migrations."""
-    return Call(schema.apply(), in_transaction=True, timeout=schema.MIGRATION_TIMEOUT)
+    return DatabaseCall(schema.apply(), in_transaction=True, timeout=schema.MIGRATION_TIMEOUT)
 
 
 Task: TypeAlias = str | Callable[..., Any] | TaskCall[Any]
@@ -75,7 +75,7 @@ def enqueue(
     options: CallOptions,
     *,
     alone: bool,
-) -> Call[int]:
+) -> DatabaseCall[int]:
     """Insert one job; ``alone``: in no transaction of the caller's."""
     job = _complete(registry, _insert(registry, task, args, options))
     record = encode_jobs([job], registry)
@@ -86,7 +86,7 @@ def enqueue(
         has_parents=bool(parents),
         hand_over=alone and not parents,
     )
-    return Call(operation, in_transaction=bool(parents))
+    return DatabaseCall(operation, in_transaction=bool(parents))
 
 
 def listed(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
@@ -102,30 +102,30 @@ def listed(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
 
 def enqueue_many(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
-) -> Call[list[int]] | None:
+) -> DatabaseCall[list[int]] | None:
     """Insert several jobs, all or none; ``None``: there are none."""
     inserts, parents = _inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
-        return Call(insert_children(records), in_transaction=True)
+        return DatabaseCall(insert_children(records), in_transaction=True)
     batch = encode_batch(inserts, registry)
-    return Call(insert_batch(batch)) if inserts else None
+    return DatabaseCall(insert_batch(batch)) if inserts else None
 
 
 def enqueue_all(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
-) -> Call[list[int | None]] | None:
+) -> DatabaseCall[list[int | None]] | None:
     """Insert several jobs, all or none, and say which id is whose."""
     inserts, parents = _inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
-        return Call(insert_each(records), in_transaction=True)
+        return DatabaseCall(insert_each(records), in_transaction=True)
     batch = encode_batch(inserts, registry)
     if not inserts:
         return None
-    if batch.alike:
-        return Call(insert_alike(batch.text, keys=[job.unique_key for job in inserts]))
-    return Call(insert_each(batch.text))
+    if batch.homogeneous:
+        return DatabaseCall(insert_alike(batch.text, keys=[job.unique_key for job in inserts]))
+    return DatabaseCall(insert_each(batch.text))
 
 
 def _inserts(
@@ -150,7 +150,7 @@ def _insert(
         if args is not None:
             raise InvalidJobError("a call has its arguments already; args must not be passed")
         given = {name: value for name, value in options.items() if not _is_unset(value)}
-        merged = cast(CallOptions, {**options, **task.chosen, **given})
+        merged = cast(CallOptions, {**options, **task.overrides, **given})
         return JobInsert(registry.name_of(task.func), task.args, **merged)
     return JobInsert(registry.name_of(task) if callable(task) else task, args, **options)
 
@@ -165,7 +165,7 @@ def _complete(registry: HandlerRegistry, job: JobInsert) -> JobInsert:
     return with_defaults(job, registry)
 
 
-def complete_current(result: object) -> Call[None]:
+def complete_current(result: object) -> DatabaseCall[None]:
     """Settle the job that the calling code belongs to, by its lease."""
     attempt = current_attempt()
     text = result_as_json(result)
@@ -174,7 +174,7 @@ def complete_current(result: object) -> Call[None]:
         yield from complete_now(attempt.claimed.lease, text)
         attempt.completed = True
 
-    return Call(complete())
+    return DatabaseCall(complete())
 
 
 def _checked_id(job_id: int) -> int:
@@ -190,44 +190,44 @@ def _checked_id(job_id: int) -> int:
     return job_id
 
 
-def get(job_id: int) -> Call[Job]:
+def get(job_id: int) -> DatabaseCall[Job]:
     """Read one job."""
-    return Call(inspect.get_job(_checked_id(job_id)))
+    return DatabaseCall(inspect.get_job(_checked_id(job_id)))
 
 
-def status(job_id: int) -> Call[JobState]:
+def status(job_id: int) -> DatabaseCall[JobState]:
     """Read one job's state."""
-    return Call(control.state_of(_checked_id(job_id)))
+    return DatabaseCall(control.state_of(_checked_id(job_id)))
 
 
-def cancel(job_id: int) -> Call[bool]:
+def cancel(job_id: int) -> DatabaseCall[bool]:
     """Cancel one job and what waits for it."""
-    return Call(control.cancel_job(_checked_id(job_id)), in_transaction=True)
+    return DatabaseCall(control.cancel_job(_checked_id(job_id)), in_transaction=True)
 
 
-def retry(job_id: int) -> Call[bool]:
+def retry(job_id: int) -> DatabaseCall[bool]:
     """Revive one job."""
-    return Call(control.retry_job(_checked_id(job_id)))
+    return DatabaseCall(control.retry_job(_checked_id(job_id)))
 
 
-def requeue_discarded(queue: str | None, task: str | None, limit: int | None) -> Call[int]:
+def requeue_discarded(queue: str | None, task: str | None, limit: int | None) -> DatabaseCall[int]:
     """Revive discarded jobs in batches."""
     for what, name in (("queue", queue), ("task", task)):
         if name is not None:
             check_name(what, name)
     operation = control.requeue_discarded(queue=queue, task=task, limit=limit)
-    return Call(operation, timeout=BULK_TIMEOUT)
+    return DatabaseCall(operation, timeout=BULK_TIMEOUT)
 
 
-def pause_queue(queue: str) -> Call[None]:
+def pause_queue(queue: str) -> DatabaseCall[None]:
     """Pause a queue."""
     check_name("queue", queue)
-    return Call(control.pause_queue(queue))
+    return DatabaseCall(control.pause_queue(queue))
 
 
-def unconfirmed_workers(queue: str) -> Call[dict[str, float]]:
+def unconfirmed_workers(queue: str) -> DatabaseCall[dict[str, float]]:
     """Read which workers may still start jobs of a paused queue."""
-    return Call(control.unconfirmed_workers(queue))
+    return DatabaseCall(control.unconfirmed_workers(queue))
 
 
 def pause_not_confirmed(
@@ -243,45 +243,45 @@ def pause_not_confirmed(
     )
 
 
-def resume_queue(queue: str) -> Call[None]:
+def resume_queue(queue: str) -> DatabaseCall[None]:
     """Resume a queue."""
     check_name("queue", queue)
-    return Call(control.resume_queue(queue))
+    return DatabaseCall(control.resume_queue(queue))
 
 
-def list_queues() -> Call[list[QueueInfo]]:
+def list_queues() -> DatabaseCall[list[QueueInfo]]:
     """Read the queues."""
-    return Call(inspect.list_queues())
+    return DatabaseCall(inspect.list_queues())
 
 
-def list_workers() -> Call[list[WorkerInfo]]:
+def list_workers() -> DatabaseCall[list[WorkerInfo]]:
     """Read the workers."""
-    return Call(inspect.list_workers())
+    return DatabaseCall(inspect.list_workers())
 
 
-def list_cron() -> Call[list[CronInfo]]:
+def list_cron() -> DatabaseCall[list[CronInfo]]:
     """Read the cron entries."""
-    return Call(cron.list_entries(stale_after=STALE_AFTER))
+    return DatabaseCall(cron.list_entries(stale_after=STALE_AFTER))
 
 
-def pause_cron(name: str) -> Call[None]:
+def pause_cron(name: str) -> DatabaseCall[None]:
     """Pause a cron entry."""
-    return Call(cron.pause(name))
+    return DatabaseCall(cron.pause(name))
 
 
-def resume_cron(name: str) -> Call[None]:
+def resume_cron(name: str) -> DatabaseCall[None]:
     """Resume a cron entry."""
-    return Call(cron.resume(name), in_transaction=True)
+    return DatabaseCall(cron.resume(name), in_transaction=True)
 
 
-def run_cron_now(name: str) -> Call[int]:
+def run_cron_now(name: str) -> DatabaseCall[int]:
     """Enqueue a cron entry's job."""
-    return Call(cron.run_now(name))
+    return DatabaseCall(cron.run_now(name))
 
 
-def await_outcome(job_id: int, *, timeout: float = CALL_TIMEOUT) -> Call[JobOutcome | None]:
+def await_outcome(job_id: int, *, timeout: float = CALL_TIMEOUT) -> DatabaseCall[JobOutcome | None]:
     """Read how a job ended, or ask for its end to be announced."""
-    return Call(inspect.await_outcome(_checked_id(job_id)), timeout=timeout)
+    return DatabaseCall(inspect.await_outcome(_checked_id(job_id)), timeout=timeout)
 
 
 def check_wait(timeout: float | None, poll_interval: float) -> None:

@@ -29,9 +29,9 @@ from roost._model.job import (
     QueueInfo,
     WorkerInfo,
 )
-from roost._model.registry import HandlerRegistry, chosen_registry
+from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.states import JobState
-from roost._model.typed import CallOptions
+from roost._model.task_call import CallOptions
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class Roost:
 
     def __init__(self, dsn: str, *, registry: HandlerRegistry | None = None) -> None:
         driver = sync_driver_for(dsn)
-        self._registry = chosen_registry(registry)
+        self._registry = resolve_registry(registry)
         self._pool: SyncPool = driver.pool(max_size=POOL_SIZE, application_name="roost")
         self._waiting = SyncWaiting(driver)
 
@@ -225,7 +225,7 @@ class Roost:
         return self._run(calls.run_cron_now(name))
 
     def _run(
-        self, call: calls.Call[T], conn: Any | None = None, *, transactional: bool = True
+        self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
         if conn is not None:
             return _perform(call, adopt_sync(conn, transactional=transactional))
@@ -235,7 +235,7 @@ class Roost:
             return _perform(attrs.evolve(call, timeout=left), connection)
 
 
-def _perform(call: calls.Call[T], connection: Connection) -> T:
+def _perform(call: calls.DatabaseCall[T], connection: Connection) -> T:
     if not call.in_transaction:
         return run_sync(connection, call.operation, timeout=call.timeout)
     with connection.transaction():

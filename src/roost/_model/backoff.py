@@ -13,7 +13,7 @@ from roost.exceptions import InvalidSettingError
 logger = StructuredLogger("roost.backoff")
 
 DAY = 86_400.0
-LONGEST = 36_525 * DAY
+MAX_DELAY = 36_525 * DAY
 """The longest wait that is written, a century: Postgres's calendar ends somewhere."""
 
 
@@ -96,7 +96,7 @@ def delay_after(attempt: int, strategy: BackoffStrategy) -> float:
             seconds=seconds,
         )
         return _FALLBACK(attempt)
-    return min(seconds, LONGEST)
+    return min(seconds, MAX_DELAY)
 
 
 def _jittered(seconds: float) -> float:

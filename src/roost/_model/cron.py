@@ -11,7 +11,7 @@ import attrs
 from roost._model.codec import EncodingError, encode
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 from roost._model.schedule import Schedule
-from roost._model.validate import MAX_ARGS, MAX_INT, check_int, check_name
+from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_INT, check_int, check_name
 from roost.exceptions import InvalidSettingError
 
 Misfire: TypeAlias = Literal["skip", "last", "all"]
@@ -58,8 +58,8 @@ class CronEntry:
         check_name("the name of a cron entry", self.name, error=error)
         check_name("task", self.task, error=error)
         check_name("queue", self.queue, error=error)
-        check_int("priority", self.priority, least=-MAX_INT, error=error)
-        check_int("max_attempts", self.max_attempts, least=1, error=error)
+        check_int("priority", self.priority, minimum=-MAX_INT, error=error)
+        check_int("max_attempts", self.max_attempts, minimum=1, error=error)
         if self.misfire not in get_args(Misfire):
             raise error(f"misfire must be one of {get_args(Misfire)}, not {self.misfire!r}")
         if self.overlap not in get_args(Overlap):
@@ -72,9 +72,10 @@ class CronEntry:
             size = len(encode(self.args).encode())
         except EncodingError as refused:
             raise error(f"args of cron entry {self.name!r} can't be stored: {refused}") from refused
-        if size > MAX_ARGS:
+        if size > DEFAULT_MAX_ARGS_BYTES:
             raise error(
-                f"args of cron entry {self.name!r} are {size:,} bytes of JSON, above {MAX_ARGS:,}"
+                f"args of cron entry {self.name!r} are {size:,} bytes of JSON, above "
+                f"{DEFAULT_MAX_ARGS_BYTES:,}"
             )
         # Last, for it is the slowest.
         self.schedule()

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from roost._model.cron import CronEntry, Misfire, Overlap
 from roost._model.functions import RunIn, location
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
-from roost._model.registry import HandlerRegistry, TakenName, TaskDefaults, chosen_registry
+from roost._model.registry import DerivedName, HandlerRegistry, TaskDefaults, resolve_registry
 from roost._model.schedule import Schedule
 from roost.exceptions import InvalidSettingError
 
@@ -55,7 +55,7 @@ def job(
     :raises DuplicateTaskError: another function has that name; the message says where it stands.
     """
     _check_has_parentheses("job", name, '"a name"')
-    target = chosen_registry(registry)
+    target = resolve_registry(registry)
     defaults = TaskDefaults(
         queue=queue,
         priority=priority,
@@ -118,7 +118,7 @@ def cron(
         if task is None:
             raise InvalidSettingError(f"{func!r} has no name of its own; pass one to @cron")
         entry = CronEntry(
-            TakenName(task) if name is None else name,
+            DerivedName(task) if name is None else name,
             expression,
             task,
             {} if args is None else dict(args),
@@ -134,7 +134,7 @@ def cron(
         return func
 
     _check_has_parentheses("cron", expression, '"* * * * *"')
-    target = chosen_registry(handler_registry)
+    target = resolve_registry(handler_registry)
     # Bad expressions and zones are refused where they are written, before there is a function.
     Schedule(expression, timezone)
     return register

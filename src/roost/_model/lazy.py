@@ -11,15 +11,15 @@ from typing import Any
 
 from roost.exceptions import InvalidSettingError
 
-DONE = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict))
+PLAIN_RESULTS = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict))
 """Types of results that need not be looked at closely."""
-MOST_LEVELS = 100
+MAX_AWAITS = 100
 """How often what was awaited may give something that is to be awaited, too."""
 
 _LAZY = (GeneratorType, AsyncGeneratorType, map, filter)
 
 
-def check_is_run_by_a_call(name: str, func: Callable[..., Any]) -> None:
+def check_not_generator(name: str, func: Callable[..., Any]) -> None:
     """Refuse a generator function: a call of it does nothing.
 
     :raises InvalidSettingError: ``func`` is one, or an object whose ``__call__`` is one.
@@ -36,7 +36,7 @@ def check_is_run_by_a_call(name: str, func: Callable[..., Any]) -> None:
             )
 
 
-def is_to_be_awaited(value: object) -> bool:
+def needs_await(value: object) -> bool:
     """Say whether ``value`` is a coroutine, a future, a task, or another awaitable."""
     return inspect.isawaitable(value) or isinstance(value, concurrent.futures.Future)
 
@@ -61,7 +61,7 @@ def refuse_unawaited(value: object) -> None:
     refuse_lazy(value)
     if inspect.iscoroutine(value):
         value.close()
-    if is_to_be_awaited(value):
+    if needs_await(value):
         raise TypeError(
             f"the handler returned a {type(value).__name__}, which can't be awaited in a process "
             'of its own: register it without run_in="process"'

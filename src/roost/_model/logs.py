@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 """Entries of a list that a message shows; the field has them all."""
 
 
@@ -114,6 +114,6 @@ def _shown(value: object) -> object:
     if isinstance(value, str):
         return one_line(value)
     if isinstance(value, (list, tuple)):
-        more = f" and {len(value) - MOST_SHOWN} more" if len(value) > MOST_SHOWN else ""
-        return one_line(", ".join(map(str, value[:MOST_SHOWN]))) + more
+        more = f" and {len(value) - MAX_SHOWN} more" if len(value) > MAX_SHOWN else ""
+        return one_line(", ".join(map(str, value[:MAX_SHOWN]))) + more
     return value

@@ -9,7 +9,6 @@ import attrs
 from pydantic import BaseModel
 
 from roost._model.cron import CronEntry
-from roost._model.declared import check_args_model, check_cron_args, check_handler
 from roost._model.functions import (
     Run,
     RunIn,
@@ -23,14 +22,15 @@ from roost._model.functions import (
     place,
     run_of_module,
 )
+from roost._model.handler_checks import check_args_model, check_cron_args, check_handler
 from roost._model.job import (
     JobInsert,
     is_default,
 )
 from roost._model.job_parameter import job_parameter
-from roost._model.lazy import check_is_run_by_a_call
+from roost._model.lazy import check_not_generator
 from roost._model.limits import check_limits
-from roost._model.validate import MAX_ARGS, check_job_defaults, check_name
+from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, check_job_defaults, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
 
 
@@ -83,7 +83,7 @@ class Handler:
     run: Run = (None, None)
 
 
-class TakenName(str):
+class DerivedName(str):
     """The name of a cron entry that nobody named: its task's."""
 
     __slots__ = ()
@@ -100,7 +100,7 @@ class HandlerRegistry:
         be set, also on the shared registry.
     """
 
-    def __init__(self, *, max_args_bytes: int = MAX_ARGS) -> None:
+    def __init__(self, *, max_args_bytes: int = DEFAULT_MAX_ARGS_BYTES) -> None:
         self.max_args_bytes = max_args_bytes
         self._handlers: dict[str, Handler] = {}
         self._names: dict[tuple[int, int], str] = {}
@@ -135,7 +135,7 @@ class HandlerRegistry:
         """
         check_name("task", name, error=InvalidSettingError)
         check_handler(name, func)
-        check_is_run_by_a_call(name, func)
+        check_not_generator(name, func)
         parameter = job_parameter(func)
         check_args_model(name, func, args_model, job_parameter=parameter)
         if defaults is not None and not isinstance(defaults, TaskDefaults):
@@ -229,8 +229,8 @@ class HandlerRegistry:
             if entry.task != old:
                 continue
             renamed = attrs.evolve(entry, task=new)
-            if isinstance(entry.name, TakenName):
-                renamed = attrs.evolve(renamed, name=TakenName(new))
+            if isinstance(entry.name, DerivedName):
+                renamed = attrs.evolve(renamed, name=DerivedName(new))
                 self._check_cron_name(new, func, renamed)
                 del self._cron[entry.name], self._cron_functions[entry.name]
                 del self._cron_runs[entry.name]
@@ -282,7 +282,7 @@ class HandlerRegistry:
         return len(self._handlers)
 
 
-def chosen_registry(registry: HandlerRegistry | None) -> HandlerRegistry:
+def resolve_registry(registry: HandlerRegistry | None) -> HandlerRegistry:
     """Return the registry that was passed, else the shared one.
 
     :raises InvalidSettingError: something else was passed.

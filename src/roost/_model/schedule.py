@@ -78,20 +78,20 @@ class Schedule:
             yield tick
             tick = self.next_after(tick)
 
-    def last_until(self, until: datetime, *, after: datetime, most: int = 1) -> list[datetime]:
-        """Return the newest ``most`` ticks after ``after`` up to ``until``, oldest first.
+    def last_until(self, until: datetime, *, after: datetime, limit: int = 1) -> list[datetime]:
+        """Return the newest ``limit`` ticks after ``after`` up to ``until``, oldest first.
 
         Halves the time and looks into the newer part first, so that neither a long absence nor a
         short period costs much.
         """
-        if most <= 0:
+        if limit <= 0:
             return []
         oldest = list(itertools.islice(self.ticks(after=after, until=until), _FEW))
         if len(oldest) < _FEW:
-            return oldest[-most:]
+            return oldest[-limit:]
         middle = after + (until - after) / 2
-        newer = self.last_until(until, after=middle, most=most)
-        return self.last_until(middle, after=after, most=most - len(newer)) + newer
+        newer = self.last_until(until, after=middle, limit=limit)
+        return self.last_until(middle, after=after, limit=limit - len(newer)) + newer
 
     def _next_time_of_day(self, moment: datetime) -> datetime:
         # Wall times in their order are instants in their order, several at the end of a gap.

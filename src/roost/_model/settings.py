@@ -12,7 +12,7 @@ from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.functions import is_async, location
 from roost._model.hooks import Hooks
 from roost._model.validate import MAX_INT, check_name
-from roost._model.verdict import MAX_RESULT, MOST_RESULT
+from roost._model.verdict import DEFAULT_MAX_RESULT_BYTES, MAX_RESULT_BYTES
 from roost.exceptions import InvalidSettingError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,12 +57,12 @@ MAX_SECONDS = 36_525 * 86_400.0
 """A century. Postgres's calendar, and the sleep of an event loop, end somewhere."""
 
 
-def _whole(least: int) -> Callable[[object, Any, Any], None]:
+def _whole(minimum: int) -> Callable[[object, Any, Any], None]:
     def check(_: object, field: Any, value: Any) -> None:
         number = isinstance(value, int) and not isinstance(value, bool)
-        if not number or not least <= value <= MAX_INT:
+        if not number or not minimum <= value <= MAX_INT:
             raise InvalidSettingError(
-                f"{field.name} must be a whole number ≥ {least} and ≤ {MAX_INT}, not {value!r}"
+                f"{field.name} must be a whole number ≥ {minimum} and ≤ {MAX_INT}, not {value!r}"
             )
 
     return check
@@ -70,8 +70,8 @@ def _whole(least: int) -> Callable[[object, Any, Any], None]:
 
 def _result_bytes(_: object, field: Any, value: Any) -> None:
     _whole(1_000)(_, field, value)
-    if value > MOST_RESULT:
-        raise InvalidSettingError(f"{field.name} must be at most {MOST_RESULT}, not {value!r}")
+    if value > MAX_RESULT_BYTES:
+        raise InvalidSettingError(f"{field.name} must be at most {MAX_RESULT_BYTES}, not {value!r}")
 
 
 def _seconds(*, zero: bool = False) -> Callable[[object, Any, Any], None]:
@@ -157,7 +157,7 @@ class WorkerSettings:
     shutdown_timeout: float = attrs.field(default=30.0, validator=_seconds(zero=True))
     listen_reconnect_delay: float = attrs.field(default=1.0, validator=_seconds())
     error_cap: int = attrs.field(default=20, validator=_whole(1))
-    max_result_bytes: int = attrs.field(default=MAX_RESULT, validator=_result_bytes)
+    max_result_bytes: int = attrs.field(default=DEFAULT_MAX_RESULT_BYTES, validator=_result_bytes)
     archive_after_seconds: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(_seconds(zero=True))
     )

@@ -33,7 +33,7 @@ class Event(StrEnum):
 
     ENQUEUE = "enqueue"
     CLAIM = "claim"
-    HAND_OVER = "hand over"
+    DISPATCH = "dispatch"
     COMPLETE = "complete"
     RETRY = "retry"
     DISCARD = "discard"
@@ -66,7 +66,7 @@ _S, _E = JobState, Event
 MOVES: tuple[Move, ...] = (
     Move(None, _E.ENQUEUE, _S.AVAILABLE),
     # A claim that its enqueue has made, for a worker that waits.
-    Move(None, _E.HAND_OVER, _S.EXECUTING, +1),
+    Move(None, _E.DISPATCH, _S.EXECUTING, +1),
     Move(_S.AVAILABLE, _E.CLAIM, _S.EXECUTING, +1),
     Move(_S.RETRYABLE, _E.CLAIM, _S.EXECUTING, +1),
     Move(_S.EXECUTING, _E.COMPLETE, _S.COMPLETED),

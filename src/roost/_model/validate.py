@@ -15,7 +15,7 @@ LATEST = datetime(9998, 12, 31, tzinfo=UTC)
 """What comes back from the database must be a datetime in every zone."""
 MAX_NAME = 200
 """Characters of a queue, task or tag: an index entry and a NOTIFY payload have room for it."""
-MAX_ARGS = 16 << 20
+DEFAULT_MAX_ARGS_BYTES = 16 << 20
 """Bytes of the JSON text of args and metadata together, unless a registry says otherwise. Brokers
 allow 256 KiB to 10 MB; what is larger belongs into a store, with its key in the args."""
 MAX_KEY = 500
@@ -23,7 +23,7 @@ MAX_KEY = 500
 
 
 def check_name(
-    what: str, value: object, *, most: int = MAX_NAME, error: type[RoostError] = InvalidJobError
+    what: str, value: object, *, maximum: int = MAX_NAME, error: type[RoostError] = InvalidJobError
 ) -> None:
     """Refuse a name that is blank, too long, of several lines, or not storable as text.
 
@@ -32,8 +32,8 @@ def check_name(
     """
     if not isinstance(value, str):
         raise error(f"{what} must be a str, not {type(value).__name__}")
-    if not value or len(value) > most:
-        raise error(f"{what} must have 1 to {most} characters, not {len(value)}")
+    if not value or len(value) > maximum:
+        raise error(f"{what} must have 1 to {maximum} characters, not {len(value)}")
     if "\0" in value or not (value.isascii() or _is_utf8(value)):
         raise error(f"{what} holds a character that Postgres can't store: {value!r}")
     # One look settles nearly all names; others may still be good, such as those with emoji.
@@ -50,15 +50,15 @@ def check_int(
     what: str,
     value: object,
     *,
-    least: int,
-    most: int = MAX_INT,
+    minimum: int,
+    maximum: int = MAX_INT,
     error: type[RoostError] = InvalidJobError,
 ) -> None:
-    """Refuse what is not a whole number from ``least`` to ``most``; a bool is not a number."""
+    """Refuse what is not a whole number from ``minimum`` to ``maximum``; a bool is not a number."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise error(f"{what} must be an int, not {value!r}")
-    if not least <= value <= most:
-        raise error(f"{what} must be from {least} to {most}, not {value}")
+    if not minimum <= value <= maximum:
+        raise error(f"{what} must be from {minimum} to {maximum}, not {value}")
 
 
 def check_tags(tags: Iterable[object] | None, *, error: type[RoostError] = InvalidJobError) -> None:
@@ -78,7 +78,7 @@ def check_ids(what: str, ids: object) -> None:
     if not isinstance(ids, (list, tuple, set, frozenset)):
         raise InvalidJobError(f"{what} must be a list of job ids, not {ids!r}")
     for job_id in ids:
-        check_int(f"an id in {what}", job_id, least=1, most=MAX_ID)
+        check_int(f"an id in {what}", job_id, minimum=1, maximum=MAX_ID)
 
 
 def check_scheduled_at(value: object) -> None:
@@ -142,12 +142,12 @@ def check_job_defaults(
     if queue is not None:
         check_name("queue", queue, error=error)
     if priority is not None:
-        check_int("priority", priority, least=-MAX_INT, error=error)
+        check_int("priority", priority, minimum=-MAX_INT, error=error)
     if max_attempts is not None:
-        check_int("max_attempts", max_attempts, least=1, error=error)
+        check_int("max_attempts", max_attempts, minimum=1, error=error)
     check_tags(tags, error=error)
     if timeout_seconds is not None:
-        check_int("timeout_seconds", timeout_seconds, least=1, error=error)
+        check_int("timeout_seconds", timeout_seconds, minimum=1, error=error)
 
 
 def _is_utf8(value: str) -> bool:

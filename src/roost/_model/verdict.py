@@ -11,21 +11,21 @@ from typing import Any, NamedTuple, TypeAlias, assert_never
 
 import attrs
 
-from roost._model.backoff import LONGEST, BackoffStrategy, delay_after
+from roost._model.backoff import MAX_DELAY, BackoffStrategy, delay_after
 from roost._model.codec import EncodingError, encode, encode_result
 from roost._model.interrupts import is_ctrl_c
 from roost._model.states import Event, JobState, move
 from roost.exceptions import JobTimeoutError, SnoozeJob
 
-MAX_ERROR = 1_000
+MAX_ERROR_CHARS = 1_000
 """Characters of an error's text that a row keeps."""
-MAX_TRACE = 8_000
+MAX_TRACE_CHARS = 8_000
 """Characters of a traceback that a row keeps: the last ones, where the error is."""
 
 
-MAX_RESULT = 16 << 20
+DEFAULT_MAX_RESULT_BYTES = 16 << 20
 """Bytes of a result's JSON text that are stored, unless a worker is told otherwise."""
-MOST_RESULT = 200 << 20
+MAX_RESULT_BYTES = 200 << 20
 """Bytes that may be allowed at most: ``jsonb`` holds 255 MB."""
 
 
@@ -117,7 +117,7 @@ def judge(
     attempt: int,
     max_attempts: int,
     retry: BackoffStrategy,
-    max_result: int = MAX_RESULT,
+    max_result: int = DEFAULT_MAX_RESULT_BYTES,
 ) -> Verdict:
     """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``.
 
@@ -125,10 +125,10 @@ def judge(
     """
     match ending:
         case Returned(value=value):
-            result = None if value is None else result_as_json(value, most=max_result)
+            result = None if value is None else result_as_json(value, maximum=max_result)
             return Verdict(lease, Event.COMPLETE, result)
         case Raised(error=SnoozeJob(seconds=float() | int() as seconds)) if seconds >= 0:
-            return Verdict(lease, Event.SNOOZE, delay=float(min(seconds, LONGEST)))
+            return Verdict(lease, Event.SNOOZE, delay=float(min(seconds, MAX_DELAY)))
         case Raised(error=error):
             record = error_record(error)
         case TimedOut(limit=limit):
@@ -144,24 +144,23 @@ def judge(
     return Verdict(lease, Event.RETRY, delay=delay_after(attempt, retry), error=record)
 
 
-def result_as_json(value: object, *, most: int = MAX_RESULT) -> str:
+def result_as_json(value: object, *, maximum: int = DEFAULT_MAX_RESULT_BYTES) -> str:
     """Return a result's JSON text; for what has none, or one that is too long, a note that says so.
 
     The work is done and must not be done again, so a result that can't be stored does not fail the
     job: it is replaced by ``{"roost.unserializable": "<type>: <why>"}``.
 
-    :param most: bytes of the text.
+    :param maximum: bytes of the text.
     """
     try:
         # Not even made where it is sure to be too long: that blocks the event loop for seconds.
-        least = len(value) if type(value) in (str, list, dict) else 0  # type: ignore[arg-type]
-        size = least
-        if least <= most:
+        size = len(value) if type(value) in (str, list, dict) else 0  # type: ignore[arg-type]
+        if size <= maximum:
             text = encode_result(value)
-            if len(text) <= most and (4 * len(text) <= most or len(text.encode()) <= most):
+            if len(text) <= maximum and (4 * len(text) <= maximum or len(text.encode()) <= maximum):
                 return text
             size = len(text)
-        why = f"its JSON text of at least {size:,} bytes exceeds max_result_bytes ({most:,})"
+        why = f"its JSON text of at least {size:,} bytes exceeds max_result_bytes ({maximum:,})"
     except EncodingError as error:
         why = str(error)
     except BaseException as error:
@@ -169,7 +168,7 @@ def result_as_json(value: object, *, most: int = MAX_RESULT) -> str:
         if is_ctrl_c(error):
             raise
         why = f"{_kind_of(error)} while it was read"
-    return encode({"roost.unserializable": clean(f"{_kind_of(value)}: {why}", MAX_ERROR)})
+    return encode({"roost.unserializable": sanitize(f"{_kind_of(value)}: {why}", MAX_ERROR_CHARS)})
 
 
 def error_record(error: BaseException) -> dict[str, str]:
@@ -190,8 +189,8 @@ def error_record(error: BaseException) -> dict[str, str]:
             raise
         trace = "<its traceback can't be printed>"
     return {
-        "error": clean(f"{kind}: {message}" if message else kind, MAX_ERROR),
-        "trace": clean(trace, MAX_TRACE, keep_end=True),
+        "error": sanitize(f"{kind}: {message}" if message else kind, MAX_ERROR_CHARS),
+        "trace": sanitize(trace, MAX_TRACE_CHARS, keep_end=True),
     }
 
 
@@ -201,25 +200,25 @@ def _kind_of(value: object) -> str:
     return name
 
 
-def clean(text: str, most: int, *, keep_end: bool = False) -> str:
-    """Return ``text`` without what ``jsonb`` refuses, at most ``most`` characters long."""
-    if len(text) > most:
-        text = "…" + text[1 - most :] if keep_end else text[: most - 1] + "…"
+def sanitize(text: str, maximum: int, *, keep_end: bool = False) -> str:
+    """Return ``text`` without what ``jsonb`` refuses, at most ``maximum`` characters long."""
+    if len(text) > maximum:
+        text = "…" + text[1 - maximum :] if keep_end else text[: maximum - 1] + "…"
     return (
         text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
     )
 
 
-def without_payload(verdict: Verdict, why: str) -> Verdict:
+def drop_payload(verdict: Verdict, why: str) -> Verdict:
     """Return the same verdict without what the database refused to store."""
-    note = clean(why, MAX_ERROR)
+    note = sanitize(why, MAX_ERROR_CHARS)
     return verdict._replace(
         result=None if verdict.result is None else encode({"roost.unserializable": note}),
         error=None if verdict.error is None else {"error": f"not stored: {note}", "trace": ""},
     )
 
 
-def describe(verdict: Verdict) -> dict[str, Any]:
+def settle_record(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as the settle statement takes it."""
     return {
         "id": verdict.lease.job_id,

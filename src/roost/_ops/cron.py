@@ -210,7 +210,7 @@ def _to_fire(
     """Return which of the ticks from ``due_at`` to ``now`` to fire."""
     before = due_at - timedelta(microseconds=1)
     if misfire == "all" or now - due_at <= ON_TIME:
-        return schedule.last_until(now, after=before, most=MAX_CATCH_UP)
+        return schedule.last_until(now, after=before, limit=MAX_CATCH_UP)
     if misfire == "skip":
         return list(schedule.ticks(after=max(before, now - ON_TIME), until=now))
     return schedule.last_until(now, after=before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from roost._model.record import Batch
+from roost._model.encoding import Batch
 from roost._ops.query import Op, Query
 from roost._sql import statements
 from roost.exceptions import DuplicateUniqueJobError, UnknownParentError
@@ -15,7 +15,7 @@ _FIND = _SQL["find_active_by_unique_key"]
 
 
 def insert_jobs(records: str) -> Op[list[int]]:
-    """Insert the jobs of a JSON array (see `roost._model.record`) and return the new ids, in order.
+    """Insert the jobs of a JSON array (see `roost._model.encoding`); return the new ids, in order.
 
     A job whose unique key an active job has is left out. An inserter of the same key that has not
     committed yet is waited for.
@@ -26,7 +26,7 @@ def insert_jobs(records: str) -> Op[list[int]]:
 
 def insert_batch(batch: Batch) -> Op[list[int]]:
     """Insert several jobs without parents; otherwise as `insert_jobs`."""
-    if not batch.alike:
+    if not batch.homogeneous:
         return (yield from insert_jobs(batch.text))
     [(ids, _)] = yield Query(_SQL["insert_alike"], (batch.text,))
     return sorted(ids or [])

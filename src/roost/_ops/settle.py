@@ -8,7 +8,7 @@ import attrs
 
 from roost._model.codec import encode
 from roost._model.states import Event, JobState
-from roost._model.verdict import Lease, Verdict, describe
+from roost._model.verdict import Lease, Verdict, settle_record
 from roost._ops.family import HELD, bound_lock_waits, cancel_descendants, release_children
 from roost._ops.query import Op, Query
 from roost._sql import statements
@@ -121,22 +121,24 @@ def _write(
 ) -> Op[tuple[list[Verdict], list[int], list[int]]]:
     """Write what can be written; return the rest, the completed ids and the failed ids."""
     to_complete: list[Verdict] = []
-    to_conclude: list[Verdict] = []
+    unsuccessful: list[Verdict] = []
     for verdict in verdicts:
-        (to_complete if verdict.event is Event.COMPLETE else to_conclude).append(verdict)
+        (to_complete if verdict.event is Event.COMPLETE else unsuccessful).append(verdict)
     completed: list[int] = []
     ended: dict[int, str] = {}
     if to_complete:
         parameters = (*_leases(to_complete), _results(to_complete), with_children)
         rows = yield Query(_SQL["complete"], parameters)
         completed = [job_id for (job_id,) in rows]
-    if to_conclude:
-        records = encode([describe(verdict) for verdict in to_conclude])
-        ended = dict((yield Query(_SQL["conclude"], (records, error_cap, with_children))))
+    if unsuccessful:
+        records = encode([settle_record(verdict) for verdict in unsuccessful])
+        ended = dict(
+            (yield Query(_SQL["finish_unsuccessful"], (records, error_cap, with_children)))
+        )
     written = ended.keys() | set(completed)
-    left = [v for v in (*to_complete, *to_conclude) if v.lease.job_id not in written]
-    if len(written) + len(left) < len(to_complete) + len(to_conclude):
-        left += _older_leases((*to_complete, *to_conclude), of=written)
+    left = [v for v in (*to_complete, *unsuccessful) if v.lease.job_id not in written]
+    if len(written) + len(left) < len(to_complete) + len(unsuccessful):
+        left += _older_leases((*to_complete, *unsuccessful), of=written)
     failed = [
         job_id
         for job_id, state in ended.items()

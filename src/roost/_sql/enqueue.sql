@@ -1,7 +1,7 @@
 -- name: insert_job
 -- All of this file are calls of functions of the schema, with parameters of the types that they
 -- declare: they run on connections of callers, with whatever search_path these have, and producers
--- need no rights on the tables. What $1 holds: see roost._model.record.
+-- need no rights on the tables. What $1 holds: see roost._model.encoding.
 --
 -- Null: an active job has the unique key.
 select roost.insert_job($1::text);

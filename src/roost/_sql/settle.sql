@@ -54,7 +54,7 @@ select id
 from completed
 where (select count(*) from notified) >= 0;
 
--- name: conclude
+-- name: finish_unsuccessful
 -- Every other end of an attempt. $1: a JSON array of records, $2: how many errors a row keeps, $3:
 -- as $5 above.
 -- A job whose cancel was requested is cancelled instead of waiting for another attempt.

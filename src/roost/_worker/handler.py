@@ -16,7 +16,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from roost._model.interrupts import is_ctrl_c
-from roost._model.lazy import DONE, MOST_LEVELS, is_to_be_awaited, refuse_lazy
+from roost._model.lazy import MAX_AWAITS, PLAIN_RESULTS, needs_await, refuse_lazy
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.verdict import Ending, Raised, Returned
@@ -63,7 +63,7 @@ async def _call_elsewhere(
     if handler.run_in == "process":
         return await processes.call(handler.func, args, running=running)
     ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
-    if isinstance(ending, Returned) and type(value := ending.value) not in DONE:
+    if isinstance(ending, Returned) and type(value := ending.value) not in PLAIN_RESULTS:
         # A plain function may wrap an async one: then the work is still to be done.
         return await call_in_loop(partial(_finish, value), {}, running, guard)
     if not guard.is_clean(running.scope):
@@ -82,7 +82,7 @@ async def call_in_loop(
     ending: Ending
     try:
         value = await func(**args)
-        if value is not None and type(value) not in DONE:
+        if value is not None and type(value) not in PLAIN_RESULTS:
             value = await _finish(value)
         ending = Returned(value)
     except BaseException as error:  # noqa: BLE001  (SystemExit and the like end the job, not the worker)
@@ -99,8 +99,8 @@ async def _finish(value: Any) -> Any:
 
     :raises TypeError: it is work that is still to be done, such as a generator.
     """
-    for _ in range(MOST_LEVELS):
-        if not is_to_be_awaited(value):
+    for _ in range(MAX_AWAITS):
+        if not needs_await(value):
             refuse_lazy(value)
             return value
         if isinstance(value, concurrent.futures.Future):
@@ -109,7 +109,7 @@ async def _finish(value: Any) -> Any:
             )
         else:
             value = await value
-    raise TypeError(f"what the handler returned was awaited {MOST_LEVELS} times and has no end")
+    raise TypeError(f"what the handler returned was awaited {MAX_AWAITS} times and has no end")
 
 
 async def close_what_is_open(scope: object, guard: TaskGuard, job_id: int) -> None:

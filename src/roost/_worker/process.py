@@ -25,7 +25,15 @@ import attrs
 from roost._model.codec import decode
 from roost._model.job import Job
 from roost._model.logs import StructuredLogger
-from roost._model.verdict import MAX_ERROR, MAX_TRACE, Ending, Raised, RemoteError, Returned, clean
+from roost._model.verdict import (
+    MAX_ERROR_CHARS,
+    MAX_TRACE_CHARS,
+    Ending,
+    Raised,
+    RemoteError,
+    Returned,
+    sanitize,
+)
 from roost._worker.process_child import ANSWER, LEASE, MOST_BYTES, REQUEST, STOP_SIGNALS
 from roost._worker.running import RunningJob
 from roost.exceptions import HandlerProcessError, SnoozeJob
@@ -289,8 +297,8 @@ def _ending(answer: Any) -> Ending:
         case {"snooze": float() | int() as seconds} if seconds >= 0:
             return Raised(SnoozeJob(seconds))
         case {"error": {"error": str(text), "trace": str(trace)}}:
-            trace = clean(trace, MAX_TRACE, keep_end=True)
-            record = {"error": clean(text, MAX_ERROR), "trace": trace}
+            trace = sanitize(trace, MAX_TRACE_CHARS, keep_end=True)
+            record = {"error": sanitize(text, MAX_ERROR_CHARS), "trace": trace}
             return Raised(RemoteError(record))
         case _:
             return Raised(HandlerProcessError("the process of the handler gave no known answer"))

@@ -25,10 +25,10 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from roost._model.backoff import LONGEST
+from roost._model.backoff import MAX_DELAY
 from roost._model.codec import EncodingError, encode
 from roost._model.job import Job
-from roost._model.lazy import DONE, refuse_unawaited
+from roost._model.lazy import PLAIN_RESULTS, refuse_unawaited
 from roost._model.verdict import error_record, result_as_json
 from roost._worker.current import current
 from roost.exceptions import SnoozeJob
@@ -100,7 +100,7 @@ def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
         decimals = decimal.getcontext().copy()
         result = copy_context().run(_call, func, args, job, decimals)
     except SnoozeJob as snooze:
-        return {"snooze": min(float(snooze.seconds), LONGEST)}
+        return {"snooze": min(float(snooze.seconds), MAX_DELAY)}
     except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
         return {"error": error_record(error)}
     if len(result) > MOST_BYTES // 2:
@@ -115,7 +115,7 @@ def _call(
     decimal.setcontext(decimals)
     current.set(job)
     value = func(**args)
-    if type(value) not in DONE:
+    if type(value) not in PLAIN_RESULTS:
         refuse_unawaited(value)
     return result_as_json(value)
 

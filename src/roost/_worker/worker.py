@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, cleanup_bound
 from roost._drivers.select import driver_for
 from roost._model.logs import StructuredLogger
-from roost._model.registry import HandlerRegistry, chosen_registry
+from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.settings import WorkerOptions, WorkerSettings, takes_worker_options
 from roost._model.verdict import error_record
 from roost._ops import schema
@@ -74,7 +74,7 @@ class Worker:
         **options: Unpack[WorkerOptions],
     ) -> None:
         self._driver = driver_for(dsn, driver)
-        self._registry = chosen_registry(registry)
+        self._registry = resolve_registry(registry)
         self._settings = WorkerSettings(**options)
         self._session: _Session | None = None
         self._stop_requests = 0

@@ -13,7 +13,7 @@ from time import monotonic
 import anyio
 
 from roost._model.logs import StructuredLogger
-from roost._model.verdict import without_payload
+from roost._model.verdict import drop_payload
 from roost._ops.family import HELD
 from roost._ops.settle import Settled, settle, settle_parents
 from roost._ops.upkeep import oldest_transaction
@@ -147,7 +147,7 @@ class ApartWriter:
                 job_id=job_id,
                 error=str(error),
             )
-            one.verdict = without_payload(one.verdict, str(error))
+            one.verdict = drop_payload(one.verdict, str(error))
             one.stripped = True
             one.tries = 0
         delay = REFUSED_DELAY if refused and one.stripped and one.tries else 0.0

@@ -138,7 +138,7 @@ class ExecuteLane:
                 # What most jobs come to, and what `judge` says of it.
                 runtime.settle(Verdict(running.claimed.lease, Event.COMPLETE))
             else:
-                self._conclude(running, _weigh(running, ending))
+                self._conclude(running, apply_cancel_reason(running, ending))
         except BaseException as error:  # noqa: BLE001  (an application's log handlers may raise)
             self._failure(error)
         if not self._held_back:
@@ -252,7 +252,9 @@ class ExecuteLane:
         finally:
             running.ended = True
             stopping = running.linger_until < math.inf
-            await calls.after(_weigh(running, ending), timeout=LINGER if stopping else HOOK_TIMEOUT)
+            await calls.after(
+                apply_cancel_reason(running, ending), timeout=LINGER if stopping else HOOK_TIMEOUT
+            )
         return ending
 
     async def _call(self, running: RunningJob) -> Ending:
@@ -310,7 +312,7 @@ class ExecuteLane:
         )
 
 
-def _weigh(running: RunningJob, ending: Ending) -> Ending:
+def apply_cancel_reason(running: RunningJob, ending: Ending) -> Ending:
     """Let the reason of a cancel overrule what the handler made of it."""
     if (reason := running.reason) is None:
         return ending

@@ -15,7 +15,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
-from roost._model.verdict import Lease, Verdict, without_payload
+from roost._model.verdict import Lease, Verdict, drop_payload
 from roost._ops.settle import Settled, settle
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
@@ -234,7 +234,7 @@ class FreshWriter:
                 )
                 one.postpone(now=monotonic(), at_least=REFUSED_DELAY)
                 return
-            one.verdict = without_payload(one.verdict, str(error))
+            one.verdict = drop_payload(one.verdict, str(error))
             one.stripped = True
             assert one in unwritten.later  # noqa: S101
             await self._write_alone([], [one])

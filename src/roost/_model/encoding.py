@@ -13,7 +13,7 @@ from roost._model.codec import EncodingError, encode
 from roost._model.job import JobInsert
 from roost._model.registry import Handler, HandlerRegistry
 from roost._model.validate import (
-    MAX_ARGS,
+    DEFAULT_MAX_ARGS_BYTES,
     MAX_INT,
     MAX_KEY,
     as_utc,
@@ -30,31 +30,29 @@ from roost.exceptions import InvalidJobError
 class Batch:
     """Several jobs, encoded for one statement.
 
-    :param text: JSON: an array of records; or, ``alike``, an object of ``common``, the record of
-        what all have in common, ``args``, an array, and maybe ``keys``, the unique keys.
+    :param text: JSON: an array of records; or, ``homogeneous``, an object of ``common``, the
+        record of what all have in common, ``args``, an array, and maybe ``keys``, the unique keys.
     """
 
     text: str
-    alike: bool
+    homogeneous: bool
 
 
 def encode_batch(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = None) -> Batch:
-    """Return the jobs, as they are cheapest to send: those of most batches are alike.
+    """Return the jobs in the cheapest form: homogeneous where they differ in args and keys only.
 
-    Then a row costs the server two thirds, and the client half, of what a record costs.
+    A homogeneous row costs the server two thirds, and the client half, of what a record costs.
 
     :param registry: as for `encode_jobs`.
     :raises InvalidJobError: as `encode_jobs`.
     """
-    alike = _encode_alike(jobs, registry)
-    return (
-        Batch(encode_jobs(jobs, registry), alike=False)
-        if alike is None
-        else Batch(alike, alike=True)
-    )
+    text = _encode_homogeneous(jobs, registry)
+    if text is None:
+        return Batch(encode_jobs(jobs, registry), homogeneous=False)
+    return Batch(text, homogeneous=True)
 
 
-def _encode_alike(jobs: Sequence[JobInsert], registry: HandlerRegistry | None) -> str | None:
+def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | None) -> str | None:
     """Return jobs that differ in args and keys only; ``None``: they don't, or one is refused."""
     first = jobs[0] if jobs else None
     if first is None or first.depends_on:
@@ -68,15 +66,15 @@ def _encode_alike(jobs: Sequence[JobInsert], registry: HandlerRegistry | None) -
                 return None
             args.append(job.args if type(job.args) is dict else _dumped_args(job, registry))
             if job.unique_key is not None:
-                check_name("unique_key", job.unique_key, most=MAX_KEY)
+                check_name("unique_key", job.unique_key, maximum=MAX_KEY)
             keys.append(job.unique_key)
         batch: dict[str, object] = {"common": common, "args": args}
         if any(key is not None for key in keys):
             batch["keys"] = keys
         text = encode(batch)
-        if _may_exceed(text, most := _most_args(registry)):
+        if _may_exceed(text, maximum := _max_args_bytes(registry)):
             for args_of_one in args:
-                _check_size(first, args_of_one, first.metadata, most)
+                _check_size(first, args_of_one, first.metadata, maximum)
     except (InvalidJobError, EncodingError):
         return None  # `encode_jobs` says which job it is
     return text
@@ -117,7 +115,7 @@ def _equal_tags(tags: object, checked: object) -> bool:
 
 
 def _equal_metadata(metadata: object, checked: object) -> bool:
-    """Say whether two dicts are alike and flat; nested ones are alike only as the same object."""
+    """Say whether two flat dicts are equal; a nested one is equal only to itself."""
     return (
         type(metadata) is dict
         and type(checked) is dict
@@ -160,45 +158,45 @@ def encode_jobs(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = No
                     _in_batch(refused, index) if len(jobs) > 1 else refused
                 ) from refused.__cause__
         raise
-    if _may_exceed(text, most := _most_args(registry)):
+    if _may_exceed(text, maximum := _max_args_bytes(registry)):
         for index, (job, record) in enumerate(zip(jobs, records, strict=True)):
             try:
-                _check_size(job, record["args"], record.get("metadata"), most)
+                _check_size(job, record["args"], record.get("metadata"), maximum)
             except InvalidJobError as error:
                 raise (_in_batch(error, index) if len(jobs) > 1 else error) from None
     return text
 
 
-def _most_args(registry: HandlerRegistry | None) -> int:
-    return MAX_ARGS if registry is None else registry.max_args_bytes
+def _max_args_bytes(registry: HandlerRegistry | None) -> int:
+    return DEFAULT_MAX_ARGS_BYTES if registry is None else registry.max_args_bytes
 
 
-def _may_exceed(text: str, most: int) -> bool:
+def _may_exceed(text: str, maximum: int) -> bool:
     """Say whether a job of this text may be too large; each is measured only then."""
-    return (len(text) if text.isascii() else 4 * len(text)) > most
+    return (len(text) if text.isascii() else 4 * len(text)) > maximum
 
 
-def _check_size(job: JobInsert, args: object, metadata: object, most: int) -> None:
+def _check_size(job: JobInsert, args: object, metadata: object, maximum: int) -> None:
     size = len(encode(args).encode()) + (len(encode(metadata).encode()) if metadata else 0)
-    if size > most:
+    if size > maximum:
         raise InvalidJobError(
             f"args and metadata of task {job.task!r} are {size:,} bytes of JSON, more than "
-            f"max_args_bytes of the registry ({most:,}): store them elsewhere and pass what finds "
-            "them, or raise the limit"
+            f"max_args_bytes of the registry ({maximum:,}): store them elsewhere and pass what "
+            "finds them, or raise the limit"
         )
 
 
 def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     check_name("task", job.task)
     check_name("queue", job.queue)
-    check_int("priority", job.priority, least=-MAX_INT)
-    check_int("max_attempts", job.max_attempts, least=1)
+    check_int("priority", job.priority, minimum=-MAX_INT)
+    check_int("max_attempts", job.max_attempts, minimum=1)
     check_scheduled_at(job.scheduled_at)
     check_tags(job.tags)
     if job.unique_key is not None:
-        check_name("unique_key", job.unique_key, most=MAX_KEY)
+        check_name("unique_key", job.unique_key, maximum=MAX_KEY)
     if job.timeout_seconds is not None:
-        check_int("timeout_seconds", job.timeout_seconds, least=1)
+        check_int("timeout_seconds", job.timeout_seconds, minimum=1)
     check_ids("depends_on", job.depends_on)
     args = _dumped_args(job, registry)
     if job.metadata is not None and not isinstance(job.metadata, dict):

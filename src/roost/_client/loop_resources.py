@@ -18,7 +18,7 @@ from roost.exceptions import ClosedError
 
 
 @attrs.define(eq=False)
-class InLoop:
+class LoopResources:
     """What one loop of one process has."""
 
     pool: AsyncPool
@@ -27,8 +27,8 @@ class InLoop:
     guard: AsyncGenerator[None] | None = None
 
 
-class Loops:
-    """Gives each event loop its own `InLoop`, made at the loop's first use.
+class ResourcesByLoop:
+    """Gives each event loop its own `LoopResources`, made at the loop's first use.
 
     The connections of a loop are closed when it ends: asyncio and trio finish the open async
     generators of a loop then, and one of them is ours. A loop that was closed without that is found
@@ -40,11 +40,11 @@ class Loops:
     def __init__(self, driver: AsyncDriver, *, max_size: int) -> None:
         self._driver = driver
         self._max_size = max_size
-        self._by_loop: dict[object, InLoop] = {}
-        self._parents: list[InLoop] = []
+        self._by_loop: dict[object, LoopResources] = {}
+        self._parents: list[LoopResources] = []
         self._closed = False
 
-    async def here(self) -> InLoop:
+    async def current(self) -> LoopResources:
         """Return what the running loop has.
 
         :raises ClosedError: the client was closed.
@@ -75,17 +75,17 @@ class Loops:
             if found.guard is not None:
                 await found.guard.aclose()
 
-    async def _open(self, loop: object) -> InLoop:
+    async def _open(self, loop: object) -> LoopResources:
         self._drop_ended()
         if (foreign := self._by_loop.get(loop)) is not None:
             self._parents.append(foreign)
         pool = self._driver.pool(max_size=self._max_size, application_name="roost")
-        found = self._by_loop[loop] = InLoop(pool, Waiting(self._driver))
+        found = self._by_loop[loop] = LoopResources(pool, Waiting(self._driver))
         found.guard = self._guard(loop, found)
         await anext(found.guard)
         return found
 
-    async def _guard(self, loop: object, found: InLoop) -> AsyncGenerator[None]:
+    async def _guard(self, loop: object, found: LoopResources) -> AsyncGenerator[None]:
         """Close the loop's connections when the loop ends."""
         try:
             yield

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, Field, RootModel
 
 from roost import HandlerRegistry, InvalidJobError, JobInsert, job
-from roost._model.record import encode_batch, encode_jobs
+from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.registry import with_defaults
 
 BEYOND_INT = 2**31
@@ -222,7 +222,7 @@ def test_a_model_is_sent_by_field_name_and_a_dict_of_its_values_alike() -> None:
 def test_jobs_that_differ_in_more_than_args_and_key_are_records(other: JobInsert) -> None:
     first = JobInsert("work", {"n": 1}, metadata={"n": 1})
     batch = encode_batch([first, other])
-    assert not batch.alike
+    assert not batch.homogeneous
     assert batch.text == encode_jobs([first, other])
 
 
@@ -233,7 +233,7 @@ def test_jobs_of_one_kind_are_sent_with_what_they_have_in_common_once() -> None:
         for n, key in enumerate(["x", None])
     ]
     batch = encode_batch(jobs)
-    assert batch.alike
+    assert batch.homogeneous
     content = json.loads(batch.text)
     assert content["args"] == [{"n": 0}, {"n": 1}]
     assert content["keys"] == ["x", None]
@@ -258,14 +258,14 @@ def test_equal_options_are_in_common_whoever_made_them() -> None:
             metadata={"tenant": "x" * 3, "n": int("7000"), "none": None},
         )
 
-    assert encode_batch([one(n) for n in range(3)]).alike
+    assert encode_batch([one(n) for n in range(3)]).homogeneous
 
 
 def test_a_tasks_default_tags_are_in_common(registry: HandlerRegistry) -> None:
     job("work", tags=["a", "b"], timeout_seconds=7_000, registry=registry)(lambda n: None)
     jobs = [with_defaults(JobInsert("work", {"n": n}), registry) for n in range(3)]
     batch = encode_batch(jobs)
-    assert batch.alike
+    assert batch.homogeneous
     assert json.loads(batch.text)["common"]["tags"] == ["a", "b"]
 
 

@@ -51,15 +51,15 @@ class TaskCall(Generic[R_co]):
 
     func: Callable[..., Any]
     args: dict[str, Any]
-    chosen: CallOptions = attrs.field(factory=CallOptions)
+    overrides: CallOptions = attrs.field(factory=CallOptions)
 
     def options(self, **options: Unpack[CallOptions]) -> Self:
         """Return the same call with other options than the task's defaults.
 
         :param options: ``queue``, ``priority`` and so on, as for `AsyncRoost.enqueue`.
         """
-        chosen: CallOptions = {**self.chosen, **options}
-        return attrs.evolve(self, chosen=chosen)
+        overrides: CallOptions = {**self.overrides, **options}
+        return attrs.evolve(self, overrides=overrides)
 
 
 @overload
