@@ -25,9 +25,9 @@ import psycopg
 import pytest
 
 from roost.embedded import EmbeddedPostgresError, remove, server
-from roost.embedded.account import check_owner
 from roost.embedded.cluster import Cluster
 from roost.embedded.lock import FileLock
+from roost.embedded.os_user import check_owner
 from roost.embedded.server import open_cluster
 
 SETTINGS: Mapping[str, object] = {
@@ -271,7 +271,7 @@ class RestartableServer:
 
     def pid(self) -> int:
         """Return the postmaster's process id."""
-        return int((self.cluster.place.cluster / "postmaster.pid").read_text().split()[0])
+        return int((self.cluster.paths.cluster / "postmaster.pid").read_text().split()[0])
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from roost.embedded import EmbeddedPostgresError, remove, server
-from roost.embedded.account import server_account
+from roost.embedded.os_user import server_user
 from roost.embedded.server import open_cluster
 
 if TYPE_CHECKING:
@@ -111,10 +111,10 @@ def test_the_zombie_of_a_killed_server_does_not_pass_for_a_running_one(
     settings = {"dynamic_shared_memory_type": "mmap"}
     with server(data_dir, settings=settings):
         postmaster(data_dir).kill()
-    account = server_account()
+    os_user = server_user()
     # Not waited for, so a zombie; the server's own user's, or Postgres may not signal it anyway.
     ended = subprocess.Popen(
-        ["true"], user=account.uid if account.drop else None, stdout=subprocess.PIPE
+        ["true"], user=os_user.uid if os_user.drop_privileges else None, stdout=subprocess.PIPE
     )
     with ended:
         assert ended.stdout is not None

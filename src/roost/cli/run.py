@@ -18,7 +18,6 @@ from roost._interrupt import INTERRUPTED
 from roost._model.logs import StructuredLogger
 from roost._worker.farewell import hand_back
 from roost.cli.backend import check_backend, run_on
-from roost.cli.ending import Watchdog, exit_with, handle_signals
 from roost.cli.logs import configure
 from roost.cli.modules import load_registry
 from roost.cli.options import (
@@ -30,6 +29,7 @@ from roost.cli.options import (
     resolve_dsn,
     takes_worker_settings,
 )
+from roost.cli.shutdown import Watchdog, exit_with, handle_signals
 
 logger = StructuredLogger("roost.cli")
 

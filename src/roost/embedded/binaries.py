@@ -14,9 +14,9 @@ from pathlib import Path
 
 import attrs
 
-from roost.embedded.account import Account, check_owner
 from roost.embedded.errors import BinariesNotFoundError, EmbeddedPostgresError
 from roost.embedded.lock import FileLock
+from roost.embedded.os_user import OsUser, check_owner
 
 PROGRAMS = ("postgres", "initdb", "pg_ctl")
 
@@ -52,11 +52,11 @@ def find_binaries() -> Path:
     if chosen:
         return check_binaries(Path(chosen), named_by="$ROOST_PG_BIN")
     tried: list[str] = ["$ROOST_PG_BIN: not set"]
-    for place, folder in _candidates():
+    for source, folder in _candidates():
         if folder is None:
-            tried.append(f"{place}: not there")
+            tried.append(f"{source}: not there")
         elif missing := _missing(folder):
-            tried.append(f"{place}: no {', '.join(missing)} in {folder}")
+            tried.append(f"{source}: no {', '.join(missing)} in {folder}")
         else:
             return folder
     raise BinariesNotFoundError(
@@ -79,16 +79,16 @@ def check_binaries(folder: Path, *, named_by: str) -> Path:
     return folder
 
 
-def usable_binaries(folder: Path, account: Account) -> Binaries:
-    """Return programs that ``account`` can run: those in ``folder``, or a copy of them.
+def usable_binaries(folder: Path, os_user: OsUser) -> Binaries:
+    """Return programs that ``os_user`` can run: those in ``folder``, or a copy of them.
 
     A copy is made when root found them at a place that is closed to others, such as a virtual
     environment below ``/root``. It goes to ``/var/lib/roost`` and is kept for the next time.
     """
-    if account.can_enter(folder):
-        return Binaries(folder=folder, version=_version(folder, account))
+    if os_user.can_enter(folder):
+        return Binaries(folder=folder, version=_version(folder, os_user))
     copy = _copy_for_others(folder)
-    return Binaries(folder=copy, version=_version(copy, account))
+    return Binaries(folder=copy, version=_version(copy, os_user))
 
 
 def make_root_home() -> Path:
@@ -148,8 +148,8 @@ def _missing(folder: Path) -> list[str]:
     return [name for name in PROGRAMS if not os.access(folder / name, os.X_OK)]
 
 
-def _version(folder: Path, account: Account) -> str:
-    answer = account.run([folder / "postgres", "--version"], timeout=30)
+def _version(folder: Path, os_user: OsUser) -> str:
+    answer = os_user.run([folder / "postgres", "--version"], timeout=30)
     found = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", answer.stdout)
     if answer.returncode != 0 or found is None:
         raise EmbeddedPostgresError(f"{folder / 'postgres'} does not run: {answer.stdout.strip()}")

@@ -13,12 +13,12 @@ from typing import Literal
 
 import attrs
 
-from roost.embedded.account import Account
 from roost.embedded.binaries import Binaries
 from roost.embedded.errors import DataVersionError, EmbeddedPostgresError
 from roost.embedded.lock import FileLock
-from roost.embedded.place import SOCKET_NAME, Place, make_socket_dir
-from roost.embedded.probe import is_ready
+from roost.embedded.os_user import OsUser
+from roost.embedded.paths import SOCKET_NAME, Paths, make_socket_dir
+from roost.embedded.ready import is_ready
 from roost.embedded.removal import delete_unfinished, mark
 
 StopMode = Literal["fast", "immediate"]
@@ -43,9 +43,9 @@ LOG_LIMIT = 1_000_000
 class Cluster:
     """One server's files, programs and user."""
 
-    place: Place
+    paths: Paths
     binaries: Binaries
-    account: Account
+    os_user: OsUser
 
     def ensure_made(self, change_lock: FileLock) -> None:
         """Run initdb if there is no data yet.
@@ -54,13 +54,13 @@ class Cluster:
             this process is killed in the middle and initdb runs on.
         :raises DataVersionError: there is data, of another major version.
         """
-        if self.place.cluster.exists():
+        if self.paths.cluster.exists():
             self._check_version()
             return
-        unfinished = self.place.home / "cluster.new"
+        unfinished = self.paths.home / "cluster.new"
         if unfinished.exists():  # its maker was killed: we have the lock
             delete_unfinished(unfinished)
-        self.account.make_private_folder(unfinished)
+        self.os_user.make_private_folder(unfinished)
         # Not synced to disk: should the machine die now, there is nothing to lose yet.
         command = ["--no-sync", "--no-instructions", "--username=postgres", "--encoding=UTF8"]
         # Only the socket's folder keeps others out: root connects to another user's server. Hosts
@@ -68,7 +68,7 @@ class Cluster:
         command += ["--auth-local=trust", "--auth-host=reject", "--locale=C"]
         if self.binaries.major >= 17:
             command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        done = self.account.run(
+        done = self.os_user.run(
             [self.binaries.folder / "initdb", f"--pgdata={unfinished}", *command],
             timeout=START_TIMEOUT,
             pass_fds=[change_lock.fileno()],
@@ -76,7 +76,7 @@ class Cluster:
         if done.returncode != 0:
             raise EmbeddedPostgresError(f"initdb failed: {done.stdout.strip()}")
         mark(unfinished)
-        unfinished.rename(self.place.cluster)
+        unfinished.rename(self.paths.cluster)
 
     def ensure_started(self, settings: Mapping[str, object]) -> None:
         """Start the server if it doesn't answer; return when it takes connections.
@@ -84,14 +84,14 @@ class Cluster:
         :param settings: Postgres settings for the start; without effect if it runs already.
         :raises EmbeddedPostgresError: it did not come up; the message has the end of its log.
         """
-        make_socket_dir(self.place, self.account)
-        options = _options(settings, self.place.socket_dir)
+        make_socket_dir(self.paths, self.os_user)
+        options = _options(settings, self.paths.socket_dir)
         deadline = time.monotonic() + START_TIMEOUT
         while not self.is_ready():
             # What a killed server left behind holds up a start until it is gone: its last
             # backends, their shared memory. If nothing was left behind, a failure is final.
-            left_behind = (self.place.cluster / "postmaster.pid").exists()
-            self._bury_the_dead()
+            left_behind = (self.paths.cluster / "postmaster.pid").exists()
+            self._clear_zombie_pid()
             done = self._start(options)
             if done.returncode == 0:
                 continue
@@ -103,19 +103,19 @@ class Cluster:
 
     def is_ready(self) -> bool:
         """Say whether the server takes connections."""
-        return is_ready(self.place.socket_dir / SOCKET_NAME, timeout=5.0)
+        return is_ready(self.paths.socket_dir / SOCKET_NAME, timeout=5.0)
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Stop the server if it runs.
 
         :raises EmbeddedPostgresError: it is still running afterwards.
         """
-        pid_file = self.place.cluster / "postmaster.pid"
+        pid_file = self.paths.cluster / "postmaster.pid"
         if not pid_file.exists():
             return
         for how in (mode, "immediate"):
-            self._bury_the_dead()
-            done = self.account.run(
+            self._clear_zombie_pid()
+            done = self.os_user.run(
                 [*self._pg_ctl("stop"), "-w", "-m", how, "-t", str(int(STOP_TIMEOUT))],
                 timeout=STOP_TIMEOUT + 10,
             )
@@ -127,37 +127,37 @@ class Cluster:
 
     def _is_alive(self) -> bool:
         # A server that was killed leaves its pid file behind; pg_ctl looks for the process.
-        return self.account.run(self._pg_ctl("status"), timeout=10).returncode == 0
+        return self.os_user.run(self._pg_ctl("status"), timeout=10).returncode == 0
 
     def _check_version(self) -> None:
         try:
-            made_by = (self.place.cluster / "PG_VERSION").read_text().strip()
+            made_by = (self.paths.cluster / "PG_VERSION").read_text().strip()
         except FileNotFoundError:
             raise EmbeddedPostgresError(
-                f"{self.place.cluster} is not a Postgres data directory; move it away"
+                f"{self.paths.cluster} is not a Postgres data directory; move it away"
             ) from None
         if made_by != str(self.binaries.major):
             raise DataVersionError(
-                f"{self.place.home} was made by Postgres {made_by}, but {self.binaries.folder} is "
+                f"{self.paths.home} was made by Postgres {made_by}, but {self.binaries.folder} is "
                 f"{self.binaries.version}. Set ROOST_PG_BIN to the bin folder of a Postgres "
-                f"{made_by}, or, if its data is not needed, delete {self.place.home}"
+                f"{made_by}, or, if its data is not needed, delete {self.paths.home}"
             )
 
     def _start(self, options: list[str]) -> CompletedProcess[str]:
-        log = self.place.log
+        log = self.paths.log
         if log.exists() and log.lstat().st_size > LOG_LIMIT:
             log.rename(log.with_suffix(".log.old"))
-        # Its own session: see Account.run. So a Ctrl-C can't hit a server that is half started.
+        # Its own session: see OsUser.run. So a Ctrl-C can't hit a server that is half started.
         quoted = shlex.join(options)
-        return self.account.run(
+        return self.os_user.run(
             [*self._pg_ctl("start"), "-w", "-l", log, "-t", str(int(START_TIMEOUT)), "-o", quoted],
             timeout=START_TIMEOUT + 10,
         )
 
     def _pg_ctl(self, verb: str) -> list[str | Path]:
-        return [self.binaries.folder / "pg_ctl", verb, "-D", self.place.cluster]
+        return [self.binaries.folder / "pg_ctl", verb, "-D", self.paths.cluster]
 
-    def _bury_the_dead(self) -> None:
+    def _clear_zombie_pid(self) -> None:
         """Free the lock files of a killed server whose process id is a zombie's.
 
         In a container whose first process reaps no children it stays one for ever, and Postgres
@@ -165,8 +165,8 @@ class Cluster:
         is how Postgres sees that old backends still write to the data.
         """
         lock_files = (
-            self.place.cluster / "postmaster.pid",
-            self.place.socket_dir / f"{SOCKET_NAME}.lock",
+            self.paths.cluster / "postmaster.pid",
+            self.paths.socket_dir / f"{SOCKET_NAME}.lock",
         )
         for path in lock_files:
             try:
@@ -182,7 +182,7 @@ class Cluster:
 
     def _log_end(self) -> str:
         try:
-            return self.place.log.read_text(errors="replace")[-2000:]
+            return self.paths.log.read_text(errors="replace")[-2000:]
         except OSError:
             return "(no log)"
 

@@ -14,12 +14,12 @@ from urllib.parse import quote
 
 import attrs
 
-from roost.embedded.account import server_account
 from roost.embedded.binaries import check_binaries, find_binaries, usable_binaries
 from roost.embedded.cluster import START_TIMEOUT, STOP_TIMEOUT, Cluster
 from roost.embedded.errors import EmbeddedPostgresError
 from roost.embedded.lock import FileLock
-from roost.embedded.place import SOCKET_NAME, make_place
+from roost.embedded.os_user import server_user
+from roost.embedded.paths import SOCKET_NAME, make_paths
 from roost.embedded.removal import check_removable, delete_home, delete_if_empty, delete_socket_dir
 
 CHANGE_TIMEOUT = 2 * START_TIMEOUT + STOP_TIMEOUT
@@ -81,7 +81,7 @@ def server(
     :raises EmbeddedPostgresError: it can't be started or stopped; the message says why.
     """
     cluster, use_lock, change_lock = _locked(data_dir, bin_dir)
-    place = cluster.place
+    paths = cluster.paths
     entered_by = os.getpid()
     with use_lock:
         try:
@@ -90,11 +90,11 @@ def server(
                 cluster.ensure_made(change_lock)
                 cluster.ensure_started(settings or {})
             yield Server(
-                dsn=_dsn(place.socket_dir, "postgres"),
-                data_dir=place.home,
+                dsn=_dsn(paths.socket_dir, "postgres"),
+                data_dir=paths.home,
                 bin_dir=cluster.binaries.folder,
                 version=cluster.binaries.version,
-                socket_dir=place.socket_dir,
+                socket_dir=paths.socket_dir,
             )
         finally:
             if os.getpid() == entered_by:
@@ -119,26 +119,26 @@ def remove(
         return
     cluster = open_cluster(folder, bin_dir)
     try:
-        check_removable(cluster.place.home)
+        check_removable(cluster.paths.home)
         _remove(cluster)
     except OSError as error:
         raise EmbeddedPostgresError(f"can't delete {folder}: {error}") from error
     finally:
-        if cluster.place.home != folder.resolve():  # root's, which may have been made just now
-            delete_if_empty(cluster.place.home)
+        if cluster.paths.home != folder.resolve():  # root's, which may have been made just now
+            delete_if_empty(cluster.paths.home)
     delete_if_empty(folder)
 
 
 def _remove(cluster: Cluster) -> None:
-    place = cluster.place
-    with FileLock.open(place.change_lock) as change, FileLock.open(place.use_lock) as use:
+    paths = cluster.paths
+    with FileLock.open(paths.change_lock) as change, FileLock.open(paths.use_lock) as use:
         change.exclusive(timeout=CHANGE_TIMEOUT)
         if not use.try_exclusive():
-            raise EmbeddedPostgresError(f"{place.home} is in use")
-        check_removable(place.home)
+            raise EmbeddedPostgresError(f"{paths.home} is in use")
+        check_removable(paths.home)
         cluster.stop("immediate")
-        delete_socket_dir(place.socket_dir, SOCKET_NAME)
-        delete_home(place.home)
+        delete_socket_dir(paths.socket_dir, SOCKET_NAME)
+        delete_home(paths.home)
 
 
 def open_cluster(
@@ -149,11 +149,11 @@ def open_cluster(
         raise EmbeddedPostgresError(
             "the embedded Postgres needs Linux or macOS: give Roost the DSN of a server instead"
         )
-    account = server_account()
+    os_user = server_user()
     found = check_binaries(Path(bin_dir), named_by="bin_dir") if bin_dir else find_binaries()
-    binaries = usable_binaries(found, account)
-    place = make_place(Path(data_dir), account)
-    return Cluster(place=place, binaries=binaries, account=account)
+    binaries = usable_binaries(found, os_user)
+    paths = make_paths(Path(data_dir), os_user)
+    return Cluster(paths=paths, binaries=binaries, os_user=os_user)
 
 
 def _locked(
@@ -166,8 +166,8 @@ def _locked(
     while True:
         cluster = open_cluster(data_dir, bin_dir)
         with suppress(FileNotFoundError), ExitStack() as opened:
-            use_lock = opened.enter_context(FileLock.open(cluster.place.use_lock))
-            change_lock = opened.enter_context(FileLock.open(cluster.place.change_lock))
+            use_lock = opened.enter_context(FileLock.open(cluster.paths.use_lock))
+            change_lock = opened.enter_context(FileLock.open(cluster.paths.change_lock))
             change_lock.exclusive(timeout=CHANGE_TIMEOUT)
             if use_lock.still_exists() and change_lock.still_exists():
                 opened.pop_all()
@@ -175,7 +175,7 @@ def _locked(
 
 
 def _leave(cluster: Cluster, use_lock: FileLock) -> None:
-    with FileLock.open(cluster.place.change_lock) as change_lock:
+    with FileLock.open(cluster.paths.change_lock) as change_lock:
         change_lock.exclusive(timeout=CHANGE_TIMEOUT)
         if use_lock.try_exclusive():
             cluster.stop()

@@ -45,7 +45,7 @@ FAREWELL = 1.5
 
 
 @attrs.frozen
-class _Order:
+class _Deadline:
     """Be gone at a time of the monotonic clock."""
 
     at: float
@@ -62,24 +62,24 @@ class Watchdog:
     def __init__(self, farewell: Callable[[], None]) -> None:
         self._farewell = farewell
         self._ending = threading.Lock()
-        self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self._deadlines: queue.SimpleQueue[_Deadline] = queue.SimpleQueue()
         threading.Thread(target=self._watch, name="roost watchdog", daemon=True).start()
 
     def exit_within(self, seconds: float, *, code: int, why: str | None = None) -> None:
         """Exit with ``code`` unless the process has ended by itself; the nearest deadline holds."""
-        self._orders.put(_Order(time.monotonic() + seconds, code, why))
+        self._deadlines.put(_Deadline(time.monotonic() + seconds, code, why))
 
     def _watch(self) -> None:
-        nearest: _Order | None = None
+        nearest: _Deadline | None = None
         while True:
             left = None if nearest is None else nearest.at - time.monotonic()
             try:
-                order = self._orders.get(timeout=None if left is None else max(left, 0))
+                deadline = self._deadlines.get(timeout=None if left is None else max(left, 0))
             except queue.Empty:
                 assert nearest is not None  # noqa: S101  (without a deadline it waits for ever)
                 self.exit_now(nearest.code, why=nearest.why)
-            if nearest is None or order.at < nearest.at:
-                nearest = order
+            if nearest is None or deadline.at < nearest.at:
+                nearest = deadline
 
     def exit_now(self, code: int, *, why: str | None = None) -> NoReturn:
         """End the process without waiting for threads; what was logged and printed gets out."""
@@ -157,25 +157,25 @@ def _overheard(watchdog: Watchdog, grace: float, heeded: Sequence[int]) -> Itera
     ours, for_signals = socket.socketpair()
     for_signals.setblocking(False)
     loops = signal.set_wakeup_fd(for_signals.fileno(), warn_on_full_buffer=False)
-    ear = threading.Thread(
+    listener = threading.Thread(
         target=_listen,
         args=(ours, loops, watchdog, grace, heeded),
         name="roost signals",
         daemon=True,
     )
-    ear.start()
+    listener.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(loops)
         for_signals.close()  # which ends the thread
-        ear.join(LAST_WORDS)
+        listener.join(LAST_WORDS)
 
 
 def _listen(
     ours: socket.socket, loops: int, watchdog: Watchdog, grace: float, heeded: Sequence[int]
 ) -> None:
-    orders = chain(
+    deadlines = chain(
         [
             (grace + AFTER_FIRST, "the stop took too long"),
             (AFTER_SECOND, "the forced stop took too long"),
@@ -186,7 +186,7 @@ def _listen(
         while numbers := ours.recv(64):
             for number in numbers:
                 if number in heeded:
-                    seconds, why = next(orders)
+                    seconds, why = next(deadlines)
                     watchdog.exit_within(seconds, code=1, why=why)
             if loops != -1:
                 with suppress(OSError):  # full: the loop is awake anyway

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import attrs
 
-from roost.embedded.account import Account, check_owner
 from roost.embedded.binaries import make_root_home
 from roost.embedded.errors import EmbeddedPostgresError
+from roost.embedded.os_user import OsUser, check_owner
 
 SOCKET_NAME = ".s.PGSQL.5432"
 
@@ -24,7 +24,7 @@ SHORT_HOME = Path("/tmp")  # noqa: S108  (the owner of what is used there is che
 
 
 @attrs.frozen(kw_only=True)
-class Place:
+class Paths:
     """The files of one server: what the user named, or for root possibly somewhere else."""
 
     home: Path
@@ -51,33 +51,33 @@ class Place:
         return self.home / "use.lock"
 
 
-def make_place(data_dir: Path, account: Account) -> Place:
+def make_paths(data_dir: Path, os_user: OsUser) -> Paths:
     """Create the data folder if it is missing and return where things are.
 
     :raises EmbeddedPostgresError: it can't be made, or belongs to somebody else.
     """
     wanted = Path(os.path.realpath(data_dir.expanduser()))
     try:
-        home = _make_home(wanted, account)
+        home = _make_home(wanted, os_user)
     except OSError as error:
         raise EmbeddedPostgresError(f"can't use {wanted} as a data folder: {error}") from error
-    return Place(home=home, socket_dir=_socket_dir(home))
+    return Paths(home=home, socket_dir=_socket_dir(home))
 
 
-def make_socket_dir(place: Place, account: Account) -> None:
+def make_socket_dir(paths: Paths, os_user: OsUser) -> None:
     """Create the folder of the socket, again if a clean-up of /tmp took it. Needs the change lock.
 
     :raises EmbeddedPostgresError: it belongs to somebody else.
     """
-    parent = place.socket_dir.parent
-    if parent != place.home:
+    parent = paths.socket_dir.parent
+    if parent != paths.home:
         # In a sticky /tmp nobody but its owner can replace a folder once it was found to be ours.
-        parent.mkdir(mode=0o711 if account.drop else 0o700, exist_ok=True)
+        parent.mkdir(mode=0o711 if os_user.drop_privileges else 0o700, exist_ok=True)
         check_owner(parent, os.geteuid())
-    account.make_private_folder(place.socket_dir)
+    os_user.make_private_folder(paths.socket_dir)
 
 
-def _make_home(wanted: Path, account: Account) -> Path:
+def _make_home(wanted: Path, os_user: OsUser) -> Path:
     wanted.mkdir(parents=True, exist_ok=True)
     if (wanted / "PG_VERSION").exists():
         raise EmbeddedPostgresError(
@@ -86,7 +86,7 @@ def _make_home(wanted: Path, account: Account) -> Path:
     # No mode is ever changed to let the server's user in: the folder above may be private for a
     # reason. The files go where that user can be, at a name that follows from the wanted one.
     home = wanted
-    if not account.can_enter(wanted):
+    if not os_user.can_enter(wanted):
         home = make_root_home() / f"data-{_digest(wanted)}"
         home.mkdir(exist_ok=True, mode=0o755)
     check_owner(home, os.geteuid())

@@ -14,13 +14,16 @@ from roost.embedded.errors import EmbeddedPostgresError
 
 
 @attrs.frozen(kw_only=True)
-class Account:
-    """The user that owns the data and runs the server; ``drop`` is set when we are root."""
+class OsUser:
+    """The operating-system user that owns the data and runs the server.
+
+    :param drop_privileges: this process is root and starts the server as another user.
+    """
 
     name: str
     uid: int
     gid: int
-    drop: bool
+    drop_privileges: bool
 
     def run(
         self, command: Sequence[str | Path], *, timeout: float, pass_fds: Sequence[int] = ()
@@ -47,9 +50,9 @@ class Account:
                 start_new_session=True,
                 umask=0o077,
                 pass_fds=pass_fds,
-                user=self.uid if self.drop else None,
-                group=self.gid if self.drop else None,
-                extra_groups=[] if self.drop else None,
+                user=self.uid if self.drop_privileges else None,
+                group=self.gid if self.drop_privileges else None,
+                extra_groups=[] if self.drop_privileges else None,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise EmbeddedPostgresError(f"can't run {arguments[0]}: {error}") from error
@@ -59,7 +62,7 @@ class Account:
 
         Asked of the system by trying, because modes alone don't tell (ACLs, capabilities).
         """
-        if not self.drop:
+        if not self.drop_privileges:
             return os.access(folder, os.X_OK)
         return self.run(["test", "-x", folder], timeout=10).returncode == 0
 
@@ -67,7 +70,7 @@ class Account:
         """Create ``folder`` for this user alone, or check that it is. Needs the change lock."""
         folder.mkdir(mode=0o700, exist_ok=True)
         # Ours and not yet this user's: just made, or made by one of us that was killed right there.
-        if self.drop and folder.lstat().st_uid == 0:
+        if self.drop_privileges and folder.lstat().st_uid == 0:
             os.chown(folder, self.uid, self.gid, follow_symlinks=False)
         check_owner(folder, self.uid)
 
@@ -88,7 +91,7 @@ def check_owner(folder: Path, uid: int) -> None:
 
 
 @functools.cache
-def server_account() -> Account:
+def server_user() -> OsUser:
     """Return the user to run the server as: us, or for root ``postgres``, else ``nobody``.
 
     :raises EmbeddedPostgresError: we are root and neither of them exists.
@@ -96,13 +99,15 @@ def server_account() -> Account:
     import pwd  # not on Windows, where this module must be importable
 
     if os.geteuid() != 0:
-        return Account(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), drop=False)
+        return OsUser(
+            name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), drop_privileges=False
+        )
     for name in ("postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
-        return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, drop=True)
+        return OsUser(name=name, uid=entry.pw_uid, gid=entry.pw_gid, drop_privileges=True)
     raise EmbeddedPostgresError(
         "Postgres refuses to run as root, and there is neither a user 'postgres' nor 'nobody' "
         "to run it as: run as another user"

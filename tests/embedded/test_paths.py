@@ -15,10 +15,10 @@ import pytest
 
 from roost.embedded import DataVersionError, EmbeddedPostgresError, find_binaries, remove, server
 from roost.embedded import binaries as binaries_module
-from roost.embedded import place as place_module
-from roost.embedded.account import server_account
+from roost.embedded import paths as paths_module
 from roost.embedded.binaries import usable_binaries
-from roost.embedded.place import make_place
+from roost.embedded.os_user import server_user
+from roost.embedded.paths import make_paths
 
 if TYPE_CHECKING:
     StartUser = Callable[..., Any]
@@ -42,7 +42,7 @@ def root_home(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def nobody_with_binaries(monkeypatch: pytest.MonkeyPatch) -> pwd.struct_passwd:
     # The same copy that root gives the server's user, in case the environment is private.
-    binaries = usable_binaries(find_binaries(), server_account())
+    binaries = usable_binaries(find_binaries(), server_user())
     monkeypatch.setenv("ROOST_PG_BIN", str(binaries.folder))
     return pwd.getpwnam("nobody")
 
@@ -51,12 +51,12 @@ def nobody_with_binaries(monkeypatch: pytest.MonkeyPatch) -> pwd.struct_passwd:
 def test_as_root_the_server_and_its_files_are_another_users(
     data_dir: Path, postmaster: Callable[[Path], Any]
 ) -> None:
-    account = server_account()
+    os_user = server_user()
     with server(data_dir) as pg:
         assert answers(pg.dsn)
-        assert Path(f"/proc/{postmaster(data_dir).pid}").stat().st_uid == account.uid
+        assert Path(f"/proc/{postmaster(data_dir).pid}").stat().st_uid == os_user.uid
         for private in (data_dir / "cluster", pg.socket_dir):
-            assert private.stat().st_uid == account.uid
+            assert private.stat().st_uid == os_user.uid
             assert stat.S_IMODE(private.stat().st_mode) == 0o700
 
 
@@ -85,15 +85,15 @@ def test_another_user_can_not_connect_to_the_server(
     user: StartUser, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = nobody_with_binaries(monkeypatch)
-    account = server_account()
-    if account.uid == nobody.pw_uid:
+    os_user = server_user()
+    if os_user.uid == nobody.pw_uid:
         pytest.skip("the server runs as nobody here")
     with server(data_dir) as pg:
-        found = attempt_as(nobody, pg.socket_dir / place_module.SOCKET_NAME)
+        found = attempt_as(nobody, pg.socket_dir / paths_module.SOCKET_NAME)
     assert found == "PermissionError"
 
 
-def attempt_as(account: pwd.struct_passwd, socket_path: Path) -> str:
+def attempt_as(os_user: pwd.struct_passwd, socket_path: Path) -> str:
     import subprocess
     import sys
 
@@ -105,7 +105,7 @@ try:
 except OSError as error:
     print(type(error).__name__)
 """
-    ids = [str(account.pw_gid), str(account.pw_uid)]
+    ids = [str(os_user.pw_gid), str(os_user.pw_uid)]
     command = [sys.executable, "-c", script, str(socket_path), *ids]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
@@ -206,7 +206,7 @@ def test_a_planted_link_in_the_temporary_folder_is_refused(
     target = short / "elsewhere"
     target.mkdir(parents=True)
     (short / f"roost-{os.geteuid()}").symlink_to(target)
-    monkeypatch.setattr(place_module, "SHORT_HOME", short)
+    monkeypatch.setattr(paths_module, "SHORT_HOME", short)
 
     with pytest.raises(EmbeddedPostgresError, match="not a folder"), server(data_dir / ("x" * 120)):
         pytest.fail("it was used")
@@ -222,7 +222,7 @@ def test_folders_of_somebody_else_are_refused(
     planted = short / "roost-0"
     planted.mkdir(parents=True)
     os.chown(planted, nobody.pw_uid, nobody.pw_gid)
-    monkeypatch.setattr(place_module, "SHORT_HOME", short)
+    monkeypatch.setattr(paths_module, "SHORT_HOME", short)
     theirs = data_dir.with_name(f"{data_dir.name}-theirs")
     theirs.mkdir()
     os.chown(theirs, nobody.pw_uid, nobody.pw_gid)
@@ -266,12 +266,12 @@ def test_a_file_in_the_way_is_a_clear_error(data_dir: Path) -> None:
 
 
 def test_a_place_is_the_same_for_all_umasks(data_dir: Path) -> None:
-    account = server_account()
+    os_user = server_user()
     before = os.umask(0o002)
     try:
-        first = make_place(data_dir, account)
+        first = make_paths(data_dir, os_user)
         os.umask(0o077)
-        second = make_place(data_dir, account)
+        second = make_paths(data_dir, os_user)
     finally:
         os.umask(before)
 
