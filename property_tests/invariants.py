@@ -36,12 +36,12 @@ def check(before: Tables, after: Tables, *, error_cap: int, revived: bool) -> No
     :param revived: whether the step was one of the verbs that bring jobs back from their end.
     """
     old, new = _by_id(before), _by_id(after)
-    unaccepted = {row["handed"] for row in before["workers"]}
+    unaccepted = {row["dispatched_job_id"] for row in before["workers"]}
     for job_id, row in new.items():
         _check_row(row, error_cap)
         if old.get(job_id) != row:
             _check_move(old.get(job_id), row, revived=revived, unaccepted=job_id in unaccepted)
-    _check_hand_overs(before, after, new.keys() - old.keys())
+    _check_dispatches(before, after, new.keys() - old.keys())
     gone = old.keys() - new.keys()
     assert not gone, f"jobs {sorted(gone)} are gone"
     _check_unique_keys(after["jobs"])
@@ -109,15 +109,15 @@ def _check_move(
     assert taken or old["worker_id"] == row["worker_id"], f"holder changed: {old} → {row}"
 
 
-def _check_hand_overs(before: Tables, after: Tables, new: Collection[int]) -> None:
+def _check_dispatches(before: Tables, after: Tables, new: Collection[int]) -> None:
     """Check that each of the ``new`` jobs that runs already took an offer of its own."""
     handed = Counter(
         row["worker_id"]
         for row in after["jobs"]
         if row["id"] in new and row["state"] == JobState.EXECUTING
     )
-    offered = {row["id"] for row in before["workers"] if row["offer"] is not None}
-    used_up = {row["id"] for row in after["workers"] if row["offer"] is None}
+    offered = {row["id"] for row in before["workers"] if row["credit"] is not None}
+    used_up = {row["id"] for row in after["workers"] if row["credit"] is None}
     for worker_id, jobs in handed.items():
         assert worker_id in offered, f"worker {worker_id} was given a job and had offered nothing"
         assert worker_id in used_up, f"worker {worker_id} still offers, and was given a job"

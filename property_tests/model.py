@@ -66,7 +66,7 @@ class Model(Dispatch, Claiming, Settle, Control, Rescue, Archive, Read):
             self.dependencies -= before - beside.dependencies
             self.dependencies |= beside.dependencies - before
             self.woken |= beside.woken
-            self.handed += beside.handed
+            self.dispatched += beside.dispatched
         return answer, other_answer
 
     def _active_keys(self, job_ids: Collection[int]) -> set[str | None]:

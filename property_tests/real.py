@@ -22,11 +22,11 @@ from property_tests.words import (
     Call,
     Cancel,
     Claim,
+    Dispatched,
     End,
     Ending,
     Fail,
     Grant,
-    Handed,
     Leased,
     NewJob,
     Release,
@@ -44,7 +44,18 @@ from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
 from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.verdict import Lease, Verdict, judge
-from roost._ops import claim, control, enqueue, handover, inspect, schema, settle, upkeep
+from roost._ops import (
+    archive,
+    claim,
+    control,
+    dispatch,
+    enqueue,
+    read,
+    rescue,
+    schema,
+    settle,
+    workers,
+)
 from roost._ops.query import Op
 from roost.exceptions import DatabaseUnavailableError, DuplicateUniqueJobError, SnoozeJob
 
@@ -111,7 +122,7 @@ class Real:
         self._dsn = dsn
         self.now = START
         self.woken: set[str] = set()
-        self.handed: list[Handed] = []
+        self.dispatched: list[Dispatched] = []
         self._ears = self._listening()
         self._first, self._second = self._connect(), self._connect()
         self._connection = self._first
@@ -130,7 +141,7 @@ class Real:
         tables = ", ".join(f"roost.{name}" for name in self._tables)
         self._first.raw.execute(f"truncate {tables} restart identity".encode())
         self.now = START
-        self.woken, self.handed = set(), []
+        self.woken, self.dispatched = set(), []
         self._set_clocks()
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
@@ -168,7 +179,7 @@ class Real:
 
     def enqueue_alone(self, *, job: NewJob) -> int:
         record = encode_jobs([self._insert(job)])
-        return self._run(enqueue.insert_job(record, unique_key=job.unique_key, hand_over=True))
+        return self._run(enqueue.insert_job(record, unique_key=job.unique_key, dispatch=True))
 
     def enqueue_in_sql(self, *, job: NewJob) -> int | None:
         # The function stores what it is given, also an empty list where Roost itself has null.
@@ -193,7 +204,7 @@ class Real:
         if not parents:
             return self._run(enqueue.insert_batch(encode_batch(inserts)))
         records = encode_jobs(inserts)
-        return self._run_whole(enqueue.insert_children(records))
+        return self._run_whole(enqueue.insert_dependent(records))
 
     def enqueue_and_roll_back(self, *, jobs: Sequence[NewJob]) -> None:
         with self._connection.transaction():
@@ -230,25 +241,25 @@ class Real:
             jobs=[leased.job for leased in taken],
             next_due=answer.next_due,
             alive=answer.alive,
-            offer=answer.offer,
+            credit=answer.credit,
         )
 
-    def make_offer(
+    def grant_credit(
         self, *, worker_id: int, number: int, channel: str, tasks: Sequence[str]
     ) -> bool:
-        return self._run(handover.make_offer(worker_id, number, channel=channel, tasks=tasks))
+        return self._run(dispatch.grant_credit(worker_id, number, channel=channel, tasks=tasks))
 
-    def withdraw_offer(self, *, worker_id: int) -> bool:
-        return self._run(handover.withdraw_offer(worker_id))
+    def revoke_credit(self, *, worker_id: int) -> bool:
+        return self._run(dispatch.revoke_credit(worker_id))
 
-    def accept_handed(self, *, worker_id: int, next_offer: int | None) -> Leased | None:
-        accepted = self._run(handover.accept_handed(worker_id, next_offer=next_offer))
+    def accept_dispatched(self, *, worker_id: int, next_credit: int | None) -> Leased | None:
+        accepted = self._run(dispatch.accept_dispatched(worker_id, next_credit=next_credit))
         return None if accepted.job is None else _leased(accepted.job)
 
     def take_unaccepted(
         self, *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], after: int
     ) -> list[Leased]:
-        taken = handover.take_unaccepted(
+        taken = dispatch.take_unaccepted(
             worker_id, queues=queues, tasks=tasks, limit=10, after=after
         )
         return [_leased(job) for job in self._run(taken)]
@@ -295,54 +306,56 @@ class Real:
 
     def register(self, *, name: str, queues: Sequence[str], stale_after: int) -> int:
         return self._run(
-            upkeep.register_worker(name=name, queues=queues, concurrency=4, stale_after=stale_after)
+            workers.register_worker(
+                name=name, queues=queues, concurrency=4, stale_after=stale_after
+            )
         )
 
     def renew(self, *, worker_id: int, stale_after: int) -> bool:
-        return self._run(upkeep.renew_worker(worker_id, stale_after=stale_after))
+        return self._run(workers.renew_worker(worker_id, stale_after=stale_after))
 
-    def set_asleep(self, *, worker_id: int, asleep: bool) -> None:
-        self._run(upkeep.set_asleep(worker_id, asleep=asleep))
+    def set_wants_notify(self, *, worker_id: int, wants_notify: bool) -> None:
+        self._run(workers.set_wants_notify(worker_id, wants_notify=wants_notify))
 
     def forget(self, *, worker_id: int) -> None:
-        self._run(upkeep.forget_worker(worker_id))
+        self._run(workers.forget_worker(worker_id))
 
     def mark_started(self, *, worker_id: int, through: Sequence[int]) -> bool:
-        return self._run(upkeep.mark_started(worker_id, through, flush=True))
+        return self._run(workers.mark_started(worker_id, through, flush=True))
 
     def expire(self) -> set[str]:
-        return set(self._run(upkeep.expire_workers()))
+        return set(self._run(rescue.expire_workers()))
 
     def rescue(self, *, limit: int, error_cap: int) -> dict[int, str]:
-        rescued = self._run_whole(upkeep.rescue_jobs(limit=limit, error_cap=error_cap))
+        rescued = self._run_whole(rescue.rescue_jobs(limit=limit, error_cap=error_cap))
         return {job.job_id: job.state.value for job in rescued}
 
     def release_unheld(self, *, worker_id: int, held: Collection[Lease]) -> list[int]:
-        return self._run_whole(upkeep.release_unheld(worker_id, held=held))
+        return self._run_whole(workers.release_unheld(worker_id, held=held))
 
     def archive_jobs(self, *, after: int) -> int:
-        return self._run(upkeep.archive_jobs(after=after, limit=1_000))
+        return self._run(archive.archive_jobs(after=after, limit=1_000))
 
     def forget_results(self, *, after: int) -> int:
-        return self._run(upkeep.forget_results(after=after, limit=1_000))
+        return self._run(archive.forget_results(after=after, limit=1_000))
 
     def look(self, *, job_id: int) -> dict[str, Any]:
-        return _comparable(self._run(inspect.get_job(job_id)).model_dump())
+        return _comparable(self._run(read.get_job(job_id)).model_dump())
 
     def await_outcome(self, *, job_id: int) -> dict[str, Any] | None:
-        outcome = self._run(inspect.await_outcome(job_id))
+        outcome = self._run(read.await_outcome(job_id))
         return None if outcome is None else _comparable(dataclasses.asdict(outcome))
 
     def list_queues(self) -> dict[str, dict[str, Any]]:
-        listed = [dataclasses.asdict(queue) for queue in self._run(inspect.list_queues())]
+        listed = [dataclasses.asdict(queue) for queue in self._run(read.list_queues())]
         return {queue.pop("name"): queue for queue in listed}
 
     def list_workers(self) -> dict[int, tuple[int, int]]:
-        listed = self._run(inspect.list_workers())
+        listed = self._run(read.list_workers())
         return {worker.id: (worker.executing, worker.prefetched) for worker in listed}
 
     def count(self, *, queues: Sequence[str]) -> dict[str, int]:
-        counted = self._run(inspect.count_by_state(queues))
+        counted = self._run(read.count_by_state(queues))
         return {state.value: jobs for state, jobs in counted.items()}
 
     def both_at_once(
@@ -412,8 +425,8 @@ class Real:
             self.woken.add(CHANNELS[channel] + payload)
         else:
             # Which other workers are asked to watch is a matter of chance.
-            if payload == handover.HANDED:
-                self.handed.append(Handed(channel))
+            if payload == dispatch.DISPATCHED:
+                self.dispatched.append(Dispatched(channel))
 
     def _table_names(self) -> list[str]:
         query = "select tablename from pg_tables where schemaname = 'roost' order by tablename"

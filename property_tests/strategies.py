@@ -96,10 +96,10 @@ def enqueues_of_children(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[Call
 
 def enqueues_alone() -> st.SearchStrategy[Call]:
     """Return enqueues of a job each in a transaction of its own."""
-    return enqueues_to_hand_over() | _calls("enqueue_alone", job=new_jobs())
+    return enqueues_to_dispatch() | _calls("enqueue_alone", job=new_jobs())
 
 
-def enqueues_to_hand_over() -> st.SearchStrategy[Call]:
+def enqueues_to_dispatch() -> st.SearchStrategy[Call]:
     """Return the same of jobs that hardly anything keeps from being handed over."""
     changes = st.fixed_dictionaries(
         {
@@ -191,9 +191,9 @@ def signs_of_life(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
     """Return heartbeats, naps, offers, and the last word of a worker that ends."""
     return st.one_of(
         _calls("renew", worker_id=workers, stale_after=st.sampled_from(STALE_AFTER)),
-        _calls("set_asleep", worker_id=workers, asleep=st.booleans()),
+        _calls("set_wants_notify", worker_id=workers, wants_notify=st.booleans()),
         offers(workers),
-        _calls("withdraw_offer", worker_id=workers),
+        _calls("revoke_credit", worker_id=workers),
         _calls("confirm_pauses", worker_id=workers, queues=queues()),
         _calls("forget", worker_id=workers),
     )
@@ -202,13 +202,13 @@ def signs_of_life(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
 def offer_of(worker_id: int) -> Call:
     """Return an offer to run whatever there is."""
     words = {"number": 4, "channel": LIVE_CHANNELS[0], "tasks": TASKS}
-    return Call("make_offer", {"worker_id": worker_id, **words})
+    return Call("grant_credit", {"worker_id": worker_id, **words})
 
 
 def offers(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
     """Return offers to run a job; some that nobody would hear of."""
     return _calls(
-        "make_offer",
+        "grant_credit",
         worker_id=workers,
         number=st.integers(1, 3),
         channel=st.sampled_from([*LIVE_CHANNELS, *LIVE_CHANNELS, DEAD_CHANNEL]),
@@ -216,7 +216,7 @@ def offers(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
     )
 
 
-def hand_overs(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+def dispatches(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
     """Return what workers do about jobs that they, or others, were given."""
     take = _calls(
         "take_unaccepted",
@@ -225,7 +225,7 @@ def hand_overs(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
         tasks=st.sampled_from([TASKS, TASKS, TASKS[:1]]),
         after=st.sampled_from([0, 0, 1]),
     )
-    return take | _calls("accept_handed", worker_id=workers, next_offer=st.none() | st.just(9))
+    return take | _calls("accept_dispatched", worker_id=workers, next_credit=st.none() | st.just(9))
 
 
 def releases(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:

@@ -100,14 +100,14 @@ class Claim:
 
     :param jobs: each job as a `roost.Job` shows it, in running order.
     :param next_due: seconds until the next job is due, if that was asked.
-    :param offer: the number of the worker's offer, 0 if none is out; ``None``: it has no row.
+    :param credit: the number of the worker's credit, 0 if none is out; ``None``: it has no row.
     """
 
     grants: list[Grant]
     jobs: list[dict[str, Any]]
     next_due: float | None
     alive: bool
-    offer: int | None
+    credit: int | None
 
 
 @attrs.frozen
@@ -119,7 +119,7 @@ class Leased:
 
 
 @attrs.frozen
-class Handed:
+class Dispatched:
     """That a worker was told to read its row, for it was given the job that it offered to run."""
 
     channel: str

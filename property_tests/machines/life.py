@@ -120,13 +120,15 @@ class Life(RuleBasedStateMachine):
         return _ids(self.both(call))
 
     @precondition(lambda self: self.model.workers)
-    @rule(target=jobs, data=st.data(), call=strategies.enqueues_to_hand_over())
+    @rule(target=jobs, data=st.data(), call=strategies.enqueues_to_dispatch())
     def offer_and_enqueue(self, data: st.DataObject, call: Call) -> MultipleResults[int]:
         """Let a worker or two offer to run a job, and somebody add one."""
         living = st.sampled_from(sorted(self.model.workers))
         for worker_id in data.draw(st.lists(living, min_size=1, max_size=2, unique=True)):
-            asleep = data.draw(st.booleans())
-            self.both(Call("set_asleep", {"worker_id": worker_id, "asleep": asleep}))
+            wants_notify = data.draw(st.booleans())
+            self.both(
+                Call("set_wants_notify", {"worker_id": worker_id, "wants_notify": wants_notify})
+            )
             self.both(data.draw(strategies.offers(st.just(worker_id))))
         self.break_ties()
         self.the_tables_are_the_models()
@@ -253,16 +255,16 @@ class Life(RuleBasedStateMachine):
     @rule(
         target=grants,
         data=st.data(),
-        enqueue=strategies.enqueues_to_hand_over(),
+        enqueue=strategies.enqueues_to_dispatch(),
         goes_first=st.booleans(),
         first_commits=st.booleans(),
     )
-    def write_beside_a_hand_over(
+    def write_beside_a_dispatch(
         self, data: st.DataObject, enqueue: Call, goes_first: bool, first_commits: bool
     ) -> MultipleResults[Grant]:
         worker_id = data.draw(st.sampled_from(sorted(self.model.workers)))
-        asleep = data.draw(st.booleans())
-        self.both(Call("set_asleep", {"worker_id": worker_id, "asleep": asleep}))
+        wants_notify = data.draw(st.booleans())
+        self.both(Call("set_wants_notify", {"worker_id": worker_id, "wants_notify": wants_notify}))
         self.both(strategies.offer_of(worker_id))
         self.break_ties()
         self.the_tables_are_the_models()
@@ -272,7 +274,7 @@ class Life(RuleBasedStateMachine):
             strategies.signs_of_life(worker),
             strategies.releases(worker),
             strategies.greedy_claims(worker, 1),
-            strategies.enqueues_to_hand_over(),
+            strategies.enqueues_to_dispatch(),
             strategies.expires(),
         )
         other = data.draw(others)
@@ -311,7 +313,7 @@ class Life(RuleBasedStateMachine):
         call = Call("release_unheld", {"worker_id": worker_id, "held": known})
         return self.granted(self.both(call))
 
-    @rule(target=grants, call=strategies.hand_overs(workers))
+    @rule(target=grants, call=strategies.dispatches(workers))
     def accept_or_take_over(self, call: Call) -> MultipleResults[Grant]:
         return self.granted(self.both(call))
 
@@ -319,7 +321,7 @@ class Life(RuleBasedStateMachine):
     @rule(target=grants, data=st.data())
     def accept_or_take_over_what_was_given(self, data: st.DataObject) -> MultipleResults[Grant]:
         living = st.sampled_from(sorted(self.model.workers))
-        return self.granted(self.both(data.draw(strategies.hand_overs(living))))
+        return self.granted(self.both(data.draw(strategies.dispatches(living))))
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data())
@@ -444,8 +446,8 @@ class Life(RuleBasedStateMachine):
         woken, self.real.woken = self.real.woken, set()
         must_wake, self.model.woken = self.model.woken, set()
         assert woken == must_wake, f"Roost woke {woken}, the model {must_wake}"
-        handed, self.real.handed = self.real.handed, []
-        must_hand, self.model.handed = self.model.handed, []
+        handed, self.real.dispatched = self.real.dispatched, []
+        must_hand, self.model.dispatched = self.model.dispatched, []
         assert handed == must_hand, f"Roost handed over {handed}, the model {must_hand}"
         return answer
 

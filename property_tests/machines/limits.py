@@ -24,8 +24,8 @@ from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import claim_jobs, claim_limited_jobs
+from roost._ops.dispatch import accept_dispatched, grant_credit
 from roost._ops.enqueue import insert_job
-from roost._ops.handover import accept_handed, make_offer
 from roost._ops.limits import count_start_now, mark_limited_jobs, publish_limits
 from roost._ops.settle import settle
 
@@ -83,15 +83,15 @@ class Limits(RuleBasedStateMachine):
 
     @rule(worker=st.integers(0, 1), task=st.sampled_from(TASKS))
     def enqueue_for_who_offers(self, worker: int, task: str) -> None:
-        self.table.run(make_offer(self.workers[worker], 1, channel=CHANNEL, tasks=TASKS))
+        self.table.run(grant_credit(self.workers[worker], 1, channel=CHANNEL, tasks=TASKS))
         record = encode_jobs([JobInsert(task)])
-        job_id = self.table.run(insert_job(record, unique_key=None, hand_over=True))
+        job_id = self.table.run(insert_job(record, unique_key=None, dispatch=True))
         holder = self.table.column(job_id, "worker_id")
         assert (holder is None) is (task in LIMITED), "only who claims looks at the limits"
         if holder is None:
             self.waiting[task] += 1
         else:
-            given = self.table.run(accept_handed(holder, next_offer=None)).job
+            given = self.table.run(accept_dispatched(holder, next_credit=None)).job
             assert given is not None
             self.running[given.lease] = task
 

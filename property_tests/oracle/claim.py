@@ -54,7 +54,7 @@ class Claiming(Tables):
             jobs=[self._view(row) for row in picked],
             next_due=self._next_due(waiting) if len(picked) < limit else None,
             alive=worker is not None,
-            offer=None if worker is None else worker.offer or 0,
+            credit=None if worker is None else worker.credit or 0,
         )
 
     def _pick(

@@ -8,7 +8,7 @@ from datetime import timedelta
 from property_tests.oracle.enqueue import Enqueue
 from property_tests.oracle.rows import JobRow, WorkerRow
 from property_tests.oracle.tables import Waits
-from property_tests.words import LIVE_CHANNELS, Grant, Handed, Leased, NewJob
+from property_tests.words import LIVE_CHANNELS, Dispatched, Grant, Leased, NewJob
 
 from roost._model.verdict import Lease
 from roost.exceptions import DuplicateUniqueJobError
@@ -17,21 +17,21 @@ from roost.exceptions import DuplicateUniqueJobError
 class Dispatch(Enqueue):
     """The verbs."""
 
-    def make_offer(
+    def grant_credit(
         self, *, worker_id: int, number: int, channel: str, tasks: Sequence[str]
     ) -> bool:
         """Let an enqueue give this worker a job; ``False``: it has one to accept."""
-        if worker_id not in self.workers or self.workers[worker_id].handed is not None:
+        if worker_id not in self.workers or self.workers[worker_id].dispatched_job_id is not None:
             return False
         worker = self._to_change(worker_id)
         assert worker is not None
-        worker.offer = number
+        worker.credit = number
         worker.channel = channel
         worker.tasks = list(tasks)
         return True
 
-    def withdraw_offer(self, *, worker_id: int) -> bool:
-        """Undo `make_offer`; ``False``: no offer is out."""
+    def revoke_credit(self, *, worker_id: int) -> bool:
+        """Undo `grant_credit`; ``False``: no offer is out."""
         return self._withdraw(worker_id)
 
     def enqueue_alone(self, *, job: NewJob) -> int:
@@ -46,17 +46,17 @@ class Dispatch(Enqueue):
         if receiver is None:
             self._insert(job, self.last_job)
         else:
-            self._hand_over(self._add(job, self.last_job), receiver)
+            self._dispatch(self._add(job, self.last_job), receiver)
         return self.last_job
 
-    def accept_handed(self, *, worker_id: int, next_offer: int | None) -> Leased | None:
+    def accept_dispatched(self, *, worker_id: int, next_credit: int | None) -> Leased | None:
         """Accept what was given to a worker, and let it be given another; ``None``: nothing was."""
-        if worker_id not in self.workers or self.workers[worker_id].handed is None:
+        if worker_id not in self.workers or self.workers[worker_id].dispatched_job_id is None:
             return None
         worker = self._to_change(worker_id)
         assert worker is not None
-        row = self.jobs.get(worker.handed or 0)
-        worker.handed, worker.offer = None, next_offer
+        row = self.jobs.get(worker.dispatched_job_id or 0)
+        worker.dispatched_job_id, worker.credit = None, next_credit
         if row is None or not self._is_unaccepted(row, worker_id):
             return None
         return self._leased(row, worker_id)
@@ -68,9 +68,9 @@ class Dispatch(Enqueue):
         if worker_id not in self.workers:
             return []
         given = {
-            worker.handed: worker
+            worker.dispatched_job_id: worker
             for worker in self.workers.values()
-            if worker.handed is not None
+            if worker.dispatched_job_id is not None
             and worker.id != worker_id
             and worker.channel in LIVE_CHANNELS
         }
@@ -88,7 +88,7 @@ class Dispatch(Enqueue):
             ):
                 continue
             self._to_change(worker.id)
-            worker.handed = None
+            worker.dispatched_job_id = None
             row.worker_id, row.lease_no, row.attempted_at = worker_id, 2, self.now
             taken.append(row)
         taken.sort(key=lambda row: (row.priority, row.scheduled_at, row.id))
@@ -96,11 +96,15 @@ class Dispatch(Enqueue):
 
     def offering(self) -> list[WorkerRow]:
         """Return the workers that may be given a job."""
-        return [worker for worker in self.workers.values() if worker.offer is not None]
+        return [worker for worker in self.workers.values() if worker.credit is not None]
 
     def unaccepted(self) -> list[int]:
         """Return the jobs that workers were given and have not accepted."""
-        return [worker.handed for worker in self.workers.values() if worker.handed is not None]
+        return [
+            worker.dispatched_job_id
+            for worker in self.workers.values()
+            if worker.dispatched_job_id is not None
+        ]
 
     def _receiver(self, job: NewJob) -> WorkerRow | None:
         if (job.due_in or 0) > 0 or job.max_attempts == 1 or self._paused_at(job.queue):
@@ -108,23 +112,25 @@ class Dispatch(Enqueue):
         ready = [
             worker
             for worker in self._serving(job.queue)
-            if worker.offer is not None
+            if worker.credit is not None
             and worker.channel in LIVE_CHANNELS
             and job.task in worker.tasks
         ]
-        newest = max(ready, key=lambda worker: (worker.asleep, worker.heartbeat_at), default=None)
+        newest = max(
+            ready, key=lambda worker: (worker.wants_notify, worker.heartbeat_at), default=None
+        )
         # Nobody looks for a second one when somebody else is taking that one's offer.
         return newest if newest and newest.id not in self._held.changed_workers else None
 
-    def _hand_over(self, row: JobRow, worker: WorkerRow) -> None:
-        assert worker.offer is not None
+    def _dispatch(self, row: JobRow, worker: WorkerRow) -> None:
+        assert worker.credit is not None
         self._to_change(worker.id)
         row.state = "executing"
         row.attempt = row.lease_no = 1
         row.worker_id = worker.id
         row.attempted_at = self.now
-        self.handed.append(Handed(str(worker.channel)))
-        worker.offer, worker.handed = None, row.id
+        self.dispatched.append(Dispatched(str(worker.channel)))
+        worker.credit, worker.dispatched_job_id = None, row.id
 
     def _is_unaccepted(self, row: JobRow, worker_id: int) -> bool:
         return row.state == "executing" and row.worker_id == worker_id and row.lease_no == 1

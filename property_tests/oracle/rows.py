@@ -54,9 +54,9 @@ class WorkerRow:
     started_at: datetime
     heartbeat_at: datetime
     expires_at: datetime
-    asleep: bool = True
-    offer: int | None = None
-    handed: int | None = None
+    wants_notify: bool = True
+    credit: int | None = None
+    dispatched_job_id: int | None = None
     channel: str | None = None
     tasks: list[str] = attrs.field(factory=list)
     known_tasks: list[str] = attrs.field(factory=list)

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 from property_tests.oracle.rows import ArchivedRow, JobRow, QueueRow, WorkerRow
-from property_tests.words import Grant, Handed
+from property_tests.words import Dispatched, Grant
 
 from roost._model.verdict import Lease
 from roost.exceptions import JobNotFoundError
@@ -64,7 +64,7 @@ class Tables:
         self.queues: dict[str, QueueRow] = {}
         self.dependencies: set[tuple[int, int]] = set()
         self.woken: set[str] = set()
-        self.handed: list[Handed] = []
+        self.dispatched: list[Dispatched] = []
         self.last_job = 0
         self.last_worker = 0
         self._held = Held()
@@ -132,13 +132,12 @@ class Tables:
 
     def _withdraw(self, worker_id: int) -> bool:
         """Take an offer back, or refuse what was given; ``False``: there is neither."""
-        if worker_id not in self.workers or (
-            self.workers[worker_id].offer is None and self.workers[worker_id].handed is None
-        ):
+        found = self.workers.get(worker_id)
+        if found is None or (found.credit is None and found.dispatched_job_id is None):
             return False
         worker = self._to_change(worker_id)
         assert worker is not None
-        worker.offer = worker.handed = None
+        worker.credit = worker.dispatched_job_id = None
         return True
 
     def _paused_at(self, queue: str) -> datetime | None:
@@ -258,7 +257,7 @@ class Tables:
             self.woken.add(queue)
 
     def _sleepers(self, queue: str) -> list[WorkerRow]:
-        return [worker for worker in self._serving(queue) if worker.asleep]
+        return [worker for worker in self._serving(queue) if worker.wants_notify]
 
     def _serving(self, queue: str) -> list[WorkerRow]:
         return [

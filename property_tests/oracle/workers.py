@@ -36,11 +36,11 @@ class Workers(Tables):
         worker.expires_at = self._in(stale_after)
         return True
 
-    def set_asleep(self, *, worker_id: int, asleep: bool) -> None:
+    def set_wants_notify(self, *, worker_id: int, wants_notify: bool) -> None:
         """Say whether the worker wants to be notified."""
         worker = self._to_change(worker_id)
         if worker is not None:
-            worker.asleep = asleep
+            worker.wants_notify = wants_notify
 
     def forget(self, *, worker_id: int) -> None:
         """Remove the row of a worker that ends."""
@@ -84,7 +84,7 @@ class Workers(Tables):
                 row.state == "executing"
                 and row.worker_id == worker.id
                 and not row.cancel_requested
-                and (prefetched or row.id == worker.handed)
+                and (prefetched or row.id == worker.dispatched_job_id)
                 and row.id not in self._held.jobs
             ):
                 self._give_back(row)

@@ -21,7 +21,7 @@ QUICK: dict[str, Any] = {
 
 def all_offer(chaos: Chaos, count: int) -> None:
     """Wait until so many workers have offered to run a job."""
-    query = "select count(*) from roost.workers where offer is not null"
+    query = "select count(*) from roost.workers where credit is not null"
     chaos.until(lambda: chaos.table.value(query) == count)
 
 

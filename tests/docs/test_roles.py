@@ -41,9 +41,9 @@ WRITING = (
     "roost.enqueue('work')",
     """roost.insert_job('[{"task": "work"}]')""",
     """roost.insert_jobs('[{"task": "work"}]')""",
-    """roost.insert_alike('{"common": {"task": "work"}, "args": [{}]}')""",
-    """roost.insert_children('[{"task": "work"}]')""",
-    """roost.insert_or_hand_over('[{"task": "work"}]')""",
+    """roost.insert_homogeneous('{"common": {"task": "work"}, "args": [{}]}')""",
+    """roost.insert_dependent('[{"task": "work"}]')""",
+    """roost.insert_or_dispatch('[{"task": "work"}]')""",
     "roost.active_job('key')",
     "roost.await_job(1)",
 )
@@ -146,7 +146,7 @@ async def test_a_producer_can_do_nothing_else(roles: Roles, table: JobTable) -> 
             refused(roles.producer, statement.format(f"roost.{relation}"))
     refused(roles.producer, "insert into roost.jobs (task) values ('work')")
     refused(roles.producer, "insert into roost.jobs (task, state) values ('work', 'executing')")
-    refused(roles.producer, "update roost.workers set offer = null")
+    refused(roles.producer, "update roost.workers set credit = null")
     refused(roles.producer, "select nextval('roost.jobs_id_seq')")
     refused(roles.producer, "select setval('roost.jobs_id_seq', 1000)")
 
@@ -319,14 +319,14 @@ def test_what_a_caller_plants_for_its_own_session_is_not_run_with_the_owners_rig
         )
         content = f"""[{{"queue": "default", "task": "work", "args": {{}}, "priority": 0,
             "max_attempts": 20, "unique_key": "k", "depends_on": [{parent}]}}]"""
-        for function in ("insert_job", "insert_jobs", "insert_or_hand_over", "insert_children"):
+        for function in ("insert_job", "insert_jobs", "insert_or_dispatch", "insert_dependent"):
             cursor = session.execute(f"select * from roost.{function}(%s)".encode(), (content,))
             assert cursor.fetchone() is not None
         alike = (
             '{"common": {"queue": "default", "task": "work", "priority": 0, "max_attempts": 20},'
             ' "args": [{}]}'
         )
-        session.execute("select roost.insert_alike(%s)", (alike,))
+        session.execute("select roost.insert_homogeneous(%s)", (alike,))
         session.execute("select roost.enqueue('work')")
         session.execute("select roost.active_job('k')")
         session.execute("select roost.await_job(%s)", (parent,))

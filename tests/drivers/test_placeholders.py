@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 
 from roost._drivers.placeholders import to_format
-from roost._sql import statements
-
-FILES = ("claim", "control", "cron", "enqueue", "inspect", "limits", "settle", "upkeep")
+from roost._sql import STAGES, statements
 
 
 def test_parameters_are_put_in_the_order_of_their_placeholders() -> None:
@@ -34,8 +32,8 @@ def test_comments_are_left_out_with_what_they_name() -> None:
 
 
 def test_every_statement_of_roosts_can_be_written_so() -> None:
-    for file in FILES:
-        for name, statement in statements(file).items():
+    for stage in STAGES:
+        for name, statement in statements(stage).items():
             bare = re.sub(r"--.*", "", statement.text)
             numbers = [int(found) for found in re.findall(r"\$(\d+)", bare)]
             parameters = tuple(range(1, max(numbers, default=0) + 1))

@@ -9,7 +9,7 @@ from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError
 from roost._ops import control
-from roost._ops.upkeep import archive_jobs, forget_results
+from roost._ops.archive import archive_jobs, forget_results
 
 ENDS = {"completed": "completed_at", "discarded": "discarded_at", "cancelled": "cancelled_at"}
 

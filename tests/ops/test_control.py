@@ -16,11 +16,12 @@ from roost._model.encoding import encode_jobs
 from roost._model.states import MOVES, Event, JobState
 from roost._model.verdict import Lease, Verdict
 from roost._ops import control
-from roost._ops.enqueue import insert_children, insert_job
-from roost._ops.handover import make_offer
-from roost._ops.inspect import list_queues, list_workers
+from roost._ops.archive import archive_jobs
+from roost._ops.dispatch import grant_credit
+from roost._ops.enqueue import insert_dependent, insert_job
+from roost._ops.read import list_queues, list_workers
+from roost._ops.rescue import expire_workers, rescue_jobs
 from roost._ops.settle import settle, settle_parents
-from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
 
 ERROR = {"error": "ValueError: no", "trace": ""}
 UNKNOWN = 987_654_321
@@ -152,13 +153,13 @@ def test_an_enqueue_makes_the_moves_that_have_no_source(table: JobTable, dsn: st
     parent = table.add()
     cancel(table, parent)
     with table.connection.transaction():
-        [child] = table.run(insert_children(encode_jobs([JobInsert("work", depends_on=[parent])])))
+        [child] = table.run(insert_dependent(encode_jobs([JobInsert("work", depends_on=[parent])])))
     worker = table.add_worker()
-    table.run(make_offer(worker, 1, channel="deaf", tasks=["work"]))
+    table.run(grant_credit(worker, 1, channel="deaf", tasks=["work"]))
     with JobTable(dsn) as listening:
         listening.rows("select pg_advisory_lock(hashtextextended('deaf', 0))")
         record = encode_jobs([JobInsert("work")])
-        handed = table.run(insert_job(record, unique_key=None, hand_over=True))
+        handed = table.run(insert_job(record, unique_key=None, dispatch=True))
     got = {
         table.get(table.add()).state: Event.ENQUEUE,
         table.get(handed).state: Event.DISPATCH,
@@ -383,7 +384,7 @@ def test_the_figures_of_queues_and_workers_are_right(table: JobTable) -> None:
     table.claim(worker)
     parent = table.add()
     with table.connection.transaction():
-        table.run(insert_children(encode_jobs([JobInsert("work", depends_on=[parent])] * 2)))
+        table.run(insert_dependent(encode_jobs([JobInsert("work", depends_on=[parent])] * 2)))
     later = table.add()
     table.change(later, "scheduled_at = now() + interval '1 hour'")
     failed = table.add()

@@ -14,8 +14,8 @@ from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError, JobInsert
 from roost._model.encoding import encode_batch, encode_jobs
-from roost._ops.enqueue import insert_alike, insert_batch, insert_job, insert_jobs
-from roost._ops.upkeep import set_asleep
+from roost._ops.enqueue import insert_batch, insert_homogeneous, insert_job, insert_jobs
+from roost._ops.workers import set_wants_notify
 
 
 @pytest.fixture
@@ -237,10 +237,10 @@ def test_only_a_living_worker_that_sleeps_on_the_queue_is_told(
     worker = table.add_worker("here")
     table.add()
     assert heard(rival) == ["default"]
-    table.run(set_asleep(worker, asleep=False))
+    table.run(set_wants_notify(worker, wants_notify=False))
     table.add()
     assert heard(rival) == []
-    table.run(set_asleep(worker, asleep=True))
+    table.run(set_wants_notify(worker, wants_notify=True))
     table.add()
     assert heard(rival) == ["default"]
 
@@ -294,7 +294,7 @@ def test_each_job_of_one_kind_gets_its_own_id_or_none(table: JobTable) -> None:
     jobs = [JobInsert("work", {"n": n}, unique_key=key) for n, key in enumerate(keys)]
     batch = encode_batch(jobs)
     assert batch.homogeneous
-    ids = table.run(insert_alike(batch.text, keys=keys))
+    ids = table.run(insert_homogeneous(batch.text, keys=keys))
     assert [job_id is None for job_id in ids] == [
         *(False, False, True, False),
         *(True, False, True, False),
@@ -313,14 +313,14 @@ def test_a_batch_of_any_size_leaves_out_what_is_taken_and_keeps_the_first_of_one
     taken = table.add(unique_key="key 70")
     keys = [f"key {n if n != 90 else 3}" for n in range(count)]
     jobs = [JobInsert("work", {"n": n}, unique_key=key) for n, key in enumerate(keys)]
-    ids = table.run(insert_alike(encode_batch(jobs).text, keys=keys))
+    ids = table.run(insert_homogeneous(encode_batch(jobs).text, keys=keys))
     assert [n for n, job_id in enumerate(ids) if job_id is None] == [70, 90]
     assert len(table.rows("select from roost.jobs where id > $1::bigint", taken)) == count - 2
     for n, job_id in enumerate(ids):
         if job_id is not None:
             assert table.column(job_id, "args") == {"n": n}
     # And now all are taken.
-    assert set(table.run(insert_alike(encode_batch(jobs).text, keys=keys))) == {None}
+    assert set(table.run(insert_homogeneous(encode_batch(jobs).text, keys=keys))) == {None}
     assert table.run(insert_batch(encode_batch(jobs))) == []
 
 

@@ -16,11 +16,13 @@ from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
 from roost._ops import control
+from roost._ops.archive import archive_jobs
 from roost._ops.claim import Claimed, ClaimedJob, claim_jobs, claim_limited_jobs
-from roost._ops.enqueue import insert_children
+from roost._ops.enqueue import insert_dependent
 from roost._ops.limits import count_start_now, limited_tasks, mark_limited_jobs, publish_limits
+from roost._ops.rescue import expire_workers, rescue_jobs
 from roost._ops.settle import settle, settle_parents
-from roost._ops.upkeep import archive_jobs, expire_workers, release_unheld, rescue_jobs
+from roost._ops.workers import release_unheld
 from roost._sql import statements
 
 
@@ -327,7 +329,7 @@ def test_children_are_marked_when_they_are_released(table: JobTable) -> None:
     worker = table.add_worker()
     parent = table.add("parent")
     with table.connection.transaction():
-        [child] = table.run(insert_children(encode_jobs([JobInsert("work", depends_on=[parent])])))
+        [child] = table.run(insert_dependent(encode_jobs([JobInsert("work", depends_on=[parent])])))
     publish(table, max_concurrency=1)
     [claimed] = table.claim(worker, tasks=["parent"]).jobs
     with table.connection.transaction():
@@ -370,7 +372,7 @@ def test_the_end_of_a_limited_job_is_announced_when_it_has_children(
     parent = table.add()
     with table.connection.transaction():
         child = encode_jobs([JobInsert("other", depends_on=[parent])])
-        table.run(insert_children(child))
+        table.run(insert_dependent(child))
     [job] = claim(table, table.add_worker()).jobs
     listener.heard()
     with table.connection.transaction():
@@ -414,7 +416,7 @@ def test_room_is_announced_only_while_a_worker_sleeps(table: JobTable, listener:
     table.add()
     worker = table.add_worker()
     [job] = claim(table, worker).jobs
-    table.rows("update roost.workers set asleep = false")
+    table.rows("update roost.workers set wants_notify = false")
     listener.heard()
     complete(table, job)
     assert listener.heard() == []

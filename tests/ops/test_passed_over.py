@@ -7,8 +7,8 @@ from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.encoding import encode_jobs
-from roost._ops.enqueue import insert_children
-from roost._ops.inspect import await_outcome
+from roost._ops.enqueue import insert_dependent
+from roost._ops.read import await_outcome
 
 LATER = "scheduled_at = now() + interval '1 hour'"
 
@@ -55,5 +55,5 @@ def test_a_parent_is_announced_at_the_end_of_the_enqueue_that_locked_it(
     table.heard()
     child = JobInsert("work", depends_on=[parent])
     with table.connection.transaction():
-        table.run(insert_children(encode_jobs([child])))
+        table.run(insert_dependent(encode_jobs([child])))
     assert table.heard() == announced

@@ -10,7 +10,7 @@ from tests.support.job_table import JobTable
 from roost import JobInsert
 from roost._ops.control import pause_queue
 from roost._ops.unknown_tasks import find_unknown_tasks
-from roost._ops.upkeep import register_worker
+from roost._ops.workers import register_worker
 
 
 def add_worker(table: JobTable, *tasks: str, queues: Sequence[str] = ("default",)) -> int:

@@ -8,7 +8,8 @@ from tests.support.job_table import JobTable
 from roost import JobInsert
 from roost._ops.claim import ClaimedJob, claim_jobs
 from roost._ops.control import cancel_job
-from roost._ops.upkeep import expire_workers, forget_worker, mark_started, rescue_jobs
+from roost._ops.rescue import expire_workers, rescue_jobs
+from roost._ops.workers import forget_worker, mark_started
 
 
 def prefetch(
@@ -122,7 +123,7 @@ def test_a_job_that_was_handed_over_and_not_accepted_did_not_start(table: JobTab
     job_id = table.add("work")
     worker = table.add_worker(stale_after=-1)
     table.change(job_id, f"state = 'executing', attempt = 1, lease_no = 1, worker_id = {worker}")
-    table.rows("update roost.workers set handed = $1::bigint", job_id)
+    table.rows("update roost.workers set dispatched_job_id = $1::bigint", job_id)
     table.run(expire_workers())
     assert fates(table, [job_id]) == [("available", 0)]
 

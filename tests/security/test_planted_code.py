@@ -104,7 +104,7 @@ def resolved_to(connection: psycopg.Connection, text: str) -> list[str]:
 
 
 def test_every_function_sets_its_search_path(mined: psycopg.Connection) -> None:
-    inner = ("take_offer", "lock_parents")
+    inner = ("consume_credit", "lock_parents")
     rows = mined.execute(
         "select proname::text, coalesce(proconfig::text, '') from pg_proc "
         "where pronamespace = 'roost'::regnamespace"

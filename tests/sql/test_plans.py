@@ -15,7 +15,7 @@ from tests.support.job_table import JobTable
 from roost import JobInsert
 from roost._model.encoding import encode_jobs
 from roost._ops.claim import as_datetime
-from roost._ops.inspect import list_queues
+from roost._ops.read import list_queues
 from roost._sql import Statement, statements
 
 FINISHED, FUTURE, DUE, EXECUTING, DISCARDED = 200_000, 50_000, 2_000, 300, 12_000
@@ -274,12 +274,12 @@ def test_an_insert_of_one_job_touches_less(large: JobTable) -> None:
 
 
 PROBES: list[tuple[str, tuple[object, ...], int]] = [
-    ("inspect.get_job", (150_000,), 20),
+    ("read.get_job", (150_000,), 20),
     ("enqueue.find_active_by_unique_key", ("nobody has it",), 20),
-    ("upkeep.rescue_jobs", (500, 20, [], "{}"), 5_000),
-    ("upkeep.renew_worker", (1, 100.0), 50),
-    ("upkeep.expire_workers", (), 50),
-    ("upkeep.release_unheld", (1, [1], [1]), 8_000),
+    ("rescue.rescue_jobs", (500, 20, [], "{}"), 5_000),
+    ("workers.renew_worker", (1, 100.0), 50),
+    ("rescue.expire_workers", (), 50),
+    ("workers.release_unheld", (1, [1], [1]), 8_000),
     ("settle.still_held", ([5], [1], [1]), 50),
     ("unknown_tasks.unknown_tasks", (1, ["default", "failing"]), 8_000),
 ]
@@ -319,7 +319,7 @@ def test_the_list_of_queues_scans_no_table_of_jobs(large: JobTable) -> None:
     with large.connection.raw.transaction(force_rollback=True):
         for setting in settings:
             large.rows("select set_config($1::text, $2::text, true)", *setting.split("="))
-        plan = Plan(large, Statement("inspect.list_queues", body.strip().rstrip(";")))
+        plan = Plan(large, Statement("read.list_queues", body.strip().rstrip(";")))
     assert "jobs" not in plan.scanned
     assert "JIT" not in plan.root
     # 25,000 rows were counted, each found with few blocks.
@@ -327,7 +327,7 @@ def test_the_list_of_queues_scans_no_table_of_jobs(large: JobTable) -> None:
 
 
 def test_the_list_of_queues_counts_no_more_when_ten_times_as_many_wait(large: JobTable) -> None:
-    explained = Plan(large, statement("inspect.list_queues"))
+    explained = Plan(large, statement("read.list_queues"))
     with large.connection.raw.transaction(force_rollback=True):
         large.rows(
             "insert into roost.jobs (task, priority, scheduled_at, state) "
@@ -335,7 +335,7 @@ def test_the_list_of_queues_counts_no_more_when_ten_times_as_many_wait(large: Jo
             "from generate_series(1, $1::int) as n",
             FUTURE,
         )
-        again = Plan(large, statement("inspect.list_queues"))
+        again = Plan(large, statement("read.list_queues"))
     assert again.blocks < explained.blocks * 1.5 + 10_000
 
 

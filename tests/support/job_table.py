@@ -16,10 +16,10 @@ from roost._model.job import Job, JobInsert
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import Claimed, Position, claim_jobs
 from roost._ops.enqueue import insert_batch
-from roost._ops.inspect import get_job
 from roost._ops.query import Op, Query, Row
+from roost._ops.read import get_job
 from roost._ops.settle import settle
-from roost._ops.upkeep import register_worker
+from roost._ops.workers import register_worker
 from roost._sql import Statement
 
 T = TypeVar("T")

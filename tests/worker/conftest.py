@@ -13,17 +13,17 @@ from roost import AsyncRoost, HandlerRegistry, Worker
 _HAND_OVER = """
 with taken as (
     update roost.workers
-    set offer = null,
-        handed = nextval('roost.jobs_id_seq')
-    where offer is not null
-    returning id, handed
+    set credit = null,
+        dispatched_job_id = nextval('roost.jobs_id_seq')
+    where credit is not null
+    returning id, dispatched_job_id
 )
 insert into roost.jobs (
     id, task, args, state, attempt, lease_no, worker_id, attempted_at, scheduled_at, inserted_at
 )
 overriding system value
-select handed, $1::text, '{}', 'executing', 1, 1, id, statement_timestamp(), statement_timestamp(),
-    statement_timestamp()
+select dispatched_job_id, $1::text, '{}', 'executing', 1, 1, id,
+    statement_timestamp(), statement_timestamp(), statement_timestamp()
 from taken
 returning id
 """

@@ -137,7 +137,7 @@ async def test_a_busy_worker_says_that_it_is_awake_and_an_idle_one_that_it_sleep
     async def tick() -> None: ...
 
     def sleeps() -> bool:
-        return table.value("select asleep from roost.workers") is True
+        return table.value("select wants_notify from roost.workers") is True
 
     worker = make_worker(poll_interval=30)
     async with working(worker):

@@ -15,7 +15,7 @@ from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Worker, job
 from roost._ops.control import cancel_job
-from roost._ops.upkeep import rescue_jobs
+from roost._ops.rescue import rescue_jobs
 
 pytestmark = pytest.mark.anyio
 
@@ -97,7 +97,7 @@ async def test_a_worker_that_stops_before_it_registers_anew_gives_back_nothing_t
             await eventually(lambda: sleeper.started == 1)
             await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
             # Its offer to be given a job is out, which a stop withdraws.
-            await eventually(lambda: table.value("select offer from roost.workers") is not None)
+            await eventually(lambda: table.value("select credit from roost.workers") is not None)
             # Nobody gets the id of a new row until the transaction ends.
             await to_thread.run_sync(holder.rows, "alter sequence roost.workers_id_seq no cycle")
             table.rows("delete from roost.workers")

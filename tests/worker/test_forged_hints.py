@@ -155,7 +155,7 @@ async def test_a_cancel_takes_effect_within_a_tenth_of_a_second(
     tooks = []
     async with working(make_worker(poll_interval=NEVER)):
         for _ in range(5):
-            await eventually(lambda: table.value("select offer from roost.workers") is not None)
+            await eventually(lambda: table.value("select credit from roost.workers") is not None)
             job_id = table.add("hold") if enqueue == "claimed" else await client.enqueue("hold")
             await reached(table, job_id, "executing")
             cancelled_at = anyio.current_time()
@@ -175,7 +175,7 @@ async def test_a_cancel_that_is_heard_before_the_claims_answer_is_heeded(
 ) -> None:
     worker = make_worker(poll_interval=NEVER)
     async with working(worker):
-        await eventually(lambda: table.value("select offer from roost.workers") is not None)
+        await eventually(lambda: table.value("select credit from roost.workers") is not None)
         assert worker._session is not None
         runtime = worker._session._runtime
         claim = Claims.claim

@@ -15,7 +15,7 @@ from tests.support.working import working
 from tests.worker.conftest import hand_over
 
 from roost import AsyncRoost, HandlerRegistry, Job, Worker, job
-from roost._ops.handover import Accepted, accept_handed, make_offer
+from roost._ops.dispatch import Accepted, accept_dispatched, grant_credit
 from roost._ops.query import Op
 from roost._worker.lanes import fetch
 from roost._worker.lanes.limits import LimitsLane
@@ -46,7 +46,7 @@ def runtime_of(worker: Worker) -> Runtime:
 
 async def offers(table: JobTable, count: int = 1) -> None:
     """Wait until so many workers have offered to run a job."""
-    query = "select count(*) from roost.workers where offer is not null"
+    query = "select count(*) from roost.workers where credit is not null"
     await eventually(lambda: table.value(query) == count)
 
 
@@ -174,13 +174,19 @@ async def test_what_a_stranger_sends_starts_nothing_and_costs_no_offer(
         [worker_id] = table.workers()
         number = runtime_of(worker).offer.number
         row = [7, "default", "tick", "{}", 0, 20, 0, 0, None, None, None, None, False]
-        for payload in ("handed", json.dumps([worker_id, number, *row]), "watch", "[]", "handed"):
+        for payload in (
+            "dispatched",
+            json.dumps([worker_id, number, *row]),
+            "watch",
+            "[]",
+            "dispatched",
+        ):
             table.rows("select pg_notify($1::text, $2::text)", channel, payload)
         await eventually(lambda: runtime_of(worker).offer.watch_at < math.inf)
         await eventually(lambda: runtime_of(worker).offer.watch_at == math.inf)
         assert not runtime_of(worker).offer.in_doubt
         assert runtime_of(worker).offer.number == number
-        assert table.value("select offer from roost.workers") == number
+        assert table.value("select credit from roost.workers") == number
         job_id = await client.enqueue("tick")
         await completed(table, job_id)
         assert was_handed(table, job_id)
@@ -196,11 +202,11 @@ async def test_a_flood_of_forged_hand_overs_keeps_no_worker_from_its_jobs(
 ) -> None:
     reads: Counter[str] = Counter()
 
-    def counted(worker_id: int, *, next_offer: int | None) -> Op[Accepted]:
+    def counted(worker_id: int, *, next_credit: int | None) -> Op[Accepted]:
         reads["accept"] += 1
-        return accept_handed(worker_id, next_offer=next_offer)
+        return accept_dispatched(worker_id, next_credit=next_credit)
 
-    monkeypatch.setattr(fetch, "accept_handed", counted)
+    monkeypatch.setattr(fetch, "accept_dispatched", counted)
     async with working(make_worker(poll_interval=30)):
         await offers(table)
         channel = table.value("select channel from roost.workers")
@@ -209,10 +215,10 @@ async def test_a_flood_of_forged_hand_overs_keeps_no_worker_from_its_jobs(
         for _ in range(10):
             table.rows(
                 "select pg_notify($1::text, word || repeat(' ', n)) "
-                "from generate_series(0, 500) as n, unnest(array['handed', 'watch']) as word",
+                "from generate_series(0, 500) as n, unnest(array['dispatched', 'watch']) as word",
                 channel,
             )
-            table.rows("select pg_notify($1::text, 'handed')", channel)
+            table.rows("select pg_notify($1::text, 'dispatched')", channel)
             jobs.append(await client.enqueue("tick"))
             jobs.append(table.add("tick"))
         for job_id in jobs:
@@ -231,7 +237,7 @@ async def test_a_job_that_a_blocked_worker_was_handed_is_taken_over_and_runs_onc
         with JobTable(dsn) as blocked:
             worker_id = table.add_worker("blocked")
             blocked.rows("select pg_advisory_lock(hashtextextended('blocked', 0))")
-            table.run(make_offer(worker_id, 1, channel="blocked", tasks=["tick"]))
+            table.run(grant_credit(worker_id, 1, channel="blocked", tasks=["tick"]))
             table.rows(
                 "update roost.workers set heartbeat_at = now() + interval '1 minute' "
                 "where id = $1::bigint",
@@ -240,15 +246,17 @@ async def test_a_job_that_a_blocked_worker_was_handed_is_taken_over_and_runs_onc
             async with AsyncRoost(dsn, registry=registry) as client:
                 job_id = await client.enqueue("tick")
             assert (
-                table.value("select handed from roost.workers where id = $1::bigint", worker_id)
+                table.value(
+                    "select dispatched_job_id from roost.workers where id = $1::bigint", worker_id
+                )
                 == job_id
             )
             began = anyio.current_time()
             await completed(table, job_id)
             assert anyio.current_time() - began < 1
             # It comes too late.
-            accepted = table.run(accept_handed(worker_id, next_offer=2))
-            assert (accepted.handed, accepted.job) == (False, None)
+            accepted = table.run(accept_dispatched(worker_id, next_credit=2))
+            assert (accepted.found, accepted.job) == (False, None)
     assert ran == {job_id: 1}
     assert table.get(job_id).attempt == 1
     assert table.column(job_id, "lease_no") == 2

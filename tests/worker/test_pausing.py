@@ -123,7 +123,7 @@ async def test_a_job_that_was_handed_over_before_starts_no_more(
     table: JobTable, client: AsyncRoost, make_worker: MakeWorker, started: list[int]
 ) -> None:
     async with working(make_worker(poll_interval=0.1)):
-        await eventually(lambda: table.value("select offer from roost.workers") is not None)
+        await eventually(lambda: table.value("select credit from roost.workers") is not None)
         async with paused(client, table, started):
             # As an enqueue that took the offer before the pause, and commits after it.
             job_id = hand_over(table, "work")

@@ -19,8 +19,8 @@ from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.enqueue import insert_job
+from roost._ops.rescue import rescue_jobs
 from roost._ops.settle import settle
-from roost._ops.upkeep import rescue_jobs
 from roost._worker.farewell import Unfinished, hand_back
 from roost._worker.lanes import listen
 from roost._worker.lanes import settle as settle_lane

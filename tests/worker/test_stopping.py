@@ -27,7 +27,7 @@ from roost import (
     job,
 )
 from roost._ops.claim import Claimed
-from roost._ops.upkeep import release_unheld
+from roost._ops.workers import release_unheld
 from roost._worker.claiming import Claims
 from roost._worker.lanes import fetch
 from roost._worker.running import Reason, RunningJob

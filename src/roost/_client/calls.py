@@ -20,8 +20,14 @@ from roost._model.states import JobState
 from roost._model.task_call import CallOptions, TaskCall
 from roost._model.validate import MAX_ID, check_name
 from roost._model.verdict import result_as_json
-from roost._ops import control, cron, inspect, schema
-from roost._ops.enqueue import insert_alike, insert_batch, insert_children, insert_each, insert_job
+from roost._ops import control, cron, read, schema
+from roost._ops.enqueue import (
+    insert_batch,
+    insert_dependent,
+    insert_homogeneous,
+    insert_job,
+    insert_returning_ids,
+)
 from roost._ops.query import Op
 from roost._ops.settle import complete_now
 from roost._worker.current import current_attempt
@@ -84,7 +90,7 @@ def enqueue(
         record,
         unique_key=job.unique_key,
         has_parents=bool(parents),
-        hand_over=alone and not parents,
+        dispatch=alone and not parents,
     )
     return DatabaseCall(operation, in_transaction=bool(parents))
 
@@ -107,7 +113,7 @@ def enqueue_many(
     inserts, parents = _inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
-        return DatabaseCall(insert_children(records), in_transaction=True)
+        return DatabaseCall(insert_dependent(records), in_transaction=True)
     batch = encode_batch(inserts, registry)
     return DatabaseCall(insert_batch(batch)) if inserts else None
 
@@ -119,13 +125,15 @@ def enqueue_all(
     inserts, parents = _inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
-        return DatabaseCall(insert_each(records), in_transaction=True)
+        return DatabaseCall(insert_returning_ids(records), in_transaction=True)
     batch = encode_batch(inserts, registry)
     if not inserts:
         return None
     if batch.homogeneous:
-        return DatabaseCall(insert_alike(batch.text, keys=[job.unique_key for job in inserts]))
-    return DatabaseCall(insert_each(batch.text))
+        return DatabaseCall(
+            insert_homogeneous(batch.text, keys=[job.unique_key for job in inserts])
+        )
+    return DatabaseCall(insert_returning_ids(batch.text))
 
 
 def _inserts(
@@ -192,7 +200,7 @@ def _checked_id(job_id: int) -> int:
 
 def get(job_id: int) -> DatabaseCall[Job]:
     """Read one job."""
-    return DatabaseCall(inspect.get_job(_checked_id(job_id)))
+    return DatabaseCall(read.get_job(_checked_id(job_id)))
 
 
 def status(job_id: int) -> DatabaseCall[JobState]:
@@ -251,12 +259,12 @@ def resume_queue(queue: str) -> DatabaseCall[None]:
 
 def list_queues() -> DatabaseCall[list[QueueInfo]]:
     """Read the queues."""
-    return DatabaseCall(inspect.list_queues())
+    return DatabaseCall(read.list_queues())
 
 
 def list_workers() -> DatabaseCall[list[WorkerInfo]]:
     """Read the workers."""
-    return DatabaseCall(inspect.list_workers())
+    return DatabaseCall(read.list_workers())
 
 
 def list_cron() -> DatabaseCall[list[CronInfo]]:
@@ -281,7 +289,7 @@ def run_cron_now(name: str) -> DatabaseCall[int]:
 
 def await_outcome(job_id: int, *, timeout: float = CALL_TIMEOUT) -> DatabaseCall[JobOutcome | None]:
     """Read how a job ended, or ask for its end to be announced."""
-    return DatabaseCall(inspect.await_outcome(_checked_id(job_id)), timeout=timeout)
+    return DatabaseCall(read.await_outcome(_checked_id(job_id)), timeout=timeout)
 
 
 def check_wait(timeout: float | None, poll_interval: float) -> None:

@@ -128,7 +128,7 @@ class Claimed:
     :param next_due: seconds until the next waiting job is due; ``None``: none is known, or the
         claim was full and did not look.
     :param alive: whether the worker's row still stands; without it nothing can be claimed.
-    :param offer: the number of the offer in that row (see `roost._ops.handover`), 0 when somebody
+    :param credit: the number of the credit in that row (see `roost._ops.dispatch`), 0 when somebody
         has taken it or none was made; ``None``: not looked at.
     :param complete: whether every statement was answered; else more may have been claimed.
     :param for_slots: how many of the first jobs are of limited tasks: these start at once.
@@ -138,7 +138,7 @@ class Claimed:
     jobs: list[ClaimedJob]
     next_due: float | None
     alive: bool
-    offer: int | None = None
+    credit: int | None = None
     complete: bool = True
     for_slots: int = 0
     waiting: frozenset[str] = frozenset()
@@ -209,8 +209,8 @@ def claim_limited_jobs(
 
 
 def _claimed(worker_id: int, rows: Sequence[Row]) -> Claimed:
-    next_due, offer = rows[0][0], rows[0][1]
+    next_due, credit = rows[0][0], rows[0][1]
     jobs = [
         ClaimedJob(Lease(row[2], worker_id, row[3]), *row[4:]) for row in rows if row[2] is not None
     ]
-    return Claimed(jobs, next_due, alive=offer is not None, offer=offer)
+    return Claimed(jobs, next_due, alive=credit is not None, credit=credit)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 import attrs
 
 from roost._model.states import JobState
-from roost._ops.family import cancel_descendants
+from roost._ops.dependencies import cancel_descendants
 from roost._ops.query import Op, Query
 from roost._sql import statements
 from roost.exceptions import (

@@ -13,8 +13,8 @@ from roost._model.codec import decode, encode
 from roost._model.cron import CronInfo
 from roost._model.job import JobInsert
 from roost._model.schedule import Schedule, schedule_of
-from roost._ops.inspect import utc
 from roost._ops.query import Op, Query
+from roost._ops.read import utc
 from roost._sql import statements
 from roost.exceptions import CronNotFoundError, InvalidSettingError
 

@@ -9,7 +9,12 @@ import attrs
 from roost._model.codec import encode
 from roost._model.states import Event, JobState
 from roost._model.verdict import Lease, Verdict, settle_record
-from roost._ops.family import HELD, bound_lock_waits, cancel_descendants, release_children
+from roost._ops.dependencies import (
+    LOCK_NOT_AVAILABLE,
+    bound_lock_waits,
+    cancel_descendants,
+    release_children,
+)
 from roost._ops.query import Op, Query
 from roost._sql import statements
 from roost.exceptions import DatabaseUnavailableError, LeaseLostError
@@ -93,7 +98,7 @@ def try_parents(verdicts: Sequence[Verdict], *, error_cap: int) -> Op[list[Verdi
     try:
         return (yield from settle_parents(verdicts, error_cap=error_cap)).busy
     except DatabaseUnavailableError as error:
-        if error.sqlstate != HELD:
+        if error.sqlstate != LOCK_NOT_AVAILABLE:
             raise
     yield Query(_SQL["undo_parents"])
     return list(verdicts)

@@ -14,8 +14,8 @@ import attrs
 
 _HEADING = re.compile(r"^-- name: (?P<name>[a-z_]+)\n", re.MULTILINE)
 STAGES = (
-    *("enqueue", "claim", "handover", "limits", "settle"),
-    *("control", "cron", "upkeep", "inspect", "unknown_tasks", "schema"),
+    *("enqueue", "claim", "dispatch", "limits", "settle", "dependencies"),
+    *("control", "cron", "workers", "rescue", "archive", "read", "unknown_tasks", "schema"),
 )
 
 

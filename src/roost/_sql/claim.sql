@@ -260,8 +260,8 @@ upcoming as (
 -- Always one row at least: it carries the seconds when nothing was claimed.
 select
     (select upcoming.seconds from upcoming),
-    -- The worker's offer, 0 if somebody has taken it, null if the worker is taken for dead.
-    (select coalesce(worker.offer, 0) from roost.workers as worker where worker.id = $1::bigint),
+    -- The worker's credit, 0 if a producer has consumed it, null if the worker is taken for dead.
+    (select coalesce(worker.credit, 0) from roost.workers as worker where worker.id = $1::bigint),
     claimed.*
 from (values (1)) as one (row)
 left join claimed on true

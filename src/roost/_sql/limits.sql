@@ -383,7 +383,7 @@ select
             ) as soonest
         )
     ) - statement_timestamp())::double precision,
-    (select coalesce(worker.offer, 0) from roost.workers as worker where worker.id = $1::bigint),
+    (select coalesce(worker.credit, 0) from roost.workers as worker where worker.id = $1::bigint),
     claimed.*
 from (values (1)) as one (row)
 left join claimed on true

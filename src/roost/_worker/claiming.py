@@ -212,7 +212,7 @@ def _together(first: Claimed, then: Claimed) -> Claimed:
         first.jobs + then.jobs,
         min(waits, default=None),
         alive=first.alive and then.alive,
-        offer=then.offer if first.offer is None else first.offer,
+        credit=then.credit if first.credit is None else first.credit,
         for_slots=first.for_slots + then.for_slots,
         waiting=first.waiting | then.waiting,
     )

@@ -13,7 +13,7 @@ import attrs
 from roost._model.verdict import Verdict
 from roost._ops.query import Op
 from roost._ops.settle import settle, try_parents
-from roost._ops.upkeep import forget_worker, release_unheld
+from roost._ops.workers import forget_worker, release_unheld
 
 
 @attrs.frozen

@@ -25,7 +25,7 @@ from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import ClaimedJob
 from roost._ops.query import Op
-from roost._ops.upkeep import discard_plans
+from roost._ops.workers import discard_plans
 from roost._worker.alertness import Alertness
 from roost._worker.offer import Offer
 from roost._worker.plans import Plans

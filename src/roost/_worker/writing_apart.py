@@ -14,9 +14,9 @@ import anyio
 
 from roost._model.logs import StructuredLogger
 from roost._model.verdict import drop_payload
-from roost._ops.family import HELD
+from roost._ops.dependencies import LOCK_NOT_AVAILABLE
 from roost._ops.settle import Settled, settle, settle_parents
-from roost._ops.upkeep import oldest_transaction
+from roost._ops.workers import oldest_transaction
 from roost._worker.runtime import Runtime
 from roost._worker.unwritten import Postponed, due, next_due_at
 from roost._worker.writing import (
@@ -85,7 +85,7 @@ class ApartWriter:
                 return
             raise DatabaseUnavailableError("the verdicts were not answered")
         except DatabaseError as error:
-            if isinstance(error, DatabaseUnavailableError) and error.sqlstate != HELD:
+            if isinstance(error, DatabaseUnavailableError) and error.sqlstate != LOCK_NOT_AVAILABLE:
                 for one in batch:
                     one.unsure = True
                 if not await self._answers():
@@ -132,7 +132,7 @@ class ApartWriter:
         After `MAX_REFUSALS` of these its payload is dropped.
         """
         job_id = one.verdict.lease.job_id
-        if error.sqlstate == HELD:
+        if error.sqlstate == LOCK_NOT_AVAILABLE:
             one.postpone(now=monotonic())
             return
         refused = not isinstance(error, DatabaseUnavailableError)

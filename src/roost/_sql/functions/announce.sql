@@ -19,7 +19,7 @@ begin
         or exists (
             select
             from roost.workers as worker
-            where worker.asleep
+            where worker.wants_notify
                 and worker.expires_at > now()
                 and announce.queue = any (worker.queues)
         )

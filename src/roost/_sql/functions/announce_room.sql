@@ -20,7 +20,7 @@ begin
         or exists (
             select
             from roost.workers as worker
-            where worker.asleep
+            where worker.wants_notify
                 and worker.expires_at > now()
         )
     then

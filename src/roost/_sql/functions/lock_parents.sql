@@ -1,4 +1,4 @@
--- Part of insert_children: keep the parents from ending until the transaction does, those included
+-- Part of insert_dependent: keep the parents from ending until the transaction does, those included
 -- that only another transaction can see yet.
 create or replace function roost.lock_parents(ids bigint[], out missing bigint[])
 language plpgsql

@@ -144,9 +144,9 @@ create table roost.workers (
     started_at roost.instant not null default now(),
     heartbeat_at roost.instant not null default now(),
     expires_at roost.instant not null,
-    asleep boolean not null default true,
-    offer bigint,
-    handed bigint,
+    wants_notify boolean not null default true,
+    credit bigint,
+    dispatched_job_id bigint,
     channel text,
     tasks roost.tags not null default '{}',
     known_tasks roost.tags not null default '{}',
@@ -160,11 +160,11 @@ with (fillfactor = 50);
 
 comment on table roost.workers is
     'One row a worker incarnation. After expires_at its leases may be taken by other workers.';
-comment on column roost.workers.asleep is
+comment on column roost.workers.wants_notify is
     'Whether the worker waits to be notified of jobs. One that is awake looks every few milliseconds.';
-comment on column roost.workers.offer is
+comment on column roost.workers.credit is
     'The number under which the worker offers to be given one job; null: it offers nothing, or was given one.';
-comment on column roost.workers.handed is
+comment on column roost.workers.dispatched_job_id is
     'The job that it was given and has not accepted yet.';
 comment on column roost.workers.channel is
     'Where it is told to read its row. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
@@ -180,7 +180,7 @@ create table roost.limits (
     task text primary key,
     rate_per_minute integer check (rate_per_minute >= 1),
     max_concurrency integer check (max_concurrency >= 1),
-    -- Jobs enqueued by transactions that could not see the row yet are marked later; see upkeep.sql.
+    -- Jobs enqueued by transactions that could not see the row yet are marked later; see limits.sql.
     published_by xid8 not null default pg_current_xact_id(),
     snapshots_gone boolean not null default false,
     all_marked boolean not null default false

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
+from roost._ops.archive import archive_jobs, forget_results
 from roost._ops.query import Op
-from roost._ops.upkeep import archive_jobs, forget_results
 from roost._worker.lane import every
 from roost._worker.runtime import Runtime
 

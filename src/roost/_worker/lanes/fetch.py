@@ -16,8 +16,13 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._ops.claim import Claimed, ClaimedJob
-from roost._ops.handover import accept_handed, make_offer, take_unaccepted
-from roost._ops.upkeep import next_transaction, oldest_transaction, release_unheld, set_asleep
+from roost._ops.dispatch import accept_dispatched, grant_credit, take_unaccepted
+from roost._ops.workers import (
+    next_transaction,
+    oldest_transaction,
+    release_unheld,
+    set_wants_notify,
+)
 from roost._worker.claiming import Claims
 from roost._worker.lane import backoff
 from roost._worker.pace import Pace
@@ -120,9 +125,9 @@ class FetchLane:
         runtime, alertness = self._runtime, self._runtime.alertness
         if alertness.should_turn and alertness.asleep:
             alertness.wake(now=monotonic())
-            await runtime.call(set_asleep(runtime.worker_id, asleep=False))
+            await runtime.call(set_wants_notify(runtime.worker_id, wants_notify=False))
         elif alertness.should_turn:
-            await runtime.call(set_asleep(runtime.worker_id, asleep=True))
+            await runtime.call(set_wants_notify(runtime.worker_id, wants_notify=True))
             alertness.sleep(now=monotonic())
             runtime.jobs_may_wait = True
         last, horizon = False, alertness.horizon
@@ -134,7 +139,7 @@ class FetchLane:
         began, offered = monotonic(), runtime.offer.number
         claimed = await self.once()
         if claimed is not None:
-            runtime.offer.was_seen(claimed.offer, offered=offered)
+            runtime.offer.was_seen(claimed.credit, offered=offered)
             last = last and alertness.horizon == horizon  # a new row has its own
             found, more = len(claimed.jobs), runtime.jobs_may_wait
             alertness.looked(found, more=more, last=last, now=monotonic())
@@ -329,7 +334,7 @@ class FetchLane:
         number = runtime.offer.number = runtime.offer.next_number()
         self._offer_due_at = monotonic() + OFFER_GAP
         made = await runtime.call(
-            make_offer(runtime.worker_id, number, channel=channel, tasks=tasks)
+            grant_credit(runtime.worker_id, number, channel=channel, tasks=tasks)
         )
         if not made:
             runtime.offer.in_doubt = True
@@ -346,22 +351,22 @@ class FetchLane:
         offer.in_doubt = False  # what is heard from now on is read again
         before, offer.number = offer.number, None
         may_offer = self._may_offer and self._offered == self._what_to_offer()
-        next_offer = None
+        next_credit = None
         if may_offer and runtime.running.room(0) > 1:
-            next_offer = offer.next_number()
+            next_credit = offer.next_number()
         # What is heard meanwhile may be of the next one.
-        offer.number = before if next_offer is None else next_offer
+        offer.number = before if next_credit is None else next_credit
         self._unsure = True
         runtime.claim_begins()
         with anyio.move_on_after(self._timeout, shield=True) as self._in_flight:
             accepted = await runtime.call(
-                accept_handed(runtime.worker_id, next_offer=next_offer), timeout=self._timeout
+                accept_dispatched(runtime.worker_id, next_credit=next_credit), timeout=self._timeout
             )
             self._unsure = False
-            offer.number = accepted.offer
-            if not accepted.handed:
+            offer.number = accepted.credit
+            if not accepted.found:
                 self._read_due_at = monotonic() + READ_GAP
-            if next_offer is not None and accepted.handed:
+            if next_credit is not None and accepted.found:
                 self._offer_due_at = monotonic() + OFFER_GAP
             # After a crash of the server it may be running already.
             if accepted.job is not None and accepted.job.lease not in runtime.held():

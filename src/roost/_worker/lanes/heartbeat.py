@@ -15,7 +15,7 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._model.settings import WorkerSettings
-from roost._ops.upkeep import forget_worker, register_worker, renew_worker
+from roost._ops.workers import forget_worker, register_worker, renew_worker
 from roost._worker.about import event_loop, roost_version
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime

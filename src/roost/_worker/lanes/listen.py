@@ -13,8 +13,8 @@ from anyio.abc import TaskStatus
 
 from roost._drivers.base import Listener, Notification
 from roost._model.logs import StructuredLogger
-from roost._ops.handover import HANDED, WATCH
-from roost._ops.upkeep import notify_probe
+from roost._ops.dispatch import DISPATCHED, WATCH
+from roost._ops.workers import notify_probe
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
@@ -183,7 +183,7 @@ class ListenLane:
     def _read_own(self, payloads: set[str]) -> None:
         """Have the fetch lane read this worker's row, or look at what others don't accept."""
         runtime = self._runtime
-        if HANDED in payloads:
+        if DISPATCHED in payloads:
             runtime.alertness.heard(1, now=monotonic())
             runtime.offer.told()
         if WATCH in payloads:

@@ -6,8 +6,8 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._model.states import JobState
-from roost._ops.family import HELD
-from roost._ops.upkeep import Rescued, expire_workers, rescue_jobs
+from roost._ops.dependencies import LOCK_NOT_AVAILABLE
+from roost._ops.rescue import Rescued, expire_workers, rescue_jobs
 from roost._worker.lane import every
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
@@ -57,7 +57,7 @@ class RescueLane:
                     in_transaction=True,
                 )
             except DatabaseUnavailableError as error:
-                if error.sqlstate != HELD or len(tried) == looked_at:
+                if error.sqlstate != LOCK_NOT_AVAILABLE or len(tried) == looked_at:
                     raise
                 # Somebody holds a child of one of them: that one is left to the next look.
                 if limit > 1:

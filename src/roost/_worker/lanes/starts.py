@@ -16,7 +16,7 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._ops.claim import ClaimedJob
-from roost._ops.upkeep import mark_started
+from roost._ops.workers import mark_started
 from roost._worker.lane import backoff
 from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError

@@ -1,5 +1,5 @@
 -- A job that is enqueued alone goes straight to a worker that waits for one: it needs no claim.
-create or replace function roost.insert_or_hand_over(content text, out new_id bigint)
+create or replace function roost.insert_or_dispatch(content text, out new_id bigint)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
@@ -9,12 +9,12 @@ declare
     transaction_number xid8 := pg_current_xact_id();
     new_job record;
     receiver_id bigint;
-    receiver_offer bigint;
+    receiver_credit bigint;
     receiver_channel text;
     receiver_ready boolean;
     receiver_sleeps boolean;
     somebody_sleeps boolean := false;
-    handed boolean := false;
+    dispatched boolean := false;
 begin
     new_id := nextval('roost.jobs_id_seq');
     select
@@ -43,9 +43,9 @@ begin
     else
         select
             worker.id,
-            worker.offer,
+            worker.credit,
             worker.channel,
-            worker.offer is not null
+            worker.credit is not null
                 and new_job.task = any (worker.tasks)
                 and new_job.due_at <= statement_timestamp()
                 and not new_job.limited
@@ -54,19 +54,19 @@ begin
                 -- Who can share the lock knows that the worker's listening connection is gone.
                 and not pg_try_advisory_xact_lock_shared(hashtextextended(worker.channel, 0::bigint))
                 as is_ready,
-            worker.asleep
-        into receiver_id, receiver_offer, receiver_channel, receiver_ready, receiver_sleeps
+            worker.wants_notify
+        into receiver_id, receiver_credit, receiver_channel, receiver_ready, receiver_sleeps
         from roost.workers as worker
-        where (worker.asleep or worker.offer is not null)
+        where (worker.wants_notify or worker.credit is not null)
             and worker.expires_at > now()
             and new_job.queue = any (worker.queues)
-        order by is_ready desc nulls last, worker.asleep desc, worker.heartbeat_at desc
+        order by is_ready desc nulls last, worker.wants_notify desc, worker.heartbeat_at desc
         limit 1;
         somebody_sleeps := coalesce(receiver_sleeps, false);
         -- With a key the insert may have to wait for another transaction, for any time, and the
         -- worker's row must not be locked then: it needs it for its heartbeat.
         if receiver_ready and new_job.unique_key is null then
-            handed := roost.take_offer(receiver_id, receiver_offer, new_job.queue, new_id);
+            dispatched := roost.consume_credit(receiver_id, receiver_credit, new_job.queue, new_id);
         end if;
     end if;
 
@@ -80,11 +80,11 @@ begin
         new_id, new_job.queue, new_job.task, new_job.args, new_job.priority, new_job.max_attempts,
         new_job.due_at, statement_timestamp(), new_job.unique_key, new_job.tags,
         new_job.timeout_seconds, new_job.metadata, new_job.limited,
-        case when handed then 'executing' else 'available' end,
-        case when handed then 1 else 0 end,
-        case when handed then 1 else 0 end,
-        case when handed then receiver_id end,
-        case when handed then statement_timestamp() end
+        case when dispatched then 'executing' else 'available' end,
+        case when dispatched then 1 else 0 end,
+        case when dispatched then 1 else 0 end,
+        case when dispatched then receiver_id end,
+        case when dispatched then statement_timestamp() end
     )
     on conflict (unique_key)
         where unique_key is not null and state in ('available', 'executing', 'retryable')
@@ -95,8 +95,8 @@ begin
         return;
     end if;
     if receiver_ready and new_job.unique_key is not null then
-        handed := roost.take_offer(receiver_id, receiver_offer, new_job.queue, new_id);
-        if handed then
+        dispatched := roost.consume_credit(receiver_id, receiver_credit, new_job.queue, new_id);
+        if dispatched then
             update roost.jobs as job
             set state = 'executing',
                 attempt = 1,
@@ -106,16 +106,16 @@ begin
             where job.id = new_id;
         end if;
     end if;
-    if not handed then
+    if not dispatched then
         if somebody_sleeps then
             perform pg_notify('roost_jobs', new_job.queue);
         elsif receiver_ready then
-            -- It was awake, and somebody else has taken its offer: another one may sleep.
+            -- It was awake, and somebody else has consumed its credit: another one may sleep.
             perform roost.announce(new_job.queue);
         end if;
         return;
     end if;
-    perform pg_notify(receiver_channel, 'handed');
+    perform pg_notify(receiver_channel, 'dispatched');
     -- Should its event loop stand still, another worker takes the job over.
     perform pg_notify(witness.channel, 'watch')
     from (
@@ -127,13 +127,13 @@ begin
             and new_job.queue = any (worker.queues)
             and new_job.task = any (worker.tasks)
         -- One that has not accepted a job yet may stand still, too; it is better than none.
-        order by worker.handed is null desc, worker.asleep desc, random()
+        order by worker.dispatched_job_id is null desc, worker.wants_notify desc, random()
         limit 2
     ) as witness;
 end
 $$;
 
-revoke execute on function roost.insert_or_hand_over(text) from public;
+revoke execute on function roost.insert_or_dispatch(text) from public;
 
-comment on function roost.insert_or_hand_over is
+comment on function roost.insert_or_dispatch is
     'Insert one job, and give it to a worker that has offered to run one. Only in a transaction that commits at once: it locks the worker''s row.';

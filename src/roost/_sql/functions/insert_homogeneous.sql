@@ -1,6 +1,6 @@
 -- A batch of jobs of one kind is inserted without asking for conflicts, row by row, as long as there
 -- are none: to ask took a fifth of the time.
-create or replace function roost.insert_alike(content text, out new_ids bigint[], out new_keys text[])
+create or replace function roost.insert_homogeneous(content text, out new_ids bigint[], out new_keys text[])
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
@@ -88,7 +88,7 @@ begin
 end
 $$;
 
-revoke execute on function roost.insert_alike(text) from public;
+revoke execute on function roost.insert_homogeneous(text) from public;
 
-comment on function roost.insert_alike is
+comment on function roost.insert_homogeneous is
     'Insert jobs that differ in args and unique keys only; return the ids and the keys of those that their keys did not keep out, or null.';

@@ -1,49 +1,49 @@
--- name: make_offer
+-- name: grant_credit
 -- $1 worker id, $2 the offer's number, $3 the channel, $4 the tasks that the worker knows. Returns
 -- nothing if a job was handed over before and is not accepted yet. Not flushed: an offer that a crash
 -- of the server takes away is made again.
 update roost.workers
-set offer = $2::bigint,
+set credit = $2::bigint,
     channel = $3::text,
     tasks = $4::text[]
 where id = $1::bigint
-    and handed is null
+    and dispatched_job_id is null
     and set_config('synchronous_commit', 'off', true) is not null
 returning id;
 
--- name: withdraw_offer
+-- name: revoke_credit
 -- Waits for whoever is taking it: from here on it is either withdrawn or taken, and committed.
 update roost.workers
-set offer = null,
-    handed = null
+set credit = null,
+    dispatched_job_id = null
 where id = $1::bigint
-    and (offer is not null or handed is not null)
+    and (credit is not null or dispatched_job_id is not null)
 returning id;
 
--- name: accept_handed
+-- name: accept_dispatched
 -- $1 worker id, $2 the number of its next offer or null. Always one row: the offer as it was, what was
 -- handed over, and that job if this worker has its lease. What is accepted here no other worker can
 -- take over. Not flushed: if a crash of the server undoes it, the listening connection is gone too, and
 -- without that no worker takes the job over.
 with given as materialized (
-    select worker.handed
+    select worker.dispatched_job_id
     from roost.workers as worker
     where worker.id = $1::bigint
-        and worker.handed is not null
+        and worker.dispatched_job_id is not null
     for no key update
 ),
 accepted as (
     update roost.workers as worker
-    set handed = null,
-        offer = $2::bigint
+    set dispatched_job_id = null,
+        credit = $2::bigint
     from given
     where worker.id = $1::bigint
         and set_config('synchronous_commit', 'off', true) is not null
-    returning given.handed
+    returning given.dispatched_job_id
 )
 select
-    (select worker.offer from roost.workers as worker where worker.id = $1::bigint),
-    accepted.handed,
+    (select worker.credit from roost.workers as worker where worker.id = $1::bigint),
+    accepted.dispatched_job_id,
     job.*
 from (values (1)) as one (row)
 left join accepted on true
@@ -65,7 +65,7 @@ left join lateral (
         (date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint,
         job.tags, job.timeout_seconds, job.cancel_requested, job.depends_on, job.metadata::text
     from roost.jobs as job
-    where job.id = accepted.handed
+    where job.id = accepted.dispatched_job_id
         and job.state = 'executing'
         and job.worker_id = $1::bigint
         and job.lease_no = 1
@@ -80,11 +80,11 @@ with unaccepted as materialized (
     select job.id, job.worker_id
     from roost.jobs as job
     where job.id = any (array(
-            select worker.handed
+            select worker.dispatched_job_id
             from roost.workers as worker
-            where worker.handed is not null
+            where worker.dispatched_job_id is not null
                 and worker.id <> $1::bigint
-                -- After a crash of the server it may have been accepted; see accept_handed.
+                -- After a crash of the server it may have been accepted; see accept_dispatched.
                 and not pg_try_advisory_xact_lock_shared(
                     hashtextextended(worker.channel, 0::bigint)
                 )
@@ -112,17 +112,17 @@ alive as materialized (
     for key share
 ),
 freed as materialized (
-    select worker.id, worker.handed
+    select worker.id, worker.dispatched_job_id
     from unaccepted
     join roost.workers as worker
         on worker.id = unaccepted.worker_id
-        and worker.handed = unaccepted.id
+        and worker.dispatched_job_id = unaccepted.id
     where exists (select from alive)
     for no key update of worker skip locked
 ),
 cleared as (
     update roost.workers as worker
-    set handed = null
+    set dispatched_job_id = null
     from freed
     where worker.id = freed.id
 ),
@@ -131,7 +131,7 @@ taken as (
     set lease_no = job.lease_no + 1,
         worker_id = $1::bigint,
         attempted_at = statement_timestamp()
-    where job.id = any (array(select freed.handed from freed))
+    where job.id = any (array(select freed.dispatched_job_id from freed))
     returning
         job.id, job.lease_no, job.queue, job.task,
         case

@@ -1,7 +1,7 @@
 """Hand a job to a worker that waits for one, without a claim.
 
 A worker that has looked and found nothing offers to be given one job, under a number. An enqueue in
-a transaction of its own may take the offer (``roost.insert_or_hand_over``): it inserts its job as
+a transaction of its own may take the offer (``roost.insert_or_dispatch``): it inserts its job as
 executing, under a lease of that worker, names it in the worker's row, and notifies the worker. The
 worker accepts it from its row: nothing is believed that a notification says. See decision 7.
 
@@ -19,9 +19,9 @@ from roost._ops.claim import ClaimedJob
 from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 
-_SQL = statements("handover")
+_SQL = statements("dispatch")
 
-HANDED, WATCH = "handed", "watch"
+DISPATCHED, WATCH = "dispatched", "watch"
 """What a worker's channel says: read your row; look soon for jobs that others don't accept."""
 
 
@@ -29,42 +29,44 @@ HANDED, WATCH = "handed", "watch"
 class Accepted:
     """What the worker's row said.
 
-    :param offer: the number of the offer that is out now; ``None``: none is.
-    :param handed: whether a job had been handed over; if so the next offer has been made.
+    :param credit: the number of the outstanding credit; ``None``: none is outstanding.
+    :param found: whether a job had been dispatched; if so the next credit has been granted.
     :param job: that job; ``None``: none, or its lease is over.
     """
 
-    offer: int | None
-    handed: bool
+    credit: int | None
+    found: bool
     job: ClaimedJob | None
 
 
-def make_offer(worker_id: int, number: int, *, channel: str, tasks: Sequence[str]) -> Op[bool]:
+def grant_credit(worker_id: int, number: int, *, channel: str, tasks: Sequence[str]) -> Op[bool]:
     """Offer to run one job of ``tasks``, which will be announced on ``channel``.
 
     ``False``: no offer is made, for a job was handed over that is to be accepted first, or the
     worker has no row.
     """
-    return bool((yield Query(_SQL["make_offer"], (worker_id, number, channel, list(tasks)))))
+    return bool((yield Query(_SQL["grant_credit"], (worker_id, number, channel, list(tasks)))))
 
 
-def withdraw_offer(worker_id: int) -> Op[bool]:
+def revoke_credit(worker_id: int) -> Op[bool]:
     """Take the offer back, or refuse what was handed over; ``False``: there was neither."""
-    return bool((yield Query(_SQL["withdraw_offer"], (worker_id,))))
+    return bool((yield Query(_SQL["revoke_credit"], (worker_id,))))
 
 
-def accept_handed(worker_id: int, *, next_offer: int | None) -> Op[Accepted]:
+def accept_dispatched(worker_id: int, *, next_credit: int | None) -> Op[Accepted]:
     """Accept the job that was handed to this worker, if there is one, and make the next offer.
 
     Only while no claim of this worker is in flight.
 
-    :param next_offer: its number, for the same tasks and channel; ``None``: make none.
+    :param next_credit: its number, for the same tasks and channel; ``None``: make none.
     """
-    [[offer, handed, *job]] = yield Query(_SQL["accept_handed"], (worker_id, next_offer))
-    if handed is None:
-        return Accepted(offer, handed=False, job=None)
+    [[credit, dispatched_job_id, *job]] = yield Query(
+        _SQL["accept_dispatched"], (worker_id, next_credit)
+    )
+    if dispatched_job_id is None:
+        return Accepted(credit, found=False, job=None)
     return Accepted(
-        next_offer, handed=True, job=None if job[0] is None else _job(worker_id, tuple(job))
+        next_credit, found=True, job=None if job[0] is None else _job(worker_id, tuple(job))
     )
 
 

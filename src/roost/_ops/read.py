@@ -12,7 +12,7 @@ from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 from roost.exceptions import JobNotFoundError
 
-_SQL = statements("inspect")
+_SQL = statements("read")
 
 
 def get_job(job_id: int) -> Op[Job]:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
 from tests.support.job_table import JobTable
 
 from roost import JobInsert
-from roost._model.verdict import Lease
-from roost._ops.upkeep import (
-    Rescued,
-    expire_workers,
-    forget_worker,
-    release_unheld,
-    renew_worker,
-    rescue_jobs,
-)
+from roost._ops.rescue import Rescued, expire_workers, rescue_jobs
+from roost._ops.workers import forget_worker
 
 
 @pytest.fixture
@@ -29,21 +22,6 @@ def rival(dsn: str, table: JobTable) -> Iterator[JobTable]:
 def rescue(table: JobTable, *, limit: int = 100, error_cap: int = 20) -> list[Rescued]:
     with table.connection.transaction():
         return table.run(rescue_jobs(limit=limit, error_cap=error_cap))
-
-
-def release(table: JobTable, worker: int, held: Collection[Lease] = ()) -> list[int]:
-    with table.connection.transaction():
-        return table.run(release_unheld(worker, held=held))
-
-
-def test_a_worker_is_renewed_until_its_row_is_gone(table: JobTable) -> None:
-    worker = table.add_worker(stale_after=10)
-    assert table.run(renew_worker(worker, stale_after=500)) is True
-    left = table.value("select extract(epoch from expires_at - now())::float8 from roost.workers")
-    assert 495 < left <= 500
-    table.run(forget_worker(worker))
-    assert table.run(renew_worker(worker, stale_after=500)) is False
-    assert table.workers() == []
 
 
 def test_only_expired_workers_are_removed(table: JobTable) -> None:
@@ -148,28 +126,6 @@ def test_the_age_of_an_attempt_says_nothing(table: JobTable) -> None:
     table.claim(table.add_worker())
     table.change(job_id, "attempted_at = now() - interval '1 year'")
     assert rescue(table) == []
-
-
-def test_what_a_worker_does_not_know_of_is_given_back_without_an_error(table: JobTable) -> None:
-    worker, other = table.add_worker(), table.add_worker("other")
-    ids = table.add_all([JobInsert("work")] * 5)
-    table.claim(other, limit=1)
-    table.claim(worker)
-    table.change(ids[4], "cancel_requested = true")
-    # Of the second job it knows the lease; of the third only that of an earlier attempt.
-    held = [Lease(ids[1], worker, 1), Lease(ids[2], worker, 0), Lease(ids[3], other, 1)]
-    assert release(table, worker, held=held) == ids[2:]
-    assert [table.get(job_id).state for job_id in ids] == [
-        "executing",
-        "executing",
-        "available",
-        "available",
-        "cancelled",
-    ]
-    given_back = table.get(ids[2])
-    assert (given_back.attempt, given_back.errors) == (0, [])
-    assert table.get(ids[4]).cancelled_at is not None
-    assert release(table, worker, held=held) == []
 
 
 def test_a_rescue_tells_the_queue(table: JobTable, rival: JobTable) -> None:

@@ -6,19 +6,24 @@ enqueue of a child waits for that, or was committed before and is seen here.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from roost._ops.query import Op, Query
+from roost._model.states import JobState
+from roost._ops.query import Op, Query, Row
 from roost._sql import statements
 
-_SQL = statements("settle")
+_SQL = statements("dependencies")
 
-HELD = "55P03"
+LOCK_NOT_AVAILABLE = "55P03"
 """The sqlstate of the error when who ends parents did not wait for a child that is locked."""
+
+LOCK_WAIT = 500
+"""Milliseconds that upkeep waits for a lock, of a table or of a child: while it waits it keeps one
+of the worker's few connections, and it is tried again at the next look."""
 
 
 def bound_lock_waits(milliseconds: int) -> Op[None]:
-    """Let the rest of the transaction fail with `HELD` rather than wait longer for a held child."""
+    """Let later statements of the transaction fail with `LOCK_NOT_AVAILABLE` after this wait."""
     yield Query(_SQL["bound_lock_waits"], (str(milliseconds),))
 
 
@@ -33,3 +38,9 @@ def cancel_descendants(parents: Collection[int]) -> Op[None]:
     if parents:
         # A function, for a chain of 5,000 took as many round trips: 7.6 s (November 2026).
         yield Query(_SQL["cancel_descendants"], (list(parents),))
+
+
+def failed_parents(rows: Sequence[Row]) -> list[int]:
+    """Of (id, state, has_children): the parents that ended without success."""
+    failed = (JobState.DISCARDED, JobState.CANCELLED)
+    return [job_id for job_id, state, has_children in rows if has_children and state in failed]

@@ -17,12 +17,13 @@ from roost import DuplicateUniqueJobError, InvalidJobError, JobInsert, UnknownPa
 from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
+from roost._ops.archive import archive_jobs
 from roost._ops.claim import ClaimedJob
 from roost._ops.control import cancel_job, retry_job
-from roost._ops.enqueue import insert_children, insert_job
-from roost._ops.family import HELD
+from roost._ops.dependencies import LOCK_NOT_AVAILABLE
+from roost._ops.enqueue import insert_dependent, insert_job
+from roost._ops.rescue import expire_workers, rescue_jobs
 from roost._ops.settle import settle, settle_parents
-from roost._ops.upkeep import archive_jobs, expire_workers, rescue_jobs
 from roost.exceptions import DatabaseUnavailableError
 
 ERROR = {"error": "ValueError: no", "trace": ""}
@@ -57,7 +58,7 @@ def end(hand: JobTable, claimed: ClaimedJob, event: Event = Event.COMPLETE) -> l
         with hand.connection.transaction():
             second = hand.run(settle_parents(first.parents, error_cap=20))
     except DatabaseUnavailableError as error:
-        if error.sqlstate != HELD:
+        if error.sqlstate != LOCK_NOT_AVAILABLE:
             raise
         return first.parents
     assert not second.lost
@@ -386,7 +387,7 @@ def test_a_batch_may_mix_children_and_others(table: JobTable) -> None:
         JobInsert("work", unique_key="k"),
     ]
     with table.connection.transaction():
-        ids = table.run(insert_children(encode_jobs(jobs)))
+        ids = table.run(insert_dependent(encode_jobs(jobs)))
     assert ids == sorted(ids)
     assert len(ids) == 4
     assert claimable(table, worker) == {parent, ids[0]}
@@ -525,7 +526,7 @@ def test_ten_thousand_children_start_with_their_parent_s_end(table: JobTable) ->
     worker = table.add_worker()
     parent = table.add()
     records = encode_jobs([JobInsert("work", depends_on=[parent])] * 10_000)
-    enqueued = measure(lambda: in_transaction(table, insert_children(records)))
+    enqueued = measure(lambda: in_transaction(table, insert_dependent(records)))
     claimed = start(table, parent, worker)
     assert claimable(table, worker) == set()
     released = measure(lambda: end(table, claimed))

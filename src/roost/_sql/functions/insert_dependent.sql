@@ -1,7 +1,7 @@
 -- Insert the jobs of a JSON array of records, of which some have depends_on; also for callers that must
 -- know which id is whose: one id a record, in order, null for one that was left out. If a parent does not
 -- exist, its id is in missing and nothing is inserted.
-create or replace function roost.insert_children(
+create or replace function roost.insert_dependent(
     content text, out new_ids bigint[], out missing bigint[]
 )
 language plpgsql
@@ -123,7 +123,7 @@ begin
 end
 $$;
 
-revoke execute on function roost.insert_children(text) from public;
+revoke execute on function roost.insert_dependent(text) from public;
 
-comment on function roost.insert_children is
+comment on function roost.insert_dependent is
     'Insert jobs that may depend on others and return an id for each, or the ids of parents that do not exist.';

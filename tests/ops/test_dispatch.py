@@ -19,17 +19,18 @@ from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import ClaimedJob
 from roost._ops.control import pause_queue
-from roost._ops.enqueue import insert_job
-from roost._ops.handover import (
-    HANDED,
+from roost._ops.dispatch import (
+    DISPATCHED,
     WATCH,
-    accept_handed,
-    make_offer,
+    accept_dispatched,
+    grant_credit,
+    revoke_credit,
     take_unaccepted,
-    withdraw_offer,
 )
+from roost._ops.enqueue import insert_job
 from roost._ops.limits import publish_limits
-from roost._ops.upkeep import expire_workers, release_unheld, renew_worker, set_asleep
+from roost._ops.rescue import expire_workers
+from roost._ops.workers import release_unheld, renew_worker, set_wants_notify
 from roost.exceptions import DatabaseError, DuplicateUniqueJobError
 
 NUMBER = 7
@@ -47,23 +48,23 @@ class Receiver:
         """Return the payloads that have arrived on its channel by now."""
         return [payload for channel, payload in self.listening.heard() if channel == self.channel]
 
-    def make_offer(self, table: JobTable) -> bool:
+    def grant_credit(self, table: JobTable) -> bool:
         """Make the next offer."""
         return table.run(
-            make_offer(self.worker_id, NUMBER + 1, channel=self.channel, tasks=["work"])
+            grant_credit(self.worker_id, NUMBER + 1, channel=self.channel, tasks=["work"])
         )
 
     def accept(self, table: JobTable) -> ClaimedJob:
         """Accept the job that was handed to it."""
-        accepted = table.run(accept_handed(self.worker_id, next_offer=None))
-        assert accepted.handed
+        accepted = table.run(accept_dispatched(self.worker_id, next_credit=None))
+        assert accepted.found
         assert accepted.job is not None
         return accepted.job
 
-    def offer(self, table: JobTable) -> int | None:
+    def credit(self, table: JobTable) -> int | None:
         """Return the number that stands in its row."""
         number: int | None = table.value(
-            "select offer from roost.workers where id = $1::bigint", self.worker_id
+            "select credit from roost.workers where id = $1::bigint", self.worker_id
         )
         return number
 
@@ -80,7 +81,7 @@ def make_receiver(crew: Crew, table: JobTable) -> Callable[..., Receiver]:
         listening.rows("listen roost_jobs")
         if lives:
             listening.rows("select pg_advisory_lock(hashtextextended($1::text, 0))", channel)
-        table.run(make_offer(worker_id, NUMBER, channel=channel, tasks=["other", "work"]))
+        table.run(grant_credit(worker_id, NUMBER, channel=channel, tasks=["other", "work"]))
         return Receiver(worker_id, channel, listening)
 
     return make
@@ -95,7 +96,7 @@ def receiver(make_receiver: Callable[..., Receiver]) -> Receiver:
 def enqueue(table: JobTable, task: str = "work", **fields: Any) -> int:
     """Enqueue a job alone, as a client does in a transaction of its own."""
     job = JobInsert(task, **fields)
-    return table.run(insert_job(encode_jobs([job]), unique_key=job.unique_key, hand_over=True))
+    return table.run(insert_job(encode_jobs([job]), unique_key=job.unique_key, dispatch=True))
 
 
 def test_the_job_is_leased_to_the_worker_and_sent_to_it(
@@ -111,8 +112,8 @@ def test_the_job_is_leased_to_the_worker_and_sent_to_it(
         timeout_seconds=30,
         metadata={"trace": "x"},
     )
-    assert receiver.heard() == [HANDED]
-    assert receiver.offer(table) is None
+    assert receiver.heard() == [DISPATCHED]
+    assert receiver.credit(table) is None
     job = receiver.accept(table)
     assert job.lease == Lease(job_id, receiver.worker_id, 1)
     assert job.job() == table.get(job_id)
@@ -133,7 +134,7 @@ def test_an_offer_is_for_one_job(table: JobTable, receiver: Receiver) -> None:
 def test_an_enqueue_in_a_transaction_takes_no_offer(table: JobTable, receiver: Receiver) -> None:
     table.run(insert_job(encode_jobs([JobInsert("work")]), unique_key=None))
     assert table.states() == {"available": 1}
-    assert receiver.offer(table) == NUMBER
+    assert receiver.credit(table) == NUMBER
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_a_job_that_the_worker_could_not_run_now_or_must_not_lose_is_not_handed_
         fields = {"scheduled_at": datetime.now(UTC) + fields["due_in"]}
     job_id = enqueue(table, **fields)
     assert table.get(job_id).state == "available"
-    assert receiver.offer(table) == NUMBER
+    assert receiver.credit(table) == NUMBER
 
 
 def test_a_job_whose_time_has_come_is_handed_over(table: JobTable, receiver: Receiver) -> None:
@@ -188,7 +189,7 @@ def test_a_worker_that_can_not_take_it_is_not_given_a_job(
     change(table, receiver)
     job_id = enqueue(table)
     assert table.get(job_id).state == "available"
-    assert receiver.offer(table) == NUMBER
+    assert receiver.credit(table) == NUMBER
     assert receiver.heard() == []
 
 
@@ -207,7 +208,7 @@ def test_a_living_worker_is_preferred_to_a_dead_one_that_was_heard_of_later(
     )
     enqueue(table)
     assert len(living.heard()) == 1
-    assert dead.offer(table) == NUMBER
+    assert dead.credit(table) == NUMBER
 
 
 def test_a_job_with_a_unique_key_is_handed_over_and_a_duplicate_takes_no_offer(
@@ -215,11 +216,11 @@ def test_a_job_with_a_unique_key_is_handed_over_and_a_duplicate_takes_no_offer(
 ) -> None:
     job_id = enqueue(table, unique_key="once")
     assert receiver.accept(table).job() == table.get(job_id)
-    assert receiver.heard() == [HANDED]
-    assert receiver.make_offer(table)
+    assert receiver.heard() == [DISPATCHED]
+    assert receiver.grant_credit(table)
     with pytest.raises(DuplicateUniqueJobError):
         enqueue(table, unique_key="once")
-    assert receiver.offer(table) == NUMBER + 1
+    assert receiver.credit(table) == NUMBER + 1
     assert receiver.heard() == []
 
 
@@ -248,7 +249,7 @@ def test_nobody_waits_for_a_worker_whose_row_is_locked(
     job_id = enqueue(table)
     assert table.get(job_id).state == "available"
     rival.script("commit")
-    assert receiver.offer(table) == NUMBER
+    assert receiver.credit(table) == NUMBER
 
 
 @pytest.mark.parametrize("length", [0, 7_600, 1_000_000])
@@ -256,7 +257,7 @@ def test_a_job_of_any_size_is_handed_over_and_its_notification_says_nothing_of_i
     table: JobTable, receiver: Receiver, length: int
 ) -> None:
     job_id = enqueue(table, args={"text": "ü" * length})
-    assert receiver.heard() == [HANDED]
+    assert receiver.heard() == [DISPATCHED]
     assert receiver.accept(table).job() == table.get(job_id)
 
 
@@ -265,25 +266,25 @@ def test_what_was_handed_over_is_accepted_once_and_together_with_the_next_offer(
 ) -> None:
     claimed = table.add()
     table.claim(receiver.worker_id)
-    nothing = table.run(accept_handed(receiver.worker_id, next_offer=NUMBER + 1))
-    assert (nothing.offer, nothing.handed, nothing.job) == (NUMBER, False, None)
+    nothing = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 1))
+    assert (nothing.credit, nothing.found, nothing.job) == (NUMBER, False, None)
     handed = enqueue(table)
-    assert table.run(accept_handed(receiver.worker_id + 1, next_offer=1)).offer is None
-    assert not receiver.make_offer(table), "what was handed over is accepted first"
-    accepted = table.run(accept_handed(receiver.worker_id, next_offer=NUMBER + 1))
+    assert table.run(accept_dispatched(receiver.worker_id + 1, next_credit=1)).credit is None
+    assert not receiver.grant_credit(table), "what was handed over is accepted first"
+    accepted = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 1))
     assert accepted.job is not None
-    assert (accepted.offer, accepted.job.lease.job_id) == (NUMBER + 1, handed)
-    assert receiver.offer(table) == NUMBER + 1
-    again = table.run(accept_handed(receiver.worker_id, next_offer=NUMBER + 2))
-    assert (again.offer, again.handed, again.job) == (NUMBER + 1, False, None)
+    assert (accepted.credit, accepted.job.lease.job_id) == (NUMBER + 1, handed)
+    assert receiver.credit(table) == NUMBER + 1
+    again = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 2))
+    assert (again.credit, again.found, again.job) == (NUMBER + 1, False, None)
     assert table.get(claimed).state == "executing"
 
 
 def test_a_job_whose_lease_is_over_is_not_accepted(table: JobTable, receiver: Receiver) -> None:
     job_id = enqueue(table)
     table.change(job_id, "state = 'available', attempt = 0")
-    accepted = table.run(accept_handed(receiver.worker_id, next_offer=NUMBER + 1))
-    assert (accepted.offer, accepted.handed, accepted.job) == (NUMBER + 1, True, None)
+    accepted = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 1))
+    assert (accepted.credit, accepted.found, accepted.job) == (NUMBER + 1, True, None)
 
 
 def test_a_cancel_that_came_first_is_found_with_the_job(
@@ -307,7 +308,7 @@ def test_two_others_are_asked_to_watch(
     make_receiver("elsewhere", queues=["elsewhere"])
     enqueue(table)
     heard = [receiver.heard() for receiver in receivers]
-    assert sorted(heard) == [[], [HANDED], [WATCH], [WATCH]]
+    assert sorted(heard) == [[], [DISPATCHED], [WATCH], [WATCH]]
 
 
 def test_what_is_not_accepted_is_taken_over_under_a_lease_of_its_own(
@@ -320,9 +321,9 @@ def test_what_is_not_accepted_is_taken_over_under_a_lease_of_its_own(
     assert taken.lease == Lease(job_id, other, 2)
     assert taken.job() == table.get(job_id)
     assert table.get(job_id).attempt == 1
-    late = table.run(accept_handed(receiver.worker_id, next_offer=NUMBER + 1))
-    assert (late.offer, late.handed, late.job) == (None, False, None)
-    assert receiver.make_offer(table)
+    late = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 1))
+    assert (late.credit, late.found, late.job) == (None, False, None)
+    assert receiver.grant_credit(table)
 
 
 @pytest.mark.parametrize(
@@ -363,13 +364,13 @@ def test_of_two_that_want_a_job_at_once_one_gets_it(
     job_id, other = enqueue(table), table.add_worker("other")
     rival = crew.hand()
     rival.script("begin")
-    assert rival.run(accept_handed(receiver.worker_id, next_offer=None)).job is not None
+    assert rival.run(accept_dispatched(receiver.worker_id, next_credit=None)).job is not None
     assert take(table, other) == []  # and waits for no lock
     rival.script("rollback")
     rival.script("begin")
     assert take(rival, other) == [job_id]
     accepting = crew.aside(
-        lambda: receiver.listening.run(accept_handed(receiver.worker_id, next_offer=None))
+        lambda: receiver.listening.run(accept_dispatched(receiver.worker_id, next_credit=None))
     )
     crew.until_waiting()
     rival.script("commit")
@@ -380,24 +381,24 @@ def test_what_is_given_back_takes_the_offer_with_it(table: JobTable, receiver: R
     job_id = enqueue(table)
     with table.connection.transaction():
         assert table.run(release_unheld(receiver.worker_id, held=[])) == [job_id]
-    assert receiver.offer(table) is None
+    assert receiver.credit(table) is None
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
     enqueue(table)
     assert table.states() == {"available": 2}
 
 
 def test_an_offer_is_withdrawn_or_taken(table: JobTable, receiver: Receiver, crew: Crew) -> None:
-    assert table.run(withdraw_offer(receiver.worker_id))
-    assert not table.run(withdraw_offer(receiver.worker_id))
-    assert receiver.make_offer(table)
+    assert table.run(revoke_credit(receiver.worker_id))
+    assert not table.run(revoke_credit(receiver.worker_id))
+    assert receiver.grant_credit(table)
     table.script("begin")
     job_id = enqueue(table)
-    withdrawn = crew.aside(lambda: receiver.listening.run(withdraw_offer(receiver.worker_id)))
+    withdrawn = crew.aside(lambda: receiver.listening.run(revoke_credit(receiver.worker_id)))
     crew.until_waiting()
     table.script("commit")
     assert withdrawn.result(10)
     assert table.get(job_id).state == "executing"
-    assert table.value("select handed from roost.workers") is None
+    assert table.value("select dispatched_job_id from roost.workers") is None
 
 
 def test_a_worker_is_not_taken_for_dead_while_a_job_is_handed_to_it(
@@ -418,7 +419,7 @@ def test_a_worker_is_not_taken_for_dead_while_a_job_is_handed_to_it(
 def test_a_worker_that_is_awake_may_offer_too_but_is_told_of_nothing_else(
     table: JobTable, receiver: Receiver
 ) -> None:
-    table.run(set_asleep(receiver.worker_id, asleep=False))
+    table.run(set_wants_notify(receiver.worker_id, wants_notify=False))
     first, second = enqueue(table), enqueue(table)
     assert [channel for channel, _ in receiver.listening.heard()] == [receiver.channel]
     assert [table.get(job_id).state for job_id in (first, second)] == ["executing", "available"]
@@ -428,7 +429,7 @@ def test_who_sleeps_is_told_where_the_offer_of_one_that_is_awake_is_locked(
     table: JobTable, receiver: Receiver, crew: Crew
 ) -> None:
     rival = crew.hand()
-    table.run(set_asleep(receiver.worker_id, asleep=False))
+    table.run(set_wants_notify(receiver.worker_id, wants_notify=False))
     table.add_worker("sleeper")
     rival.script("begin")
     rival.run(renew_worker(receiver.worker_id, stale_after=60))
@@ -447,4 +448,4 @@ def test_an_error_gives_the_offer_back(table: JobTable, receiver: Receiver) -> N
     table.rows("alter table roost.jobs add constraint never check (task <> 'work') not valid")
     with pytest.raises(DatabaseError, match="never"):
         enqueue(table)
-    assert receiver.offer(table) == NUMBER
+    assert receiver.credit(table) == NUMBER

@@ -1,0 +1,65 @@
+-- name: archive_jobs
+-- $1 seconds since the end, $2 the most.
+with old as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.state in ('completed', 'discarded', 'cancelled')
+        and greatest(job.completed_at, job.cancelled_at, job.discarded_at)
+            < now() - make_interval(secs => $1::double precision)
+    order by greatest(job.completed_at, job.cancelled_at, job.discarded_at)
+    limit $2::integer
+    for update of job skip locked
+),
+moved as (
+    delete from roost.jobs as job
+    using old
+    where job.id = old.id
+    returning job.*
+)
+insert into roost.jobs_archive (
+    id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
+    lease_no, priority, attempt, max_attempts, timeout_seconds, pending_parents, cancel_requested,
+    state, queue, task, unique_key, args, metadata, tags, depends_on, errors, result, has_children,
+    limited
+)
+select
+    id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
+    lease_no, priority, attempt, max_attempts, timeout_seconds, pending_parents, cancel_requested,
+    state, queue, task, unique_key, args, metadata, tags, depends_on, errors, result, has_children,
+    limited
+from moved
+returning id;
+
+-- name: forget_results
+-- $1 seconds since the end, $2 the most. Live jobs and archived ones.
+with old as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.state = 'completed'
+        and job.result is not null
+        and job.completed_at < now() - make_interval(secs => $1::double precision)
+    order by job.completed_at
+    limit $2::integer
+    for update of job skip locked
+)
+update roost.jobs as job
+set result = null
+from old
+where job.id = old.id
+returning job.id;
+
+-- name: forget_archived_results
+-- $1 seconds since the end, $2 the most.
+with old as materialized (
+    select job.id
+    from roost.jobs_archive as job
+    where job.result is not null
+        and job.completed_at < now() - make_interval(secs => $1::double precision)
+    limit $2::integer
+    for update of job skip locked
+)
+update roost.jobs_archive as job
+set result = null
+from old
+where job.id = old.id
+returning job.id;

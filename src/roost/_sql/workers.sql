@@ -1,0 +1,105 @@
+-- name: register_worker
+-- $1 name, $2 queues, $3 concurrency, $4 seconds after which silence means death, $5 the tasks that it
+-- knows, $6 Roost's version, $7 the driver, $8 the event loop.
+insert into roost.workers (
+    name, queues, concurrency, expires_at, known_tasks, version, driver, event_loop
+)
+values (
+    $1::text, $2::text[], $3::integer, now() + make_interval(secs => $4::double precision),
+    $5::text[], $6::text, $7::text, $8::text
+)
+returning id;
+
+-- name: renew_worker
+-- Returns nothing when the row is gone: others may have taken the jobs.
+update roost.workers
+set heartbeat_at = now(),
+    expires_at = now() + make_interval(secs => $2::double precision)
+where id = $1::bigint
+returning id;
+
+-- name: set_wants_notify
+-- Whether roost.announce is to notify this worker.
+update roost.workers
+set wants_notify = $2::boolean
+where id = $1::bigint;
+
+-- name: mark_started
+-- $1 worker id, $2 how far its prefetched jobs may start from now on, $3 whether one of them may have
+-- its last attempt: that mark must outlive a crash of the server.
+update roost.workers
+set prefetch_started = $2::bigint[]
+where id = $1::bigint
+    and ($3::boolean or set_config('synchronous_commit', 'off', true) is not null)
+returning id;
+
+-- name: release_unheld
+-- Give back what this worker has claimed and doesn't know of: the answer to a claim was lost.
+-- $1 worker id, $2 ids and $3 lease numbers that it knows.
+with unheld as materialized (
+    select job.id
+    from roost.jobs as job
+    where job.state = 'executing'
+        and job.worker_id = $1::bigint
+        and (job.id, job.lease_no) not in (
+            select known.id, known.lease_no
+            from unnest($2::bigint[], $3::integer[]) as known (id, lease_no)
+        )
+    order by job.id
+    for update of job
+),
+released as (
+    update roost.jobs as job
+    set state = case when job.cancel_requested then 'cancelled' else 'available' end,
+        cancelled_at = case when job.cancel_requested then now() end,
+        attempt = greatest(job.attempt - 1, 0)
+    from unheld
+    where job.id = unheld.id
+    returning
+        job.id, job.queue, job.task, job.state, job.limited, job.has_children, job.awaited
+),
+notified as (
+    select roost.announce(queue)
+    from released
+    group by queue
+    union all
+    select roost.announce_room(task)
+    from released
+    where limited
+    group by task
+    union all
+    select pg_notify('roost_finished', id::text)
+    from released
+    where awaited
+        and state = 'cancelled'
+)
+select id, state, has_children
+from released
+where (select count(*) from notified) >= 0
+order by id;
+
+-- name: forget_worker
+-- Its started jobs are settled, or left to the rescue.
+with gone as (
+    delete from roost.workers
+    where id = $1::bigint
+    returning id, prefetch_started, dispatched_job_id
+)
+select roost.give_back_unstarted(gone.id, gone.prefetch_started, gone.dispatched_job_id)
+from gone;
+
+-- name: notify_probe
+-- $1: what a listener waits to hear, to know that it hears.
+select pg_notify('roost_probe', $1::text);
+
+-- name: oldest_transaction
+select pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+
+-- name: next_transaction
+-- Every transaction that wrote something before this has a smaller number. Not the end of a snapshot:
+-- that is the last number that is known to have ended, and what runs may be above it.
+select pg_current_xact_id()::text::bigint;
+
+-- name: discard_plans
+-- A plan that was cached while the table was empty scans it, and is kept until it is analysed.
+discard plans;
