@@ -26,7 +26,7 @@ def test_exponential_is_never_above_its_cap(
 
 
 @given(attempt=st.integers(1, 16))
-def test_exponential_doubles_by_default_less_at_most_a_tenth(attempt: int) -> None:
+def test_exponential_doubles_by_default_minus_at_most_a_tenth(attempt: int) -> None:
     assert exponential(jitter=False)(attempt) == 2**attempt
     assert 0.9 * 2**attempt <= exponential()(attempt) <= 2**attempt
 
@@ -48,7 +48,7 @@ def test_fixed_is_the_same_after_every_attempt(seconds: float, jitter: bool, att
 
 @pytest.mark.parametrize("make", [exponential, linear, fixed])
 @given(value=st.sampled_from([-1.0, -0.001, math.nan, math.inf, -math.inf]))
-def test_a_wait_that_can_not_be_is_refused_at_once(
+def test_an_impossible_wait_is_refused_at_once(
     make: Callable[[float], BackoffStrategy], value: float
 ) -> None:
     with pytest.raises(InvalidSettingError):
@@ -56,7 +56,7 @@ def test_a_wait_that_can_not_be_is_refused_at_once(
 
 
 class Unreal:
-    """Claims to be a number and is none."""
+    """Has `__float__`, which raises."""
 
     def __float__(self) -> float:
         raise ZeroDivisionError("hostile")
@@ -71,7 +71,7 @@ ANSWERS: st.SearchStrategy[object] = st.one_of(
 
 
 @given(answer=ANSWERS, attempt=ATTEMPTS)
-def test_a_delay_is_sane_whatever_a_strategy_answers_or_raises(
+def test_a_delay_is_finite_and_bounded_for_any_answer_of_a_strategy(
     answer: object, attempt: int
 ) -> None:
     def strategy(_attempt: int, /) -> float:

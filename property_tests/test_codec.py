@@ -1,4 +1,4 @@
-"""What is encoded is taken by a real ``jsonb``, and comes back equal; all else is refused."""
+"""Encoded values are accepted by a real ``jsonb`` and come back equal; others are refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def test_json_comes_back_from_postgres_equal(postgres: psycopg.Connection, value
 @example(box=Box(Traps()))
 @example(box=Box(Unprintable.model_construct(held=[Traps()])))
 @example(box=Box({Mute: 1}))
-def test_what_is_not_refused_is_taken_by_postgres(postgres: psycopg.Connection, box: Box) -> None:
+def test_postgres_accepts_every_value_that_is_not_refused(
+    postgres: psycopg.Connection, box: Box
+) -> None:
     try:
         text = encode(box.value)
     except EncodingError:
@@ -50,7 +52,7 @@ def test_what_is_not_refused_is_taken_by_postgres(postgres: psycopg.Connection, 
     key=st.integers() | st.none() | st.floats() | st.binary() | st.booleans() | st.uuids(),
     around=st.sampled_from([lambda it: it, lambda it: [it], lambda it: {"deep": (1, it)}]),
 )
-def test_a_key_that_would_come_back_as_another_is_refused(
+def test_a_key_that_is_not_a_string_is_refused(
     key: object, around: Callable[[object], object]
 ) -> None:
     with pytest.raises(EncodingError, match="not a string"):
@@ -58,7 +60,7 @@ def test_a_key_that_would_come_back_as_another_is_refused(
 
 
 def through_jsonb(connection: psycopg.Connection, text: str) -> str:
-    """Return what Postgres makes of a JSON text."""
+    """Return the text that Postgres gives back for a JSON text."""
     row = connection.execute("select %s::text::jsonb::text", (text,)).fetchone()
     assert row is not None
     back: str = row[0]
@@ -66,7 +68,7 @@ def through_jsonb(connection: psycopg.Connection, text: str) -> str:
 
 
 def as_jsonb_has_it(value: Any) -> Any:
-    """Return ``value`` with whole floats as the int that their digits are: 1e23 is 10**23 there."""
+    """Return ``value`` as jsonb gives it back: whole floats become ints, so 1e23 is 10**23."""
     match value:
         case float():
             exact = Decimal(repr(value))

@@ -1,4 +1,4 @@
-"""Each tick of a cron entry is fired once, whoever starts, dies, pauses or sets the clock."""
+"""Each tick of a cron entry fires once, while workers start and die and the clock is set."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Cron schedules against two oracles: a scan of the time line, and cronsim, which reads cron too.
+"""Cron schedules compared with a scan of the time line, and with cronsim, another cron parser.
 
-The scan is the law: it looks at every minute (or second) and asks what the clock on the wall says.
-It knows nothing of parsing, since each expression is drawn together with the values of its fields.
+The scan decides what is right: it looks at the wall clock at every minute (or second). It parses
+nothing, because each expression is drawn together with the values of its fields.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CHANGES = {
 
 @attrs.frozen
 class Field:
-    """A field as it is written, and the values that it means."""
+    """A field's text, and the values that it stands for."""
 
     text: str
     values: frozenset[int]
@@ -58,7 +58,7 @@ DAYS, MONTHS, WEEKDAYS = any_of(1, 31), any_of(1, 12), any_of(0, 6)
 
 @attrs.frozen
 class Expression:
-    """Fields in the order of an expression; the second is last, if there is one."""
+    """Fields in the order of an expression; seconds come last, if given."""
 
     fields: tuple[Field, ...]
 
@@ -73,7 +73,7 @@ class Expression:
     def matches(self, wall: datetime) -> bool:
         minute, hour, day, month, weekday, *second = (field.values for field in self.fields)
         by_day, by_weekday = wall.day in day, wall.isoweekday() % 7 in weekday
-        # As cron has it: both, if one of them begins with a star.
+        # As in cron: both must match if one of them begins with a star.
         either = not any(field.text.startswith("*") for field in (self.fields[2], self.fields[4]))
         return (
             wall.minute in minute
@@ -111,7 +111,7 @@ def fields(
 
 
 def expressions(*, seconds: bool = False) -> st.SearchStrategy[Expression]:
-    """Return expressions of five fields, or of six."""
+    """Return expressions of five fields, or of six with ``seconds``."""
     hour = fields(0, 23) | st.sampled_from([one(1), one(2), one(3)])  # near the changes
     day = st.just(DAYS) | fields(1, 31)
     weekday = st.just(WEEKDAYS) | fields(0, 6, steps=(2, 3))
@@ -123,7 +123,7 @@ def expressions(*, seconds: bool = False) -> st.SearchStrategy[Expression]:
 
 @attrs.frozen
 class Place:
-    """A zone, and a moment near one of its changes."""
+    """A zone, and a moment near one of its clock changes."""
 
     zone: str
     moment: datetime
@@ -144,7 +144,7 @@ def places(*, before: timedelta = 26 * HOUR) -> st.SearchStrategy[Place]:
 def scan(
     expression: Expression, place: Place, *, step: timedelta, until: datetime
 ) -> list[datetime]:
-    """Return every tick after the moment, by asking each step of the time line."""
+    """Return every tick after the moment by checking each step of the time line."""
     zone = ZoneInfo(place.zone)
 
     def wall_at(at: datetime) -> datetime:
@@ -154,8 +154,8 @@ def scan(
     line = list(steps(begin + step, until, step))
     if not expression.is_fixed:
         return [at for at in line if expression.matches(wall_at(at))]
-    # Once for each time of the wall's calendar: when it is first reached, or passed over. A clock
-    # that was set back shows times that were reached before.
+    # Fire once for each wall time: when it is first reached, or skipped. After a clock was set
+    # back it shows times that were reached before.
     reached = max(wall_at(at) for at in (begin, *steps(floor(begin, MINUTE) - 25 * HOUR, begin)))
     found = []
     for at in line:
@@ -185,21 +185,23 @@ def first_ticks(expression: Expression, place: Place, until: datetime) -> list[d
 
 
 @given(expressions(), places())
-def test_ticks_are_what_a_scan_of_the_minutes_finds(expression: Expression, place: Place) -> None:
+def test_ticks_are_those_of_a_scan_of_the_minutes(expression: Expression, place: Place) -> None:
     until = place.moment + 2 * DAY
     found = scan(expression, place, step=MINUTE, until=until)
     assert first_ticks(expression, place, until) == found[:MOST]
 
 
 @given(expressions(seconds=True), places(before=4 * MINUTE))
-def test_ticks_are_what_a_scan_of_the_seconds_finds(expression: Expression, place: Place) -> None:
+def test_ticks_are_those_of_a_scan_of_the_seconds(expression: Expression, place: Place) -> None:
     until = place.moment + 6 * MINUTE
     found = scan(expression, place, step=SECOND, until=until)
     assert first_ticks(expression, place, until) == found[:MOST]
 
 
 @given(expressions(), places(), st.integers(1, 5))
-def test_the_last_ticks_are_the_end_of_all(expression: Expression, place: Place, most: int) -> None:
+def test_the_last_ticks_are_the_end_of_all_ticks(
+    expression: Expression, place: Place, most: int
+) -> None:
     schedule = Schedule(expression.text, place.zone)
     until = place.moment + 30 * HOUR
     every = list(schedule.ticks(after=until - 2 * HOUR, until=until))
@@ -212,9 +214,9 @@ def test_the_last_ticks_are_the_end_of_all(expression: Expression, place: Place,
 @given(expressions(), places())
 def test_ticks_are_those_of_cronsim(expression: Expression, place: Place) -> None:
     begin = place.moment.astimezone(ZoneInfo(place.zone))
-    # It goes by whole hours, also where a clock is set by half an hour: see the next test.
+    # cronsim counts in whole hours, even if a clock changes by half an hour: see the next test.
     assume(expression.is_fixed or place.zone != LORD_HOWE)
-    # Begun in an hour that is repeated, it takes it for the first, and its ticks are of the past.
+    # If it begins in the second of two equal hours, cronsim takes it for the first.
     assume(not (expression.is_fixed and begin.fold))
     theirs = CronSim(expression.text, begin)
     ours = Schedule(expression.text, place.zone).ticks(
@@ -224,13 +226,13 @@ def test_ticks_are_those_of_cronsim(expression: Expression, place: Place) -> Non
         assert tick == next(theirs).astimezone(UTC)
 
 
-def test_cronsim_is_no_oracle_where_a_clock_is_set_by_half_an_hour() -> None:
+def test_cronsim_is_wrong_when_a_clock_changes_by_half_an_hour() -> None:
     eleventh = Field("*/11", frozenset(range(0, 60, 11)))
     expression = Expression((eleventh, one(3), DAYS, MONTHS, WEEKDAYS))
     place = Place(LORD_HOWE, datetime.fromisoformat("2026-04-04T09:48Z"))
-    law = scan(expression, place, step=MINUTE, until=place.moment + DAY)
+    expected = scan(expression, place, step=MINUTE, until=place.moment + DAY)
     zone = ZoneInfo(LORD_HOWE)
-    assert f"{law[0].astimezone(zone):%H:%M}" == "03:00"
-    assert Schedule(expression.text, LORD_HOWE).next_after(place.moment) == law[0]
+    assert f"{expected[0].astimezone(zone):%H:%M}" == "03:00"
+    assert Schedule(expression.text, LORD_HOWE).next_after(place.moment) == expected[0]
     theirs = next(CronSim(expression.text, place.moment.astimezone(zone)))
-    assert f"{theirs:%H:%M}" == "03:33", "cronsim was mended: take it as the oracle here too"
+    assert f"{theirs:%H:%M}" == "03:33", "cronsim was fixed: compare with it here too"

@@ -1,4 +1,4 @@
-"""A verdict is reached whatever a handler returns or raises, and Postgres can store it."""
+"""Everything that a handler returns or raises gets a verdict, and Postgres can store it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def postgres(server_dsn: str) -> Iterator[psycopg.Connection]:
 
 
 class Strange(BaseException):
-    """No Exception, with attributes that nobody expects."""
+    """A BaseException with surrogates and NUL in its name and text."""
 
     __qualname__ = "Strange" + SURROGATES
 
@@ -50,20 +50,20 @@ class Strange(BaseException):
 
 
 class Silent(Exception):  # noqa: N818
-    """Says something that is no text."""
+    """Its ``__str__`` returns no text."""
 
     __str__ = lambda self: None  # type: ignore[assignment, return-value]  # noqa: E731  (hostile on purpose)
 
 
 class Exits(Exception):  # noqa: N818
-    """Ends the process when it is printed."""
+    """Raises SystemExit when it is printed."""
 
     def __str__(self) -> str:
         raise SystemExit(3)
 
 
 def exceptions() -> st.SearchStrategy[BaseException]:
-    """Return whatever can be raised, with causes and in groups."""
+    """Return exceptions of many kinds, with causes, notes and in groups."""
     messages = st.text() | st.sampled_from(["", SURROGATES, "\0", "\u2028\r\n"])
     messages |= (st.integers(980, 1_000) | st.just(50_000)).map(lambda length: "é" * length)
     leaves = st.one_of(
@@ -103,7 +103,7 @@ def _caused(error: BaseException, cause: BaseException) -> BaseException:
 
 
 def endings() -> st.SearchStrategy[Ending]:
-    """Return every way in which an attempt ends."""
+    """Return endings of an attempt, of every kind."""
     snoozed = st.floats(0, allow_infinity=False).map(SnoozeJob)
     return st.one_of(
         st.builds(lambda box: Returned(box.value), hostiles()),
@@ -161,13 +161,13 @@ def test_only_failures_count_and_the_last_of_them_discards(
 
 
 @given(seconds=st.floats(max_value=-1e-9) | st.just(float("nan")) | st.just(float("inf")))
-def test_a_snooze_that_can_not_be_is_a_value_error_in_the_handler(seconds: float) -> None:
+def test_an_impossible_snooze_is_a_value_error_in_the_handler(seconds: float) -> None:
     with pytest.raises(ValueError, match="seconds"):
         SnoozeJob(seconds)
 
 
 @given(seconds=st.one_of(st.floats(), st.text(), st.none(), st.integers(max_value=10**400)))
-def test_a_snooze_that_was_tampered_with_is_a_failure_or_within_bounds(seconds: object) -> None:
+def test_a_changed_snooze_is_a_failure_or_within_bounds(seconds: object) -> None:
     error = SnoozeJob(0)
     error.seconds = seconds  # type: ignore[assignment]  # hostile on purpose
     verdict = reach(Box(Raised(error)), 1, 2)
@@ -179,7 +179,7 @@ def test_a_snooze_that_was_tampered_with_is_a_failure_or_within_bounds(seconds: 
 
 
 def reach(ending: Box, attempt: int, max_attempts: int) -> Verdict:
-    """Judge it."""
+    """Return the verdict on an ending."""
     return judge(
         ending.value,
         lease=LEASE,

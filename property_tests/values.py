@@ -1,4 +1,4 @@
-"""Values that users pass and return: like JSON, and as far from it as Python allows."""
+"""Values that users pass and return: JSON-like ones, and ones as hostile as Python allows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def texts() -> st.SearchStrategy[str]:
 
 
 def jsons() -> st.SearchStrategy[Any]:
-    """Return values that JSON has a form for, and Postgres too."""
+    """Return values that JSON can express and that Postgres stores."""
     leaves = st.one_of(
         st.none(),
         st.booleans(),
@@ -38,7 +38,7 @@ def jsons() -> st.SearchStrategy[Any]:
 
 
 class Hostile(Exception):  # noqa: N818  (a name for the list below)
-    """Can't even be printed."""
+    """Raises when it is printed."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError("no words")
@@ -47,7 +47,7 @@ class Hostile(Exception):  # noqa: N818  (a name for the list below)
 
 
 class Traps(Mapping[str, object]):
-    """A mapping that can't be read, for a reason that can't be printed."""
+    """A mapping whose reading raises an error that can't be printed."""
 
     def __getitem__(self, key: str) -> object:
         raise Hostile
@@ -66,7 +66,7 @@ class Mute:
 
 
 class Unprintable(BaseModel):
-    """A model whose fields hold anything."""
+    """A pydantic model whose field may hold anything."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -75,7 +75,7 @@ class Unprintable(BaseModel):
 
 @attrs.define
 class Plain:
-    """A class that is no model."""
+    """A class that is no pydantic model."""
 
     held: object
 
@@ -97,7 +97,7 @@ def circular() -> object:
 
 @attrs.frozen(repr=False)
 class Box:
-    """A value that may not be printable, in a failure's report too."""
+    """Wraps a value that may raise when printed, so that a failure can be reported."""
 
     value: Any
 
