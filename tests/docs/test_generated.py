@@ -1,6 +1,6 @@
 """The reference pages say what the code says.
 
-Run as a program, this writes the generated parts anew: ``python tests/docs/test_generated.py``.
+Run as a program, this writes the generated parts anew: ``python -m tests.docs.test_generated``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import pytest
 from tests.support.job_table import JobTable
 
 import roost
-from roost import RoostError, WorkerSettings
-from roost._model.settings import WorkerOptions
+from roost import RoostError, Worker, WorkerSettings
 from roost._model.states import MOVES, TERMINAL
 from roost._sql import migrations
 
@@ -29,7 +28,7 @@ COLUMN = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>[\w\[\] ]+?) \|", re.MULTI
 def settings() -> str:
     """Return the table of the worker's settings."""
     said = re.findall(
-        r":param (\w+): (.*?)(?=\n *:param|\Z)", WorkerSettings.__doc__ or "", re.DOTALL
+        r":param (\w+): (.*?)(?=\n *:(?:param|raises)|\Z)", Worker.__doc__ or "", re.DOTALL
     )
     meanings = {name: " ".join(text.split()).replace("``", "`") for name, text in said}
     rows = [
@@ -41,7 +40,7 @@ def settings() -> str:
 
 def kind(name: str) -> str:
     """Return a setting's type, its bars escaped for a table."""
-    annotation: str = WorkerOptions.__annotations__[name].__forward_arg__
+    annotation: str = inspect.signature(Worker).parameters[name].annotation
     return annotation.replace("|", "\\|")
 
 
@@ -127,7 +126,7 @@ def renewed(text: str) -> str:
 def test_the_generated_parts_are_what_the_code_says(page: str) -> None:
     text = (PAGES / page).read_text(encoding="utf-8")
     assert PART.search(text)
-    assert text == renewed(text), "run: python tests/docs/test_generated.py"
+    assert text == renewed(text), "run: python -m tests.docs.test_generated"
 
 
 def test_every_public_name_has_an_entry_and_every_entry_a_name() -> None:

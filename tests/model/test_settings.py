@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,6 @@ from roost import (
     WorkerSettings,
     fixed,
 )
-from roost._model.settings import WorkerOptions
 
 DOCUMENTED: dict[str, object] = {
     "queues": ("default",),
@@ -61,10 +61,22 @@ def test_the_signatures_show_the_documented_keywords_and_defaults() -> None:
     assert next(iter(inspect.signature(Worker).parameters)) == "dsn"
 
 
-def test_the_settings_and_the_options_have_the_same_names() -> None:
+def test_the_settings_have_the_names_defaults_and_types_of_the_workers_parameters() -> None:
     fields = {field.name: field.default for field in attrs.fields(WorkerSettings)}
     assert fields == DOCUMENTED
-    assert list(WorkerOptions.__annotations__) == list(DOCUMENTED)
+    of_worker = inspect.signature(Worker).parameters
+    of_settings = inspect.signature(WorkerSettings).parameters
+    assert {name: of_worker[name].annotation for name in DOCUMENTED} == {
+        name: of_settings[name].annotation for name in DOCUMENTED
+    }
+    assert inspect.signature(AsyncRoost.worker).replace(
+        return_annotation=inspect.Signature.empty
+    ).parameters.keys() == {"self", *DOCUMENTED}
+
+
+def test_the_worker_documents_each_parameter() -> None:
+    documented = re.findall(r":param (\w+):", Worker.__doc__ or "")
+    assert documented == list(inspect.signature(Worker).parameters)
 
 
 ACCEPTED: dict[str, list[Any]] = {

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -25,7 +25,8 @@ from roost._model.job import (
     JobOutcome,
 )
 from roost._model.registry import HandlerRegistry, resolve_registry
-from roost._model.settings import WorkerOptions, takes_worker_options
+from roost._model.settings import WorkerSettings
+from roost._model.signatures import with_parameters_of
 from roost._model.task_call import CallOptions
 from roost._worker.worker import Worker
 
@@ -245,14 +246,14 @@ class AsyncRoost(AsyncAdmin):
         async with here.pool.acquire() as connection, connection.transaction():
             yield connection.raw
 
-    @takes_worker_options
-    def worker(self, **options: Unpack[WorkerOptions]) -> Worker:
-        """Construct a `Worker` bound to this Roost's DSN and registry.
+    @with_parameters_of(WorkerSettings.__init__)
+    def worker(self, **settings: Any) -> Worker:
+        """Return a `Worker` with this client's DSN, registry and driver.
 
-        :param options: see `WorkerSettings`.
-        :raises InvalidSettingError: a parameter is out of its range.
+        :param settings: the settings that `Worker` documents.
+        :raises InvalidSettingError: a parameter is out of its range; the message names it.
         """
-        return Worker(self._dsn, registry=self._registry, driver=self._driver.name, **options)
+        return Worker(self._dsn, registry=self._registry, driver=self._driver.name, **settings)
 
     async def _run(
         self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True

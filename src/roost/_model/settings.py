@@ -1,10 +1,10 @@
-"""A worker's parameters: their names, types, defaults, ranges and meaning, in one place."""
+"""A worker's settings: checked values of `Worker`'s parameters."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, TypedDict, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 import attrs
 
@@ -14,32 +14,6 @@ from roost._model.hooks import Hooks
 from roost._model.validate import MAX_INT, check_name
 from roost._model.verdict import DEFAULT_MAX_RESULT_BYTES, MAX_RESULT_BYTES
 from roost.exceptions import InvalidSettingError
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class WorkerOptions(TypedDict, total=False):
-    """The keywords of `WorkerSettings`, for signatures that pass them on."""
-
-    queues: Iterable[str]
-    concurrency: int
-    prefetch: int | None
-    poll_interval: float
-    retry_strategy: BackoffStrategy | None
-    run_cron: bool
-    heartbeat_interval: float
-    orphan_reaper_interval: float
-    orphan_stale_after: float
-    shutdown_timeout: float
-    listen_reconnect_delay: float
-    error_cap: int
-    max_result_bytes: int
-    archive_after_seconds: float | None
-    archive_interval: float
-    result_ttl_seconds: float | None
-    startup_max_retries: int
-    startup_retry_delay: float
-    hooks: Hooks | None
 
 
 def _queues(value: Iterable[str]) -> tuple[str, ...]:
@@ -116,33 +90,11 @@ def _yes_or_no(_: object, field: Any, value: object) -> None:
 
 @attrs.frozen(kw_only=True)
 class WorkerSettings:
-    """How a worker works. Times are in seconds.
+    """How a worker works: `Worker`'s parameters of the same names, checked.
 
-    :param queues: the queues that it serves; one name at least.
-    :param concurrency: how many jobs run at once, ≥ 1.
-    :param prefetch: how many claimed jobs may wait for a slot, ≥ 0; ``None`` adapts: enough to hide
-        a claim's round trip behind short jobs, none where jobs are long.
-    :param poll_interval: how long to sleep at most before looking for jobs unasked; twice that
-        while notifications are known to arrive.
-    :param retry_strategy: seconds until the next attempt; ``None``: `roost.exponential`.
-    :param run_cron: whether this worker fires cron entries.
-    :param heartbeat_interval: between two heartbeats; at most half of ``orphan_stale_after``.
-    :param orphan_reaper_interval: between two looks for the jobs of dead workers.
-    :param orphan_stale_after: without a heartbeat for so long this worker counts as dead, stops its
-        own jobs, and others may take them.
-    :param shutdown_timeout: how long running jobs may go on after a stop was asked for, ≥ 0, and
-        how long it is tried to write what they ended in. A stop takes up to 5 s more.
-    :param listen_reconnect_delay: before the listening connection is opened again.
-    :param error_cap: how many error records a job keeps, ≥ 1; the newest stay.
-    :param max_result_bytes: of a result's JSON text, 1,000 … 200 MiB; of a longer one a
-        note is stored, ``roost.unserializable``.
-    :param archive_after_seconds: move jobs to ``roost.jobs_archive`` so long after their end, ≥ 0;
-        ``None``: this worker archives nothing.
-    :param archive_interval: between two looks for what to archive or forget.
-    :param result_ttl_seconds: drop results so long after completion, ≥ 0; ``None``: keep them.
-    :param startup_max_retries: how often to try again to reach the database at start, ≥ 0.
-    :param startup_retry_delay: between two such tries.
-    :param hooks: what to call before and after every handler call.
+    `Worker` documents each of them.
+
+    :raises InvalidSettingError: a value is out of its range; the message names it.
     """
 
     queues: tuple[str, ...] = attrs.field(default=("default",), converter=_queues)
@@ -177,6 +129,11 @@ class WorkerSettings:
                 "looks like a death"
             )
 
+    @classmethod
+    def pick(cls, arguments: Mapping[str, Any]) -> Self:
+        """Return the settings among the arguments of a call, by their names."""
+        return cls(**{field.name: arguments[field.name] for field in attrs.fields(cls)})
+
     @property
     def retry(self) -> BackoffStrategy:
         """The retry strategy in force."""
@@ -184,29 +141,3 @@ class WorkerSettings:
 
 
 _DEFAULT_RETRY = exponential()
-
-
-def takes_worker_options(function: F) -> F:
-    """Give a function that passes ``**options`` on the signature that its callers see.
-
-    The keywords and defaults come from `WorkerSettings`, so that help, docs and completion show
-    them without a second list.
-    """
-    shown = inspect.signature(function)
-    kept = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    hints = WorkerOptions.__annotations__
-    options = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=hints[field.name].__forward_arg__,
-        )
-        for field in attrs.fields(WorkerSettings)
-    ]
-    names = {parameter.name for parameter in kept}
-    signature = shown.replace(
-        parameters=kept + [option for option in options if option.name not in names]
-    )
-    function.__signature__ = signature  # type: ignore[attr-defined]  # inspect's own hook
-    return function

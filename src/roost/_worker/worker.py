@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from typing import Unpack
 
 import anyio
 import anyio.lowlevel
@@ -16,10 +15,12 @@ from anyio.abc import TaskStatus
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, cleanup_bound
 from roost._drivers.select import driver_for
+from roost._model.backoff import BackoffStrategy
+from roost._model.hooks import Hooks
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, resolve_registry
-from roost._model.settings import WorkerOptions, WorkerSettings, takes_worker_options
-from roost._model.verdict import error_record
+from roost._model.settings import WorkerSettings
+from roost._model.verdict import DEFAULT_MAX_RESULT_BYTES, error_record
 from roost._ops import schema
 from roost._worker.about import event_loop
 from roost._worker.farewell import Unfinished
@@ -57,25 +58,73 @@ class Worker:
     UPDATE SKIP LOCKED`` at the SQL level, and every write after a claim is guarded by its lease.
     A worker uses at most five connections, whatever its concurrency.
 
-    :param dsn: where the database is.
+    Times are in seconds.
+
+    :param dsn: ``postgresql://…``; nothing is connected to before `run`.
     :param registry: the tasks that it can run; default: the shared one, which ``@job`` fills.
     :param driver: ``"psycopg"`` or ``"asyncpg"``; default: what the DSN says, else psycopg.
-    :param options: see `WorkerSettings`.
-    :raises InvalidSettingError: a parameter is out of its range.
+    :param queues: names of the queues that it serves; at least one.
+    :param concurrency: jobs that run at once, ≥ 1.
+    :param prefetch: claimed jobs that may wait for a slot, ≥ 0. ``None`` adapts: enough to hide a
+        claim's round trip behind short jobs, none where jobs are long.
+    :param poll_interval: longest time without a poll for due jobs, > 0. It doubles while
+        notifications are known to arrive.
+    :param retry_strategy: returns the seconds to wait after a failed attempt; ``None``:
+        ``roost.exponential()``.
+    :param run_cron: whether this worker fires cron entries.
+    :param heartbeat_interval: time between two heartbeats, > 0; at most half of
+        ``orphan_stale_after``.
+    :param orphan_reaper_interval: time between two searches for the jobs of dead workers, > 0.
+    :param orphan_stale_after: time without a heartbeat after which this worker is considered dead,
+        > 0. It cancels its own jobs at 90 % of it; other workers rescue them after it.
+    :param shutdown_timeout: time that running jobs, and the writing of their results, get after a
+        stop was requested, ≥ 0. Jobs that still run then are interrupted. A stop takes up to 5 s
+        more.
+    :param listen_reconnect_delay: time before the listening connection is opened again, > 0.
+    :param error_cap: error records that a job keeps, ≥ 1; the newest stay.
+    :param max_result_bytes: longest JSON text of a result in bytes, 1,000 … 200 MiB. A longer
+        result is replaced by a note, ``roost.unserializable``.
+    :param archive_after_seconds: time after its end at which a job moves to
+        ``roost.jobs_archive``, ≥ 0; ``None``: this worker archives nothing.
+    :param archive_interval: time between two searches for jobs to archive and results to drop, > 0.
+    :param result_ttl_seconds: time after its completion at which a job's result is dropped, ≥ 0;
+        ``None``: results stay.
+    :param startup_max_retries: further tries to reach the database at start, ≥ 0.
+    :param startup_retry_delay: time between two such tries, ≥ 0.
+    :param hooks: functions to call before and after every handler call.
+    :raises InvalidSettingError: a parameter is out of its range; the message names it.
     """
 
-    @takes_worker_options
     def __init__(
         self,
         dsn: str,
         *,
         registry: HandlerRegistry | None = None,
         driver: str | None = None,
-        **options: Unpack[WorkerOptions],
+        queues: Iterable[str] = ("default",),
+        concurrency: int = 4,
+        prefetch: int | None = None,
+        poll_interval: float = 1.0,
+        retry_strategy: BackoffStrategy | None = None,
+        run_cron: bool = True,
+        heartbeat_interval: float = 15.0,
+        orphan_reaper_interval: float = 30.0,
+        orphan_stale_after: float = 300.0,
+        shutdown_timeout: float = 30.0,
+        listen_reconnect_delay: float = 1.0,
+        error_cap: int = 20,
+        max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
+        archive_after_seconds: float | None = None,
+        archive_interval: float = 60.0,
+        result_ttl_seconds: float | None = None,
+        startup_max_retries: int = 30,
+        startup_retry_delay: float = 1.0,
+        hooks: Hooks | None = None,
     ) -> None:
+        # By name: a second list of the settings could leave one out. First, before other locals.
+        self._settings = WorkerSettings.pick(locals())
         self._driver = driver_for(dsn, driver)
         self._registry = resolve_registry(registry)
-        self._settings = WorkerSettings(**options)
         self._session: _Session | None = None
         self._stop_requests = 0
         self._failed = 0

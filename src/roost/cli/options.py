@@ -12,8 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import attrs
 import typer
 
-from roost import InvalidSettingError, WorkerSettings
-from roost._model.settings import WorkerOptions
+from roost import InvalidSettingError, Worker, WorkerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,7 +93,7 @@ def takes_worker_settings(command: F) -> F:
         )
         for name in own
     ]
-    types = get_type_hints(WorkerOptions)
+    types = get_type_hints(Worker.__init__)
     meanings = _meanings()
     for field in attrs.fields(WorkerSettings):
         if field.name in {"queues", "retry_strategy", "hooks", *own}:
@@ -117,9 +116,9 @@ def takes_worker_settings(command: F) -> F:
 
 
 def _meanings() -> dict[str, str]:
-    """Return what `WorkerSettings` says of each parameter, as one plain sentence."""
+    """Return what `Worker` says of each parameter, as one plain sentence."""
     said = re.findall(
-        r":param (\w+): (.*?)(?=\n *:param|\Z)", WorkerSettings.__doc__ or "", re.DOTALL
+        r":param (\w+): (.*?)(?=\n *:(?:param|raises)|\Z)", Worker.__doc__ or "", re.DOTALL
     )
     plain = {name: " ".join(text.replace("`", "").split()) for name, text in said}
     return {name: text[:1].upper() + text[1:] for name, text in plain.items()}

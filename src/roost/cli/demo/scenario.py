@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 import attrs
 
 from roost import AsyncRoost, HandlerRegistry, JobInsert, fixed
-from roost._model.settings import WorkerOptions
 from roost.cli.demo.outcome import Outcome, read_outcome
 from roost.cli.demo.tasks import register_tasks
 from roost.cli.demo.tree import Tree
@@ -78,7 +77,7 @@ async def play(plan: Plan, progress: ShowsProgress) -> Outcome:
     async with AsyncRoost(plan.dsn, registry=registry) as client:
         register_tasks(registry, client, calls)
         await client.setup_schema()
-        options: WorkerOptions = {
+        options: dict[str, Any] = {
             "queues": [plan.queue],
             "retry_strategy": fixed(RETRY_DELAY),
             "shutdown_timeout": 2.0,
