@@ -8,7 +8,7 @@ from roost import _interrupt  # first, for a Ctrl-C during the other imports
 # isort: split
 from roost._client.async_api import AsyncRoost
 from roost._client.sync_api import Roost
-from roost._drivers.adopted_by import register_connection_adapter
+from roost._drivers.borrowed.custom import register_connection_adapter
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.cron import CronEntry, CronInfo
 from roost._model.decorators import cron, job

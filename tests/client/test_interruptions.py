@@ -22,7 +22,7 @@ from tests.support.job_table import JobTable
 from roost import DatabaseUnavailableError, JobNotFoundError, JobTimeoutError, Roost, RoostError
 from roost._client import calls
 from roost._drivers.base import run_sync
-from roost._drivers.psycopg_sync_driver import PsycopgSyncDriver
+from roost._drivers.psycopg_sync import PsycopgSyncDriver
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -276,7 +276,7 @@ def test_a_forked_process_waits_on_a_connection_of_its_own(
 
 FORK_IN_USE = """
     import os, sys, threading
-    from roost._drivers.psycopg_sync_driver import PsycopgSyncDriver
+    from roost._drivers.psycopg_sync import PsycopgSyncDriver
     from roost._ops.query import Query
     from roost._sql import Statement
     from roost.exceptions import DatabaseUnavailableError

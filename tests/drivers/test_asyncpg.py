@@ -21,14 +21,14 @@ from tests.support.conformance.cases import sql
 from tests.support.conformance.statements import StatementConformance
 from tests.support.proxy import proxy_to
 
-from roost._drivers import base, select
+from roost._drivers import base, factory
 from roost._drivers.asyncpg import AsyncpgDriver
 from roost._drivers.asyncpg.connection import AsyncpgConnection
 from roost._drivers.asyncpg.parameters import read_dsn
 from roost._drivers.asyncpg.sockets import socket_of
 from roost._drivers.base import AsyncDriver
+from roost._drivers.factory import driver_for
 from roost._drivers.psycopg_sync import connect
-from roost._drivers.select import driver_for
 from roost._sql import STAGES, Statement, statements
 from roost.exceptions import DatabaseError, DatabaseUnavailableError, InvalidSettingError
 
@@ -81,7 +81,7 @@ async def connected(dsn: str) -> AsyncIterator[AsyncpgConnection]:
     try:
         yield one
     finally:
-        one.kill()
+        one.terminate()
 
 
 @pytest.mark.parametrize("statement", EVERY_STATEMENT, ids=lambda statement: statement.name)
@@ -281,7 +281,7 @@ class TestDsn:
     def test_a_missing_package_is_named_with_its_extra(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(select, "find_spec", lambda name: None)
+        monkeypatch.setattr(factory, "find_spec", lambda name: None)
         with pytest.raises(InvalidSettingError, match=r"pip install 'anyroost\[asyncpg\]'"):
             driver_for("postgresql+asyncpg://h/d")
 

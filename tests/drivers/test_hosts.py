@@ -60,7 +60,7 @@ async def test_the_second_host_is_reached_when_the_first_is_silent(
     with anyio.fail_after(20):
         connection = await driver.connect()
         assert list(await connection.fetch(sql("select 1"))) == [(1,)]
-        connection.kill()
+        connection.terminate()
 
 
 async def test_a_caller_in_a_hurry_reaches_it_at_the_second_try(
@@ -74,7 +74,7 @@ async def test_a_caller_in_a_hurry_reaches_it_at_the_second_try(
         await driver.connect()
         pytest.fail("the first host is silent")
     with anyio.fail_after(20):
-        (await driver.connect()).kill()
+        (await driver.connect()).terminate()
 
 
 async def test_a_host_that_takes_no_writes_is_passed_over(
@@ -91,5 +91,5 @@ async def test_a_host_that_takes_no_writes_is_passed_over(
     with anyio.fail_after(20):
         connection = await driver.connect()
     await connection.fetch(sql("create table t ()"))
-    connection.kill()
-    writing.kill()
+    connection.terminate()
+    writing.terminate()

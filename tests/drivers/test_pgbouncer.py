@@ -34,7 +34,7 @@ from roost import (
     Worker,
     job,
 )
-from roost._drivers.psycopg_setup import connection_parameters
+from roost._drivers.psycopg_common.parameters import connection_parameters
 from roost._worker.lanes import listen
 
 PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")

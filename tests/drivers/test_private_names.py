@@ -10,7 +10,8 @@ import psycopg
 import psycopg.conninfo
 import pytest
 
-from roost._drivers.psycopg_anyio import connection, private_names
+from roost._drivers.psycopg_anyio import connection
+from roost._drivers.psycopg_common import private_names
 from roost.exceptions import RoostError
 
 FOLDER = Path(private_names.__file__).parents[1]
@@ -18,9 +19,7 @@ DOCUMENTED = {"conninfo_to_dict", "make_conninfo"}
 
 
 def trees() -> Iterator[ast.AST]:
-    for path in FOLDER.glob("psycopg_*/*.py"):
-        yield ast.parse(path.read_text(encoding="utf-8"))
-    for path in FOLDER.glob("psycopg_*.py"):
+    for path in [*FOLDER.glob("psycopg_*/*.py"), FOLDER / "borrowed/psycopg.py"]:
         yield ast.parse(path.read_text(encoding="utf-8"))
 
 

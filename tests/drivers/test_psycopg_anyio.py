@@ -248,7 +248,7 @@ async def test_the_connection_parameters_are_set(empty_dsn: str) -> None:
             sql("select current_setting('application_name'), current_setting('client_encoding')")
         )
         assert row == ("worker", "UTF8")
-        c.raw.kill()
+        c.raw.terminate()
 
 
 @pytest.mark.parametrize(
@@ -285,4 +285,4 @@ async def test_it_finds_the_living_host_among_several(empty_dsn: str) -> None:
     dsn = make_conninfo(empty_dsn, host=f"/nowhere,{host}", port=f"1,{port}")
     async with PsycopgDriver(dsn).pool(max_size=1).acquire() as one:
         assert list(await one.fetch(sql("select 1"))) == [(1,)]
-        one.raw.kill()
+        one.raw.terminate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from roost._drivers.psycopg_errors import translate
+from roost._drivers.psycopg_common.errors import translate
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 LOGIN = 'connection to server at "127.0.0.1", port 5432 failed: FATAL:  '

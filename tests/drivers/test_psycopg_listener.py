@@ -89,7 +89,7 @@ async def test_closing_wakes_who_waits(empty_dsn: str, use: str) -> None:
             async with anyio.create_task_group() as group:
                 group.start_soon(wait)
                 await anyio.wait_all_tasks_blocked()
-                listener._connection.raw.kill()
+                listener._connection.raw.terminate()
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "x" * 64, "ü" * 32])

@@ -85,7 +85,7 @@ async def test_a_refused_login_is_final_at_first_and_temporary_later(
             await made.connect()
         assert not isinstance(first.value, DatabaseUnavailableError)
         proxy.forward()
-        (await made.connect()).kill()
+        (await made.connect()).terminate()
         proxy.refuse(state, message)
         with pytest.raises(DatabaseUnavailableError, match=message.replace("(", ".")) as later:
             await made.connect()
@@ -114,7 +114,7 @@ async def test_a_refusal_in_answer_to_a_statement_is_temporary(
             proxy.refuse(state, message, severity=severity)
             with pytest.raises(DatabaseUnavailableError), anyio.fail_after(10):
                 await connection.fetch(sql("select 1"))
-            connection.kill()
+            connection.terminate()
             proxy.forward()
 
 

@@ -10,14 +10,12 @@ import psycopg
 import pytest
 from tests.security.minefield import plant
 
-import roost._drivers.asyncpg.listener as asyncpg_listener
-import roost._drivers.psycopg_anyio.listener as psycopg_listener
+from roost._drivers import listening
 from roost._sql import STAGES, Statement, statements
 
 STATEMENTS = [
     *(statement for stage in STAGES for statement in statements(stage).values()),
-    asyncpg_listener._LOCK,
-    psycopg_listener._LOCK,
+    listening.LOCK,
 ]
 NO_QUERIES = re.compile(
     r"\s*(?:--[^\n]*\n\s*)*(create|do|drop|lock|discard|savepoint|rollback|release)\b"

@@ -14,9 +14,9 @@ from pydantic import BaseModel
 from roost._client import calls
 from roost._client.admin import AsyncAdmin
 from roost._client.loop_resources import ResourcesByLoop
-from roost._drivers.adopt import adopt
 from roost._drivers.base import AsyncConnection, run
-from roost._drivers.select import driver_for
+from roost._drivers.borrowed import borrow
+from roost._drivers.factory import driver_for
 from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_PRIORITY,
@@ -259,7 +259,7 @@ class AsyncRoost(AsyncAdmin):
         self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
         if conn is not None:
-            return await _perform(call, adopt(conn, transactional=transactional))
+            return await _perform(call, borrow(conn, transactional=transactional))
         here = await self._resources.current()
         async with here.pool.acquire() as connection:
             return await _perform(call, connection)

@@ -69,7 +69,7 @@ class ResourcesByLoop:
             if found.process != current_process():
                 continue
             if found is not here:
-                found.pool.shut()
+                found.pool.mark_closed()
                 continue
             await found.pool.aclose()
             if found.guard is not None:
@@ -93,7 +93,7 @@ class ResourcesByLoop:
             if found.process == current_process():
                 if self._by_loop.get(loop) is found:
                     del self._by_loop[loop]
-                found.pool.kill_idle()
+                found.pool.terminate_idle()
 
     def _drop_ended(self) -> None:
         """Let go of what loops have left that were closed without ending their generators."""
@@ -103,7 +103,7 @@ class ResourcesByLoop:
                 continue
             self._by_loop.pop(loop, None)
             if found.process == current_process():
-                found.pool.abandon()
+                found.pool.abandon_idle()
             else:
                 # Deleted here, it could close what the parent still uses.
                 self._parents.append(found)

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from roost._client import calls
 from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._client.sync_waiting import SyncWaiting
-from roost._drivers.adopt import adopt_sync
 from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
-from roost._drivers.select import sync_driver_for
+from roost._drivers.borrowed import borrow_sync
+from roost._drivers.factory import sync_driver_for
 from roost._model.cron import CronInfo
 from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
@@ -228,7 +228,7 @@ class Roost:
         self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
         if conn is not None:
-            return _perform(call, adopt_sync(conn, transactional=transactional))
+            return _perform(call, borrow_sync(conn, transactional=transactional))
         began = monotonic()
         with self._pool.acquire(timeout=min(call.timeout, CALL_TIMEOUT)) as connection:
             left = max(call.timeout - (monotonic() - began), 0.0)

@@ -161,15 +161,15 @@ class AsyncPool(Protocol):
         """Close every idle connection now and each borrowed one when it comes back."""
         ...
 
-    def shut(self) -> None:
+    def mark_closed(self) -> None:
         """Refuse new users; each connection is closed when it comes back. For another loop."""
         ...
 
-    def kill_idle(self) -> None:
+    def terminate_idle(self) -> None:
         """Close every idle connection, in the loop that opened them."""
         ...
 
-    def abandon(self) -> None:
+    def abandon_idle(self) -> None:
         """Let go of every idle connection after its loop was closed."""
         ...
 

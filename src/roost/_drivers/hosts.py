@@ -1,6 +1,7 @@
-"""Which of several hosts to try first: one that was silent a moment ago comes last.
+"""Choose which of several hosts to try first: one that was silent a moment ago is tried last.
 
-A caller whose time is shorter than a silent host's would otherwise never reach the next one.
+If the caller has less time than a silent host takes to fail, the next host would otherwise never
+be reached.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-REMEMBERED = 60.0
-"""Seconds after which a host is tried in its turn again."""
+FAILURE_MEMORY = 60.0
+"""Seconds for which a host that failed is tried last."""
 
-_tried_in_vain: dict[str, float] = {}
+_failed_at: dict[str, float] = {}
 
 
-def in_order(hosts: Iterable[T], *, key: Callable[[T], str]) -> list[T]:
-    """Return the hosts as they should be tried, those of the DSN's order first that may answer."""
+def order_hosts(hosts: Iterable[T], *, key: Callable[[T], str]) -> list[T]:
+    """Return the hosts in the DSN's order, but those that failed lately at the end."""
     now = monotonic()
-    return sorted(hosts, key=lambda host: now - _tried_in_vain.get(key(host), -1e9) < REMEMBERED)
+    return sorted(hosts, key=lambda host: now - _failed_at.get(key(host), -1e9) < FAILURE_MEMORY)
 
 
 @contextmanager
-def trying(host: str) -> Iterator[None]:
-    """Remember how an attempt ends; one that is cut short by its caller's deadline has failed."""
-    _tried_in_vain[host] = monotonic()
+def record_attempt(host: str) -> Iterator[None]:
+    """Remember whether the attempt in this block fails; a cancel counts as a failure too."""
+    _failed_at[host] = monotonic()
     yield
-    _tried_in_vain.pop(host, None)
+    _failed_at.pop(host, None)

@@ -28,7 +28,7 @@ MAX_IDLE = 600.0
 class Poolable(AsyncConnection, Protocol):
     """A connection that a `Pool` can lend."""
 
-    def is_quiet(self) -> bool:
+    def is_alive(self) -> bool:
         """Say whether the idle connection is alive, without a round trip."""
         ...
 
@@ -36,14 +36,14 @@ class Poolable(AsyncConnection, Protocol):
         """Say whether it is open, in no transaction and without a statement in flight."""
         ...
 
-    async def clean(self) -> None:
+    async def reset(self) -> None:
         """Roll back what its user left open, also when cancelled, for ``CLEANUP_TIMEOUT`` seconds.
 
         Failed, it is not idle afterwards.
         """
         ...
 
-    def kill(self) -> None:
+    def terminate(self) -> None:
         """Close at once, without waiting; safe to call twice."""
         ...
 
@@ -85,7 +85,7 @@ class Pool(Generic[C]):
         self._slots = anyio.Semaphore(max_size, fast_acquire=True)
         self._idle: deque[_Member[C]] = deque()
         self._lent = 0
-        self._shut = False
+        self._closed = False
 
     @property
     def size(self) -> int:
@@ -104,22 +104,22 @@ class Pool(Generic[C]):
 
     async def aclose(self) -> None:
         """Close every idle connection now and each borrowed one when it comes back."""
-        if not self._shut:
-            self._shut = True
-            self.kill_idle()
+        if not self._closed:
+            self._closed = True
+            self.terminate_idle()
             # Wakes the first who waits; each passes the slot on as it finds the pool closed.
             self._slots.release()
 
-    def shut(self) -> None:
+    def mark_closed(self) -> None:
         """Refuse new users; each connection is closed when it comes back. For another loop."""
-        self._shut = True
+        self._closed = True
 
-    def kill_idle(self) -> None:
+    def terminate_idle(self) -> None:
         """Close every idle connection, in the loop that opened them."""
         while self._idle:
-            self._idle.pop().connection.kill()
+            self._idle.pop().connection.terminate()
 
-    def abandon(self) -> None:
+    def abandon_idle(self) -> None:
         """Let go of every idle connection after its loop was closed."""
         while self._idle:
             self._idle.pop().connection.abandon()
@@ -161,34 +161,34 @@ class Pool(Generic[C]):
         now = monotonic()
         while self._idle:
             member = self._idle.pop()
-            if member.expires_at > now and member.connection.is_quiet():
+            if member.expires_at > now and member.connection.is_alive():
                 return member
-            member.connection.kill()
+            member.connection.terminate()
         return None
 
     async def _open(self) -> _Member[C]:
         connection = await self._connect()
-        if self._shut:
-            connection.kill()
+        if self._closed:
+            connection.terminate()
             self._refuse_if_closed()
         lifetime = self._max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311  (no secret)
         return _Member(connection, expires_at=monotonic() + lifetime)
 
     def _refuse_if_closed(self) -> None:
-        if self._shut:
+        if self._closed:
             raise ClosedError("the connection pool is closed")
 
     def _take_back(self, member: _Member[C]) -> None:
         now = monotonic()
         self._lent -= 1
         self._slots.release()
-        if member.connection.is_idle() and not self._shut and member.expires_at > now:
+        if member.connection.is_idle() and not self._closed and member.expires_at > now:
             member.idle_since = now
             self._idle.append(member)
         else:
-            member.connection.kill()
+            member.connection.terminate()
         while self._idle and self._idle[0].idle_since < now - self._max_idle:
-            self._idle.popleft().connection.kill()
+            self._idle.popleft().connection.terminate()
 
 
 class _Loan(AbstractAsyncContextManager[C]):
@@ -205,6 +205,6 @@ class _Loan(AbstractAsyncContextManager[C]):
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            await self._member.connection.clean()
+            await self._member.connection.reset()
         finally:
             self._pool._take_back(self._member)  # noqa: SLF001

@@ -37,10 +37,10 @@ SERIALIZATION_FAILURE = "40001"
 BAD_TEXT = "22021"
 """What the server says of NUL and lone surrogates; drivers may refuse them before it does."""
 
-NO_STATEMENT = "26000"
+UNKNOWN_STATEMENT = "26000"
 """A prepared statement that the server does not know."""
 
-TWICE_PREPARED = "42P05"
+DUPLICATE_STATEMENT = "42P05"
 """The server has a prepared statement of that name, of another client of a pooler."""
 
 READ_ONLY = "25006"

@@ -14,7 +14,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, cleanup_bound
-from roost._drivers.select import driver_for
+from roost._drivers.factory import driver_for
 from roost._model.backoff import BackoffStrategy
 from roost._model.hooks import Hooks
 from roost._model.logs import StructuredLogger

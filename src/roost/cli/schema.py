@@ -8,7 +8,7 @@ import typer
 
 from roost._drivers import psycopg_sync
 from roost._drivers.base import run_sync
-from roost._drivers.select import redact
+from roost._drivers.redact import redact
 from roost._ops import schema
 from roost.cli.options import Dsn, resolve_dsn
 

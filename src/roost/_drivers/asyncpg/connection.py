@@ -21,8 +21,8 @@ from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.asyncpg.parameters import Parameters
 from roost._drivers.asyncpg.sockets import is_closing_or_unread, set_options, shut_down
 from roost._drivers.base import cleanup_timeout
-from roost._drivers.hosts import in_order, trying
-from roost._drivers.preparing import Preparing
+from roost._drivers.hosts import order_hosts, record_attempt
+from roost._drivers.prepared import PreparedStatements
 from roost._drivers.shield import shielded
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
@@ -45,12 +45,12 @@ class AsyncpgConnection:
         self,
         raw: asyncpg.Connection,
         *,
-        preparing: Preparing | None = None,
+        prepared: PreparedStatements | None = None,
         reopen: Callable[[], Awaitable[asyncpg.Connection]] | None = None,
     ) -> None:
         self.raw: Any = raw
-        self._preparation = preparing or Preparing()
-        self._prepares = self._preparation.allowed
+        self._prepared_statements = prepared or PreparedStatements()
+        self._prepares = self._prepared_statements.allowed
         self._reopen = reopen
         self._depth = 0
 
@@ -60,30 +60,30 @@ class AsyncpgConnection:
         parameters: Parameters,
         *,
         application_name: str,
-        preparing: Preparing | None = None,
+        prepared: PreparedStatements | None = None,
     ) -> AsyncpgConnection:
         """Connect. Cancelled, it leaves nothing open.
 
-        :param preparing: what other connections of this DSN have learnt.
+        :param prepared: what other connections of this DSN have learnt.
         :raises DatabaseUnavailableError: the server can't be reached.
         :raises DatabaseError: it refuses, for instance the password.
         :raises InvalidSettingError: this is no asyncio, or the DSN can't be read.
         """
         _check_loop()
-        preparing = preparing or Preparing(allowed=parameters.statement_cache_size > 0)
+        prepared = prepared or PreparedStatements(allowed=parameters.statement_cache_size > 0)
         connect = partial(
-            _connect, parameters, application_name=application_name, preparing=preparing
+            _connect, parameters, application_name=application_name, prepared=prepared
         )
         raw = await connect()
         try:
-            if preparing.allowed and await _is_pooled(raw):
-                preparing.give_up("the server's process is not the one that it was connected to")
+            if prepared.allowed and await _is_pooled(raw):
+                prepared.disable("the server's process is not the one that it was connected to")
                 raw.terminate()
                 raw = await connect()
         except BaseException:
             raw.terminate()
             raise
-        return cls(raw, preparing=preparing, reopen=connect)
+        return cls(raw, prepared=prepared, reopen=connect)
 
     async def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows; see ``AsyncConnection`` for what a cancel leaves."""
@@ -110,7 +110,7 @@ class AsyncpgConnection:
             asyncpg.DuplicatePreparedStatementError,
             asyncpg.InvalidSQLStatementNameError,
         ) as error:
-            self._preparation.give_up(str(error))
+            self._prepared_statements.disable(str(error))
             if not self._prepares or self._in_transaction() or self._reopen is None:
                 self.raw.terminate()
                 raise self._translated(error, statement.name) from error
@@ -156,12 +156,12 @@ class AsyncpgConnection:
         """Never replace the server connection: it listens."""
         self._reopen = None
 
-    def is_quiet(self) -> bool:
+    def is_alive(self) -> bool:
         """Say whether the idle connection is alive, without a round trip.
 
         The event loop reads the server's farewell, but it may not have come to it yet.
         """
-        if self._prepares and not self._preparation.allowed:
+        if self._prepares and not self._prepared_statements.allowed:
             return False
         return not self.raw.is_closed() and not is_closing_or_unread(self.raw)
 
@@ -169,11 +169,11 @@ class AsyncpgConnection:
         """Say whether it is open, in no transaction and without a statement in flight."""
         return not self.raw.is_closed() and not self._in_transaction()
 
-    async def clean(self) -> None:
+    async def reset(self) -> None:
         """Roll back what its user left open, within ``CLEANUP_TIMEOUT`` seconds, or close."""
         await self._undo("rollback")
 
-    def kill(self) -> None:
+    def terminate(self) -> None:
         """Close at once; safe to call twice."""
         self.raw.terminate()
 
@@ -240,16 +240,16 @@ def _forget(execution: asyncio.Future[object]) -> None:
 
 
 async def _connect(
-    parameters: Parameters, *, application_name: str, preparing: Preparing
+    parameters: Parameters, *, application_name: str, prepared: PreparedStatements
 ) -> asyncpg.Connection:
     """Connect to the first host that can be worked on."""
     if len(parameters.dsns) == 1:
-        return await _connect_to(parameters.dsns[0], parameters, application_name, preparing)
+        return await _connect_to(parameters.dsns[0], parameters, application_name, prepared)
     failures: list[DatabaseUnavailableError] = []
-    for dsn in in_order(parameters.dsns, key=str):
+    for dsn in order_hosts(parameters.dsns, key=str):
         try:
-            with trying(dsn):
-                return await _connect_to(dsn, parameters, application_name, preparing)
+            with record_attempt(dsn):
+                return await _connect_to(dsn, parameters, application_name, prepared)
         except DatabaseUnavailableError as error:
             failures.append(error)
     raise DatabaseUnavailableError(
@@ -259,13 +259,13 @@ async def _connect(
 
 
 async def _connect_to(
-    dsn: str, parameters: Parameters, application_name: str, preparing: Preparing
+    dsn: str, parameters: Parameters, application_name: str, prepared: PreparedStatements
 ) -> asyncpg.Connection:
     try:
         raw = await asyncpg.connect(
             dsn,
             timeout=parameters.timeout,
-            statement_cache_size=parameters.statement_cache_size if preparing.allowed else 0,
+            statement_cache_size=parameters.statement_cache_size if prepared.allowed else 0,
             server_settings={"application_name": parameters.application_name or application_name},
         )
     except asyncpg.ClientConfigurationError as error:

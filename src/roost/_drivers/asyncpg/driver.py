@@ -11,7 +11,7 @@ from roost._drivers.asyncpg.listener import AsyncpgListener
 from roost._drivers.asyncpg.parameters import read_dsn
 from roost._drivers.base import MAX_LIFETIME
 from roost._drivers.pool import Pool
-from roost._drivers.preparing import Preparing
+from roost._drivers.prepared import PreparedStatements
 from roost._drivers.sqlstate import Reachability
 from roost.exceptions import DatabaseError
 
@@ -27,7 +27,9 @@ class AsyncpgDriver:
 
     def __init__(self, dsn: str) -> None:
         self._parameters = read_dsn(dsn)
-        self._preparation = Preparing(allowed=self._parameters.statement_cache_size > 0)
+        self._prepared_statements = PreparedStatements(
+            allowed=self._parameters.statement_cache_size > 0
+        )
         self._reachability = Reachability()
 
     def __repr__(self) -> str:
@@ -45,10 +47,12 @@ class AsyncpgDriver:
         return Pool(connect, max_size=max_size, max_lifetime=max_lifetime)
 
     async def connect(self, application_name: str = "roost") -> AsyncpgConnection:
-        """Open one connection; the caller closes it with ``connection.kill()``."""
+        """Open one connection; the caller closes it with ``connection.terminate()``."""
         try:
             connection = await AsyncpgConnection.open(
-                self._parameters, application_name=application_name, preparing=self._preparation
+                self._parameters,
+                application_name=application_name,
+                prepared=self._prepared_statements,
             )
         except DatabaseError as error:
             raise self._reachability.judge(error) from error.__cause__
@@ -66,4 +70,4 @@ class AsyncpgDriver:
             await listener.listen(channels)
             yield listener
         finally:
-            connection.kill()
+            connection.terminate()

@@ -12,13 +12,8 @@ import anyio.lowlevel
 from roost._drivers.asyncpg.connection import AsyncpgConnection
 from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.base import Notification
-from roost._drivers.channel import check_channel
-from roost._ops.query import Query
-from roost._sql import Statement
+from roost._drivers.listening import PROBE, check_channel, lock_query
 from roost.exceptions import DatabaseUnavailableError
-
-_PROBE = Query(Statement("listener.probe", "select 1"))
-_LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0::bigint))")
 
 
 class AsyncpgListener:
@@ -65,11 +60,11 @@ class AsyncpgListener:
 
     async def probe(self) -> None:
         """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
-        await self._connection.fetch(_PROBE)
+        await self._connection.fetch(PROBE)
 
     async def lock(self, name: str) -> None:
         """Hold the advisory lock ``hashtextextended(name, 0)`` as long as the connection lives."""
-        await self._connection.fetch(Query(_LOCK, (name,)))
+        await self._connection.fetch(lock_query(name))
 
     def _keep(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
         self._arrived.append(Notification(channel, payload))

@@ -7,13 +7,14 @@ only lacks what is here.
 from __future__ import annotations
 
 import os
-import select
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 import asyncpg
+
+from roost._drivers.polling import READ, ready_now
 
 
 def socket_of(raw: asyncpg.Connection) -> Any | None:
@@ -39,11 +40,7 @@ def is_closing_or_unread(raw: asyncpg.Connection) -> bool:
     connected = socket_of(raw)
     if connected is None:
         return False
-    if not hasattr(select, "poll"):  # Windows
-        return bool(select.select([connected.fileno()], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(connected.fileno(), select.POLLIN | select.POLLPRI)
-    return bool(poll.poll(0))
+    return bool(ready_now(connected.fileno(), READ))
 
 
 def shut_down(raw: asyncpg.Connection) -> None:

@@ -12,16 +12,16 @@ import psycopg
 from psycopg import pq
 
 from roost._drivers.base import cleanup_timeout
-from roost._drivers.preparing import LOST, Preparing
+from roost._drivers.polling import READ, ready_now
+from roost._drivers.prepared import PREPARED_STATEMENT_ERRORS, PreparedStatements
 from roost._drivers.psycopg_anyio.connection import AnyioConnection
-from roost._drivers.psycopg_anyio.waiting import READ, ready_now
-from roost._drivers.psycopg_errors import needs_new_connection, translate
-from roost._drivers.psycopg_setup import (
+from roost._drivers.psycopg_common.errors import needs_new_connection, translate
+from roost._drivers.psycopg_common.session import (
     BACKEND_PID,
-    TAKE_BYTES,
+    RECEIVE_BYTES,
     adapt_values,
-    checks_nothing,
-    is_pooled,
+    is_behind_pooler,
+    is_sql_ascii,
 )
 from roost._drivers.shield import shielded
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
@@ -36,11 +36,11 @@ class PsycopgConnection:
         self,
         raw: AnyioConnection[Row],
         *,
-        preparing: Preparing | None = None,
+        prepared: PreparedStatements | None = None,
         pooled: bool = False,
     ) -> None:
         self.raw = raw
-        self._preparation = preparing or Preparing()
+        self._prepared_statements = prepared or PreparedStatements()
         self._pooled = pooled
         # One cursor for all queries. A new one for each costs 3 µs of CPU more with one parameter
         # and 24 µs with four, two of them arrays (November 2026, process_time, best of 12).
@@ -52,41 +52,41 @@ class PsycopgConnection:
         parameters: Mapping[str, Any],
         *,
         prepare_threshold: int | None = 5,
-        preparing: Preparing | None = None,
+        prepared: PreparedStatements | None = None,
     ) -> PsycopgConnection:
         """Connect. Cancelled, it leaves nothing open.
 
-        :param preparing: what other connections of this DSN have learnt.
+        :param prepared: what other connections of this DSN have learnt.
 
         :raises DatabaseUnavailableError: the server can't be reached.
         :raises DatabaseError: it refuses, for instance the password.
         """
         options = {"prepare_threshold": prepare_threshold, **parameters}
-        preparing = preparing or Preparing()
+        prepared = prepared or PreparedStatements()
         try:
             raw = await AnyioConnection.connect(autocommit=True, **options)
             try:
-                pooled = await cls._look_for_pooler(raw, preparing)
-                if checks_nothing(raw):
-                    await raw.execute(TAKE_BYTES)
+                pooled = await cls._look_for_pooler(raw, prepared)
+                if is_sql_ascii(raw):
+                    await raw.execute(RECEIVE_BYTES)
             except BaseException:
-                raw.kill()
+                raw.terminate()
                 raise
         except (psycopg.Error, OSError, UnicodeError) as error:
             raise translate(error) from error
         # For BEGIN; a database may have another default. `fetch` takes care of single statements.
         await raw.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         adapt_values(raw)
-        return cls(raw, preparing=preparing, pooled=pooled)
+        return cls(raw, prepared=prepared, pooled=pooled)
 
     @staticmethod
-    async def _look_for_pooler(raw: AnyioConnection[Row], preparing: Preparing) -> bool:
-        if raw.prepare_threshold is None or not preparing.allowed:
+    async def _look_for_pooler(raw: AnyioConnection[Row], prepared: PreparedStatements) -> bool:
+        if raw.prepare_threshold is None or not prepared.allowed:
             return False  # it makes no difference then
         async with psycopg.AsyncRawCursor(raw) as cursor:
             await cursor.execute(BACKEND_PID, prepare=False)
             row = await cursor.fetchone()
-        return row is not None and is_pooled(raw, row[0])
+        return row is not None and is_behind_pooler(raw, row[0])
 
     async def fetch(self, query: Query) -> Sequence[Row]:
         """Run one query and return its rows; see ``AsyncConnection`` for what a cancel leaves."""
@@ -116,23 +116,23 @@ class PsycopgConnection:
             return await cursor.fetchall()
         except psycopg.Error as error:
             if needs_new_connection(error):
-                self.raw.kill()
+                self.raw.terminate()
             raise translate(error, statement=statement.name) from error
         except UnicodeError as error:
             raise translate(error, statement=statement.name) from error
 
     async def _execute(self, text: str, params: tuple[object, ...]) -> None:
         # Binary answers: how a server writes times depends on its DateStyle.
-        if not self._preparation.allowed or (self._pooled and not self.is_idle()):
+        if not self._prepared_statements.allowed or (self._pooled and not self.is_idle()):
             # In a transaction a refusal could not be made good.
             await self._cursor.execute(text, params, prepare=False, binary=True)
             return
         try:
             await self._cursor.execute(text, params, binary=True)
         except psycopg.Error as error:
-            if error.sqlstate not in LOST:
+            if error.sqlstate not in PREPARED_STATEMENT_ERRORS:
                 raise
-            self._preparation.give_up(str(error))
+            self._prepared_statements.disable(str(error))
             if not self.is_idle():
                 raise
             await self._cursor.execute(text, params, prepare=False, binary=True)
@@ -146,7 +146,7 @@ class PsycopgConnection:
         except psycopg.Error as error:
             raise translate(error) from error
 
-    def is_quiet(self) -> bool:
+    def is_alive(self) -> bool:
         """Say whether the idle connection is alive, without a round trip.
 
         Nothing is expected from an idle server: what there is to read is its farewell, or the end
@@ -158,7 +158,7 @@ class PsycopgConnection:
         """Say whether it is open, in no transaction and without a statement in flight."""
         return self.raw.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
-    async def clean(self) -> None:
+    async def reset(self) -> None:
         """Roll back what its user left open, within ``CLEANUP_TIMEOUT`` seconds.
 
         Failed, it is not idle afterwards.
@@ -167,9 +167,9 @@ class PsycopgConnection:
             with shielded(cleanup_timeout()), suppress(psycopg.Error):
                 await self.raw.rollback()
 
-    def kill(self) -> None:
+    def terminate(self) -> None:
         """Close at once; safe to call twice."""
-        self.raw.kill()
+        self.raw.terminate()
 
     def abandon(self) -> None:
         """Close without the event loop, which was closed."""

@@ -21,9 +21,10 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import AsyncRowFactory, Row
 
 from roost._drivers.base import cleanup_timeout
+from roost._drivers.polling import READ, WRITE
 from roost._drivers.psycopg_anyio import opening
-from roost._drivers.psycopg_anyio.private_names import check_connection
-from roost._drivers.psycopg_anyio.waiting import READ, WRITE, Exchange, until_ready
+from roost._drivers.psycopg_anyio.waiting import PendingQuery, until_ready
+from roost._drivers.psycopg_common.private_names import check_connection
 from roost._drivers.shield import shielded
 
 if TYPE_CHECKING:
@@ -105,14 +106,14 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
                 try:
                     ready = await until_ready(fd, wanted)
                 except BaseException:
-                    await self._wind_down(Exchange(gen, wanted, fd))
+                    await self._cancel_in_flight(PendingQuery(gen, wanted, fd))
                     raise
                 wanted = gen.send(ready)
         except StopIteration as stop:
             value: T = stop.value
             return value
 
-    async def _wind_down(self, exchange: Exchange) -> None:
+    async def _cancel_in_flight(self, pending: PendingQuery) -> None:
         """After an interruption: leave the connection without a statement in flight, or closed."""
         if self.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
             return
@@ -120,23 +121,23 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         try:
             with shielded(cleanup_timeout()):
                 if not self._uncancellable:
-                    await self._cancel_until_ended(exchange)
+                    await self._cancel_until_ended(pending)
                 else:
-                    await exchange.finish()
+                    await pending.finish()
                 settled = True
         except psycopg.Error:
             pass  # the cancel request failed; the interruption is what gets reported
         finally:
             if not settled:
-                self.kill()
+                self.terminate()
 
-    async def _cancel_until_ended(self, exchange: Exchange) -> None:
+    async def _cancel_until_ended(self, pending: PendingQuery) -> None:
         # The server ignores a cancel that overtakes the statement it is meant for: ask again.
         pause = 0.1
         while True:
             await self._request_cancel()
             with anyio.move_on_after(pause):
-                await exchange.finish()
+                await pending.finish()
                 return
             pause *= 2
 
@@ -194,7 +195,7 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             anyio.notify_closing(self.pgconn.socket)
         await super().close()
 
-    def kill(self) -> None:
+    def terminate(self) -> None:
         """Close at once, as a connection that can't be trusted; wakes who waits for it."""
         if not self.closed:
             anyio.notify_closing(self.pgconn.socket)

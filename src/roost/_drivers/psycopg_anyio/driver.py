@@ -8,11 +8,11 @@ from functools import partial
 
 from roost._drivers.base import MAX_LIFETIME
 from roost._drivers.pool import Pool
-from roost._drivers.preparing import Preparing
+from roost._drivers.prepared import PreparedStatements
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
 from roost._drivers.psycopg_anyio.listener import PsycopgListener
-from roost._drivers.psycopg_anyio.private_names import check
-from roost._drivers.psycopg_setup import connection_parameters
+from roost._drivers.psycopg_common.parameters import connection_parameters
+from roost._drivers.psycopg_common.private_names import check
 from roost._drivers.sqlstate import Reachability
 from roost.exceptions import DatabaseError
 
@@ -34,7 +34,7 @@ class PsycopgDriver:
         connection_parameters(dsn, application_name="roost")
         self._dsn = dsn
         self._prepare_threshold = prepare_threshold
-        self._preparation = Preparing(allowed=prepare_threshold is not None)
+        self._prepared_statements = PreparedStatements(allowed=prepare_threshold is not None)
         self._reachability = Reachability()
 
     def __repr__(self) -> str:
@@ -52,12 +52,12 @@ class PsycopgDriver:
         return Pool(connect, max_size=max_size, max_lifetime=max_lifetime)
 
     async def connect(self, application_name: str = "roost") -> PsycopgConnection:
-        """Open one connection; the caller closes it with ``connection.kill()``."""
+        """Open one connection; the caller closes it with ``connection.terminate()``."""
         try:
             connection = await PsycopgConnection.open(
                 connection_parameters(self._dsn, application_name=application_name),
                 prepare_threshold=self._prepare_threshold,
-                preparing=self._preparation,
+                prepared=self._prepared_statements,
             )
         except DatabaseError as error:
             raise self._reachability.judge(error) from error.__cause__
@@ -75,4 +75,4 @@ class PsycopgDriver:
             await listener.listen(channels)
             yield listener
         finally:
-            connection.kill()
+            connection.terminate()

@@ -11,15 +11,13 @@ import psycopg
 from psycopg.pq.misc import PGnotify
 
 from roost._drivers.base import Notification
-from roost._drivers.channel import check_channel
+from roost._drivers.listening import PROBE, check_channel, lock_query
+from roost._drivers.polling import READ
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
-from roost._drivers.psycopg_anyio.waiting import READ, until_ready
-from roost._drivers.psycopg_errors import translate
+from roost._drivers.psycopg_anyio.waiting import until_ready
+from roost._drivers.psycopg_common.errors import translate
 from roost._ops.query import Query
 from roost._sql import Statement
-
-_PROBE = Query(Statement("listener.probe", "select 1"))
-_LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0::bigint))")
 
 
 class PsycopgListener:
@@ -60,11 +58,11 @@ class PsycopgListener:
 
     async def probe(self) -> None:
         """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
-        await self._connection.fetch(_PROBE)
+        await self._connection.fetch(PROBE)
 
     async def lock(self, name: str) -> None:
         """Hold the advisory lock ``hashtextextended(name, 0)`` as long as the connection lives."""
-        await self._connection.fetch(Query(_LOCK, (name,)))
+        await self._connection.fetch(lock_query(name))
 
     def _drain(self) -> None:
         pgconn = self._connection.raw.pgconn

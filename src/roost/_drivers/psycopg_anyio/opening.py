@@ -10,8 +10,9 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_attempts, make_conninfo, timeout_from_conninfo
 
-from roost._drivers.hosts import in_order, trying
-from roost._drivers.psycopg_anyio.waiting import READ, WRITE, until_ready
+from roost._drivers.hosts import order_hosts, record_attempt
+from roost._drivers.polling import READ, WRITE
+from roost._drivers.psycopg_anyio.waiting import until_ready
 
 
 async def connect(parameters: dict[str, Any]) -> Any:
@@ -25,9 +26,9 @@ async def connect(parameters: dict[str, Any]) -> Any:
     # A thread, because it looks up host names.
     attempts = await anyio.to_thread.run_sync(conninfo_attempts, parameters, abandon_on_cancel=True)
     failures: list[tuple[dict[str, Any], psycopg.Error]] = []
-    for attempt in in_order(attempts, key=_host_of) if len(attempts) > 1 else attempts:
+    for attempt in order_hosts(attempts, key=_host_of) if len(attempts) > 1 else attempts:
         try:
-            with trying(_host_of(attempt)):
+            with record_attempt(_host_of(attempt)):
                 return await _connect_within(limit, make_conninfo("", **attempt))
         except psycopg.Error as error:
             failures.append((attempt, error))

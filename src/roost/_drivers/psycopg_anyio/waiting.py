@@ -6,7 +6,6 @@ what is ready. That protocol has been stable since psycopg 3.0.
 
 from __future__ import annotations
 
-import select
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -14,12 +13,10 @@ import anyio
 import anyio.lowlevel
 import psycopg
 
-READ = 1
-WRITE = 2
-EITHER = 3
+from roost._drivers.polling import EITHER, READ, WRITE, ready_now
 
 
-class Exchange:
+class PendingQuery:
     """A generator that has yielded ``wanted``, with the descriptor that it waits for.
 
     Cancelling ``finish`` loses nothing: a later ``finish`` goes on where it stopped.
@@ -58,25 +55,6 @@ async def until_ready(fd: int, wanted: int) -> int:
         await anyio.lowlevel.checkpoint()
         return ready
     return await _until_either(fd)
-
-
-def ready_now(fd: int, wanted: int) -> int:
-    """Return which of the wanted events are there already; an error or hang-up counts as both."""
-    if not hasattr(select, "poll"):  # Windows
-        reads, writes, _ = select.select(
-            [fd] if wanted & READ else [], [fd] if wanted & WRITE else [], [], 0
-        )
-        return (READ if reads else 0) | (WRITE if writes else 0)
-    poll = select.poll()
-    poll.register(
-        fd, (select.POLLIN if wanted & READ else 0) | (select.POLLOUT if wanted & WRITE else 0)
-    )
-    ready = 0
-    for _, events in poll.poll(0):
-        if events & ~(select.POLLIN | select.POLLOUT):
-            return wanted
-        ready |= (READ if events & select.POLLIN else 0) | (WRITE if events & select.POLLOUT else 0)
-    return ready
 
 
 async def _until_either(fd: int) -> int:

@@ -14,7 +14,7 @@ import anyio
 import typer
 
 from roost import embedded
-from roost._drivers.select import redact
+from roost._drivers.redact import redact
 from roost.cli.backend import check_backend, run_on
 from roost.cli.demo.check import find_faults
 from roost.cli.demo.outcome import Outcome, recount

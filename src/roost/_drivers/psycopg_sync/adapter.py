@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import select
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
@@ -14,19 +13,20 @@ import psycopg
 from psycopg import pq
 
 from roost._drivers.base import CALL_TIMEOUT
-from roost._drivers.preparing import LOST, Preparing
+from roost._drivers.polling import READ, ready_now
+from roost._drivers.prepared import PREPARED_STATEMENT_ERRORS, PreparedStatements
 from roost._drivers.process import current_process
-from roost._drivers.psycopg_errors import needs_new_connection, translate
-from roost._drivers.psycopg_setup import (
+from roost._drivers.psycopg_common.errors import needs_new_connection, translate
+from roost._drivers.psycopg_common.parameters import connection_parameters
+from roost._drivers.psycopg_common.session import (
     BACKEND_PID,
-    TAKE_BYTES,
+    RECEIVE_BYTES,
     adapt_values,
-    checks_nothing,
-    connection_parameters,
-    is_pooled,
+    is_behind_pooler,
+    is_sql_ascii,
 )
-from roost._drivers.psycopg_sync_opening import connect_by
-from roost._drivers.psycopg_sync_raw import BlockingConnection
+from roost._drivers.psycopg_sync.connection import BlockingConnection
+from roost._drivers.psycopg_sync.opening import connect_by
 from roost._drivers.sqlstate import SERIALIZATION_FAILURE
 from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError
@@ -38,21 +38,21 @@ def connect(
     application_name: str = "roost",
     prepare_threshold: int | None = 5,
     timeout: float = math.inf,
-    preparing: Preparing | None = None,
+    prepared: PreparedStatements | None = None,
 ) -> SyncConnection:
     """Open a blocking autocommit connection.
 
     :param dsn: see ``connection_parameters``; what it does not set gets Roost's defaults.
     :param prepare_threshold: prepare a statement on its n-th use; ``None`` never.
     :param timeout: seconds for all of it, however many addresses there are.
-    :param preparing: what other connections of this DSN have learnt.
+    :param prepared: what other connections of this DSN have learnt.
     :raises InvalidSettingError: the DSN can't be read.
     :raises DatabaseUnavailableError: the server can't be reached.
     :raises DatabaseError: it refuses, for instance the password.
     """
     parameters = connection_parameters(dsn, application_name=application_name)
     prepare_threshold = parameters.pop("prepare_threshold", prepare_threshold)
-    preparing = preparing or Preparing()
+    prepared = prepared or PreparedStatements()
     deadline = monotonic() + timeout
     try:
         raw: BlockingConnection[Row] = BlockingConnection(connect_by(parameters, deadline))
@@ -60,9 +60,9 @@ def connect(
         raw.prepare_threshold = prepare_threshold
         try:
             raw.set_deadline(deadline - monotonic())
-            pooled = _look_for_pooler(raw, preparing)
-            if checks_nothing(raw):
-                raw.execute(TAKE_BYTES)
+            pooled = _look_for_pooler(raw, prepared)
+            if is_sql_ascii(raw):
+                raw.execute(RECEIVE_BYTES)
             raw.set_deadline(math.inf)
         except BaseException:
             raw.close()
@@ -72,16 +72,16 @@ def connect(
     # For BEGIN; a database may have another default. `fetch` takes care of single statements.
     raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     adapt_values(raw)
-    return SyncConnection(raw, preparing=preparing, pooled=pooled)
+    return SyncConnection(raw, prepared=prepared, pooled=pooled)
 
 
-def _look_for_pooler(raw: psycopg.Connection[Row], preparing: Preparing) -> bool:
-    if raw.prepare_threshold is None or not preparing.allowed:
+def _look_for_pooler(raw: psycopg.Connection[Row], prepared: PreparedStatements) -> bool:
+    if raw.prepare_threshold is None or not prepared.allowed:
         return False  # it makes no difference then
     with psycopg.RawCursor(raw) as cursor:
         cursor.execute(BACKEND_PID, prepare=False)
         row = cursor.fetchone()
-    return row is not None and is_pooled(raw, row[0])
+    return row is not None and is_behind_pooler(raw, row[0])
 
 
 class SyncConnection:
@@ -91,12 +91,12 @@ class SyncConnection:
         self,
         raw: BlockingConnection[Row],
         *,
-        preparing: Preparing | None = None,
+        prepared: PreparedStatements | None = None,
         pooled: bool = False,
     ) -> None:
         self.raw = raw
         self.process = current_process()
-        self._preparation = preparing or Preparing()
+        self._prepared_statements = prepared or PreparedStatements()
         self._pooled = pooled
         self._cursor = psycopg.RawCursor(raw)
 
@@ -141,16 +141,16 @@ class SyncConnection:
 
     def _execute(self, text: str, params: tuple[object, ...]) -> None:
         # Binary answers: how a server writes times depends on its DateStyle.
-        if not self._preparation.allowed or (self._pooled and not self.is_idle()):
+        if not self._prepared_statements.allowed or (self._pooled and not self.is_idle()):
             # In a transaction a refusal could not be made good.
             self._cursor.execute(text, params, prepare=False, binary=True)
             return
         try:
             self._cursor.execute(text, params, binary=True)
         except psycopg.Error as error:
-            if error.sqlstate not in LOST:
+            if error.sqlstate not in PREPARED_STATEMENT_ERRORS:
                 raise
-            self._preparation.give_up(str(error))
+            self._prepared_statements.disable(str(error))
             if not self.is_idle():
                 raise
             self._cursor.execute(text, params, prepare=False, binary=True)
@@ -175,16 +175,14 @@ class SyncConnection:
         finally:
             raw.set_deadline(math.inf)
 
-    def is_quiet(self) -> bool:
+    def is_alive(self) -> bool:
         """Say, without a round trip, whether the idle connection still stands.
 
         An idle server says nothing; what can be read is its farewell.
         """
         if self.raw.closed:
             return False
-        poll = select.poll()
-        poll.register(self.raw.fileno(), select.POLLIN | select.POLLPRI)
-        return not poll.poll(0)
+        return not ready_now(self.raw.fileno(), READ)
 
     def is_idle(self) -> bool:
         """Say whether it is open, in no transaction and without a statement in flight."""

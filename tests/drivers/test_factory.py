@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from roost._drivers.factory import driver_for, sync_driver_for
 from roost._drivers.psycopg_anyio import PsycopgDriver
-from roost._drivers.psycopg_setup import connection_parameters
+from roost._drivers.psycopg_common.parameters import connection_parameters
 from roost._drivers.psycopg_sync import connect
-from roost._drivers.select import driver_for, redact, sync_driver_for
+from roost._drivers.redact import redact
 from roost.exceptions import InvalidSettingError
 
 SECRET = "hush"

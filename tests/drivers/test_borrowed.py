@@ -24,7 +24,7 @@ from roost import (
     Roost,
     register_connection_adapter,
 )
-from roost._drivers import adopted_by
+from roost._drivers.borrowed import custom
 
 pytestmark = pytest.mark.anyio
 
@@ -169,7 +169,7 @@ DOORS = {
 }
 
 
-class TestAdopted(BorrowingConformance):
+class TestBorrowed(BorrowingConformance):
     @pytest.fixture(params=DOORS)
     def kind(self, request: pytest.FixtureRequest) -> ConnectionKind:
         return DOORS[request.param]
@@ -275,8 +275,8 @@ class Wrapped:
 @pytest.fixture
 def registering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return ``register_connection_adapter``; what it registers is forgotten after the test."""
-    monkeypatch.setattr(adopted_by, "_blocking", {})
-    monkeypatch.setattr(adopted_by, "_awaited", {})
+    monkeypatch.setattr(custom, "_blocking", {})
+    monkeypatch.setattr(custom, "_async", {})
     return register_connection_adapter
 
 

@@ -12,7 +12,8 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_attempts, make_conninfo, timeout_from_conninfo
 
-from roost._drivers.psycopg_sync_raw import READ, WRITE, DeadlineExceeded, ready_by
+from roost._drivers.polling import READ, WRITE, ready_within
+from roost._drivers.psycopg_sync.connection import DeadlineExceeded
 
 
 def connect_by(parameters: dict[str, Any], deadline: float) -> Any:
@@ -51,7 +52,7 @@ def _connect(conninfo: str, deadline: float) -> Any:
             if status == pq.PollingStatus.FAILED:
                 raise psycopg.OperationalError(f"connection failed: {pgconn.get_error_message()}")
             reading = status == pq.PollingStatus.READING
-            if not ready_by(pgconn.socket, READ if reading else WRITE, deadline):
+            if not ready_within(pgconn.socket, READ if reading else WRITE, deadline - monotonic()):
                 raise psycopg.errors.ConnectionTimeout("connection timeout expired")
         pgconn.nonblocking = 1
         connected = True

@@ -1,19 +1,18 @@
-"""Django's connections, ``django.db.connection`` and ``connections[alias]``."""
+"""The caller's Django connection: ``django.db.connection`` or ``connections[alias]``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from roost._drivers.placeholders import to_format
+from roost._drivers.borrowed.common import Borrowed, sqlstate_of, to_percent_placeholders
 from roost._drivers.sqlstate import error_for
 from roost._ops.query import Query, Row
 from roost.exceptions import NotInTransactionError
 
 
-class AdoptedDjango:
-    """Runs queries by Django's own cursor, which refuses in an atomic block that is broken.
+class BorrowedDjango(Borrowed):
+    """Runs queries with Django's own cursor, which refuses in a broken atomic block.
 
     :raises NotInTransactionError: it is in autocommit mode and in no atomic block.
     :raises TypeError: its database is not Postgres.
@@ -24,34 +23,23 @@ class AdoptedDjango:
             raise TypeError(f"conn must be a Django connection to Postgres, not to {raw.vendor}")
         if transactional and raw.get_autocommit() and not raw.in_atomic_block:
             raise NotInTransactionError(
-                "conn is in autocommit mode and in no atomic block: the job would be there at "
-                "once, whatever happens next; use `with transaction.atomic():` or "
+                "conn is in autocommit mode and in no atomic block: the job would be committed at "
+                "once, also if your work fails later; use `with transaction.atomic():` or "
                 "transactional=False"
             )
-        self.raw = raw
-
-    def set_deadline(self, timeout: float) -> None:
-        """Do nothing: how long a statement may take is for the caller's own settings to say."""
+        super().__init__(raw)
 
     def fetch(self, query: Query) -> Sequence[Row]:
-        """Run one query and return its rows, empty where it returns none."""
+        """Run one query and return its rows, an empty list if it returns none."""
         text, parameters = query.statement.text, query.params
         if parameters and not query.statement.script:
-            text, parameters = to_format(text, parameters)
+            text, parameters = to_percent_placeholders(text, parameters)
         try:
             with self.raw.cursor() as cursor:
                 cursor.execute(text, parameters or None)
                 return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
         except Exception as error:
-            cause = error.__cause__
-            sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+            sqlstate = sqlstate_of(error.__cause__)
             if sqlstate is None:
                 raise
             raise error_for(sqlstate, f"{error} (in {query.statement.name})") from error
-
-    def transaction(self) -> AbstractContextManager[None]:
-        """Do nothing: all is in the caller's transaction already."""
-        return nullcontext()
-
-    def close(self) -> None:
-        """Do nothing: the connection is the caller's."""

@@ -141,7 +141,7 @@ DOORS = {
 }
 
 
-class TestAdopted(BorrowingConformance):
+class TestBorrowed(BorrowingConformance):
     @pytest.fixture(params=DOORS)
     def kind(self, request: pytest.FixtureRequest) -> ConnectionKind:
         name: str = request.param

@@ -16,9 +16,9 @@ from time import monotonic
 import attrs
 
 from roost._drivers.base import CALL_TIMEOUT
-from roost._drivers.preparing import Preparing
+from roost._drivers.prepared import PreparedStatements
 from roost._drivers.process import PerProcess, current_process
-from roost._drivers.psycopg_sync import SyncConnection, connect
+from roost._drivers.psycopg_sync.adapter import SyncConnection, connect
 from roost.exceptions import ClosedError, DatabaseUnavailableError, RoostError
 
 LOOK_INTERVAL = 0.1
@@ -36,7 +36,7 @@ class PsycopgSyncPool:
         self._dsn = dsn
         self._max_size = max_size
         self._application_name = application_name
-        self._preparation = Preparing()
+        self._prepared_statements = PreparedStatements()
         self._ended = False
         self._states = PerProcess(_State)
 
@@ -85,7 +85,7 @@ class PsycopgSyncPool:
         return state.pop_idle() or connect(
             self._dsn,
             application_name=self._application_name,
-            preparing=self._preparation,
+            prepared=self._prepared_statements,
             timeout=max(deadline - monotonic(), 0.0),
         )
 
@@ -172,7 +172,7 @@ class _State:
                 connection = self.idle.pop()
             except IndexError:
                 return None
-            if connection.is_quiet():
+            if connection.is_alive():
                 return connection
             connection.close()
 

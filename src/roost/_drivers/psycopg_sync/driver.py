@@ -9,10 +9,10 @@ import psycopg
 from psycopg import sql
 
 from roost._drivers.base import CALL_TIMEOUT, CLEANUP_TIMEOUT, Notification
-from roost._drivers.psycopg_errors import translate
-from roost._drivers.psycopg_setup import connection_parameters
-from roost._drivers.psycopg_sync import SyncConnection, connect
-from roost._drivers.psycopg_sync_pool import PsycopgSyncPool
+from roost._drivers.psycopg_common.errors import translate
+from roost._drivers.psycopg_common.parameters import connection_parameters
+from roost._drivers.psycopg_sync.adapter import SyncConnection, connect
+from roost._drivers.psycopg_sync.pool import PsycopgSyncPool
 
 
 class PsycopgSyncDriver:

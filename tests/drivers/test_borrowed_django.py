@@ -102,7 +102,7 @@ DOORS = {
 }
 
 
-class TestAdopted(BorrowingConformance):
+class TestBorrowed(BorrowingConformance):
     @pytest.fixture(params=DOORS)
     def kind(self, request: pytest.FixtureRequest) -> ConnectionKind:
         return DOORS[request.param]

@@ -1,4 +1,4 @@
-"""Choose the driver for a DSN, and print a DSN without its password."""
+"""Choose the driver for a DSN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ _DRIVERS_IN_DSNS = {
     "psycopg_async": "psycopg",
     "asyncpg": "asyncpg",
 }
-_HIDDEN = "***"
 
 
 def driver_for(dsn: str, driver: str | None = None) -> AsyncDriver:
@@ -62,31 +61,6 @@ def sync_driver_for(dsn: str) -> SyncDriver:
 
     :raises InvalidSettingError: the DSN can't be read.
     """
-    from roost._drivers.psycopg_sync_driver import PsycopgSyncDriver
+    from roost._drivers.psycopg_sync import PsycopgSyncDriver
 
     return PsycopgSyncDriver(re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", dsn))
-
-
-_URL_PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/?#@]*):[^/?#]*(?=@)")
-_URL_PASSWORD_LOOSE = re.compile(r"(?<=://)(?P<user>[^:/?#@]*):.*(?=@)", re.DOTALL)
-_QUERY_PASSWORD = re.compile(r"(?P<key>[?&](?:ssl)?password=)[^&#]*", re.IGNORECASE)
-_PAIR_PASSWORD = re.compile(
-    r"(?P<key>\b(?:ssl)?password\s*=\s*)(?:'(?:\\.|[^'\\])*(?:'|$)|(?:\\.|[^\s\\])*)",
-    re.IGNORECASE | re.DOTALL,
-)
-
-
-def redact(dsn: str) -> str:
-    """Return ``dsn`` for printing, every password in it replaced by ``***``.
-
-    A DSN that can't be read loses rather too much than too little.
-    """
-    if _SCHEME.match(dsn):
-        # A password with an unescaped / ? # or @ is malformed, yet must not be shown: up to the
-        # last @ that is not in the query part, or to the last of all if none is before it.
-        if not _URL_PASSWORD.search(dsn) or dsn.count("@") > 1:
-            shown = _URL_PASSWORD_LOOSE.sub(rf"\g<user>:{_HIDDEN}", dsn)
-        else:
-            shown = _URL_PASSWORD.sub(rf"\g<user>:{_HIDDEN}", dsn)
-        return _QUERY_PASSWORD.sub(rf"\g<key>{_HIDDEN}", shown)
-    return _PAIR_PASSWORD.sub(rf"\g<key>{_HIDDEN}", dsn)
