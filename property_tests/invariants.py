@@ -1,7 +1,7 @@
-"""What holds of the tables whatever the model says: the README's list, as checks.
+"""Invariants of the tables: the README's list, as checks that do not use the model.
 
-They look at two states of the real tables, before and after one step, and know nothing of the
-model: a rule of the state machine that is wrong both in SQL and in the model is still found here.
+They compare the real tables before and after one step. So they find a wrong rule of the state
+machine even if the same mistake is in SQL and in the model.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ KEPT = {"inserted_at", "priority", "max_attempts", "timeout_seconds", "queue", "
 """Columns that nothing changes after the enqueue."""
 
 LATER = {"result": None, "awaited": False, "prefetch_no": None}
-"""What changes after a job's end, and to what: results are forgotten, and the archive keeps neither
-that a job was waited for nor how it was claimed."""
+"""The only changes after a job's end, with the new values: results are forgotten, and the archive
+keeps neither that a caller waited for the job nor how it was claimed."""
 
 
 def check(before: Tables, after: Tables, *, error_cap: int, revived: bool) -> None:
-    """Check every row of ``after``, and what became of every row of ``before``.
+    """Check every row of ``after``, and the change of every row of ``before``.
 
     :param error_cap: how many error records a row may have.
-    :param revived: whether the step was one of the verbs that bring jobs back from their end.
+    :param revived: whether the step was a verb that makes ended jobs available again.
     """
     old, new = _by_id(before), _by_id(after)
     unaccepted = {row["dispatched_job_id"] for row in before["workers"]}
@@ -45,11 +45,11 @@ def check(before: Tables, after: Tables, *, error_cap: int, revived: bool) -> No
     gone = old.keys() - new.keys()
     assert not gone, f"jobs {sorted(gone)} are gone"
     _check_unique_keys(after["jobs"])
-    _check_families(new, after["dependencies"])
+    _check_dependencies(new, after["dependencies"])
 
 
 def check_order(jobs: Sequence[dict[str, Any]]) -> None:
-    """Check that a claim handed over jobs in the order in which they run."""
+    """Check that a claim returned jobs in the order in which they run."""
     order = [(job["priority"], job["scheduled_at"], job["id"]) for job in jobs]
     assert order == sorted(order), f"not in running order: {order}"
 
@@ -72,7 +72,7 @@ def _check_row(row: dict[str, Any], error_cap: int) -> None:
     assert row["attempt"] <= row["max_attempts"], f"more attempts than allowed: {row}"
     assert len(row["errors"] or []) <= error_cap, f"more errors than allowed: {row}"
     held = row["state"] == JobState.EXECUTING
-    assert not held or row["worker_id"], f"executing, and nobody holds it: {row}"
+    assert not held or row["worker_id"], f"executing without a worker: {row}"
     for state in TERMINAL:
         ended, moment = row["state"] == state, f"{state.value}_at"
         assert (row[moment] is not None) is ended, f"{moment} doesn't fit: {row}"
@@ -86,7 +86,7 @@ def _check_move(
         assert made in ALLOWED, f"no such move: {made}: {row}"
         assert row["lease_no"] == row["attempt"], f"a new job's lease is its first: {row}"
         return
-    # A revived job gets another attempt, at least.
+    # A revived job gets at least one more attempt.
     for column in KEPT - ({"max_attempts"} if revived else set()):
         assert old[column] == row[column], f"{column} changed: {old} → {row}"
     if old["state"] in TERMINAL and not revived:
@@ -98,30 +98,30 @@ def _check_move(
         assert old["attempt"] == row["attempt"], f"attempt changed without a move: {old} → {row}"
         return
     if old["state"] == row["state"] and unaccepted:
-        # Its worker has not accepted it, and another one took it over.
+        # Its worker has not accepted it, so another one may take it over.
         assert (claims, row["attempt"]) == (1, old["attempt"]), f"no take-over: {old} → {row}"
         return
     change = (JobState(old["state"]), JobState(row["state"]), row["attempt"] - old["attempt"])
     assert change in (REVIVALS if revived else ALLOWED), f"no such move: {change}: {row}"
-    # One lease at a time: a new one only for a job that nobody holds.
+    # One lease at a time: a new one only for a job without a holder.
     taken = row["state"] == JobState.EXECUTING
     assert claims == (1 if taken else 0), f"a lease is counted with a claim only: {old} → {row}"
     assert taken or old["worker_id"] == row["worker_id"], f"holder changed: {old} → {row}"
 
 
 def _check_dispatches(before: Tables, after: Tables, new: Collection[int]) -> None:
-    """Check that each of the ``new`` jobs that runs already took an offer of its own."""
-    handed = Counter(
+    """Check that each of the ``new`` jobs that already runs consumed one credit."""
+    dispatched = Counter(
         row["worker_id"]
         for row in after["jobs"]
         if row["id"] in new and row["state"] == JobState.EXECUTING
     )
-    offered = {row["id"] for row in before["workers"] if row["credit"] is not None}
+    had_credit = {row["id"] for row in before["workers"] if row["credit"] is not None}
     used_up = {row["id"] for row in after["workers"] if row["credit"] is None}
-    for worker_id, jobs in handed.items():
-        assert worker_id in offered, f"worker {worker_id} was given a job and had offered nothing"
-        assert worker_id in used_up, f"worker {worker_id} still offers, and was given a job"
-        assert jobs == 1, f"worker {worker_id} was given {jobs} jobs for one offer"
+    for worker_id, jobs in dispatched.items():
+        assert worker_id in had_credit, f"worker {worker_id} was given a job without a credit"
+        assert worker_id in used_up, f"worker {worker_id} was given a job and still has its credit"
+        assert jobs == 1, f"worker {worker_id} was given {jobs} jobs for one credit"
 
 
 def _check_unique_keys(jobs: Sequence[dict[str, Any]]) -> None:
@@ -131,7 +131,7 @@ def _check_unique_keys(jobs: Sequence[dict[str, Any]]) -> None:
     assert not twice, f"several active jobs have the keys {twice}"
 
 
-def _check_families(
+def _check_dependencies(
     jobs: dict[int, dict[str, Any]], dependencies: Sequence[dict[str, Any]]
 ) -> None:
     waiting = Counter(row["child_id"] for row in dependencies)

@@ -1,8 +1,8 @@
-"""The oracle: what Roost's tables must hold and its operations answer, in plain Python.
+"""The model: the contents of Roost's tables and the answers of its operations, in plain Python.
 
-It has the verbs of `property_tests.real.Real`, with the same parameters and the same answers. No
-SQL, no Hypothesis, and nothing of Roost but words: leases and error classes. What is decided here
-is decided anew.
+It has the verbs of `property_tests.real.Real`, with the same parameters and the same answers. It
+uses no SQL and no Hypothesis. Of Roost it uses leases and error classes only: every decision is
+written a second time here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 from collections.abc import Collection
 
 from property_tests.oracle.archive import Archive
-from property_tests.oracle.claim import Claiming
+from property_tests.oracle.claim import Claims
 from property_tests.oracle.control import Control
 from property_tests.oracle.dispatch import Dispatch
 from property_tests.oracle.read import Read
@@ -23,16 +23,18 @@ from property_tests.words import Call
 from roost.exceptions import DuplicateUniqueJobError
 
 
-class Model(Dispatch, Claiming, Settle, Control, Rescue, Archive, Read):
+class Model(Dispatch, Claims, Settle, Control, Rescue, Archive, Read):
     """All verbs on one set of tables, one at a time or two at once."""
 
     def both_at_once(
         self, *, first: Call, then: Call, first_commits: bool
     ) -> tuple[object, object]:
-        """Make ``then`` while ``first`` has written and not committed; return both answers.
+        """Make the call ``then`` after ``first`` has written and before it commits.
 
-        ``then`` sees nothing of ``first`` and passes over what it holds; where it can't do that, it
-        answers "waits".
+        ``then`` sees nothing of ``first`` and passes over the rows that it holds. If it can't, its
+        answer is "waits".
+
+        :returns: both answers.
         """
         beside = copy.deepcopy(self)
         try:
@@ -65,7 +67,7 @@ class Model(Dispatch, Claiming, Settle, Control, Rescue, Archive, Read):
                     self.workers[worker_id] = beside.workers[worker_id]
             self.dependencies -= before - beside.dependencies
             self.dependencies |= beside.dependencies - before
-            self.woken |= beside.woken
+            self.notified |= beside.notified
             self.dispatched += beside.dispatched
         return answer, other_answer
 
@@ -74,7 +76,7 @@ class Model(Dispatch, Claiming, Settle, Control, Rescue, Archive, Read):
         return {row.unique_key for row in rows if row.state in ACTIVE} - {None}
 
     def say(self, call: Call) -> object:
-        """Do what ``call`` says."""
+        """Make the call and return its answer."""
         self._locks = Held()
         answer: object = getattr(self, call.verb)(**call.parameters)
         return answer

@@ -1,9 +1,9 @@
-"""The real thing: the verbs of the model on Roost's own operations and a real Postgres.
+"""The verbs of the model, run with Roost's own operations on a real Postgres.
 
-The one thing that is not real is time. Roost's statements say ``now()`` and
-``statement_timestamp()`` without a schema, and the database's ``search_path`` puts a schema with
-functions of these names in front of Postgres's own: they answer what `Real.pass_time` has set. So
-every time in the tables can be compared exactly, and what is due is a matter of arithmetic.
+Only time is not real. Roost's statements call ``now()`` and ``statement_timestamp()`` without a
+schema. The database's ``search_path`` puts a schema with functions of these names in front of
+Postgres's own. They return the time that `Real.pass_time` has set, so every time in the tables can
+be compared exactly.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ CHANNELS = {
     "roost_finished": "finished ",
     "roost_pause": "pause ",
 }
-"""What is listened to, and what the model says before the payload. Besides, `LIVE_CHANNELS`."""
+"""The channels to listen to besides `LIVE_CHANNELS`, and the model's prefix for the payload."""
 
 CLOCK = """
 create schema clock;
@@ -83,7 +83,7 @@ create function clock.clock_timestamp() returns timestamptz stable language sql
 
 
 def prepare(dsn: str) -> None:
-    """Give an empty database the clock and, so that column defaults go by it, then the schema."""
+    """Add the clock to an empty database, then the schema: column defaults use the clock."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(CLOCK)
         connection.execute(
@@ -93,7 +93,7 @@ def prepare(dsn: str) -> None:
     with connect(dsn) as prepared, prepared.transaction():
         run_sync(prepared, schema.apply())
     with psycopg.connect(dsn, autocommit=True) as connection:
-        # These set a search_path of their own.
+        # Roost's functions set a search_path of their own.
         for (function,) in connection.execute(
             "select oid::regprocedure::text from pg_proc "
             "where pronamespace = 'roost'::regnamespace and proconfig is not null"
@@ -101,7 +101,7 @@ def prepare(dsn: str) -> None:
             connection.execute(
                 f"alter function {function} set search_path = clock, pg_catalog, pg_temp".encode()
             )
-        # So do migrations.
+        # Migrations do too, so column defaults name pg_catalog's now().
         for table, column in connection.execute(
             "select table_name, column_name from information_schema.columns "
             "where table_schema = 'roost' and column_default like '%now()%'"
@@ -112,18 +112,18 @@ def prepare(dsn: str) -> None:
 
 
 class Real:
-    """The verbs, on a database that was prepared, from `reset` on with empty tables.
+    """The verbs, on a database made by `prepare`. `reset` empties its tables.
 
-    ``woken`` collects whom this object's own calls notified, in the model's words, and ``handed``
-    what they sent to workers that were given a job.
+    ``notified`` collects the notifications of this object's own calls, in the model's words.
+    ``dispatched`` collects those on workers' own channels.
     """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self.now = START
-        self.woken: set[str] = set()
+        self.notified: set[str] = set()
         self.dispatched: list[Dispatched] = []
-        self._ears = self._listening()
+        self._listener = self._listening()
         self._first, self._second = self._connect(), self._connect()
         self._connection = self._first
         self._tables = self._table_names()
@@ -132,21 +132,21 @@ class Real:
 
     def close(self) -> None:
         """Close the connections."""
-        self._ears.close()
+        self._listener.close()
         self._first.close()
         self._second.close()
 
     def reset(self) -> None:
-        """Empty every table, start all numbers at 1 and turn the clock back."""
+        """Empty every table, restart all sequences at 1 and reset the clock."""
         tables = ", ".join(f"roost.{name}" for name in self._tables)
         self._first.raw.execute(f"truncate {tables} restart identity".encode())
         self.now = START
-        self.woken, self.dispatched = set(), []
+        self.notified, self.dispatched = set(), []
         self._set_clocks()
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Return every table by name, its rows in the order of their ids."""
-        # Most tables are empty most of the time: one question says which.
+        # Most tables are empty most of the time: one query says which.
         filled = self._first.raw.execute(self._which_are_filled).fetchone()
         assert filled is not None
         return {
@@ -160,14 +160,14 @@ class Real:
         self._set_clocks()
 
     def reconnect(self) -> None:
-        """Leave the connections, with all that was prepared on them, and make new ones."""
+        """Replace the connections, and with them all prepared statements."""
         self._first.close()
         self._second.close()
         self._first, self._second = self._connect(), self._connect()
         self._connection = self._first
         self._set_clocks()
 
-    # The verbs, as the model has them
+    # The verbs of the model
 
     def enqueue(self, *, job: NewJob) -> int:
         record = encode_jobs([self._insert(job)])
@@ -182,7 +182,7 @@ class Real:
         return self._run(enqueue.insert_job(record, unique_key=job.unique_key, dispatch=True))
 
     def enqueue_in_sql(self, *, job: NewJob) -> int | None:
-        # The function stores what it is given, also an empty list where Roost itself has null.
+        # The function stores an empty list as given; Roost's clients send null instead.
         insert = attrs.evolve(
             self._insert(job), tags=job.tags or None, metadata=job.metadata or None
         )
@@ -272,7 +272,7 @@ class Real:
             try:
                 settled = self._run_whole(settle.settle_parents(parents, error_cap=error_cap))
             except DatabaseUnavailableError:
-                busy = busy + parents  # somebody holds a child: the lane tries again
+                busy = busy + parents  # another call holds a child: the lane tries again
             else:
                 lost, busy = lost + settled.lost, busy + settled.busy
         return Settled({verdict.lease for verdict in lost}, {verdict.lease for verdict in busy})
@@ -376,7 +376,7 @@ class Real:
         return answer, other_answer
 
     def say(self, call: Call) -> object:
-        """Do what ``call`` says."""
+        """Make the call and return its answer."""
         answer: object = getattr(self, call.verb)(**call.parameters)
         return answer
 
@@ -399,14 +399,14 @@ class Real:
 
     def _connect(self) -> SyncConnection:
         connection = connect(self._dsn)
-        # Whoever has a lock here keeps it, for there is one thread: waiting is soon an error.
+        # There is one thread, so a lock is never released while a call waits: fail soon instead.
         connection.raw.execute("set lock_timeout = '20ms'")
         for channel in (*CHANNELS, *LIVE_CHANNELS):
             connection.raw.execute(f"listen {channel}".encode())
         pid = connection.raw.info.backend_pid
 
         def notified(notify: psycopg.Notify) -> None:
-            # A session has its own notifications when its commit returns, others' any time later.
+            # A session gets its own notifications when its commit returns, others' any time later.
             if notify.pid == pid:
                 self._hear(notify.channel, notify.payload)
 
@@ -414,7 +414,7 @@ class Real:
         return connection
 
     def _listening(self) -> psycopg.Connection[Any]:
-        """Return a connection that makes the enqueues take `LIVE_CHANNELS` for listened to."""
+        """Return a connection that holds the locks of `LIVE_CHANNELS`, as workers' listeners do."""
         connection = psycopg.connect(self._dsn, autocommit=True)
         for channel in LIVE_CHANNELS:
             connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (channel,))
@@ -422,9 +422,9 @@ class Real:
 
     def _hear(self, channel: str, payload: str) -> None:
         if channel in CHANNELS:
-            self.woken.add(CHANNELS[channel] + payload)
+            self.notified.add(CHANNELS[channel] + payload)
         else:
-            # Which other workers are asked to watch is a matter of chance.
+            # Which other workers are asked to watch is random.
             if payload == dispatch.DISPATCHED:
                 self.dispatched.append(Dispatched(channel))
 

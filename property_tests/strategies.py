@@ -1,4 +1,4 @@
-"""What the rules draw from: alphabets so small that things collide."""
+"""The values that the rules draw: alphabets so small that things collide."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UNKNOWN_TASK = "gone"  # no worker knows it
 UNKNOWN_JOB = 10**6
 KEYS = ["one", "two"]
 WAITS = [0, 0, 5, 60]
-"""Seconds of a snooze, a retry, a schedule. `STEPS` meets them exactly, and one second beside."""
+"""Seconds of a snooze, a retry, a schedule. `STEPS` has the same values, and one second less."""
 STEPS = [1, 4, 5, 60]
 STALE_AFTER = [5, 60]
 MOST_WORKERS = 3
@@ -37,7 +37,7 @@ MOST_ERRORS = 3
 ARGS: list[dict[str, Any]] = [{}, {"size": 7}, {"to": {"name": "Zoë", "ids": [1, 2.5, None]}}]
 
 TOO_LONG = {"text": "x" * 8_000}
-"""Args that no notification holds."""
+"""Args longer than a notification may be."""
 
 
 def queues() -> st.SearchStrategy[list[str]]:
@@ -46,7 +46,7 @@ def queues() -> st.SearchStrategy[list[str]]:
 
 
 def plain_jobs() -> st.SearchStrategy[NewJob]:
-    """Return due jobs that nothing keeps from running."""
+    """Return due jobs that can run at once."""
     return st.builds(
         NewJob,
         task=st.sampled_from(TASKS),
@@ -74,7 +74,7 @@ def new_jobs() -> st.SearchStrategy[NewJob]:
     )
 
 
-def family(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[NewJob]:
+def jobs_with_parents(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[NewJob]:
     """Return jobs of every kind; some are children of ``jobs``, or of one that doesn't exist."""
     parents = st.lists(jobs, min_size=1, max_size=2)
     none, unknown = st.none(), st.just([UNKNOWN_JOB])
@@ -100,7 +100,7 @@ def enqueues_alone() -> st.SearchStrategy[Call]:
 
 
 def enqueues_to_dispatch() -> st.SearchStrategy[Call]:
-    """Return the same of jobs that hardly anything keeps from being handed over."""
+    """Return the same, of jobs that can nearly always be dispatched directly."""
     changes = st.fixed_dictionaries(
         {
             "task": st.sampled_from(TASKS),
@@ -127,7 +127,7 @@ def claims(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
 
 
 def prefetching() -> dict[str, st.SearchStrategy[Any]]:
-    """Return what a claim says of those of its jobs that wait for a slot."""
+    """Return a claim's parameters about jobs that wait for a slot."""
     return {
         "slots": st.sampled_from([None, 0, 1]),
         "prefetch_no": st.integers(1, 2),
@@ -136,7 +136,7 @@ def prefetching() -> dict[str, st.SearchStrategy[Any]]:
 
 
 def greedy_claims(workers: st.SearchStrategy[int], limit: int) -> st.SearchStrategy[Call]:
-    """Return claims of whatever task in whatever queue."""
+    """Return claims of every task in every queue."""
     return _calls(
         "claim",
         worker_id=workers,
@@ -159,7 +159,7 @@ def settles(grants: st.SearchStrategy[Grant]) -> st.SearchStrategy[Call]:
 
 
 def endings() -> st.SearchStrategy[Ending]:
-    """Return what an attempt can end in."""
+    """Return endings of an attempt, of every kind."""
     return st.one_of(
         st.builds(Succeed, st.sampled_from([None, 0, "done", [1, {"a": None}]])),
         st.builds(Fail, st.sampled_from(["no", "never"]), st.sampled_from(WAITS)),
@@ -173,7 +173,7 @@ def endings() -> st.SearchStrategy[Ending]:
 
 
 def error_caps() -> st.SearchStrategy[int]:
-    """Return how many errors a row keeps."""
+    """Return caps on the number of errors a row keeps."""
     return st.sampled_from([1, 1, 2, MOST_ERRORS])
 
 
@@ -183,30 +183,30 @@ def rescues() -> st.SearchStrategy[Call]:
 
 
 def expires() -> st.SearchStrategy[Call]:
-    """Return the removal of silent workers."""
+    """Return removals of expired workers."""
     return _calls("expire")
 
 
-def signs_of_life(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
-    """Return heartbeats, naps, offers, and the last word of a worker that ends."""
+def worker_updates(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return heartbeats, changes of notify mode and credit, and the end of a worker."""
     return st.one_of(
         _calls("renew", worker_id=workers, stale_after=st.sampled_from(STALE_AFTER)),
         _calls("set_wants_notify", worker_id=workers, wants_notify=st.booleans()),
-        offers(workers),
+        credit_grants(workers),
         _calls("revoke_credit", worker_id=workers),
         _calls("confirm_pauses", worker_id=workers, queues=queues()),
         _calls("forget", worker_id=workers),
     )
 
 
-def offer_of(worker_id: int) -> Call:
-    """Return an offer to run whatever there is."""
+def credit_for(worker_id: int) -> Call:
+    """Return a grant of credit for any task."""
     words = {"number": 4, "channel": LIVE_CHANNELS[0], "tasks": TASKS}
     return Call("grant_credit", {"worker_id": worker_id, **words})
 
 
-def offers(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
-    """Return offers to run a job; some that nobody would hear of."""
+def credit_grants(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return grants of credit, some on a channel without a listener."""
     return _calls(
         "grant_credit",
         worker_id=workers,
@@ -217,7 +217,7 @@ def offers(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
 
 
 def dispatches(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
-    """Return what workers do about jobs that they, or others, were given."""
+    """Return accepts of a dispatched job, and take-overs of unaccepted ones."""
     take = _calls(
         "take_unaccepted",
         worker_id=workers,
@@ -229,26 +229,26 @@ def dispatches(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
 
 
 def releases(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
-    """Return what workers that end do with jobs that they have not heard of."""
+    """Return releases of all jobs that a worker does not know of."""
     return _calls("release_unheld", worker_id=workers, held=st.just([]))
 
 
-def housekeeping() -> st.SearchStrategy[Call]:
-    """Return what is done with jobs long after their end."""
+def archiving() -> st.SearchStrategy[Call]:
+    """Return moves to the archive and removals of results."""
     after = st.sampled_from(STEPS)
     return _calls("archive_jobs", after=after) | _calls("forget_results", after=after)
 
 
 def control() -> st.SearchStrategy[Call]:
-    """Return what people do to whole queues; mostly what lets jobs run."""
+    """Return admin calls on whole queues; most of them let jobs run."""
     queue = st.sampled_from(QUEUES)
     requeue = _calls("requeue_discarded", queue=st.none() | queue)
     resume = _calls("resume", queue=queue)
     return st.one_of(requeue, requeue, resume, resume, _calls("pause", queue=queue))
 
 
-def looks(jobs: st.SearchStrategy[int], workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
-    """Return questions, and a reconnect: nothing in the tables changes."""
+def reads(jobs: st.SearchStrategy[int], workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return reads, and a reconnect: none of them changes the tables."""
     return st.one_of(
         _calls("look", job_id=jobs | st.just(UNKNOWN_JOB)),
         _calls("cancel_requests", worker_id=workers),

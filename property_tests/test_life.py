@@ -1,4 +1,4 @@
-"""Jobs live in Postgres as the model says, whatever happens in whatever order."""
+"""Jobs in Postgres go through the states that the model says, for any order of events."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def test_a_late_settle_of_a_job_that_the_same_worker_runs_again_changes_nothing(
 
     def say(verb: str, **parameters: Any) -> Any:
         answer = life.both(Call(verb, parameters))
-        life.the_tables_are_the_models()
+        life.tables_equal_the_model()
         return answer
 
-    # The machine finds this too, but not in every so many examples, and everything rests on it.
+    # The machine finds this too, but not in every run, and everything rests on it.
     say("enqueue", job=NewJob(task="send", queue="mail"))
     worker = say("register", name="worker", queues=["mail"], stale_after=60)
     claim = {"worker_id": worker, "queues": ["mail"], "tasks": ["send"], "limit": 1}

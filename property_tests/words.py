@@ -1,4 +1,4 @@
-"""What rules say to the model and to Roost alike, and what both answer."""
+"""The calls that rules make to the model and to Roost, and the answers of both."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import attrs
 from roost._model.verdict import Lease
 
 LIVE_CHANNELS = ("roost_worker_one", "roost_worker_two")
-"""Where a worker hears of a job that is handed to it."""
+"""Channels of workers whose listening connection lives."""
 DEAD_CHANNEL = "roost_worker_gone"
-"""The same, when its listening connection has ended."""
+"""The channel of a worker whose listening connection has ended."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +79,7 @@ Ending: TypeAlias = Succeed | Fail | TimeOut | Snooze | Release | Cancel
 
 @attrs.frozen
 class Grant:
-    """A lease with what its worker knows of the job."""
+    """A lease, with the attempts that its worker knows."""
 
     lease: Lease
     attempt: int
@@ -88,7 +88,7 @@ class Grant:
 
 @attrs.frozen
 class End:
-    """An attempt, and what it ended in."""
+    """An attempt and its ending."""
 
     grant: Grant
     ending: Ending
@@ -100,7 +100,7 @@ class Claim:
 
     :param jobs: each job as a `roost.Job` shows it, in running order.
     :param next_due: seconds until the next job is due, if that was asked.
-    :param credit: the number of the worker's credit, 0 if none is out; ``None``: it has no row.
+    :param credit: the number of the worker's credit, 0 without one; ``None``: it has no row.
     """
 
     grants: list[Grant]
@@ -120,7 +120,7 @@ class Leased:
 
 @attrs.frozen
 class Dispatched:
-    """That a worker was told to read its row, for it was given the job that it offered to run."""
+    """A notification on a worker's channel: a job was dispatched to it; read your row."""
 
     channel: str
 
@@ -130,7 +130,7 @@ class Settled:
     """The answer to a settle.
 
     :param lost: the lease did not hold; nothing was done.
-    :param busy: not written yet: somebody holds what would have to change.
+    :param busy: not written yet: another transaction holds a row that must change.
     """
 
     lost: set[Lease]
@@ -139,7 +139,7 @@ class Settled:
 
 @attrs.frozen
 class Call:
-    """A verb with its parameters, still to be said."""
+    """A verb with its parameters: a call that has not been made yet."""
 
     verb: str
     parameters: dict[str, Any]

@@ -1,7 +1,7 @@
-"""Cron: two workers with different modules that start, fire, stop half way and never come back.
+"""Cron: two workers with different modules start, fire, stop halfway and are replaced.
 
-A worker's call is a rule for each of its statements, so that whatever else happens, happens between
-any two of them. The clock is set forth and back.
+Each statement of a worker's call is a rule, so any other event may happen between two statements.
+The clock is set forward and back.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from roost.exceptions import CronNotFoundError
 MODULES = {"first": ("a", "both"), "second": ("b", "both")}
 """What each worker's code declares."""
 WORKERS = st.sampled_from(sorted(MODULES))
-NAMES = st.sampled_from(["a", "b", "both", "nobody"])
+NAMES = st.sampled_from(["a", "b", "both", "undeclared"])
 STEPS = (0.5, 7, 9, 9, 20, 60, 60, 61, 300, 4000)
 BACK = (20, 60, 4000)
 
 
 @attrs.define
 class Call:
-    """A call of a worker that has asked its first question and not said the rest."""
+    """A worker's call to fire entries, after its first statement."""
 
     operation: Op[Any]
     query: Query
@@ -46,7 +46,7 @@ class Call:
 
 @attrs.define
 class Start:
-    """A start of a worker that has asked for the time and not declared yet."""
+    """A worker's start, after it has read the time and before it declares its entries."""
 
     operation: Op[Any]
     query: Query
@@ -69,15 +69,15 @@ class Cron(RuleBasedStateMachine):
         self.calls: dict[str, Call] = {}
         self.starts: dict[str, Start] = {}
         self.first_read: dict[str, datetime] = {}
-        self.hands = {name: CronTable(dsn) for name in MODULES}
-        self.watch = CronTable(dsn)
-        self.watch.script("truncate roost.cron, roost.jobs restart identity")
+        self.worker_tables = {name: CronTable(dsn) for name in MODULES}
+        self.admin_table = CronTable(dsn)
+        self.admin_table.script("truncate roost.cron, roost.jobs restart identity")
 
     def teardown(self) -> None:
-        for hand in (*self.hands.values(), self.watch):
-            hand.connection.close()
+        for table in (*self.worker_tables.values(), self.admin_table):
+            table.connection.close()
 
-    # A worker starts
+    # Starting
 
     @initialize(data=st.data())
     def begin_with_both(self, data: st.DataObject) -> None:
@@ -89,7 +89,7 @@ class Cron(RuleBasedStateMachine):
     def ask_for_the_time(self, worker: str, data: st.DataObject) -> None:
         declared = [data.draw(entries(name)) for name in MODULES[worker]]
         operation = cron.declare([declaration(entry_of(one)) for one in declared])
-        query = operation.send(self.hands[worker].connection.fetch(next(operation)))
+        query = operation.send(self.worker_tables[worker].connection.fetch(next(operation)))
         self.starts[worker] = Start(operation, query, declared, self.now)
 
     @precondition(lambda self: self.starts)
@@ -97,19 +97,19 @@ class Cron(RuleBasedStateMachine):
     def declare(self, data: st.DataObject) -> None:
         worker = data.draw(st.sampled_from(sorted(self.starts)))
         start = self.starts.pop(worker)
-        self.hands[worker].finish(start.operation, start.query)
+        self.worker_tables[worker].finish(start.operation, start.query)
         self.model.declare(start.declared, start.read_at)
         for one in start.declared:
             self.first_read.setdefault(one.name, start.read_at)
 
-    # It fires
+    # Firing
 
     @precondition(lambda self: self.model.entries)
     @rule(worker=WORKERS)
     def look(self, worker: str) -> None:
         names = MODULES[worker]
         operation = cron.fire_due(names)
-        rows = self.hands[worker].connection.fetch(next(operation))
+        rows = self.worker_tables[worker].connection.fetch(next(operation))
         seen = self.model.read_due(names, self.now)
         assert bool(rows) is bool(seen)
         if rows:
@@ -122,14 +122,14 @@ class Cron(RuleBasedStateMachine):
 
     def _fire(self, worker: str) -> None:
         call = self.calls.pop(worker)
-        fired = self.hands[worker].finish(call.operation, call.query)
+        fired = self.worker_tables[worker].finish(call.operation, call.query)
         assert fired.job_ids == self.model.fire(call.seen)
         assert fired.unreadable == []
 
     @rule(worker=WORKERS)
     def look_and_fire(self, worker: str) -> None:
         seen = self.model.read_due(MODULES[worker], self.now)
-        fired = self.hands[worker].fire(*MODULES[worker])
+        fired = self.worker_tables[worker].fire(*MODULES[worker])
         assert fired == self.model.fire(seen)
 
     @rule(worker=WORKERS)
@@ -140,33 +140,33 @@ class Cron(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.entries)
     @rule(worker=WORKERS, change=st.sampled_from(["pause", "resume", "fire"]), data=st.data())
-    def fire_what_changes_meanwhile(self, worker: str, change: str, data: st.DataObject) -> None:
+    def fire_while_entries_change(self, worker: str, change: str, data: st.DataObject) -> None:
         self._set_clock(self.now + timedelta(minutes=1))
         self.look(worker)
         if change == "fire":
             self.look_and_fire(data.draw(WORKERS))
         else:
-            self.do_by_hand("pause", data.draw(st.sampled_from(sorted(self.model.entries))))
+            self.call_admin_verb("pause", data.draw(st.sampled_from(sorted(self.model.entries))))
         if change == "resume":
             for name in sorted(self.model.entries):
-                self.do_by_hand("resume", name)
+                self.call_admin_verb("resume", name)
         if worker in self.calls:
             self._fire(worker)
 
     @precondition(lambda self: self.calls or self.starts)
     @rule(worker=WORKERS)
     def die(self, worker: str) -> None:
-        """Whatever was begun is not gone on with, and the connection is another one."""
+        """Drop the worker's unfinished calls and replace its connection."""
         self.calls.pop(worker, None)
         self.starts.pop(worker, None)
-        self.hands[worker].connection.close()
-        self.hands[worker] = CronTable(self._dsn)
-        self.hands[worker].clock(self.now)
+        self.worker_tables[worker].connection.close()
+        self.worker_tables[worker] = CronTable(self._dsn)
+        self.worker_tables[worker].clock(self.now)
 
-    # Other people
+    # Admin verbs and running jobs
 
     @rule(verb=st.sampled_from(["pause", "resume", "resume", "run_now"]), name=NAMES)
-    def do_by_hand(self, verb: str, name: str) -> None:
+    def call_admin_verb(self, verb: str, name: str) -> None:
         operation: dict[str, Op[Any]] = {
             "pause": cron.pause(name),
             "resume": cron.resume(name),
@@ -177,7 +177,7 @@ class Cron(RuleBasedStateMachine):
             "resume": lambda: self.model.resume(name, self.now),
             "run_now": lambda: self.model.run_now(name),
         }
-        assert said(lambda: self.watch.run(operation[verb])) == said(says[verb])
+        assert said(lambda: self.admin_table.run(operation[verb])) == said(says[verb])
 
     @precondition(lambda self: self.model.jobs)
     @rule(data=st.data(), state=st.sampled_from(["executing", "completed", "completed"]))
@@ -185,7 +185,7 @@ class Cron(RuleBasedStateMachine):
         job = self.model.jobs[data.draw(st.integers(0, len(self.model.jobs) - 1))]
         job.state = state
         ended = "now()" if state == "completed" else "null"
-        self.watch.change(job.id, f"state = '{state}', completed_at = {ended}")
+        self.admin_table.change(job.id, f"state = '{state}', completed_at = {ended}")
 
     # The clock
 
@@ -200,13 +200,13 @@ class Cron(RuleBasedStateMachine):
 
     def _set_clock(self, now: datetime) -> None:
         self.now = now
-        for hand in (*self.hands.values(), self.watch):
-            hand.clock(now)
+        for table in (*self.worker_tables.values(), self.admin_table):
+            table.clock(now)
 
-    # What must hold
+    # The invariant
 
     @invariant()
-    def the_tables_are_the_models(self) -> None:
+    def tables_equal_the_model(self) -> None:
         entries = {
             info.name: (
                 Declared(
@@ -217,7 +217,7 @@ class Cron(RuleBasedStateMachine):
                 info.last_job_id,
                 info.paused_at,
             )
-            for info in self.watch.entries()
+            for info in self.admin_table.entries()
         }
         assert entries == {
             name: (
@@ -229,7 +229,7 @@ class Cron(RuleBasedStateMachine):
             )
             for name, entry in self.model.entries.items()
         }
-        jobs = self.watch.rows(
+        jobs = self.admin_table.rows(
             "select id, metadata ->> 'cron', (metadata ->> 'tick')::timestamptz, state "
             "from roost.jobs order by id"
         )
@@ -237,8 +237,8 @@ class Cron(RuleBasedStateMachine):
         self._check_ticks(Counter((name, tick) for _, name, tick, _ in jobs if tick is not None))
 
     def _check_ticks(self, ticks: Counter[tuple[str, datetime]]) -> None:
-        """Check what holds whatever the model says: one job a tick, none of before the start."""
-        if self.went_back:  # such a clock shows some times twice
+        """Check, without the model: one job a tick, no tick before the first declaration."""
+        if self.went_back:  # a clock that was set back shows some times twice
             return
         for (name, tick), count in ticks.items():
             assert count == 1, f"{name} fired {tick} {count} times"
@@ -269,7 +269,7 @@ def entry_of(declared: Declared) -> CronEntry:
 
 
 def said(call: Any) -> object:
-    """Return what a call answers, or the error it raises."""
+    """Return a call's answer, or the text of its CronNotFoundError."""
     try:
         return call()
     except CronNotFoundError as error:

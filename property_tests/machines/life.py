@@ -1,7 +1,7 @@
-"""The life of jobs: everything that happens to a row, in any order, by workers alive or dead.
+"""The life of jobs: every verb, in any order, by workers that live and workers that have died.
 
-Each rule says one verb to the model and to the real thing. What they answer, what they raise, whom
-they wake and, after every step, every column of every table must be the same.
+Each rule makes one call to the model and to Roost. The answers, errors and notifications must be
+the same, and after every step every column of every table too.
 """
 
 from __future__ import annotations
@@ -46,35 +46,35 @@ class Life(RuleBasedStateMachine):
         self.last_verb = ""
         self.given: list[Grant] = []
 
-    # Ids and leases are never taken out: the dead and the late go on calling.
+    # Ids and leases are never removed: dead workers and late settles go on calling.
     jobs = Bundle("jobs")
     workers = Bundle("workers")
     grants = Bundle("grants")
 
-    # A rule is drawn about as often as any other. So what leads on is a rule of its own, and what
-    # seldom matters shares one.
+    # Each rule is drawn about equally often. So frequent verbs have a rule of their own, and rare
+    # verbs share one.
 
     @initialize(
         target=workers,
-        offers=st.booleans(),
+        has_credit=st.booleans(),
         others=st.lists(strategies.queues(), max_size=1),
     )
-    def begin_with_workers(self, offers: bool, others: list[list[str]]) -> MultipleResults[int]:
+    def begin_with_workers(self, has_credit: bool, others: list[list[str]]) -> MultipleResults[int]:
         first = self.registered(strategies.QUEUES, 60)
-        if offers:
-            self.both(strategies.offer_of(first))
+        if has_credit:
+            self.both(strategies.credit_for(first))
         return multiple(first, *(self.registered(queues, 60) for queues in others))
 
     @initialize(
         target=jobs,
         jobs=st.lists(strategies.plain_jobs(), min_size=2, max_size=4),
-        family=st.lists(strategies.new_jobs(), max_size=2),
+        children=st.lists(strategies.new_jobs(), max_size=2),
     )
-    def begin_with_jobs(self, jobs: list[NewJob], family: list[NewJob]) -> MultipleResults[int]:
+    def begin_with_jobs(self, jobs: list[NewJob], children: list[NewJob]) -> MultipleResults[int]:
         """Add some jobs, perhaps a child of the first two, and perhaps a child of that."""
         ids: list[int] = self.both(Call("enqueue_many", {"jobs": jobs}))
         parents = ids[:2]
-        for job in family:
+        for job in children:
             child = attrs.evolve(job, depends_on=parents, unique_key=None)
             parents = [self.both(Call("enqueue", {"job": child}))]
             ids += parents
@@ -82,14 +82,14 @@ class Life(RuleBasedStateMachine):
 
     # Enqueue
 
-    @rule(target=jobs, job=strategies.family(jobs))
+    @rule(target=jobs, job=strategies.jobs_with_parents(jobs))
     def enqueue(self, job: NewJob) -> MultipleResults[int]:
         return _ids(self.both(Call("enqueue", {"job": job})))
 
     @rule(
         target=jobs,
         verb=st.sampled_from(["enqueue_many", "enqueue_many", "enqueue_and_roll_back"]),
-        jobs=st.lists(strategies.family(jobs), min_size=1, max_size=4),
+        jobs=st.lists(strategies.jobs_with_parents(jobs), min_size=1, max_size=4),
     )
     def enqueue_many(self, verb: str, jobs: list[NewJob]) -> MultipleResults[int]:
         return _ids(self.both(Call(verb, {"jobs": jobs})))
@@ -99,9 +99,7 @@ class Life(RuleBasedStateMachine):
         job=strategies.new_jobs(),
         keys=st.lists(st.none() | st.sampled_from(strategies.KEYS), min_size=1, max_size=3),
     )
-    def enqueue_jobs_that_are_alike(
-        self, job: NewJob, keys: list[str | None]
-    ) -> MultipleResults[int]:
+    def enqueue_homogeneous_jobs(self, job: NewJob, keys: list[str | None]) -> MultipleResults[int]:
         jobs = [
             attrs.evolve(job, unique_key=key, args={"number": number})
             for number, key in enumerate(keys)
@@ -112,7 +110,7 @@ class Life(RuleBasedStateMachine):
     def enqueue_in_sql(self, job: NewJob) -> MultipleResults[int]:
         return _ids(self.both(Call("enqueue_in_sql", {"job": job})))
 
-    # Hand over
+    # Dispatch
 
     @rule(target=jobs, call=strategies.enqueues_alone())
     def enqueue_alone(self, call: Call) -> MultipleResults[int]:
@@ -121,24 +119,24 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.workers)
     @rule(target=jobs, data=st.data(), call=strategies.enqueues_to_dispatch())
-    def offer_and_enqueue(self, data: st.DataObject, call: Call) -> MultipleResults[int]:
-        """Let a worker or two offer to run a job, and somebody add one."""
+    def grant_credit_and_enqueue(self, data: st.DataObject, call: Call) -> MultipleResults[int]:
+        """Grant credit to one or two workers, then enqueue a job."""
         living = st.sampled_from(sorted(self.model.workers))
         for worker_id in data.draw(st.lists(living, min_size=1, max_size=2, unique=True)):
             wants_notify = data.draw(st.booleans())
             self.both(
                 Call("set_wants_notify", {"worker_id": worker_id, "wants_notify": wants_notify})
             )
-            self.both(data.draw(strategies.offers(st.just(worker_id))))
+            self.both(data.draw(strategies.credit_grants(st.just(worker_id))))
         self.break_ties()
-        self.the_tables_are_the_models()
+        self.tables_equal_the_model()
         return _ids(self.both(call))
 
     # Claim and settle
 
     @precondition(lambda self: self.model.workers)
     @rule(target=grants, data=st.data(), limit=st.integers(1, 3))
-    def claim_what_there_is(self, data: st.DataObject, limit: int) -> MultipleResults[Grant]:
+    def claim_greedily(self, data: st.DataObject, limit: int) -> MultipleResults[Grant]:
         living = st.sampled_from(sorted(self.model.workers))
         return self.granted(self.both(data.draw(strategies.greedy_claims(living, limit))))
 
@@ -149,7 +147,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.model.workers and self.model.jobs)
     @rule(target=grants, data=st.data(), limit=st.integers(1, 3))
     def claim_behind_a_job(self, data: st.DataObject, limit: int) -> MultipleResults[Grant]:
-        """Go on where a claim may have ended, in some queues and priorities."""
+        """Claim behind the position of an earlier claim, in some queues and priorities."""
         living = st.sampled_from(sorted(self.model.workers))
         call = data.draw(strategies.greedy_claims(living, limit))
         last = data.draw(st.lists(st.sampled_from(sorted(self.model.jobs)), min_size=1, max_size=3))
@@ -163,12 +161,12 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data())
-    def settle_what_is_held(self, data: st.DataObject) -> None:
+    def settle_some_held(self, data: st.DataObject) -> None:
         self.both(data.draw(strategies.settles(st.sampled_from(self.model.held()))))
 
     @precondition(lambda self: self.model.held())
     @rule(ending=st.just(Succeed(None)) | strategies.endings(), error_cap=strategies.error_caps())
-    def settle_all_that_is_held(self, ending: Ending, error_cap: int) -> None:
+    def settle_all_held(self, ending: Ending, error_cap: int) -> None:
         ends = [End(grant, ending) for grant in self.model.held()]
         self.both(Call("settle", {"ends": ends, "error_cap": error_cap}))
 
@@ -180,10 +178,10 @@ class Life(RuleBasedStateMachine):
         self.both(Call("settle", {"ends": [End(late, ending)], "error_cap": 1}))
 
     @rule(call=strategies.settles(grants))
-    def settle_whatever_lease(self, call: Call) -> None:
+    def settle_any_lease(self, call: Call) -> None:
         self.both(call)
 
-    # Two at once: what the second passes over, and what it waits for
+    # Two calls at once: the second passes over locked rows, or waits
 
     @rule(
         target=grants,
@@ -200,7 +198,7 @@ class Life(RuleBasedStateMachine):
             strategies.rescues(),
             strategies.expires(),
             strategies.enqueues_alone(),
-            strategies.signs_of_life(workers),
+            strategies.worker_updates(workers),
         ),
         first_commits=st.booleans(),
     )
@@ -212,7 +210,7 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data(), first_commits=st.booleans())
-    def settle_what_another_holds(self, data: st.DataObject, first_commits: bool) -> None:
+    def settle_what_another_call_holds(self, data: st.DataObject, first_commits: bool) -> None:
         held = self.model.held()
         settles = strategies.settles(st.sampled_from(held))
         parents = st.sampled_from([grant.lease.job_id for grant in held])
@@ -225,7 +223,7 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.workers)
     @rule(target=grants, data=st.data(), limit=st.integers(1, 3), first_commits=st.booleans())
-    def claim_what_there_is_twice(
+    def claim_greedily_twice(
         self, data: st.DataObject, limit: int, first_commits: bool
     ) -> MultipleResults[Grant]:
         living = st.sampled_from(sorted(self.model.workers))
@@ -239,7 +237,7 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.silent())
     @rule(target=grants, data=st.data(), first_commits=st.booleans())
-    def claim_for_the_last_time(
+    def claim_while_expiring(
         self, data: st.DataObject, first_commits: bool
     ) -> MultipleResults[Grant]:
         silent = st.sampled_from(self.model.silent())
@@ -265,13 +263,13 @@ class Life(RuleBasedStateMachine):
         worker_id = data.draw(st.sampled_from(sorted(self.model.workers)))
         wants_notify = data.draw(st.booleans())
         self.both(Call("set_wants_notify", {"worker_id": worker_id, "wants_notify": wants_notify}))
-        self.both(strategies.offer_of(worker_id))
+        self.both(strategies.credit_for(worker_id))
         self.break_ties()
-        self.the_tables_are_the_models()
+        self.tables_equal_the_model()
         worker = st.just(worker_id)
         others = st.one_of(
-            strategies.signs_of_life(worker),
-            strategies.signs_of_life(worker),
+            strategies.worker_updates(worker),
+            strategies.worker_updates(worker),
             strategies.releases(worker),
             strategies.greedy_claims(worker, 1),
             strategies.enqueues_to_dispatch(),
@@ -286,7 +284,7 @@ class Life(RuleBasedStateMachine):
         answers = self.both(Call("both_at_once", calls))
         return self.granted(*(answers if first_commits else answers[1:]))
 
-    # Workers come, live, end and die, and others look after what they leave
+    # Workers register, renew, end and die; others rescue their jobs
 
     @precondition(lambda self: len(self.model.workers) < strategies.MOST_WORKERS)
     @rule(
@@ -297,8 +295,8 @@ class Life(RuleBasedStateMachine):
     def register(self, queues: list[str], stale_after: int) -> int:
         return self.registered(queues, stale_after)
 
-    @rule(call=strategies.signs_of_life(workers))
-    def renew_or_forget(self, call: Call) -> None:
+    @rule(call=strategies.worker_updates(workers))
+    def update_worker(self, call: Call) -> None:
         self.both(call)
 
     @rule(
@@ -306,9 +304,7 @@ class Life(RuleBasedStateMachine):
         worker_id=workers,
         held=st.lists(grants, max_size=2),
     )
-    def give_back_what_is_not_held(
-        self, worker_id: int, held: list[Grant]
-    ) -> MultipleResults[Grant]:
+    def release_unheld(self, worker_id: int, held: list[Grant]) -> MultipleResults[Grant]:
         known = [grant.lease for grant in held]
         call = Call("release_unheld", {"worker_id": worker_id, "held": known})
         return self.granted(self.both(call))
@@ -319,19 +315,19 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.unaccepted())
     @rule(target=grants, data=st.data())
-    def accept_or_take_over_what_was_given(self, data: st.DataObject) -> MultipleResults[Grant]:
+    def accept_or_take_over_unaccepted(self, data: st.DataObject) -> MultipleResults[Grant]:
         living = st.sampled_from(sorted(self.model.workers))
         return self.granted(self.both(data.draw(strategies.dispatches(living))))
 
     @precondition(lambda self: self.model.held())
     @rule(data=st.data())
-    def end_with_jobs_in_hand(self, data: st.DataObject) -> None:
+    def forget_with_jobs_held(self, data: st.DataObject) -> None:
         holder = data.draw(st.sampled_from([grant.lease.worker_id for grant in self.model.held()]))
         self.both(Call("forget", {"worker_id": holder}))
 
     @precondition(lambda self: self.model.prefetched())
     @rule(data=st.data())
-    def start_what_was_prefetched(self, data: st.DataObject) -> None:
+    def start_prefetched(self, data: st.DataObject) -> None:
         row = data.draw(st.sampled_from(self.model.prefetched()))
         words = {"worker_id": row.worker_id, "through": place_of(row)}
         self.both(Call("mark_started", words))
@@ -342,11 +338,11 @@ class Life(RuleBasedStateMachine):
         self.both(call)
 
     @rule(call=strategies.expires() | strategies.rescues())
-    def look_after_the_dead(self, call: Call) -> None:
+    def expire_and_rescue(self, call: Call) -> None:
         self.both(call)
 
-    @rule(call=strategies.housekeeping())
-    def keep_house(self, call: Call) -> None:
+    @rule(call=strategies.archiving())
+    def archive_and_forget(self, call: Call) -> None:
         self.both(call)
 
     # Control
@@ -367,20 +363,20 @@ class Life(RuleBasedStateMachine):
     def control(self, call: Call) -> None:
         self.both(call)
 
-    # Time, connections, and those who only look
+    # Time, connections and reads
 
     @rule(seconds=st.sampled_from(strategies.STEPS))
     def pass_time(self, seconds: int) -> None:
         self.both(Call("pass_time", {"seconds": seconds}))
 
-    @rule(call=strategies.looks(jobs, workers))
+    @rule(call=strategies.reads(jobs, workers))
     def look(self, call: Call) -> None:
         self.both(call)
 
-    # What must hold
+    # The invariant
 
     @invariant()
-    def the_tables_are_the_models(self) -> None:
+    def tables_equal_the_model(self) -> None:
         after = self.real.tables()
         invariants.check(
             self.before,
@@ -399,12 +395,12 @@ class Life(RuleBasedStateMachine):
         return number
 
     def break_ties(self) -> None:
-        """Send heartbeats until all who offer sent their last ones at different times.
+        """Send heartbeats until no two workers with credit have the same heartbeat time.
 
-        Of several workers that could run a job, any may get it whose heartbeat is the newest.
+        An enqueue dispatches to the worker with the newest heartbeat. With a tie it may be either.
         """
-        by_heartbeat = {worker.heartbeat_at: worker for worker in self.model.offering()}
-        for worker in self.model.offering():
+        by_heartbeat = {worker.heartbeat_at: worker for worker in self.model.with_credit()}
+        for worker in self.model.with_credit():
             if worker is not by_heartbeat[worker.heartbeat_at]:
                 self.both(Call("pass_time", {"seconds": 1}))
                 self.both(Call("renew", {"worker_id": worker.id, "stale_after": 60}))
@@ -424,7 +420,7 @@ class Life(RuleBasedStateMachine):
         return multiple(*grants)
 
     def late(self) -> list[Grant]:
-        """Return the leases that were lost and whose job runs again, on the same worker if any."""
+        """Return lost leases whose job runs again, preferably on the same worker."""
         held = {grant.lease.job_id: grant for grant in self.model.held()}
         late = [
             grant
@@ -439,16 +435,20 @@ class Life(RuleBasedStateMachine):
         return again or late
 
     def both(self, call: Call) -> Any:
-        """Say ``call`` to both, compare, and return what Roost answered or raised."""
+        """Make the call to both, compare, and return Roost's answer or error."""
         self.last_verb = call.verb
-        expected, answer = _said(self.model, call), _said(self.real, call)
+        expected, answer = _answer_of(self.model, call), _answer_of(self.real, call)
         assert answer == expected, f"Roost answered {answer}, the model {expected}"
-        woken, self.real.woken = self.real.woken, set()
-        must_wake, self.model.woken = self.model.woken, set()
-        assert woken == must_wake, f"Roost woke {woken}, the model {must_wake}"
-        handed, self.real.dispatched = self.real.dispatched, []
-        must_hand, self.model.dispatched = self.model.dispatched, []
-        assert handed == must_hand, f"Roost handed over {handed}, the model {must_hand}"
+        notified, self.real.notified = self.real.notified, set()
+        expected_notified, self.model.notified = self.model.notified, set()
+        assert notified == expected_notified, (
+            f"Roost notified {notified}, the model {expected_notified}"
+        )
+        dispatched, self.real.dispatched = self.real.dispatched, []
+        expected_dispatched, self.model.dispatched = self.model.dispatched, []
+        assert dispatched == expected_dispatched, (
+            f"Roost dispatched {dispatched}, the model {expected_dispatched}"
+        )
         return answer
 
 
@@ -459,7 +459,7 @@ def _ids(answer: object) -> MultipleResults[int]:
     return multiple(*(answer if isinstance(answer, list) else ()))
 
 
-def _said(to: Model | Real, call: Call) -> object:
+def _answer_of(to: Model | Real, call: Call) -> object:
     try:
         return to.say(call)
     except RoostError as error:

@@ -1,7 +1,7 @@
-"""Claims of limited and unlimited tasks: never above a limit, never fewer than it leaves room for.
+"""Claims of limited and unlimited tasks: never above a limit, and no room left unused.
 
-Time passes by moving the recorded starts back. The model counts by itself: what runs of each task,
-and how long ago each start was.
+Time passes by moving the recorded starts back. The model keeps its own count of the running jobs of
+each task, and the age of each start.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Limits(RuleBasedStateMachine):
     def __init__(self, dsn: str) -> None:
         super().__init__()
         self.table = JobTable(dsn)
-        # Who is handed a job hears of it on a connection of its own.
-        self.ears = JobTable(dsn)
-        self.ears.rows("select pg_advisory_lock(hashtextextended($1::text, 0))", CHANNEL)
+        # A worker gets a dispatched job only if a connection holds the lock of its channel.
+        self.listener = JobTable(dsn)
+        self.listener.rows("select pg_advisory_lock(hashtextextended($1::text, 0))", CHANNEL)
         self.waiting: Counter[str] = Counter()
         self.running: dict[Lease, str] = {}
         self.starts: list[Start] = []
@@ -82,12 +82,12 @@ class Limits(RuleBasedStateMachine):
         self.waiting.update(tasks)
 
     @rule(worker=st.integers(0, 1), task=st.sampled_from(TASKS))
-    def enqueue_for_who_offers(self, worker: int, task: str) -> None:
+    def enqueue_with_credit(self, worker: int, task: str) -> None:
         self.table.run(grant_credit(self.workers[worker], 1, channel=CHANNEL, tasks=TASKS))
         record = encode_jobs([JobInsert(task)])
         job_id = self.table.run(insert_job(record, unique_key=None, dispatch=True))
         holder = self.table.column(job_id, "worker_id")
-        assert (holder is None) is (task in LIMITED), "only who claims looks at the limits"
+        assert (holder is None) is (task in LIMITED), "a limited job was dispatched directly"
         if holder is None:
             self.waiting[task] += 1
         else:
@@ -180,4 +180,4 @@ class Limits(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.table.connection.close()
-        self.ears.connection.close()
+        self.listener.connection.close()

@@ -21,7 +21,7 @@ class Archive(Tables):
         return len(old)
 
     def forget_results(self, *, after: int) -> int:
-        """Drop the results of what was completed more than ``after`` seconds ago.
+        """Drop the results of jobs that completed more than ``after`` seconds ago.
 
         Returns the larger number: of live jobs, or of archived ones.
         """

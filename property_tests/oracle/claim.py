@@ -1,4 +1,4 @@
-"""Claim: jobs are leased."""
+"""Claim: due jobs are leased to a worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roost._ops.claim import Position
 LONG_AGO = datetime(1, 1, 1, tzinfo=UTC)
 
 
-class Claiming(Tables):
+class Claims(Tables):
     """The verb."""
 
     def claim(
@@ -74,7 +74,8 @@ class Claiming(Tables):
             and row.scheduled_at <= self.now
             and (row.scheduled_at, row.id) > passed.get((row.queue, row.priority), (LONG_AGO, 0))
         ]
-        # Beside another claim: what it would take alone and is not held, then others head by head.
+        # Beside another claim: first the unlocked jobs that it would take alone, then more jobs,
+        # one head after the other.
         due[limit:] = sorted(due[limit:], key=lambda row: (row.priority, row.queue))
         return [row for row in due if row.id not in self._held.jobs][:limit]
 

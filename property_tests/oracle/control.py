@@ -1,4 +1,4 @@
-"""Control: what people do to jobs and queues."""
+"""Control: admin verbs on jobs and queues."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Control(Tables):
     """The verbs."""
 
     def cancel(self, *, job_id: int) -> bool:
-        """Cancel what waits, ask what runs to stop; ``False``: it had ended."""
+        """Cancel a waiting job, or ask a running one to stop; ``False``: it had ended."""
         row = self._find(job_id)
         if row.state == "executing":
             row.cancel_requested = True
-            self.woken.add(f"cancel {job_id}:{row.lease_no}")
+            self.notified.add(f"cancel {job_id}:{row.lease_no}")
         elif row.state in WAITING:
             row.pending_parents = 0
             row.cancel_requested = True
@@ -38,11 +38,11 @@ class Control(Tables):
         }
 
     def retry(self, *, job_id: int) -> bool:
-        """Make a job that has ended, or waits to be retried, available now."""
+        """Make a job that has ended, or waits for a retry, available now."""
         if job_id in self.archive:
             columns = attrs.asdict(self.archive.pop(job_id))
             del columns["archived_at"]
-            # The archive is the end of these.
+            # The archive does not keep these.
             columns |= {"cancel_requested": False, "has_children": False}
             self.jobs[job_id] = JobRow(**columns)
         row = self._find(job_id)
@@ -57,7 +57,7 @@ class Control(Tables):
         return self._revive(row)
 
     def _parents(self, row: JobRow) -> set[int]:
-        """Return what a cancelled job may have to wait for again."""
+        """Return the parents that a cancelled job must wait for again."""
         return set(row.depends_on or ()) if row.state == "cancelled" else set()
 
     def _state_of(self, job_id: int) -> str:
@@ -93,24 +93,24 @@ class Control(Tables):
         return True
 
     def pause(self, *, queue: str) -> None:
-        """Let nothing be claimed from ``queue``, and tell all workers."""
+        """Stop claims from ``queue`` and notify all workers."""
         self.queues[queue] = QueueRow(name=queue, paused_at=self._paused_at(queue) or self.now)
-        self.woken.add(f"pause {queue}")
+        self.notified.add(f"pause {queue}")
 
     def resume(self, *, queue: str) -> None:
         """Undo `pause`."""
         if self._paused_at(queue) is not None:
             self.queues[queue].paused_at = None
-            self._tell(queue)
-            self.woken.add(f"pause {queue}")
+            self._notify(queue)
+            self.notified.add(f"pause {queue}")
 
     def paused_queues(self, *, queues: Sequence[str]) -> set[str]:
         """Return which of ``queues`` are paused."""
         return {queue for queue in queues if self._paused_at(queue)}
 
     def confirm_pauses(self, *, worker_id: int, queues: Sequence[str]) -> bool:
-        """Say that a worker starts nothing of ``queues``; ``False``: it has no row."""
-        worker = self._to_change(worker_id)
+        """Record that a worker starts no job of ``queues``; ``False``: it has no row."""
+        worker = self._lock_to_change(worker_id)
         if worker is None:
             return False
         worker.paused = sorted(queues)

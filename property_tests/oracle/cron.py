@@ -1,7 +1,7 @@
-"""The oracle of cron: what the entries are, and which ticks of them become jobs.
+"""The model of cron: the entries, and the ticks that become jobs.
 
-Its time tables are periods since 1970, so that every tick is a matter of arithmetic: the time zones
-of the machine have whole hours, and its expressions fire each hour.
+Its time tables are periods since 1970, so ticks are computed by arithmetic: the machine's time
+zones have whole hours, and its expressions fire each hour.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ PERIODS = {
 }
 ON_TIME = timedelta(seconds=10)
 MOST = 6
-"""Missed ticks that are made up for; Roost's own hundred would only make the machine slow."""
+"""The most missed ticks to fire; Roost's own hundred would make the machine slow."""
 
 
 @attrs.frozen
 class Declared:
-    """What code says of an entry."""
+    """An entry as code declares it."""
 
     name: str
     expression: str
@@ -49,7 +49,7 @@ class Entry:
 
 @attrs.define
 class CronJob:
-    """A job that an entry made; ``tick`` is ``None`` for one that was asked for by hand."""
+    """A job of an entry; ``tick`` is ``None`` if `CronModel.run_now` made it."""
 
     id: int
     entry: str
@@ -59,7 +59,7 @@ class CronJob:
 
 @attrs.frozen
 class Seen:
-    """An entry as a worker has read it, and what it is about to do."""
+    """An entry as a worker has read it, with the ticks that it is about to fire."""
 
     declared: Declared
     due_at: datetime
@@ -68,7 +68,7 @@ class Seen:
 
 
 class CronModel:
-    """Entries and jobs. A worker fires in two steps, between which anything may happen."""
+    """Entries and jobs. A worker fires in two steps; other events may come between them."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
@@ -87,7 +87,7 @@ class CronModel:
             known.declared = new
 
     def read_due(self, names: Sequence[str], now: datetime) -> list[Seen]:
-        """Return the entries that are due, and what to do about each."""
+        """Return the due entries, with the ticks to fire for each."""
         return [
             Seen(
                 entry.declared,
@@ -100,7 +100,7 @@ class CronModel:
         ]
 
     def fire(self, seen: Sequence[Seen]) -> list[int]:
-        """Do it where an entry is still as it was read; return the new jobs."""
+        """Fire the entries that are still as they were read; return the new jobs' ids."""
         holds = [one for one in seen if self._still(one)]
         made = []
         for tick, name in sorted((tick, one.declared.name) for one in holds for tick in one.ticks):
@@ -112,12 +112,12 @@ class CronModel:
         return made
 
     def pause(self, name: str, now: datetime) -> None:
-        """Pause, since the first time."""
+        """Pause an entry; a second pause keeps the first time."""
         entry = self._get(name)
         entry.paused_at = entry.paused_at or now
 
     def resume(self, name: str, now: datetime) -> None:
-        """Go on after now."""
+        """Resume an entry from the first tick after ``now``."""
         entry = self._get(name)
         if entry.paused_at is not None:
             entry.paused_at = None

@@ -1,4 +1,4 @@
-"""Hand-over: a worker offers to run a job, and an enqueue gives it one."""
+"""Dispatch: a worker grants a credit, and an enqueue gives it a job directly."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Dispatch(Enqueue):
     def grant_credit(
         self, *, worker_id: int, number: int, channel: str, tasks: Sequence[str]
     ) -> bool:
-        """Let an enqueue give this worker a job; ``False``: it has one to accept."""
+        """Let an enqueue give this worker a job; ``False``: it must accept one first."""
         if worker_id not in self.workers or self.workers[worker_id].dispatched_job_id is not None:
             return False
-        worker = self._to_change(worker_id)
+        worker = self._lock_to_change(worker_id)
         assert worker is not None
         worker.credit = number
         worker.channel = channel
@@ -31,11 +31,11 @@ class Dispatch(Enqueue):
         return True
 
     def revoke_credit(self, *, worker_id: int) -> bool:
-        """Undo `grant_credit`; ``False``: no offer is out."""
-        return self._withdraw(worker_id)
+        """Undo `grant_credit`; ``False``: the worker has no credit and no dispatched job."""
+        return self._revoke_credit(worker_id)
 
     def enqueue_alone(self, *, job: NewJob) -> int:
-        """Add a job in a transaction of its own, given to a worker if one offers to run it."""
+        """Add a job in a transaction of its own; dispatch it to a worker with credit, if any."""
         self.last_job += 1
         if job.unique_key in self._held.keys:
             raise Waits
@@ -50,10 +50,10 @@ class Dispatch(Enqueue):
         return self.last_job
 
     def accept_dispatched(self, *, worker_id: int, next_credit: int | None) -> Leased | None:
-        """Accept what was given to a worker, and let it be given another; ``None``: nothing was."""
+        """Accept the job dispatched to a worker and grant the next credit; ``None``: no job."""
         if worker_id not in self.workers or self.workers[worker_id].dispatched_job_id is None:
             return None
-        worker = self._to_change(worker_id)
+        worker = self._lock_to_change(worker_id)
         assert worker is not None
         row = self.jobs.get(worker.dispatched_job_id or 0)
         worker.dispatched_job_id, worker.credit = None, next_credit
@@ -64,7 +64,7 @@ class Dispatch(Enqueue):
     def take_unaccepted(
         self, *, worker_id: int, queues: Sequence[str], tasks: Sequence[str], after: int
     ) -> list[Leased]:
-        """Take over what living workers were given ``after`` seconds ago and don't accept."""
+        """Take over jobs that living workers have not accepted for ``after`` seconds."""
         if worker_id not in self.workers:
             return []
         given = {
@@ -87,19 +87,19 @@ class Dispatch(Enqueue):
                 or self._paused_at(row.queue)
             ):
                 continue
-            self._to_change(worker.id)
+            self._lock_to_change(worker.id)
             worker.dispatched_job_id = None
             row.worker_id, row.lease_no, row.attempted_at = worker_id, 2, self.now
             taken.append(row)
         taken.sort(key=lambda row: (row.priority, row.scheduled_at, row.id))
         return [self._leased(row, worker_id) for row in taken]
 
-    def offering(self) -> list[WorkerRow]:
-        """Return the workers that may be given a job."""
+    def with_credit(self) -> list[WorkerRow]:
+        """Return the workers that have a credit."""
         return [worker for worker in self.workers.values() if worker.credit is not None]
 
     def unaccepted(self) -> list[int]:
-        """Return the jobs that workers were given and have not accepted."""
+        """Return the dispatched jobs that their workers have not accepted."""
         return [
             worker.dispatched_job_id
             for worker in self.workers.values()
@@ -119,12 +119,12 @@ class Dispatch(Enqueue):
         newest = max(
             ready, key=lambda worker: (worker.wants_notify, worker.heartbeat_at), default=None
         )
-        # Nobody looks for a second one when somebody else is taking that one's offer.
+        # If another enqueue is consuming this worker's credit, no second worker is tried.
         return newest if newest and newest.id not in self._held.changed_workers else None
 
     def _dispatch(self, row: JobRow, worker: WorkerRow) -> None:
         assert worker.credit is not None
-        self._to_change(worker.id)
+        self._lock_to_change(worker.id)
         row.state = "executing"
         row.attempt = row.lease_no = 1
         row.worker_id = worker.id

@@ -1,4 +1,4 @@
-"""Enqueue: jobs come, alone, in batches, as children."""
+"""Enqueue: single jobs, batches and children are added."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Enqueue(Tables):
     def enqueue(self, *, job: NewJob) -> int:
         """Add a job and return its id."""
         parents = self._find_parents([job])
-        self.last_job += 1  # the sequence gives out a number before a duplicate is noticed
+        self.last_job += 1  # the sequence moves before the duplicate is found
         holder = self._is_kept_out_by(job)
         if holder is not None:
             raise DuplicateUniqueJobError(unique_key=str(job.unique_key), existing_id=holder)
@@ -26,7 +26,7 @@ class Enqueue(Tables):
         return self.last_job
 
     def enqueue_in_sql(self, *, job: NewJob) -> int | None:
-        """Add a job without parents by the function in the database; ``None``: it is kept out."""
+        """Add a job without parents by the SQL function; ``None``: its key is taken."""
         self.last_job += 1
         if self._holder(job.unique_key) is not None:
             return None
@@ -45,7 +45,7 @@ class Enqueue(Tables):
         return added
 
     def enqueue_and_roll_back(self, *, jobs: Sequence[NewJob]) -> None:
-        """Leave nothing but used numbers."""
+        """Add jobs and roll back: only the sequence has moved."""
         self._find_parents(jobs)
         self.last_job += len(jobs)
 
@@ -64,7 +64,7 @@ class Enqueue(Tables):
                 self._locks.jobs.add(job_id)
                 if self.jobs[job_id].state in ACTIVE:
                     self.jobs[job_id].has_children = True
-                self._look_again(self.jobs[job_id])
+                self._wake_after_lock(self.jobs[job_id])
 
     def _is_kept_out_by(self, job: NewJob) -> int | None:
         # The child of a failed parent never becomes active.

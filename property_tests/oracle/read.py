@@ -1,4 +1,4 @@
-"""Read: what users see."""
+"""Read: the views that users get."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Read(Tables):
         return self._view(self._find(job_id))
 
     def await_outcome(self, *, job_id: int) -> dict[str, Any] | None:
-        """Return how a job ended; ``None``: it has not, and its end will be announced."""
+        """Return how a job ended; ``None``: it has not ended, and its end will be announced."""
         row = self._find(job_id)
         if not row.awaited and row.state in ACTIVE:
             row.awaited = True
-            self._look_again(row)
+            self._wake_after_lock(row)
         if row.state in ACTIVE:
             return None
         return {name: value for name, value in self._view(row).items() if name in OUTCOME}
 
     def list_queues(self) -> dict[str, dict[str, Any]]:
-        """Return the queues that are known, with what waits and runs in each."""
+        """Return the known queues, with the counts of jobs by kind."""
         counted = [row for row in self.jobs.values() if row.state in (*ACTIVE, "discarded")]
         serving = {queue for worker in self.workers.values() for queue in worker.queues}
         names = {row.queue for row in counted} | self.queues.keys() | serving
@@ -75,6 +75,6 @@ class Read(Tables):
         return {worker_id: (running[worker_id], waiting[worker_id]) for worker_id in self.workers}
 
     def count(self, *, queues: Sequence[str]) -> dict[str, int]:
-        """Count the jobs of ``queues`` in each state that any is in."""
+        """Count the jobs of ``queues`` by state."""
         states = [row.state for row in self.jobs.values() if row.queue in queues]
         return {state: states.count(state) for state in set(states)}

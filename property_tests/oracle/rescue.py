@@ -10,7 +10,7 @@ class Rescue(Workers):
     """The verbs."""
 
     def expire(self) -> set[str]:
-        """Remove the workers that are silent for too long; return their names."""
+        """Remove expired workers; return their names."""
         dead = [
             self.workers[worker_id]
             for worker_id in self.silent()

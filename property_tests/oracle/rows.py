@@ -1,4 +1,4 @@
-"""The rows that the model keeps: one class a table, its fields the columns."""
+"""The rows of the model: one class for each table, one field for each column."""
 
 from __future__ import annotations
 

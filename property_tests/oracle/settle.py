@@ -1,4 +1,4 @@
-"""Settle: attempts end."""
+"""Settle: attempts end, and their children are released or cancelled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Settle(Tables):
     """The verb."""
 
     def settle(self, *, ends: Sequence[End], error_cap: int) -> Settled:
-        """End the attempts whose lease holds, together with what follows for their children."""
+        """End the attempts whose lease holds, and apply the consequences for their children."""
         held = [end for end in ends if self._is_held(end.grant.lease)]
         lost = {end.grant.lease for end in ends} - {end.grant.lease for end in held}
         parents = [end for end in held if self.jobs[end.grant.lease.job_id].has_children]

@@ -1,4 +1,4 @@
-"""The state that all verbs share, and what several of them do to it."""
+"""The state that all verbs share, and the changes that several of them make."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ KINDS = (
 OUTCOME = ("id", "state", "result", "errors")
 MANY = 1_000
 SOON = 60
-"""Seconds: who hears of a job that is due within them looks again in time."""
+"""Seconds. A job due within this time is announced: the notified worker looks again in time."""
 
 
 @attrs.define
 class Held:
-    """What another transaction has locked: rows to pass over where that is possible.
+    """The rows that another transaction has locked. A call passes over them if it can.
 
-    :param workers: whose rows can't be removed.
-    :param changed_workers: whose rows can't be changed either, since it has done so.
-    :param keys: of jobs that it has changed: they may be free or taken.
+    :param jobs: ids of locked jobs.
+    :param workers: ids of workers whose rows can't be removed.
+    :param changed_workers: ids of workers whose rows can't be changed either: it changed them.
+    :param keys: unique keys of the jobs that it has changed: each may be free or taken.
     """
 
     jobs: set[int] = attrs.field(factory=set)
@@ -45,15 +46,15 @@ class Held:
 
 
 class Waits(Exception):  # noqa: N818  (no error: the call would go on later)
-    """The call can't pass over what another transaction holds: it waits, and has done nothing."""
+    """The call can't pass over a locked row. It waits, and has changed nothing."""
 
 
 class Tables:
-    """The tables, the clock, and what several verbs do to rows.
+    """The tables, the clock, and the changes to rows that several verbs make.
 
-    ``woken`` collects whom a verb must notify: queues where a job can be claimed now or soon, and
-    ``cancel <id>:<lease number>``, ``finished <id>``. ``handed`` collects what is sent to workers
-    that are given a job.
+    ``notified`` collects the notifications that a verb must send: queues with a job that can be
+    claimed now or soon, ``cancel <id>:<lease number>``, ``finished <id>`` and ``pause <queue>``.
+    ``dispatched`` collects the notifications on workers' own channels.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class Tables:
         self.archive: dict[int, ArchivedRow] = {}
         self.queues: dict[str, QueueRow] = {}
         self.dependencies: set[tuple[int, int]] = set()
-        self.woken: set[str] = set()
+        self.notified: set[str] = set()
         self.dispatched: list[Dispatched] = []
         self.last_job = 0
         self.last_worker = 0
@@ -93,7 +94,7 @@ class Tables:
         ]
 
     def silent(self) -> list[int]:
-        """Return the workers that may be removed."""
+        """Return the ids of expired workers."""
         return [worker.id for worker in self.workers.values() if worker.expires_at < self.now]
 
     def orphans(self) -> list[JobRow]:
@@ -114,7 +115,7 @@ class Tables:
         self.now += timedelta(seconds=seconds)
 
     def reconnect(self) -> None:
-        """Do nothing: all there is stays."""
+        """Do nothing: a reconnect changes no table."""
 
     def _holder(self, unique_key: str | None) -> int | None:
         for row in self.jobs.values():
@@ -122,20 +123,20 @@ class Tables:
                 return row.id
         return None
 
-    def _to_change(self, worker_id: int) -> WorkerRow | None:
-        """Return a worker's row for an update, if it has one."""
+    def _lock_to_change(self, worker_id: int) -> WorkerRow | None:
+        """Lock a worker's row for an update and return it, if there is one."""
         if worker_id in self._held.changed_workers:
             raise Waits
         if worker_id in self.workers:
             self._locks.changed_workers.add(worker_id)
         return self.workers.get(worker_id)
 
-    def _withdraw(self, worker_id: int) -> bool:
-        """Take an offer back, or refuse what was given; ``False``: there is neither."""
+    def _revoke_credit(self, worker_id: int) -> bool:
+        """Clear a worker's credit and dispatched job; ``False``: it has neither."""
         found = self.workers.get(worker_id)
         if found is None or (found.credit is None and found.dispatched_job_id is None):
             return False
-        worker = self._to_change(worker_id)
+        worker = self._lock_to_change(worker_id)
         assert worker is not None
         worker.credit = worker.dispatched_job_id = None
         return True
@@ -151,14 +152,14 @@ class Tables:
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        tables = copy.deepcopy((self.jobs, self.workers, self.dependencies, self.woken))
+        tables = copy.deepcopy((self.jobs, self.workers, self.dependencies, self.notified))
         try:
             yield
         except Waits:
-            self.jobs, self.workers, self.dependencies, self.woken = tables
+            self.jobs, self.workers, self.dependencies, self.notified = tables
             raise
 
-    # What the end of a parent means for its children
+    # The consequences of a parent's end for its children
 
     def _release_children(self, parents: Sequence[int]) -> None:
         for child, of in self._take_children(parents):
@@ -193,7 +194,7 @@ class Tables:
         row.pending_parents = 0
         self._cancel(row)
 
-    # What several verbs do to a row
+    # Changes to a row that several verbs make
 
     def _fail(self, row: JobRow, error: str, trace: str, wait: int, error_cap: int) -> None:
         self._record(row, error, trace, error_cap, **self._attempt(row))
@@ -209,7 +210,7 @@ class Tables:
             self._wake(row, within=SOON)
 
     def _attempt(self, row: JobRow) -> dict[str, object]:
-        """Return what the record of an attempt says of it beside its error."""
+        """Return the fields of an error record that describe the attempt."""
         worker = self.workers.get(row.worker_id or 0)
         return {
             "started_at": row.attempted_at,
@@ -240,23 +241,23 @@ class Tables:
 
     def _announce(self, row: JobRow) -> None:
         if row.awaited:
-            self.woken.add(f"finished {row.id}")
+            self.notified.add(f"finished {row.id}")
 
     def _wake(self, row: JobRow, *, within: int = 0) -> None:
         if row.pending_parents == 0 and row.scheduled_at <= self._in(within):
-            self._tell(row.queue)
+            self._notify(row.queue)
 
-    def _look_again(self, row: JobRow) -> None:
-        """After a waiting row was locked for a moment, in which a claim passes over it."""
+    def _wake_after_lock(self, row: JobRow) -> None:
+        """Notify again after a waiting row was locked: a claim may have passed over it."""
         if row.state in WAITING:
             self._wake(row)
 
-    def _tell(self, queue: str) -> None:
-        """Notify of a job, where somebody sleeps who wants to know."""
-        if self._sleepers(queue):
-            self.woken.add(queue)
+    def _notify(self, queue: str) -> None:
+        """Notify of a job if a worker of the queue wants notifications."""
+        if self._wanting_notify(queue):
+            self.notified.add(queue)
 
-    def _sleepers(self, queue: str) -> list[WorkerRow]:
+    def _wanting_notify(self, queue: str) -> list[WorkerRow]:
         return [worker for worker in self._serving(queue) if worker.wants_notify]
 
     def _serving(self, queue: str) -> list[WorkerRow]:
@@ -292,6 +293,6 @@ def lease_of(row: JobRow) -> Lease | None:
 
 
 def place_of(row: JobRow) -> list[int]:
-    """Return a prefetched job's place among those of its worker."""
+    """Return a prefetched job's position in the start order of its worker."""
     since_1970 = row.scheduled_at - datetime(1970, 1, 1, tzinfo=UTC)
     return [row.prefetch_no or 0, row.priority, since_1970 // timedelta(microseconds=1), row.id]

@@ -14,7 +14,7 @@ class Workers(Tables):
     """The verbs of workers about their own rows."""
 
     def register(self, *, name: str, queues: Sequence[str], stale_after: int) -> int:
-        """Add a worker and return its id, which no other ever had."""
+        """Add a worker and return its id, which was never used before."""
         self.last_worker += 1
         self.workers[self.last_worker] = WorkerRow(
             id=self.last_worker,
@@ -28,8 +28,8 @@ class Workers(Tables):
         return self.last_worker
 
     def renew(self, *, worker_id: int, stale_after: int) -> bool:
-        """Put off a worker's expiry; ``False``: it has no row."""
-        worker = self._to_change(worker_id)
+        """Renew a worker's row; ``False``: it has none."""
+        worker = self._lock_to_change(worker_id)
         if worker is None:
             return False
         worker.heartbeat_at = self.now
@@ -37,8 +37,8 @@ class Workers(Tables):
         return True
 
     def set_wants_notify(self, *, worker_id: int, wants_notify: bool) -> None:
-        """Say whether the worker wants to be notified."""
-        worker = self._to_change(worker_id)
+        """Set a worker's notify mode."""
+        worker = self._lock_to_change(worker_id)
         if worker is not None:
             worker.wants_notify = wants_notify
 
@@ -46,22 +46,22 @@ class Workers(Tables):
         """Remove the row of a worker that ends."""
         if worker_id in self._held.workers:
             raise Waits
-        worker = self._to_change(worker_id)
+        worker = self._lock_to_change(worker_id)
         if worker is not None:
             del self.workers[worker_id]
             self._give_back_unstarted(worker)
 
     def mark_started(self, *, worker_id: int, through: Sequence[int]) -> bool:
-        """Say how far a worker's prefetched jobs may have started; ``False``: it has no row."""
-        worker = self._to_change(worker_id)
+        """Record how far a worker's prefetched jobs may have started; ``False``: it has no row."""
+        worker = self._lock_to_change(worker_id)
         if worker is None:
             return False
         worker.prefetch_started = list(through)
         return True
 
     def release_unheld(self, *, worker_id: int, held: Collection[Lease]) -> list[int]:
-        """Withdraw its offer, give back what it leases and does not know of; return the ids."""
-        self._withdraw(worker_id)
+        """Revoke a worker's credit and give back its jobs that are not ``held``; return the ids."""
+        self._revoke_credit(worker_id)
         unheld = [
             row
             for row in sorted(self.jobs.values(), key=lambda row: row.id)
@@ -71,7 +71,7 @@ class Workers(Tables):
         ]
         for row in unheld:
             self._give_back(row)
-            self._tell(row.queue)  # also after a cancel: it is rare, and waking does no harm
+            self._notify(row.queue)  # also after a cancel: it is rare, and waking does no harm
         self._cancel_descendants([row.id for row in unheld if row.state in FAILED])
         return [row.id for row in unheld]
 
