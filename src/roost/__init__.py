@@ -98,3 +98,10 @@ __all__ = [
     "linear",
     "register_connection_adapter",
 ]
+
+# Tracebacks, help and pickles show `roost.Job`, wherever it is defined, as with anyio and httpx.
+# The price: `inspect.getsource` no longer finds classes (functions, yes). String annotations of
+# these classes would be looked up here, so their modules don't use `from __future__`'s.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

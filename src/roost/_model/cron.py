@@ -1,7 +1,5 @@
 """Cron entries: what to enqueue, and when."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args

@@ -1,7 +1,5 @@
 """What users run around every handler call."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Awaitable, Callable
 

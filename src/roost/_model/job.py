@@ -1,7 +1,5 @@
 """A job as users see it: the row, what they submit, and how it ended."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Generic

@@ -1,7 +1,5 @@
 """Tasks: the names by which jobs find their handlers, and the defaults declared with them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

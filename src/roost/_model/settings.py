@@ -1,7 +1,5 @@
 """A worker's settings: checked values of `Worker`'s parameters."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self

@@ -1,7 +1,5 @@
 """A call of a task, checked by type checkers: ``roost.call(send_email, user_id=1)``."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from datetime import datetime
