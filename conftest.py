@@ -49,6 +49,7 @@ ROOM = 1 << 30
 
 # Tools that assert for the tests: their failures show the values, too.
 pytest.register_assert_rewrite("tests.support")
+pytest_plugins = ["tests.support.timing"]
 
 RUN = pytest.StashKey[Path]()
 RUN_LOCK = pytest.StashKey[FileLock]()
@@ -58,17 +59,6 @@ _numbers = itertools.count(1)
 
 # One folder a run. Whoever started the run holds its lock, so that a later run can tell the
 # folder of a run that was killed from one that is in use.
-
-
-TIMED = ("chaos", "cli", "client", "drivers", "embedded", "life", "worker")
-"""Folders of tests that wait for processes, servers and deadlines: a machine under load can break
-one. It is run once more then, and the summary names it; a second failure fails the run."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent.name in TIMED:
-            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,7 +7,9 @@ tests, not drawn at random. Searching is another job: ``HYPOTHESIS_PROFILE=thoro
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
@@ -37,3 +39,13 @@ settings.register_profile(
     phases=[Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+SECONDS_AN_EXAMPLE = 12
+"""Seconds of the time limit for each example of a test: 30 minutes in the default profile."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    limit = SECONDS_AN_EXAMPLE * settings().max_examples
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(limit))
