@@ -1,4 +1,4 @@
-"""Whatever a server, a database or a role is set to, jobs are stored, run and read."""
+"""Jobs are stored, run and read under any settings of the server, the database and the role."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def make_database(server_dsn: str) -> Iterator[Callable[..., str]]:
             )
             made.append(name)
             for key, value in settings.items():
-                # As a list of two where it is one, a string otherwise.
+                # A setting that is a list is written as two elements, the others as a string.
                 shown = value if key in ("datestyle", "search_path") else f"'{value}'"
                 admin.execute(f"alter database {name} set {key} = {shown}")
             given = conninfo_to_dict(server_dsn)
@@ -151,7 +151,7 @@ async def test_databases_of_other_encodings_work(
     assert await run_some(dsn, driver) == ["a", "b", "c", "limited"]
 
 
-def test_what_the_database_can_not_store_is_refused_alone(
+def test_a_text_that_the_database_cannot_store_fails_only_its_own_call(
     make_database: Callable[..., str],
 ) -> None:
     with Roost(make_database("LATIN1")) as client:
@@ -205,7 +205,7 @@ async def test_bytes_that_are_no_utf8_fail_their_job_only(
 
 
 def test_the_sql_is_pure_ascii() -> None:
-    """A character that a database can't store ends every worker, also in a comment."""
+    """With another encoding the database may refuse a non-ASCII character, even in a comment."""
     folder = Path(str(files("roost._sql")))
     found = list(folder.rglob("*.sql"))
     assert len(found) > 10
@@ -245,7 +245,7 @@ def as_role(dsn: str, role: str) -> str:
 
 
 @pytest.mark.parametrize("owns", [True, False])
-def test_a_schema_that_somebody_else_made_is_enough(role: tuple[str, str], owns: bool) -> None:
+def test_a_schema_that_another_role_made_is_enough(role: tuple[str, str], owns: bool) -> None:
     dsn, name = role
     with psycopg.connect(dsn, autocommit=True) as admin:
         if owns:
@@ -263,7 +263,7 @@ def test_a_schema_that_somebody_else_made_is_enough(role: tuple[str, str], owns:
     assert left == (not owns,)
 
 
-def test_a_set_up_with_nothing_to_do_takes_no_rights(role: tuple[str, str]) -> None:
+def test_a_set_up_of_a_current_schema_needs_no_rights(role: tuple[str, str]) -> None:
     dsn, name = role
     with Roost(dsn) as owner:
         owner.setup_schema()
@@ -288,7 +288,7 @@ def test_a_server_that_is_too_old_is_refused(version: int, *, refused: bool) -> 
 
 
 def test_an_enqueue_in_a_two_phase_transaction_can_be_prepared(dsn: str, table: JobTable) -> None:
-    """The test's server prepares none, so it is looked at whether it has notified."""
+    """The test server allows no prepared transactions, so the test checks that none notified."""
     table.script(
         "insert into roost.workers (name, queues, concurrency, expires_at) "
         "values ('sleeps', array['default'], 1, now() + interval '1 hour')"
@@ -310,7 +310,7 @@ def test_an_enqueue_in_a_two_phase_transaction_can_be_prepared(dsn: str, table: 
         ]
 
 
-def test_a_transaction_says_in_sql_that_it_must_not_notify(dsn: str, table: JobTable) -> None:
+def test_a_setting_stops_the_notifications_of_a_transaction(dsn: str, table: JobTable) -> None:
     with psycopg.connect(dsn) as raw, psycopg.connect(dsn, autocommit=True) as listener:
         listener.execute("listen roost_jobs")
         raw.execute("set local transaction isolation level repeatable read")

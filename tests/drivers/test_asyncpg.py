@@ -1,4 +1,4 @@
-"""asyncpg does what every driver must, and what is its own."""
+"""The asyncpg driver passes the tests of every driver, and those of its own behavior."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ async def connected(dsn: str) -> AsyncIterator[AsyncpgConnection]:
 
 
 @pytest.mark.parametrize("statement", EVERY_STATEMENT, ids=lambda statement: statement.name)
-async def test_no_statement_returns_what_asyncpg_would_decode_in_its_own_way(
+async def test_no_statement_returns_a_type_that_asyncpg_decodes_differently(
     dsn: str, statement: Statement
 ) -> None:
     async with connected(dsn) as one:
@@ -100,7 +100,7 @@ async def test_native_cancels_leave_the_connection_usable_or_closed(empty_dsn: s
 
     async def use() -> None:
         async with lent.acquire() as one, one.transaction():
-            # After a second cancel nobody can wait for the server's answer any more: it runs on.
+            # A second cancel ends the wait for the answer, so the statement runs on in the server.
             await one.fetch(sql("select pg_sleep(2)"))
 
     with connect(empty_dsn) as observer:
@@ -142,7 +142,7 @@ async def test_a_cancel_request_that_never_arrives_closes_the_connection(
     await lent.aclose()
 
 
-async def test_a_transaction_that_its_user_began_is_nested_into(empty_dsn: str) -> None:
+async def test_in_a_transaction_begun_in_sql_a_transaction_is_a_savepoint(empty_dsn: str) -> None:
     async with connected(empty_dsn) as one:
         await one.fetch(sql("create table t (n int)"))
         await one.raw.execute("begin; insert into t values (1)")
@@ -153,7 +153,7 @@ async def test_a_transaction_that_its_user_began_is_nested_into(empty_dsn: str) 
         assert list(await one.fetch(sql("select n from t"))) == [(1,)]
 
 
-async def test_a_changed_table_is_temporary_in_a_transaction_and_no_matter_outside(
+async def test_a_changed_table_is_a_temporary_error_only_in_a_transaction(
     empty_dsn: str,
 ) -> None:
     query = sql("select * from t")
@@ -172,7 +172,7 @@ async def test_a_changed_table_is_temporary_in_a_transaction_and_no_matter_outsi
                 assert list(await one.fetch(query)) == []
 
 
-async def test_what_asyncpg_refuses_to_send_is_a_permanent_error(empty_dsn: str) -> None:
+async def test_a_value_that_asyncpg_refuses_to_send_is_a_permanent_error(empty_dsn: str) -> None:
     async with connected(empty_dsn) as one:
         for params, state in (((2**70,), "22003"), (("x",), "22000"), ((), None)):
             with pytest.raises(DatabaseError) as refusal:
@@ -226,7 +226,7 @@ async def test_a_tcp_connection_is_kept_alive_by_the_system(empty_dsn: str) -> N
     async with proxy_to(host, port) as proxy:
         dsn = make_conninfo(empty_dsn, host="127.0.0.1", port=proxy.port, keepalives_idle=77)
         async with connected(dsn) as one:
-            # It is asyncpg's private name that leads there.
+            # The socket is found through a private name of asyncpg.
             found = socket_of(one.raw)
             assert found is not None
             assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
@@ -255,7 +255,7 @@ def parsed_by_asyncpg(dsn: str) -> Any:
 
 
 class TestDsn:
-    """No connection is needed to read a DSN."""
+    """Reading a DSN opens no connection."""
 
     @pytest.mark.parametrize(
         ("dsn", "driver", "name"),
@@ -269,7 +269,7 @@ class TestDsn:
             ("postgresql+psycopg://h/d", "asyncpg", "asyncpg"),
         ],
     )
-    def test_a_driver_is_chosen_by_name_before_the_dsn(
+    def test_the_driver_argument_overrides_the_dsn(
         self, dsn: str, driver: str | None, name: str
     ) -> None:
         assert driver_for(dsn, driver).name == name
@@ -303,7 +303,7 @@ class TestDsn:
             "host=h user=u password='hush",
         ],
     )
-    def test_what_it_cannot_use_is_refused_without_showing_the_password(self, dsn: str) -> None:
+    def test_an_unusable_dsn_is_refused_without_showing_the_password(self, dsn: str) -> None:
         with pytest.raises(InvalidSettingError) as refusal:
             driver_for(dsn, "asyncpg")
         assert "hush" not in str(refusal.value)
@@ -343,7 +343,7 @@ class TestDsn:
         for read in several:
             assert (read[1].user, read[1].password) == ("u", password)
 
-    def test_pairs_become_a_url(self) -> None:
+    def test_key_value_pairs_become_a_url(self) -> None:
         read = read_dsn(r"host=/run port = 5 user='a b' password='it\'s' application_name=mine")
         assert read.application_name == "mine"
         assert urlsplit(read.dsns[0]).scheme == "postgresql"

@@ -1,4 +1,4 @@
-"""Client and worker on asyncpg: a job's whole life through the same SQL and operations."""
+"""Client and worker run every feature on asyncpg, with the same SQL and operations."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ async def test_a_running_job_is_cancelled_at_once(
     assert (await client.get(job_id)).state == "available"
 
 
-async def test_children_wait_and_fall_with_their_parent(
+async def test_dependents_wait_for_their_parent_and_are_cancelled_with_it(
     client: AsyncRoost, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     order: list[str] = []
@@ -261,7 +261,7 @@ async def test_a_stop_hands_running_jobs_back(
     await eventually(lambda: table.connections("roost listen %") == 0)
 
 
-async def test_a_worker_outlives_its_connections(
+async def test_a_worker_survives_the_loss_of_its_connections(
     client: AsyncRoost, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     runs: dict[int, int] = {}
@@ -281,7 +281,7 @@ async def test_a_worker_outlives_its_connections(
             await client.enqueue(work, args={"n": n})
         with anyio.fail_after(60):
             await eventually(lambda: table.states() == {"completed": 50}, within=60)
-        # Nothing polls for a cancel so soon: the listening connection is back.
+        # No poll is due this soon, so the cancel came through the reopened listening connection.
         await eventually(lambda: table.connections("roost listen %") == 1)
     assert runs == dict.fromkeys(range(50), 1)
 
@@ -297,7 +297,7 @@ async def test_a_cancelled_client_leaves_no_connection(dsn: str, table: JobTable
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 class TestUnderTrio:
-    """What the first use says, and that nothing hangs."""
+    """Under trio the first use raises a clear error, and nothing hangs."""
 
     async def test_a_client_refuses(self, dsn: str) -> None:
         client = AsyncRoost(dsn, driver="asyncpg")
@@ -312,7 +312,7 @@ class TestUnderTrio:
         with pytest.raises(InvalidSettingError, match=r"asyncio only.*driver='psycopg'"):
             await Worker(dsn, registry=registry, driver="asyncpg").run()
 
-    async def test_a_dsn_for_asyncpg_is_usable_with_the_other_driver(
+    async def test_a_dsn_for_asyncpg_works_with_psycopg_too(
         self, dsn: str, registry: HandlerRegistry
     ) -> None:
         named = dsn.replace("postgresql://", "postgresql+asyncpg://")

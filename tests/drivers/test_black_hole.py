@@ -1,4 +1,4 @@
-"""A network that swallows bytes without a reset: every wait ends, and the pool heals."""
+"""When the network drops bytes without a reset, every wait ends and the pool recovers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 MakeDriver = Callable[[str], PsycopgDriver | AsyncpgDriver]
 
 CLEANUP = 0.3  # seconds, in place of CLEANUP_TIMEOUT
-BOUND = 10.0  # seconds; far above the deadlines, far below tcp_user_timeout
+BOUND = 10.0  # seconds; much more than the deadlines, much less than tcp_user_timeout
 
 
 @asynccontextmanager
@@ -82,7 +82,7 @@ async def test_a_commit_ends_at_its_deadline_and_closes_the_connection(
         await pool.aclose()
 
 
-async def test_a_rollback_after_a_cancel_ends_in_bounded_time(
+async def test_a_rollback_after_a_cancel_ends_within_the_cleanup_timeout(
     empty_dsn: str, make_driver: MakeDriver
 ) -> None:
     async with proxied(empty_dsn) as (proxy, dsn):

@@ -1,4 +1,4 @@
-"""``conn=`` takes psycopg's and asyncpg's connections, and those that users register."""
+"""``conn=`` accepts connections of psycopg and asyncpg, and of classes that users register."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """Run on asyncio only: the other libraries know no other loop."""
+    """Run on asyncio only: the other libraries support no other loop."""
     return "asyncio"
 
 
 class ShoutingCursor(psycopg.Cursor[Any]):
-    """A cursor that gives other rows than the tuples of the database."""
+    """A cursor that returns other rows than the database's tuples."""
 
     def fetchall(self) -> Any:
         return ["HELLO"]
 
 
 class ShoutingAsyncCursor(psycopg.AsyncCursor[Any]):
-    """The same, awaited."""
+    """The same for async connections."""
 
     async def fetchall(self) -> Any:
         return ["HELLO"]
 
 
 class OwnConnection(psycopg.Connection[Any]):
-    """A connection whose class is the user's, and chooses cursor and rows."""
+    """A user's own connection class, which sets the cursor class and the row factory."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,7 +59,7 @@ class OwnConnection(psycopg.Connection[Any]):
 
 
 class OwnAsyncConnection(psycopg.AsyncConnection[Any]):
-    """The same, awaited."""
+    """The same for async connections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -120,7 +120,7 @@ async def asyncpg_plain(dsn: str) -> AsyncIterator[Any]:
 
 
 async def with_codecs(conn: Any) -> None:
-    """Do what many applications do with each connection of their pool."""
+    """Set the codecs that many applications set on the connections of their pool."""
     for name in ("json", "jsonb"):
         await conn.set_type_codec(name, encoder=json.dumps, decoder=json.loads, schema="pg_catalog")
 
@@ -205,13 +205,13 @@ def test_psycopg_in_autocommit_is_refused_unless_told_otherwise(dsn: str, table:
 
 
 class Untouchable:
-    """Fails at whatever is done with it."""
+    """Raises at every use."""
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"{name} was asked for")
 
 
-async def test_bad_input_is_told_before_the_connection_is_looked_at(dsn: str) -> None:
+async def test_bad_input_is_refused_before_the_connection_is_used(dsn: str) -> None:
     conn = Untouchable()
     async with AsyncRoost(dsn) as client:
         with pytest.raises(InvalidJobError):
@@ -237,7 +237,7 @@ BLOCKING = (
 )
 
 
-async def test_the_wrong_colour_and_unknown_kinds_are_told_what_is_accepted(
+async def test_the_refusal_of_a_connection_names_the_accepted_kinds(
     dsn: str, table: JobTable
 ) -> None:
     asynchronous = await asyncpg.connect(dsn)
@@ -274,7 +274,7 @@ class Wrapped:
 
 @pytest.fixture
 def registering(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return ``register_connection_adapter``; what it registers is forgotten after the test."""
+    """Return ``register_connection_adapter``, and undo its registrations after the test."""
     monkeypatch.setattr(custom, "_blocking", {})
     monkeypatch.setattr(custom, "_async", {})
     return register_connection_adapter
@@ -284,7 +284,7 @@ class Special(Wrapped):
     """A subclass."""
 
 
-async def test_a_registered_kind_and_its_subclasses_are_accepted_in_both_colours(
+async def test_both_clients_accept_a_registered_class_and_its_subclasses(
     dsn: str, table: JobTable, registering: Callable[..., None]
 ) -> None:
     def run(conn: Wrapped, sql: str, parameters: tuple[object, ...]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""``conn=`` takes Django's connections, within ``transaction.atomic()``."""
+"""``conn=`` accepts Django's connections, inside ``transaction.atomic()``."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ if not settings.configured:
 
 @pytest.fixture(autouse=True)
 def django_database(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let Django's aliases lead to the test's database; ``lite`` leads to SQLite."""
-    # Django forbids blocking calls where an event loop runs, as it does in these tests.
+    """Set Django's aliases to the test's database, and ``lite`` to SQLite."""
+    # Django forbids blocking calls while an event loop runs, which these tests do.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
     parts = urlsplit(dsn)
     query = {key: values[0] for key, values in parse_qs(parts.query).items()}
@@ -142,7 +142,7 @@ def test_an_inner_block_that_is_rolled_back_takes_its_jobs_with_it(
     assert [row[0] for row in table.rows("select id from roost.jobs")] == [kept]
 
 
-def test_django_refuses_in_a_block_that_is_broken(dsn: str, table: JobTable) -> None:
+def test_django_refuses_in_a_broken_block(dsn: str, table: JobTable) -> None:
     with Roost(dsn) as client:
         with transaction.atomic():
             transaction.set_rollback(True)
@@ -163,7 +163,7 @@ def test_another_database_is_refused(dsn: str) -> None:
         client.enqueue("work", conn=connections["lite"])
 
 
-async def test_the_async_client_says_that_it_blocks(dsn: str) -> None:
+async def test_the_async_client_refuses_a_blocking_connection(dsn: str) -> None:
     async with AsyncRoost(dsn) as client:
         with pytest.raises(TypeError, match="ConnectionProxy blocks"):
             await client.enqueue("work", conn=connection)

@@ -1,4 +1,4 @@
-"""``conn=`` takes SQLAlchemy's connections and sessions, whatever driver is below them."""
+"""``conn=`` accepts SQLAlchemy's connections and sessions on every driver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ISOLATED = {"poolclass": pool.NullPool}
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """Run on asyncio only: SQLAlchemy knows no other loop."""
+    """Run on asyncio only: SQLAlchemy supports no other loop."""
     return "asyncio"
 
 
@@ -152,7 +152,7 @@ class TestBorrowed(BorrowingConformance):
 
 Change = Callable[[Any], Any]
 
-# Each way to have an engine commit by itself.
+# The ways to make an engine commit each statement.
 AUTOCOMMIT: dict[str, tuple[dict[str, Any], Change]] = {
     "of the engine": ({"isolation_level": "AUTOCOMMIT"}, lambda engine: engine),
     "of the engine's options": ({}, lambda e: e.execution_options(isolation_level="AUTOCOMMIT")),
@@ -204,7 +204,7 @@ async def test_autocommit_of_async_engines_is_refused_unless_told_otherwise(
 
 
 @pytest.mark.parametrize("level", ["SERIALIZABLE", "READ COMMITTED"])
-def test_other_isolation_levels_are_fine(dsn: str, table: JobTable, level: str) -> None:
+def test_other_isolation_levels_are_accepted(dsn: str, table: JobTable, level: str) -> None:
     with Roost(dsn) as client, engine_on(dsn, "psycopg", isolation_level=level) as engine:
         with engine.begin() as conn:
             client.enqueue("work", conn=conn)
@@ -227,7 +227,7 @@ def test_a_savepoint_that_is_rolled_back_takes_its_jobs_with_it(dsn: str, table:
     assert [row[0] for row in table.rows("select id from roost.jobs")] == [kept]
 
 
-def test_a_row_factory_below_does_not_matter(dsn: str, table: JobTable) -> None:
+def test_the_row_factory_of_the_driver_does_not_matter(dsn: str, table: JobTable) -> None:
     with Roost(dsn) as client, engine_on(dsn, "psycopg") as engine:
 
         @event.listens_for(engine, "connect")
@@ -273,7 +273,7 @@ def test_a_closed_connection_is_sqlalchemys_own_error(dsn: str, table: JobTable)
     assert table.states() == {}
 
 
-async def test_the_wrong_colour_is_a_type_error(dsn: str) -> None:
+async def test_a_connection_for_the_other_client_is_a_type_error(dsn: str) -> None:
     with engine_on(dsn, "psycopg") as engine, Session(engine) as conn:
         async with AsyncRoost(dsn) as client:
             with pytest.raises(TypeError, match=r"Session blocks.*sqlalchemy\.AsyncSession"):

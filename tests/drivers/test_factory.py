@@ -1,4 +1,4 @@
-"""A DSN chooses its driver, and is never shown with its password."""
+"""A DSN selects its driver, and is never printed with its password."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_psycopg_is_the_driver(dsn: str) -> None:
         ("postgresql://h/d?user=u&password=a&hush", "can't be read"),
     ],
 )
-def test_what_it_cannot_use_is_refused_without_showing_the_password(dsn: str, word: str) -> None:
+def test_an_unusable_dsn_is_refused_without_showing_the_password(dsn: str, word: str) -> None:
     for choose in (driver_for, sync_driver_for):
         if choose is sync_driver_for and word in ("psycopg2", "mysql"):
             continue
@@ -73,7 +73,7 @@ def test_what_it_cannot_use_is_refused_without_showing_the_password(dsn: str, wo
         "host=@abstract password=a@b/c",
     ],
 )
-def test_what_libpq_reads_is_taken(dsn: str) -> None:
+def test_every_form_that_libpq_reads_is_accepted(dsn: str) -> None:
     driver_for(dsn)
     sync_driver_for(dsn)
 
@@ -101,7 +101,7 @@ def test_what_libpq_reads_is_taken(dsn: str) -> None:
         ("", ""),
     ],
 )
-def test_a_shown_dsn_has_no_password(dsn: str, shown: str) -> None:
+def test_a_redacted_dsn_has_no_password(dsn: str, shown: str) -> None:
     assert redact(dsn) == shown
 
 
@@ -117,7 +117,7 @@ def test_a_connection_does_not_show_the_password(server_dsn: str) -> None:
         assert SECRET not in repr(connection.raw)
 
 
-def test_the_dsn_outranks_the_defaults() -> None:
+def test_the_dsn_overrides_the_defaults() -> None:
     defaults = connection_parameters("host=h", application_name="mine")
     assert defaults == {
         "host": "h",

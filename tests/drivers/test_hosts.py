@@ -1,4 +1,4 @@
-"""Of several hosts the first that can be worked on is found, also when another one is silent."""
+"""Of several hosts the first usable one is found, also if another one does not answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_driver(
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Yield a port where connections are taken and never answered."""
+    """Yield a port that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         yield silent.getsockname()[1]
 
@@ -63,7 +63,7 @@ async def test_the_second_host_is_reached_when_the_first_is_silent(
         connection.terminate()
 
 
-async def test_a_caller_in_a_hurry_reaches_it_at_the_second_try(
+async def test_a_caller_with_little_time_reaches_it_at_the_second_try(
     empty_dsn: str,
     make_driver: type[PsycopgDriver | AsyncpgDriver],
     silent_port: int,
@@ -77,10 +77,10 @@ async def test_a_caller_in_a_hurry_reaches_it_at_the_second_try(
         (await driver.connect()).terminate()
 
 
-async def test_a_host_that_takes_no_writes_is_passed_over(
+async def test_a_host_that_takes_no_writes_is_skipped(
     dsn: str, make_driver: type[PsycopgDriver | AsyncpgDriver], proxy: RefusingProxy
 ) -> None:
-    """Both ports lead to one server, which is read-only for new sessions and then no more."""
+    """Both ports lead to one server, which is read-only for the first new sessions only."""
     driver = make_driver(with_hosts(dsn, proxy.port, proxy.port))
     writing = await make_driver(dsn).connect()
     name = conninfo_to_dict(dsn)["dbname"]

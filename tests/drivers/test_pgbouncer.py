@@ -1,7 +1,7 @@
-"""Behind PgBouncer in transaction mode: clients enqueue, and workers find jobs by asking.
+"""Behind PgBouncer in transaction mode clients enqueue, and workers find jobs by polling.
 
-Debian's PgBouncer is older than 1.21 and knows nothing of prepared statements. The DSN may say so,
-or Roost finds out.
+Debian's PgBouncer is older than 1.21 and does not support prepared statements. The DSN may say so,
+or Roost detects it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def pgbouncer(dsn: str, pool_mode: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         listen_port = free.getsockname()[1]
-    # It refuses to be root: it runs as who owns the server's socket, and reads its files as that.
+    # PgBouncer refuses to run as root. So it runs as the owner of the server's socket, who must be
+    # able to read its files.
     own = Path(os.environ.get("TMPDIR", "/tmp")) / f"roost-pgbouncer-{os.getpid()}-{listen_port}"
     own.mkdir(mode=0o777)
     own.chmod(0o777)
@@ -88,16 +89,16 @@ def pgbouncer(dsn: str, pool_mode: str) -> Iterator[str]:
             pool_mode=pool_mode,
         )
     )
-    somebody: dict[str, Any] = {}
+    run_as: dict[str, Any] = {}
     if os.geteuid() == 0:
         owner = Path(host).stat().st_uid if host.startswith("/") else 0
-        somebody = {"user": owner or "nobody", "extra_groups": []}
+        run_as = {"user": owner or "nobody", "extra_groups": []}
     with subprocess.Popen(
         [PROGRAM, str(config)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        **somebody,
+        **run_as,
     ) as process:
         try:
             wait_for_port(listen_port, process)
@@ -162,7 +163,7 @@ async def test_the_async_client_enqueues_and_a_worker_finds_the_jobs(
 
 
 @pytest.mark.anyio
-async def test_a_worker_that_hears_nothing_knows_it_and_asks(
+async def test_a_worker_detects_that_no_notifications_arrive_and_polls(
     pooled_dsn: str,
     table: JobTable,
     registry: HandlerRegistry,
@@ -185,7 +186,7 @@ async def test_a_worker_that_hears_nothing_knows_it_and_asks(
             await started.wait()
             while "notifications don't arrive" not in caplog.text:
                 await anyio.sleep(0.02)
-            # With the next heartbeat it would take 100 s.
+            # Waiting for the next heartbeat would take 100 s.
             assert await client.cancel(job_id)
             while table.get(job_id).state != "cancelled":
                 await anyio.sleep(0.02)

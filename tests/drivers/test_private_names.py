@@ -1,4 +1,4 @@
-"""Which names of psycopg the drivers use beyond its documentation: these and no others."""
+"""The drivers use these undocumented names of psycopg, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""psycopg on anyio does what every driver must, and what is its own."""
+"""The async psycopg driver passes the tests of every driver, and those of its own behavior."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from roost._drivers import base, pool
 from roost._drivers.base import AsyncDriver
 from roost._drivers.psycopg_anyio import PsycopgDriver, connection, waiting
 from roost._drivers.psycopg_sync import connect
-from roost.exceptions import DatabaseError, DatabaseUnavailableError
+from roost.exceptions import ClosedError, DatabaseError, DatabaseUnavailableError
 
 pytestmark = pytest.mark.anyio
 
@@ -75,7 +75,7 @@ async def test_a_cancel_at_every_wait_leaves_all_or_nothing(
     with connect(empty_dsn) as observer:
         observer.fetch(sql("create table t (n int)"))
         async with lent.acquire():
-            pass  # a cancel while it connects leaves nothing open, which is another test's
+            pass  # another test checks a cancel while it connects
         for number in itertools.count(1):
             done = False
             with anyio.CancelScope() as scope:
@@ -107,7 +107,7 @@ async def test_cancelled_connections_are_kept(empty_dsn: str) -> None:
     assert len(set(pids)) == 1
 
 
-async def test_a_cancel_that_overtakes_its_statement_is_sent_again(
+async def test_a_cancel_request_that_arrives_before_its_statement_is_repeated(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = 0
@@ -200,7 +200,7 @@ async def test_a_connection_past_its_lifetime_is_replaced(
     await lent.aclose()
 
 
-async def test_connections_that_nobody_needs_are_closed_at_the_next_use(
+async def test_idle_connections_are_closed_at_the_next_use(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = shift_clock(monkeypatch)
@@ -215,8 +215,21 @@ async def test_connections_that_nobody_needs_are_closed_at_the_next_use(
     await lent.aclose()
 
 
+async def test_a_pool_marked_closed_refuses_every_later_user_at_once(empty_dsn: str) -> None:
+    lent = PsycopgDriver(empty_dsn).pool(max_size=1)
+    async with lent.acquire():
+        pass
+    lent.mark_closed()
+    for _ in range(2):  # a refusal must not keep the slot, or the second user would wait
+        with pytest.raises(ClosedError):
+            async with lent.acquire(timeout=5):
+                pass
+    lent.terminate_idle()
+    assert lent.size == 0
+
+
 def shift_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Return a function that sets how many seconds the pool's clock is ahead."""
+    """Return a function that sets the pool's clock ahead by a number of seconds."""
     ahead = 0.0
 
     def set_ahead(seconds: float) -> None:
@@ -279,7 +292,7 @@ async def test_an_unreachable_server_is_temporary(host: str) -> None:
     await lent.aclose()
 
 
-async def test_it_finds_the_living_host_among_several(empty_dsn: str) -> None:
+async def test_it_finds_the_host_that_answers_among_several(empty_dsn: str) -> None:
     given = conninfo_to_dict(empty_dsn)
     host, port = given.get("host") or "127.0.0.1", given.get("port") or "5432"
     dsn = make_conninfo(empty_dsn, host=f"/nowhere,{host}", port=f"1,{port}")

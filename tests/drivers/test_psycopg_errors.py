@@ -1,4 +1,4 @@
-"""What libpq says while connecting is judged by its text, since it withholds the sqlstate."""
+"""An error while connecting is judged by libpq's text, since libpq does not give its sqlstate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOGIN = 'connection to server at "127.0.0.1", port 5432 failed: FATAL:  '
         (LOGIN + 'permission denied for database "d"', "42501"),
     ],
 )
-def test_a_refusal_for_good_is_permanent(text: str, sqlstate: str) -> None:
+def test_a_permanent_refusal_is_recognized(text: str, sqlstate: str) -> None:
     error = translate(psycopg.OperationalError(text))
     assert not isinstance(error, DatabaseUnavailableError)
     assert error.sqlstate == sqlstate
@@ -47,7 +47,7 @@ def test_a_refusal_for_good_is_permanent(text: str, sqlstate: str) -> None:
         (f'{LOGIN}the database system is starting up\n{LOGIN}role "u" does not exist', "57P03"),
     ],
 )
-def test_a_refusal_for_now_is_temporary(text: str, sqlstate: str | None) -> None:
+def test_a_temporary_refusal_is_recognized(text: str, sqlstate: str | None) -> None:
     error = translate(psycopg.OperationalError(text))
     assert isinstance(error, DatabaseUnavailableError)
     assert error.sqlstate == sqlstate
@@ -64,7 +64,7 @@ def test_a_refusal_for_now_is_temporary(text: str, sqlstate: str | None) -> None
         (psycopg.errors.DeadlockDetected("locked"), True),
     ],
 )
-def test_errors_without_a_server_behind_them(error: Exception, temporary: bool) -> None:
+def test_errors_that_are_no_answer_of_a_server(error: Exception, temporary: bool) -> None:
     translated = translate(error, statement="claim.pick")
     assert isinstance(translated, DatabaseError)
     assert isinstance(translated, DatabaseUnavailableError) == temporary

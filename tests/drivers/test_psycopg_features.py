@@ -1,4 +1,4 @@
-"""The subclass runs what psycopg builds on ``lock`` and ``wait``, on every event loop."""
+"""psycopg's features, which use ``lock`` and ``wait``, work on every event loop."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_commit_that_is_cancelled_is_awaited(empty_dsn: str) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await connection.commit()
-        # Whether the cancel or the answer came first: it is committed.
+        # It is committed, also if the cancel came before the answer.
         await connection.rollback()
         assert await numbers(connection) == [1]
 
@@ -120,7 +120,7 @@ async def test_a_cancel_from_another_task(empty_dsn: str) -> None:
             async with anyio.create_task_group() as group:
                 group.start_soon(wait)
                 await anyio.wait_all_tasks_blocked()
-                # Asked too early, the server ignores it.
+                # The server ignores a request that comes too early.
                 while connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
                     await connection.cancel_safe()
                     await anyio.sleep(0.01)

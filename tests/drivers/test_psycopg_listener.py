@@ -1,4 +1,4 @@
-"""What libpq keeps in its own buffer, and who closes under a waiting listener."""
+"""The psycopg listener reads libpq's buffer, and wakes when its connection is closed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def at_its_end(fd: int) -> bool:
     return bool(poll.poll(0))
 
 
-async def test_what_came_with_the_answer_to_a_probe_is_received_at_once(
+async def test_a_notification_that_came_with_a_probe_is_received_at_once(
     empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = waiting.until_ready
@@ -58,7 +58,7 @@ async def test_what_came_with_the_answer_to_a_probe_is_received_at_once(
                 assert await listener.receive() == [Notification("c", "close behind")]
 
 
-async def test_what_came_before_the_end_of_the_stream_is_received(empty_dsn: str) -> None:
+async def test_notifications_before_the_end_of_the_stream_are_received(empty_dsn: str) -> None:
     with connect(empty_dsn) as observer:
         async with PsycopgDriver(empty_dsn).listener(["c"], application_name="dying") as listener:
             words = [f"{number}{'x' * 7000}" for number in range(10)]
@@ -76,7 +76,7 @@ async def test_what_came_before_the_end_of_the_stream_is_received(empty_dsn: str
 
 
 @pytest.mark.parametrize("use", ["receive", "fetch"])
-async def test_closing_wakes_who_waits(empty_dsn: str, use: str) -> None:
+async def test_closing_wakes_a_waiting_task(empty_dsn: str, use: str) -> None:
     async with PsycopgDriver(empty_dsn).listener(["c"]) as listener:
 
         async def wait() -> None:

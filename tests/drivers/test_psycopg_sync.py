@@ -1,4 +1,4 @@
-"""The blocking psycopg driver does what every blocking driver must."""
+"""The blocking psycopg driver passes the tests of every blocking driver."""
 
 from __future__ import annotations
 

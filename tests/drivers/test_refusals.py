@@ -1,6 +1,6 @@
-"""A server or a pooler that refuses for a while is a database that is away, for those who knew it.
+"""If a server or pooler worked before, its refusals are temporary errors.
 
-What is refused, and with which code, comes from a proxy that speaks the protocol.
+A proxy that speaks the protocol refuses with the codes of each case.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OF_STATEMENTS = [
     ("40P01", "deadlock detected"),
     ("26000", 'prepared statement "s" does not exist'),
     ("42P05", 'prepared statement "s" already exists'),
-    # Whatever the code is, the server has closed the connection.
+    # The severity says that the server closed the connection, whatever the code is.
     ("42501", "permission denied, said the firewall"),
 ]
 OUTLIVED = [LOGIN[0], POOLERS[0], POOLERS[2], OF_STATEMENTS[0], OF_STATEMENTS[2]]
@@ -93,7 +93,7 @@ async def test_a_refused_login_is_final_at_first_and_temporary_later(
 
 
 @pytest.mark.parametrize(("state", "message"), POOLERS, ids=[state for state, _ in POOLERS])
-async def test_a_poolers_trouble_is_temporary_from_the_first_connection(
+async def test_a_failure_of_the_pooler_is_temporary_from_the_first_connection(
     dsn: str, driver: str, state: str, message: str
 ) -> None:
     with refusing(dsn) as (proxy, through):
@@ -120,7 +120,7 @@ async def test_a_refusal_in_answer_to_a_statement_is_temporary(
 
 @pytest.mark.parametrize(("state", "message"), OUTLIVED, ids=[state for state, _ in OUTLIVED])
 @pytest.mark.parametrize("severity", ["ERROR", "FATAL"])
-async def test_a_worker_outlives_refusals_and_repeats_nothing(
+async def test_a_worker_survives_refusals_and_repeats_no_job(
     dsn: str,
     table: JobTable,
     registry: HandlerRegistry,
@@ -176,7 +176,7 @@ def set_read_only(dsn: str, table: JobTable) -> Iterator[Callable[[str], None]]:
 
         def switch(value: str) -> None:
             admin.execute(f'alter database "{name}" set default_transaction_read_only = {value}')
-            # Sessions keep what they began with, but a failover ends them.
+            # A session keeps the setting it began with. A failover ends the sessions.
             admin.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where datname = %s and pid <> %s",
@@ -187,7 +187,7 @@ def set_read_only(dsn: str, table: JobTable) -> Iterator[Callable[[str], None]]:
         switch("off")
 
 
-async def test_a_read_only_server_is_a_database_that_is_away(
+async def test_a_read_only_server_is_a_temporary_error(
     dsn: str,
     table: JobTable,
     registry: HandlerRegistry,
@@ -224,7 +224,7 @@ async def _refusal_of_enqueue(client: AsyncRoost, task: object) -> DatabaseUnava
         try:
             await client.enqueue(task)  # type: ignore[arg-type]
         except DatabaseUnavailableError as error:
-            # The first may only learn that its connection was ended.
+            # The first attempt may find only that its connection was ended.
             if error.sqlstate == "25006":
                 return error
     raise AssertionError("the server was never read-only")

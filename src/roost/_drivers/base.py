@@ -1,8 +1,8 @@
-"""What Roost needs of a driver, and the two runners for operations.
+"""The protocols that a driver implements, and the two functions that run operations.
 
-Every driver translates its own errors into `roost.exceptions.DatabaseError` (or the subclass
-`DatabaseUnavailableError`, when trying again later may help) inside these calls, so nothing above
-this layer catches a driver's exception. The contract is checked by `tests.support.conformance`.
+Each driver translates its library's errors into `roost.exceptions.DatabaseError`, or into the
+subclass `DatabaseUnavailableError` if a later attempt may succeed. So no layer above catches an
+exception of a database library. The tests in `tests.support.conformance` check every driver.
 """
 
 from __future__ import annotations
@@ -24,49 +24,52 @@ from roost.exceptions import DatabaseError, DatabaseUnavailableError
 T = TypeVar("T")
 
 CALL_TIMEOUT = 30.0
-"""Seconds that one operation may take unless its caller knows better."""
+"""Seconds that one operation may take, unless its caller gives another limit."""
 
 CLEANUP_TIMEOUT = 5.0
-"""Seconds that a shielded clean-up (a rollback, a cancel request, a check-in) may take."""
+"""Seconds that a shielded cleanup may take: a rollback or a cancel request, for example."""
 
 cleanup_bound: ContextVar[float] = ContextVar("roost_cleanup_bound", default=CLEANUP_TIMEOUT)
-"""Seconds that one such clean-up may take in this context, where they are fewer.
+"""A lower limit in seconds for one such cleanup, set for the handlers of a worker.
 
-A worker whose leases have run out has a tenth of ``orphan_stale_after`` to end its jobs. With short
-leases that is less than `CLEANUP_TIMEOUT`, and a handler that is in a transaction must not wait
-longer for a database that doesn't answer.
+A worker that could not renew its leases has a tenth of ``orphan_stale_after`` to end its jobs. With
+short leases this is less than `CLEANUP_TIMEOUT`. A handler in a transaction must not wait longer
+than that for a database that does not answer.
 """
 
 
 def cleanup_timeout() -> float:
-    """Return the seconds that one clean-up may take in this context."""
+    """Return the seconds that one cleanup may take in this context."""
     return min(CLEANUP_TIMEOUT, cleanup_bound.get())
 
 
 MAX_LIFETIME = 3600.0
-"""Seconds after which a pooled connection is replaced, less up to a tenth, so that not all go at
-once."""
+"""Seconds after which a pooled connection is replaced.
+
+Up to a tenth is subtracted at random, so that not all connections are replaced at once.
+"""
 
 
 class Connection(Protocol):
     """A blocking connection. Outside ``transaction()`` every statement commits by itself.
 
-    A ``fetch`` that an exception of a signal handler interrupts stops the statement on the server;
-    whether it took effect is unknown, and the connection is closed.
+    If a signal handler raises during a ``fetch``, the statement is cancelled on the server and the
+    connection is closed. Whether the statement took effect is unknown.
     """
 
     def set_deadline(self, timeout: float) -> None:
-        """Give up what is in flight ``timeout`` seconds from now, then and at every later wait.
+        """Let every wait end ``timeout`` seconds from now at the latest.
 
-        What is given up is cancelled on the server and raises `DatabaseUnavailableError`. A
-        connection of the caller's may not be able to, and then does nothing here.
+        A statement that is in flight then is cancelled on the server and raises
+        `DatabaseUnavailableError`. Some borrowed connections have no deadline: there this call does
+        nothing.
 
-        :param timeout: ``math.inf``: never.
+        :param timeout: seconds; ``math.inf`` removes the deadline.
         """
         ...
 
     def fetch(self, query: Query) -> Sequence[Row]:
-        """Run one query and return its rows, empty where it returns none."""
+        """Run one query and return its rows, an empty list if it returns none."""
         ...
 
     def transaction(self) -> AbstractContextManager[None]:
@@ -79,26 +82,27 @@ class Connection(Protocol):
 
 
 class SyncPool(Protocol):
-    """A bounded set of blocking connections for threads, opened when first needed."""
+    """A pool of blocking connections for threads, opened when they are needed."""
 
     def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AbstractContextManager[Connection]:
-        """Borrow a connection; wait up to ``timeout`` seconds for a free one.
+        """Lend a connection for one ``with``.
 
+        :param timeout: seconds to wait until a connection is free and open.
         :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
         :raises ClosedError: the pool was closed.
         """
         ...
 
     def close(self) -> None:
-        """Close every idle connection now and each borrowed one when it comes back."""
+        """Close every idle connection now, and each lent one when it is returned."""
         ...
 
 
 class SyncListener(Protocol):
-    """A dedicated blocking connection that listens. One thread uses it at a time."""
+    """A blocking connection that only listens. One thread uses it at a time."""
 
     def receive(self, *, timeout: float) -> Sequence[Notification]:
-        """Wait up to ``timeout`` seconds for something to arrive and return all that has.
+        """Wait up to ``timeout`` seconds for notifications and return those that have arrived.
 
         :raises DatabaseUnavailableError: the connection is gone.
         """
@@ -110,10 +114,10 @@ class SyncListener(Protocol):
 
 
 class SyncDriver(Protocol):
-    """A way to reach one database with blocking calls, not yet connected."""
+    """Makes blocking connections to one database. It opens none by itself."""
 
     def pool(self, *, max_size: int, application_name: str) -> SyncPool:
-        """Return an unopened pool; touches nothing."""
+        """Return a pool that has opened no connection yet."""
         ...
 
     def listener(
@@ -124,10 +128,10 @@ class SyncDriver(Protocol):
 
 
 class AsyncConnection(Protocol):
-    """A connection for one task at a time.
+    """A connection for one task at a time. Outside ``transaction()`` every statement commits.
 
-    A ``fetch`` that is cancelled stops the statement on the server and leaves the connection either
-    usable or closed, never in between; whether the statement took effect is unknown.
+    A cancelled ``fetch`` cancels the statement on the server. Afterwards the connection is either
+    usable or closed. Whether the statement took effect is unknown.
     """
 
     @property
@@ -136,7 +140,7 @@ class AsyncConnection(Protocol):
         ...
 
     async def fetch(self, query: Query) -> Sequence[Row]:
-        """Run one query and return its rows, empty where it returns none."""
+        """Run one query and return its rows, an empty list if it returns none."""
         ...
 
     def transaction(self) -> AbstractAsyncContextManager[None]:
@@ -145,32 +149,36 @@ class AsyncConnection(Protocol):
 
 
 class AsyncPool(Protocol):
-    """A bounded set of connections, opened when first needed, without a background task."""
+    """A pool of connections, opened when they are needed. It has no background task."""
 
     def acquire(
         self, *, timeout: float = CALL_TIMEOUT
     ) -> AbstractAsyncContextManager[AsyncConnection]:
-        """Borrow a connection; wait up to ``timeout`` seconds for one to be free and connected.
+        """Lend a connection for one ``async with``.
 
+        :param timeout: seconds to wait until a connection is free and open.
         :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
         :raises ClosedError: the pool was closed.
         """
         ...
 
     async def aclose(self) -> None:
-        """Close every idle connection now and each borrowed one when it comes back."""
+        """Close every idle connection now, and each lent one when it is returned."""
         ...
 
     def mark_closed(self) -> None:
-        """Refuse new users; each connection is closed when it comes back. For another loop."""
+        """Lend no more connections, and close each lent one when it is returned.
+
+        Unlike ``aclose`` it may be called from another event loop. Idle connections stay open.
+        """
         ...
 
     def terminate_idle(self) -> None:
-        """Close every idle connection, in the loop that opened them."""
+        """Close every idle connection. Call it in the event loop that opened them."""
         ...
 
     def abandon_idle(self) -> None:
-        """Let go of every idle connection after its loop was closed."""
+        """Close every idle connection after the event loop that opened them was closed."""
         ...
 
 
@@ -183,29 +191,29 @@ class Notification:
 
 
 class Listener(Protocol):
-    """A dedicated connection that listens. One task owns it."""
+    """A connection that only listens. One task owns it."""
 
     async def receive(self) -> Sequence[Notification]:
-        """Wait until something arrives and return all that has; safe to cancel, nothing is lost.
+        """Wait for notifications and return those that have arrived. A cancel loses none.
 
         :raises DatabaseUnavailableError: the connection is gone.
         """
         ...
 
     async def probe(self) -> None:
-        """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
+        """Do one round trip. Notifications that arrive meanwhile are kept for ``receive``."""
         ...
 
     async def lock(self, name: str) -> None:
-        """Hold the advisory lock ``hashtextextended(name, 0)`` as long as the connection lives.
+        """Wait for the advisory lock ``hashtextextended(name, 0)``, held until the connection ends.
 
-        What arrives meanwhile is kept for the next ``receive``.
+        Notifications that arrive meanwhile are kept for ``receive``.
         """
         ...
 
 
 class AsyncDriver(Protocol):
-    """A way to reach one database, not yet connected."""
+    """Makes connections to one database. It opens none by itself."""
 
     @property
     def name(self) -> str:
@@ -215,23 +223,23 @@ class AsyncDriver(Protocol):
     def pool(
         self, *, max_size: int, application_name: str, max_lifetime: float = MAX_LIFETIME
     ) -> AsyncPool:
-        """Return an unopened pool; touches nothing.
+        """Return a pool that has opened no connection yet.
 
-        :param max_lifetime: seconds after which a connection is replaced; infinity: never.
+        :param max_lifetime: seconds after which a connection is replaced; ``math.inf``: never.
         """
         ...
 
     def listener(
         self, channels: Sequence[str], *, application_name: str
     ) -> AbstractAsyncContextManager[Listener]:
-        """Connect, LISTEN on ``channels``, and close on exit."""
+        """Connect and LISTEN on ``channels``; close at the end of the ``async with``."""
         ...
 
 
 async def run(connection: AsyncConnection, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
     """Run an operation on ``connection`` and return its value.
 
-    A cancel is delivered at the statement in flight; see `AsyncConnection` for what it leaves.
+    A cancel interrupts the statement in flight; see `AsyncConnection` for what it leaves behind.
 
     :param timeout: seconds for the whole operation.
     :raises DatabaseUnavailableError: it took longer.
@@ -247,7 +255,7 @@ async def _drive(connection: AsyncConnection, operation: Op[T]) -> T:
         while True:
             try:
                 rows = await connection.fetch(query)
-            except Exception as error:  # noqa: BLE001  (the operation decides; unhandled, it comes out)
+            except Exception as error:  # noqa: BLE001  (the operation may handle it; if not, it is raised)
                 query = _throw(operation, error, query=query, connection=connection)
             else:
                 query = operation.send(rows)
@@ -259,9 +267,10 @@ async def _drive(connection: AsyncConnection, operation: Op[T]) -> T:
 
 
 def _throw(operation: Op[T], error: Exception, *, query: Query, connection: object) -> Query:
-    """Let the operation have a statement's error; say what is wrong with the schema if it is that.
+    """Throw a statement's error into the operation, and return its next query.
 
-    Only here, when a statement of Roost's own has failed, so that no call asks beforehand.
+    If the operation does not handle the error and the schema is the reason, raise an error that
+    says so. The schema is looked at only here, after a failure, so that no call pays for it.
     """
     try:
         return operation.throw(error)
@@ -273,9 +282,9 @@ def _throw(operation: Op[T], error: Exception, *, query: Query, connection: obje
 
 
 def _role_of(connection: object) -> str | None:
-    """Return the name that a connection logged in with, which the server reports; no round trip."""
+    """Return the role that the connection logged in as, without a round trip."""
     raw: Any = getattr(connection, "raw", None)
-    with contextlib.suppress(Exception):  # a library's own connection, which may be anything
+    with contextlib.suppress(Exception):  # `raw` may be an object of any library
         if hasattr(raw, "info"):
             found = raw.info.parameter_status("session_authorization")
         else:
@@ -296,7 +305,7 @@ def run_sync(connection: Connection, operation: Op[T], *, timeout: float = CALL_
         while True:
             try:
                 rows = connection.fetch(query)
-            except Exception as error:  # noqa: BLE001  (the operation decides; unhandled, it comes out)
+            except Exception as error:  # noqa: BLE001  (the operation may handle it; if not, it is raised)
                 query = _throw(operation, error, query=query, connection=connection)
             else:
                 query = operation.send(rows)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from roost._drivers.base import AsyncDriver, SyncDriver
 
 _SCHEME = re.compile(r"^(?P<base>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9_]+))?://", re.IGNORECASE)
-_DRIVERS_IN_DSNS = {
+_DRIVER_BY_SCHEME = {
     None: "psycopg",
     "psycopg": "psycopg",
     "psycopg_async": "psycopg",
@@ -21,9 +21,9 @@ _DRIVERS_IN_DSNS = {
 
 
 def driver_for(dsn: str, driver: str | None = None) -> AsyncDriver:
-    """Return the driver that is asked for; psycopg unless somebody says otherwise.
+    """Return the async driver for a DSN; without a choice it is psycopg.
 
-    :param driver: ``"psycopg"`` or ``"asyncpg"``; outranks what the DSN says, such as
+    :param driver: ``"psycopg"`` or ``"asyncpg"``. It overrides a choice in the DSN, such as
         ``postgresql+asyncpg://``.
     :raises InvalidSettingError: there is no such driver, its package is missing, or the DSN can't
         be read.
@@ -31,16 +31,16 @@ def driver_for(dsn: str, driver: str | None = None) -> AsyncDriver:
     scheme = _SCHEME.match(dsn)
     if scheme and scheme["base"].lower() not in ("postgresql", "postgres"):
         raise InvalidSettingError(f"the DSN must begin with postgresql://, not {scheme['base']}://")
-    said = scheme["driver"] if scheme else None
+    named = scheme["driver"] if scheme else None
     if driver not in (None, "psycopg", "asyncpg"):
         raise InvalidSettingError(f"driver must be 'psycopg' or 'asyncpg', not {driver!r}")
     if scheme:
         dsn = f"postgresql://{dsn[scheme.end() :]}"
-    chosen = driver or _DRIVERS_IN_DSNS.get(said.lower() if said else None)
+    chosen = driver or _DRIVER_BY_SCHEME.get(named.lower() if named else None)
     if chosen == "asyncpg":
         return _asyncpg_driver(dsn)
     if chosen != "psycopg":
-        raise InvalidSettingError(f"there is no driver {said!r}; use postgresql://")
+        raise InvalidSettingError(f"there is no driver {named!r}; use postgresql://")
     from roost._drivers.psycopg_anyio import PsycopgDriver
 
     return PsycopgDriver(dsn)
@@ -57,7 +57,7 @@ def _asyncpg_driver(dsn: str) -> AsyncDriver:
 
 
 def sync_driver_for(dsn: str) -> SyncDriver:
-    """Return the blocking driver; whatever async driver the DSN asks for, it is psycopg.
+    """Return the blocking driver. It is psycopg, also if the DSN names asyncpg.
 
     :raises InvalidSettingError: the DSN can't be read.
     """

@@ -1,9 +1,9 @@
-"""A bounded pool without a background task, for the connections of any driver.
+"""A pool for the connections of any async driver. It has no background task.
 
-The borrower itself connects, so nothing is handed from task to task and a cancel has nothing to
-lose. A semaphore is the waiting queue. What changes the pool's state is synchronous; the awaits are
-round it (the shape of httpcore's pool). Idle connections are reused last in, first out, so that
-those not needed grow old and are closed.
+The task that needs a connection opens it itself. So no connection passes from task to task, and a
+cancel can't lose one. A semaphore is the waiting queue. The functions that change the pool's state
+contain no ``await`` (as in httpcore's pool). The idle connection that was returned last is lent
+first, so that connections which are not needed stay idle and are closed.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from roost._drivers.base import CALL_TIMEOUT, MAX_LIFETIME, AsyncConnection
 from roost.exceptions import ClosedError, DatabaseUnavailableError
 
 MAX_IDLE = 600.0
-"""Seconds after which a connection that nobody needed is closed, at the pool's next use."""
+"""Seconds after which an idle connection is closed, when the next connection is returned."""
 
 
 class Poolable(AsyncConnection, Protocol):
     """A connection that a `Pool` can lend."""
 
     def is_alive(self) -> bool:
-        """Say whether the idle connection is alive, without a round trip."""
+        """Say whether the idle connection is still usable, without a round trip."""
         ...
 
     def is_idle(self) -> bool:
-        """Say whether it is open, in no transaction and without a statement in flight."""
+        """Say whether it is open, in no transaction, and has no statement in flight."""
         ...
 
     async def reset(self) -> None:
-        """Roll back what its user left open, also when cancelled, for ``CLEANUP_TIMEOUT`` seconds.
+        """Roll back a transaction that was left open, within ``cleanup_timeout()`` seconds.
 
-        Failed, it is not idle afterwards.
+        A cancel does not interrupt it. If it fails, ``is_idle`` is false afterwards.
         """
         ...
 
     def terminate(self) -> None:
-        """Close at once, without waiting; safe to call twice."""
+        """Close without waiting for the server; safe to call twice."""
         ...
 
     def abandon(self) -> None:
-        """Tell the server of the end without the event loop, which was closed."""
+        """Close without the event loop, which was closed before."""
         ...
 
 
@@ -89,38 +89,43 @@ class Pool(Generic[C]):
 
     @property
     def size(self) -> int:
-        """How many connections are lent, being opened or idle."""
+        """The number of connections that are lent, being opened or idle."""
         return self._lent + len(self._idle)
 
     def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AbstractAsyncContextManager[C]:
-        """Borrow a connection; wait up to ``timeout`` seconds for one to be free and connected.
+        """Lend a connection for one ``async with``.
 
-        What comes back in a transaction is rolled back, for ``CLEANUP_TIMEOUT`` seconds, or closed.
+        A connection that is returned in a transaction is rolled back, or closed if that fails.
 
+        :param timeout: seconds to wait until a connection is free and open.
         :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
         :raises ClosedError: the pool was closed.
         """
         return _Loan(self, timeout)
 
     async def aclose(self) -> None:
-        """Close every idle connection now and each borrowed one when it comes back."""
+        """Close every idle connection now, and each lent one when it is returned."""
         if not self._closed:
             self._closed = True
             self.terminate_idle()
-            # Wakes the first who waits; each passes the slot on as it finds the pool closed.
+            # Wakes the first waiting task. It finds the pool closed and releases the slot, which
+            # wakes the next.
             self._slots.release()
 
     def mark_closed(self) -> None:
-        """Refuse new users; each connection is closed when it comes back. For another loop."""
+        """Lend no more connections, and close each lent one when it is returned.
+
+        Unlike ``aclose`` it may be called from another event loop. Idle connections stay open.
+        """
         self._closed = True
 
     def terminate_idle(self) -> None:
-        """Close every idle connection, in the loop that opened them."""
+        """Close every idle connection. Call it in the event loop that opened them."""
         while self._idle:
             self._idle.pop().connection.terminate()
 
     def abandon_idle(self) -> None:
-        """Let go of every idle connection after its loop was closed."""
+        """Close every idle connection after the event loop that opened them was closed."""
         while self._idle:
             self._idle.pop().connection.abandon()
 
@@ -137,11 +142,13 @@ class Pool(Generic[C]):
                 self._slots.release()
                 raise
         raise DatabaseUnavailableError(
-            f"no connection within {timeout:g} s: {self._lent} of {self._max_size} are in use"
+            f"no connection was free and open within {timeout:g} s: "
+            f"{self._lent} of {self._max_size} are in use"
         )
 
     def _check_out_now(self) -> _Member[C] | None:
-        """Take a slot and an idle connection if both are there: the usual case, without a timer."""
+        """Return an idle connection if a slot is free too: the usual case, without a timer."""
+        self._refuse_if_closed()  # before a slot is taken
         if not self._idle:
             return None
         try:
@@ -156,7 +163,7 @@ class Pool(Generic[C]):
         return member
 
     def _reuse(self) -> _Member[C] | None:
-        """Take the youngest idle connection that is alive, closing what is not."""
+        """Return the idle connection that was used last; close those that are not usable."""
         self._refuse_if_closed()
         now = monotonic()
         while self._idle:
@@ -200,7 +207,7 @@ class _Loan(AbstractAsyncContextManager[C]):
         self._member: _Member[C]
 
     async def __aenter__(self) -> C:
-        self._member = await self._pool._check_out(self._timeout)  # noqa: SLF001  (a part of it)
+        self._member = await self._pool._check_out(self._timeout)  # noqa: SLF001  (a part of the pool)
         return self._member.connection
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Which process this is. A fork makes another one, which must not use its parent's connections."""
+"""Tell a process from its forks, which must not use the parent's connections."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Generic, TypeAlias, TypeVar
 T = TypeVar("T")
 
 Process: TypeAlias = tuple[int, int]
-"""Process id, and how many forks are between the first process and this one.
+"""Process id, and the number of forks between the first process and this one.
 
-The number is there because a process id is used again after its process has ended.
+The id alone is not enough: the system uses it again after the process has ended.
 """
 
 _forks = 0
@@ -27,15 +27,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def current_process() -> Process:
-    """Return what tells this process from the one that it was forked from."""
+    """Return the identity of this process, which differs from that of its parent."""
     return os.getpid(), _forks
 
 
 class PerProcess(Generic[T]):
-    """A value for each process: a forked process makes its own and leaves its parent's alone.
+    """A value for each process. A forked process makes its own and leaves its parent's alone.
 
-    No lock is held, so a fork can't copy a held one. The parent's value stays referenced in the
-    child: to delete it could close what the parent still uses.
+    There is no lock, since a fork could copy one that is held. The child keeps a reference to the
+    parent's value, since deleting it could close connections that the parent still uses.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -46,5 +46,5 @@ class PerProcess(Generic[T]):
         """Return this process's value; the first call makes it."""
         process = current_process()
         value = self._values.get(process)
-        # One step: of several threads that come here at once, all get the same value.
+        # `setdefault` is one step: threads that call at the same time all get the same value.
         return self._values.setdefault(process, self._make()) if value is None else value

@@ -1,8 +1,9 @@
-"""What Postgres's error codes mean to Roost, the same for every driver.
+"""Decide by Postgres's error code whether an error is temporary, for every driver.
 
-A code is judged in one of two places: in answer to a statement, or while a connection is made.
-Poolers and proxies use the codes of a login (28P01, 3D000, ...) in answer to statements while they
-can't log in to the server themselves, and the classes XX, 58 and 08 for their own troubles.
+A code means one thing in answer to a statement, and may mean another while a connection is made.
+Poolers and proxies answer statements with the codes of a failed login (28P01, 3D000, …) while they
+can't log in to the server themselves. For other failures of their own they use the classes XX, 58
+and 08.
 """
 
 from __future__ import annotations
@@ -32,25 +33,25 @@ _TEMPORARY_STATES = frozenset(
 _OF_A_LOGIN = frozenset({"28000", "28P01", "3D000"})
 
 SERIALIZATION_FAILURE = "40001"
-"""A statement met another's write, in a transaction that is repeatable read or serializable."""
+"""Another transaction wrote the same row; only under repeatable read or serializable."""
 
 BAD_TEXT = "22021"
-"""What the server says of NUL and lone surrogates; drivers may refuse them before it does."""
+"""The server's answer to NUL and lone surrogates. Some drivers refuse them themselves."""
 
 UNKNOWN_STATEMENT = "26000"
-"""A prepared statement that the server does not know."""
+"""The server does not know the prepared statement."""
 
 DUPLICATE_STATEMENT = "42P05"
-"""The server has a prepared statement of that name, of another client of a pooler."""
+"""The server already has a prepared statement of that name, from another client of a pooler."""
 
 READ_ONLY = "25006"
-"""The server takes no writes: the next connection may reach one that does."""
+"""The server takes no writes. The next connection may reach a server that does."""
 
 _STATEMENT_POOLING = "statement pooling mode"
-"""Part of what PgBouncer says of a BEGIN then. It ends the connection, with no code of its own."""
+"""Part of PgBouncer's answer to a BEGIN in that mode. It has no error code of its own."""
 
 ENDING_SEVERITIES = frozenset({"FATAL", "PANIC"})
-"""After these the server closes the connection, whatever the code is."""
+"""The server closes the connection after an error of these severities, whatever its code."""
 
 
 def is_temporary(sqlstate: str) -> bool:
@@ -64,13 +65,16 @@ def is_temporary_refusal(sqlstate: str) -> bool:
 
 
 def error_for(sqlstate: str | None, message: str) -> DatabaseError:
-    """Return the error for what Postgres reported in answer to a statement."""
+    """Return Roost's error for Postgres's answer to a statement."""
     temporary = sqlstate is not None and is_temporary(sqlstate)
     return new_error(message, sqlstate, temporary=temporary)
 
 
 def new_error(message: str, sqlstate: str | None, *, temporary: bool) -> DatabaseError:
-    """Return the error of the kind that is asked for."""
+    """Return Roost's error, with advice in its message where there is some.
+
+    :param temporary: whether a later attempt may succeed (`DatabaseUnavailableError`).
+    """
     if _STATEMENT_POOLING in message:
         message += (
             "; Roost needs transactions: set pool_mode to transaction or session, "
@@ -84,17 +88,18 @@ def new_error(message: str, sqlstate: str | None, *, temporary: bool) -> Databas
 
 
 class Reachability:
-    """Whether a DSN ever led to a database: then every refusal of a connection is temporary.
+    """Remembers whether a DSN ever worked. If it did, every refused connection is temporary.
 
-    A wrong password is an error of the first connection. Later it is a failover, a password that is
-    being changed, or a pooler that can't log in for some seconds, and a worker waits for its end.
+    A wrong password is an error when it is the answer to the first connection. Later the reason is
+    a failover, a password that is being changed, or a pooler that can't log in for some seconds. A
+    worker waits until that is over.
     """
 
     def __init__(self) -> None:
         self._reached = False
 
-    def reached(self) -> None:
-        """Note that a connection was made."""
+    def record_connected(self) -> None:
+        """Record that a connection was made."""
         self._reached = True
 
     def judge(self, error: DatabaseError) -> DatabaseError:

@@ -1,3 +1,3 @@
-"""asyncpg, for asyncio and uvloop. The one package that names asyncpg and a loop."""
+"""The driver for asyncio and uvloop on asyncpg. Only this package imports asyncpg and asyncio."""
 
 from roost._drivers.asyncpg.driver import AsyncpgDriver as AsyncpgDriver

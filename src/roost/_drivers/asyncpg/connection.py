@@ -1,8 +1,10 @@
-"""An asyncpg connection as Roost's ``AsyncConnection``: queries in, rows out, errors translated.
+"""Makes an asyncpg connection an `AsyncConnection`: runs queries and translates errors.
 
-asyncpg's own ``Transaction`` is not used: interrupted in its BEGIN, it makes later ones savepoints
-of a transaction that does not exist. It cancels a statement by a request that it sends once, from a
-task of its own; the next use of the connection waits for the answer, and is made here at once.
+asyncpg's ``Transaction`` is not used. If its BEGIN is interrupted, later ones become savepoints of
+a transaction that does not exist.
+
+When a call is cancelled, asyncpg sends one cancel request to the server from a task of its own. The
+next call waits until the server has answered it. So such a call is made here at once.
 """
 
 from __future__ import annotations
@@ -29,16 +31,16 @@ from roost._ops.query import Query, Row
 from roost.exceptions import DatabaseError, DatabaseUnavailableError, InvalidSettingError
 
 BEGIN = "begin isolation level read committed"
-"""A database may have another default. `fetch` takes care of single statements."""
+"""The database's default may differ. `fetch` handles single statements."""
 
 
 class AsyncpgConnection:
-    """One connection; one task uses it at a time.
+    """A connection for one task at a time.
 
-    Cancellation: a statement in flight is cancelled on the server and its answer awaited, for at
-    most ``CLEANUP_TIMEOUT`` seconds, after which the connection is closed; so it is when a second
-    native cancel (``Task.cancel``) ignores anyio's shield. BEGIN, COMMIT and savepoints are not
-    cancelled but awaited, with the same limit.
+    A cancel cancels the statement in flight on the server and waits for its answer, for at most
+    ``cleanup_timeout()`` seconds; then the connection is closed. BEGIN, COMMIT and savepoints are
+    not cancelled on the server, only awaited, with the same limit. A second native cancel
+    (``Task.cancel``) ignores the shield, and closes the connection.
     """
 
     def __init__(
@@ -62,12 +64,12 @@ class AsyncpgConnection:
         application_name: str,
         prepared: PreparedStatements | None = None,
     ) -> AsyncpgConnection:
-        """Connect. Cancelled, it leaves nothing open.
+        """Connect. A cancel leaves nothing open.
 
-        :param prepared: what other connections of this DSN have learnt.
+        :param prepared: shared with the other connections of this DSN.
         :raises DatabaseUnavailableError: the server can't be reached.
         :raises DatabaseError: it refuses, for instance the password.
-        :raises InvalidSettingError: this is no asyncio, or the DSN can't be read.
+        :raises InvalidSettingError: the caller does not run on asyncio, or the DSN can't be read.
         """
         _check_loop()
         prepared = prepared or PreparedStatements(allowed=parameters.statement_cache_size > 0)
@@ -76,8 +78,8 @@ class AsyncpgConnection:
         )
         raw = await connect()
         try:
-            if prepared.allowed and await _is_pooled(raw):
-                prepared.disable("the server's process is not the one that it was connected to")
+            if prepared.allowed and await _is_behind_pooler(raw):
+                prepared.disable("the server process that answers is another one than at the login")
                 raw.terminate()
                 raw = await connect()
         except BaseException:
@@ -86,14 +88,14 @@ class AsyncpgConnection:
         return cls(raw, prepared=prepared, reopen=connect)
 
     async def fetch(self, query: Query) -> Sequence[Row]:
-        """Run one query and return its rows; see ``AsyncConnection`` for what a cancel leaves."""
+        """Run one query and return its rows. A cancel leaves what `AsyncConnection` says."""
         try:
             return await self._fetch(query)
         except DatabaseError as error:
             if error.sqlstate != SERIALIZATION_FAILURE or not self.is_idle():
                 raise
-        # Only where the database's default is repeatable read or serializable: nothing was written,
-        # and in a transaction of its own the statement can't fail so.
+        # This happens only if the database's default is repeatable read or serializable. Nothing
+        # was written. Under read committed, which `transaction` sets, it can't happen.
         async with self.transaction():
             return await self._fetch(query)
 
@@ -102,7 +104,7 @@ class AsyncpgConnection:
         statement = query.statement
         try:
             if statement.script:
-                # Without parameters: only so may it hold several commands.
+                # Only without parameters may a text hold several commands.
                 await self.raw.execute(statement.text)
                 return []
             return await self._rows(query)
@@ -117,9 +119,9 @@ class AsyncpgConnection:
         except ERRORS as error:
             raise self._translated(error, statement.name) from error
         except BaseException:
-            await self._finish("select 1")
+            await self._run_after_cancel("select 1")
             raise
-        # It was not executed. On a connection that prepares nothing it can be.
+        # The statement was not executed. Repeat it on a new connection, which prepares nothing.
         self.raw.terminate()
         self._prepares = False
         self.raw = await self._reopen()
@@ -131,7 +133,7 @@ class AsyncpgConnection:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """Commit on a clean exit, roll back on an error or a cancel; nested, it is a savepoint."""
+        """Commit on a clean exit, roll back on an error or a cancel. Nested: a savepoint."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         name = f"roost_{self._depth}"
         if self._in_transaction():
@@ -142,56 +144,60 @@ class AsyncpgConnection:
         self._depth += 1
         try:
             try:
-                await self._to_the_end(begin)
+                await self._run_to_the_end(begin)
                 yield
             except BaseException:
                 await self._undo(undo)
                 raise
             else:
-                await self._to_the_end(commit)
+                await self._run_to_the_end(commit)
         finally:
             self._depth -= 1
 
-    def stay(self) -> None:
-        """Never replace the server connection: it listens."""
+    def forbid_reopening(self) -> None:
+        """Never replace the server connection, because it listens."""
         self._reopen = None
 
     def is_alive(self) -> bool:
-        """Say whether the idle connection is alive, without a round trip.
+        """Say whether the idle connection is still usable, without a round trip.
 
-        The event loop reads the server's farewell, but it may not have come to it yet.
+        If the server has closed it, the event loop may not have read that yet. So look at the
+        socket.
         """
         if self._prepares and not self._prepared_statements.allowed:
             return False
         return not self.raw.is_closed() and not is_closing_or_unread(self.raw)
 
     def is_idle(self) -> bool:
-        """Say whether it is open, in no transaction and without a statement in flight."""
+        """Say whether it is open, in no transaction, and has no statement in flight."""
         return not self.raw.is_closed() and not self._in_transaction()
 
     async def reset(self) -> None:
-        """Roll back what its user left open, within ``CLEANUP_TIMEOUT`` seconds, or close."""
+        """Roll back a transaction that was left open, or close after ``cleanup_timeout()`` seconds.
+
+        A cancel does not interrupt it.
+        """
         await self._undo("rollback")
 
     def terminate(self) -> None:
-        """Close at once; safe to call twice."""
+        """Close without waiting for the server; safe to call twice."""
         self.raw.terminate()
 
     def abandon(self) -> None:
-        """Tell the server of the end without the event loop, which was closed."""
+        """Close without the event loop, which was closed before."""
         shut_down(self.raw)
         with suppress(RuntimeError):  # the loop is closed
             self.raw.terminate()
 
-    async def _to_the_end(self, command: str) -> None:
-        """Run a command of a transaction, and wait for its answer also when cancelled."""
+    async def _run_to_the_end(self, command: str) -> None:
+        """Run BEGIN, COMMIT or a savepoint. A cancel waits for its answer first."""
         execution = asyncio.ensure_future(self.raw.execute(command))
         try:
             await asyncio.shield(execution)
         except ERRORS as error:
             raise self._translated(error, command) from error
         except BaseException:
-            execution.add_done_callback(_forget)
+            execution.add_done_callback(_ignore_error)
             try:
                 with shielded(cleanup_timeout()):
                     await asyncio.wait([execution])
@@ -202,16 +208,17 @@ class AsyncpgConnection:
 
     async def _undo(self, command: str) -> None:
         if self._in_transaction():
-            await self._finish(command)
+            await self._run_after_cancel(command)
 
     def _in_transaction(self) -> bool:
-        # A closed connection has forgotten it.
+        # asyncpg's answer for a closed connection is not reliable.
         return not self.raw.is_closed() and bool(self.raw.is_in_transaction())
 
-    async def _finish(self, command: str) -> None:
-        """Wait for what is being cancelled, run ``command``, or close the connection.
+    async def _run_after_cancel(self, command: str) -> None:
+        """Wait for the end of a cancelled call, then run ``command``; else close the connection.
 
-        A refusal is an answer too: a cancel may have come late, and hit the command.
+        An error of the server is an answer too: the cancel request may arrive late and cancel
+        ``command`` instead.
         """
         answered = False
         try:
@@ -220,21 +227,21 @@ class AsyncpgConnection:
                     await self.raw.execute(command)
                 answered = True
         except ERRORS:
-            pass  # the interruption, or the error that it is called for, is what gets reported
+            pass  # the cancel or error before this is reported
         finally:
             if not answered:
                 self.raw.terminate()
 
     def _translated(self, error: Exception, name: str) -> DatabaseError:
         if isinstance(error, asyncpg.InternalClientError):
-            self.raw.terminate()  # whatever it was, the connection can't be trusted
+            self.raw.terminate()  # asyncpg's state is unknown
         if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-            self.raw.terminate()  # the next one may reach a server that takes writes
+            self.raw.terminate()  # the next connection may reach a server that takes writes
         return translate(error, statement=name, closed=self.raw.is_closed())
 
 
-def _forget(execution: asyncio.Future[object]) -> None:
-    """Look at what became of it, so that asyncio doesn't report that nobody did."""
+def _ignore_error(execution: asyncio.Future[object]) -> None:
+    """Retrieve the error, so that asyncio does not report one that was never retrieved."""
     if not execution.cancelled():
         execution.exception()
 
@@ -242,7 +249,7 @@ def _forget(execution: asyncio.Future[object]) -> None:
 async def _connect(
     parameters: Parameters, *, application_name: str, prepared: PreparedStatements
 ) -> asyncpg.Connection:
-    """Connect to the first host that can be worked on."""
+    """Connect to the first usable host."""
     if len(parameters.dsns) == 1:
         return await _connect_to(parameters.dsns[0], parameters, application_name, prepared)
     failures: list[DatabaseUnavailableError] = []
@@ -253,7 +260,7 @@ async def _connect(
         except DatabaseUnavailableError as error:
             failures.append(error)
     raise DatabaseUnavailableError(
-        "none of the hosts can be used: " + "; ".join(map(str, failures)),
+        "no host can be used: " + "; ".join(map(str, failures)),
         sqlstate=failures[-1].sqlstate,
     ) from failures[-1].__cause__
 
@@ -272,16 +279,17 @@ async def _connect_to(
         raise InvalidSettingError(f"the DSN can't be used: {error}") from None
     except ERRORS as error:
         raise translate(error, connecting=True) from error
-    except ValueError:  # quotes what it could not read, which may be the password
+    except ValueError:  # its message quotes parts of the DSN, which may be the password
         raise InvalidSettingError("the DSN can't be read: it is malformed") from None
     set_options(raw, parameters.socket_options)
     return raw
 
 
-async def _is_pooled(raw: asyncpg.Connection) -> bool:
-    """Say whether a pooler stands between: it invents the process id that a cancel names.
+async def _is_behind_pooler(raw: asyncpg.Connection) -> bool:
+    """Say whether a pooler stands before the server.
 
-    The answer is an error, for asyncpg gets rows of prepared statements only.
+    A pooler invents the process id that a cancel request names. The server answers with an error
+    and not with a row, because asyncpg reads rows only from prepared statements.
     """
     try:
         await raw.execute(f"select 1 / (pg_backend_pid() = {int(raw.get_server_pid())})::integer")
@@ -293,12 +301,12 @@ async def _is_pooled(raw: asyncpg.Connection) -> bool:
 
 
 def _check_loop() -> None:
-    """Refuse to run where asyncpg can't.
+    """Refuse to run on another loop than asyncio.
 
-    :raises InvalidSettingError: the caller is no task of asyncio's.
+    :raises InvalidSettingError: the caller is not an asyncio task.
     """
     try:
-        # Not the running loop: in trio's guest mode there is one.
+        # Ask for the task: in trio's guest mode there is a running asyncio loop too.
         task = asyncio.current_task()
     except RuntimeError:
         task = None

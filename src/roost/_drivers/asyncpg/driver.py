@@ -1,4 +1,4 @@
-"""The driver itself: a DSN and how to make connections of it. Touches nothing until used."""
+"""The asyncpg driver: makes pools, connections and listeners from a DSN."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class AsyncpgDriver:
         application_name: str = "roost",
         max_lifetime: float = MAX_LIFETIME,
     ) -> Pool[AsyncpgConnection]:
-        """Return an unopened pool; touches nothing. ``max_lifetime`` is in seconds."""
+        """Return a pool that has opened no connection yet. ``max_lifetime`` is in seconds."""
         connect = partial(self.connect, application_name)
         return Pool(connect, max_size=max_size, max_lifetime=max_lifetime)
 
     async def connect(self, application_name: str = "roost") -> AsyncpgConnection:
-        """Open one connection; the caller closes it with ``connection.terminate()``."""
+        """Open one connection. The caller closes it with ``connection.terminate()``."""
         try:
             connection = await AsyncpgConnection.open(
                 self._parameters,
@@ -56,14 +56,14 @@ class AsyncpgDriver:
             )
         except DatabaseError as error:
             raise self._reachability.judge(error) from error.__cause__
-        self._reachability.reached()
+        self._reachability.record_connected()
         return connection
 
     @asynccontextmanager
     async def listener(
         self, channels: Sequence[str], *, application_name: str = "roost"
     ) -> AsyncIterator[AsyncpgListener]:
-        """Connect, LISTEN on ``channels``, and close on exit."""
+        """Connect and LISTEN on ``channels``; close at the end of the ``async with``."""
         connection = await self.connect(application_name)
         try:
             listener = AsyncpgListener(connection)

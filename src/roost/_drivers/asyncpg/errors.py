@@ -1,6 +1,6 @@
-"""Translate asyncpg's errors into Roost's, in this one place.
+"""Translate asyncpg's errors into Roost's.
 
-Unlike libpq, asyncpg hands out the sqlstate also of what the server says to a new connection.
+Unlike libpq, asyncpg also has the error code (sqlstate) of a refused connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ERRORS = (
     OSError,  # and with it TimeoutError
     UnicodeError,
 )
-"""What a call of asyncpg's raises, apart from a cancel."""
+"""The errors that a call of asyncpg raises, apart from a cancel."""
 
 _OUT_OF_RANGE = "22003"
 
@@ -40,8 +40,9 @@ def translate(
     """Return Roost's error for one of `ERRORS`.
 
     :param statement: the name of the statement in flight, for the message.
-    :param closed: whether the connection is closed now, which no refusal of a statement does.
-    :param connecting: whether it is a new connection that was refused.
+    :param closed: whether the connection is closed now. Then the error is temporary, since a mere
+        refusal of a statement does not close the connection.
+    :param connecting: whether the error is the answer to a new connection.
     """
     temporary, state = _judge(error, _may_connect if connecting else _may_succeed)
     message = str(error.args[0]) if error.args and state else str(error)
@@ -57,13 +58,13 @@ def _judge(
     """Return whether the error is temporary, and its sqlstate."""
     cause = error.__cause__
     if isinstance(error, asyncpg.InvalidCachedStatementError):
-        return True, error.sqlstate  # asyncpg has forgotten the statement: next time it fits
+        return True, error.sqlstate  # asyncpg prepares the statement anew next time
     if isinstance(error, UnicodeError) or isinstance(cause, UnicodeError):
-        return False, BAD_TEXT  # refused before the server could; so is what is out of range
+        return False, BAD_TEXT  # asyncpg refused it, and the next case too, not the server
     if isinstance(cause, OverflowError):
         return False, _OUT_OF_RANGE
     if isinstance(error, asyncpg.PostgresError):
-        # Of a connection that was closed in a statement, what the server said before it.
+        # If the connection was closed during the statement, the cause is the server's last error.
         last = cause if isinstance(cause, asyncpg.PostgresError) else error
         if last.sqlstate is None:
             return False, None

@@ -1,4 +1,4 @@
-"""A dedicated asyncpg connection that listens. One task owns it."""
+"""An asyncpg connection that only listens. One task owns it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from roost.exceptions import DatabaseUnavailableError
 
 
 class AsyncpgListener:
-    """Receives what is sent to its channels.
+    """Receives the notifications of its channels.
 
-    asyncpg reads by itself and calls back; its calls come in the order of what was read, so the end
-    comes after the last notification.
+    asyncpg reads the socket by itself and calls back in the order of what it reads. So every
+    notification is received before the end of the connection.
     """
 
     def __init__(self, connection: AsyncpgConnection) -> None:
         self._connection = connection
-        connection.stay()
+        connection.forbid_reopening()
         self._arrived: deque[Notification] = deque()
-        self._news = anyio.Event()
+        self._changed = anyio.Event()
         self._ended = False
         connection.raw.add_termination_listener(self._end)
 
@@ -44,7 +44,7 @@ class AsyncpgListener:
                 raise translate(error, closed=self._connection.raw.is_closed()) from error
 
     async def receive(self) -> Sequence[Notification]:
-        """Wait until something arrives and return all that has; safe to cancel, nothing is lost.
+        """Wait for notifications and return those that have arrived. A cancel loses none.
 
         :raises DatabaseUnavailableError: the connection is gone.
         """
@@ -52,24 +52,24 @@ class AsyncpgListener:
         while not self._arrived:
             if self._ended:
                 raise DatabaseUnavailableError("the listening connection was closed")
-            self._news = anyio.Event()
-            await self._news.wait()
+            self._changed = anyio.Event()
+            await self._changed.wait()
         arrived = list(self._arrived)
         self._arrived.clear()
         return arrived
 
     async def probe(self) -> None:
-        """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
+        """Do one round trip. Notifications that arrive meanwhile are kept for ``receive``."""
         await self._connection.fetch(PROBE)
 
     async def lock(self, name: str) -> None:
-        """Hold the advisory lock ``hashtextextended(name, 0)`` as long as the connection lives."""
+        """Wait for the advisory lock of this name, which is held until the connection ends."""
         await self._connection.fetch(lock_query(name))
 
     def _keep(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
         self._arrived.append(Notification(channel, payload))
-        self._news.set()
+        self._changed.set()
 
     def _end(self, _connection: Any) -> None:
         self._ended = True
-        self._news.set()
+        self._changed.set()

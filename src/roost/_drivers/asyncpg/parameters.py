@@ -1,8 +1,8 @@
-"""What a DSN says, for asyncpg, which knows fewer of libpq's parameters.
+"""Read a DSN for asyncpg, which supports fewer parameters than libpq.
 
-One that it does not know is sent to the server as a setting, and the server refuses the connection
-when it does not know it either. So they are sorted here: what can be had in another way, what may
-be left out, and what would be missed.
+asyncpg sends a parameter that it does not know to the server as a setting, and the server refuses
+the connection if it does not know it either. So each of libpq's parameters is handled here: set in
+another way, ignored if that does no harm, or refused.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _PAIR = re.compile(
 )
 _HOST = re.compile(r"(?:\[[^\]]*\]|[^\[\]:@]*)(?::\d*)?")
 
-_LEFT_OUT = frozenset(
+_IGNORED = frozenset(
     {
-        "client_encoding",  # asyncpg's own
+        "client_encoding",  # asyncpg sets it
         "fallback_application_name",
         "gssencmode",
         "keepalives",
@@ -40,7 +40,7 @@ _LEFT_OUT = frozenset(
         "sslsni",
     }
 )
-_MISSED = frozenset(
+_REFUSED = frozenset(
     {
         "hostaddr",
         "oauth_client_id",
@@ -55,7 +55,7 @@ _MISSED = frozenset(
         "sslcrldir",
     }
 )
-_SOCKET_OPTIONS = {  # each with the socket's name for it and Roost's default
+_SOCKET_OPTIONS = {  # the socket's name for each, and Roost's default
     "keepalives_idle": ("TCP_KEEPIDLE", 30),  # seconds
     "keepalives_interval": ("TCP_KEEPINTVL", 10),  # seconds
     "keepalives_count": ("TCP_KEEPCNT", 3),
@@ -67,13 +67,13 @@ _STATEMENT_CACHE_SIZE = 100
 
 @attrs.frozen(repr=False)
 class Parameters:
-    """How to connect.
+    """The parameters of a connection.
 
-    :param dsns: what asyncpg can read itself, one for each host.
-    :param application_name: what the DSN says, which outranks what Roost would.
+    :param dsns: one for each host, in a form that asyncpg reads.
+    :param application_name: the one in the DSN, which overrides Roost's.
     :param timeout: seconds for connecting, for each host.
-    :param statement_cache_size: how many statements stay prepared.
-    :param socket_options: level, name and value of what is set on a TCP socket.
+    :param statement_cache_size: the number of statements that stay prepared.
+    :param socket_options: level, name and value of each option to set on a TCP socket.
     """
 
     dsns: tuple[str, ...]
@@ -86,24 +86,25 @@ class Parameters:
 def read_dsn(dsn: str) -> Parameters:
     """Read a ``postgresql://`` or ``key=value`` DSN; what it does not set gets Roost's defaults.
 
-    :raises InvalidSettingError: it can't be read, or asks for what asyncpg does not have; the
-        message does not quote it.
+    :raises InvalidSettingError: it can't be read, or has a parameter that asyncpg does not support.
+        The message does not quote the DSN.
     """
     try:
         base, given = _read_url(dsn) if _SCHEME.match(dsn) else ("postgresql://", _read_pairs(dsn))
-        for key in _MISSED.intersection(given):
-            raise InvalidSettingError(f"asyncpg does not know {key}; use driver='psycopg'")
+        for key in _REFUSED.intersection(given):
+            raise InvalidSettingError(f"asyncpg does not support {key}; use driver='psycopg'")
         if given.pop("channel_binding", "prefer") == "require":
             raise InvalidSettingError(
-                "asyncpg has no channel binding, which the DSN requires; use driver='psycopg'"
+                "the DSN requires channel binding, which asyncpg does not support; "
+                "use driver='psycopg'"
             )
-        if "ssl" in given:  # what others call it in DSNs for asyncpg
+        if "ssl" in given:  # the name in other libraries' DSNs for asyncpg
             given.setdefault("sslmode", given.pop("ssl"))
         alive = given.get("keepalives", "1") != "0"
         options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] if alive else []
         for key, (name, default) in _SOCKET_OPTIONS.items():
             value = int(given.pop(key, default))
-            if alive and value and hasattr(socket, name):  # which of them exist is the system's
+            if alive and value and hasattr(socket, name):  # the system may lack it
                 options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
         hosts = given.get("host", "").split(",")
         ports = given.get("port", "").split(",")
@@ -115,12 +116,12 @@ def read_dsn(dsn: str) -> Parameters:
     except ValueError as error:
         if isinstance(error, InvalidSettingError):
             raise
-        # Python quotes what it can't read, which may be the password.
+        # Python's message quotes the text that it can't read, which may be the password.
         raise InvalidSettingError("the DSN can't be read: it is malformed") from None
-    kept = {key: value for key, value in given.items() if key not in _LEFT_OUT}
+    kept = {key: value for key, value in given.items() if key not in _IGNORED}
     several: list[dict[str, str]] = [{}]
     if len(hosts) > 1:
-        # One of them is a standby, where nothing can be done.
+        # One of the hosts is a standby, which takes no writes.
         if "PGTARGETSESSIONATTRS" not in os.environ:
             kept.setdefault("target_session_attrs", "read-write")
         several = [{"host": host} for host in hosts]
@@ -131,26 +132,26 @@ def read_dsn(dsn: str) -> Parameters:
     return Parameters(
         tuple(f"{base}?{query}" if query else base for query in queries),
         application_name=given.get("application_name"),
-        timeout=float(timeout if timeout > 0 else 60 * 60),  # libpq: zero is for ever
+        timeout=float(timeout if timeout > 0 else 60 * 60),  # zero means for ever in libpq
         statement_cache_size=cache,
         socket_options=tuple(options),
     )
 
 
 def _read_url(dsn: str) -> tuple[str, dict[str, str]]:
-    # Not urlsplit, which asyncpg uses, too: which lists of IPv6 addresses it takes depends on
-    # Python's patch version. So several hosts are handed on as a parameter.
+    # Without urlsplit, which asyncpg uses: the lists of IPv6 addresses that it accepts depend on
+    # Python's patch version. For the same reason several hosts are passed as a parameter.
     url = _URL.fullmatch(dsn)
     if url is None:
         raise ValueError
     given = dict(parse_qsl(url["query"], strict_parsing=True) if url["query"] else [])
     hosts = url["hosts"].split(",")
-    # An unescaped / ? # or @ in the password lands in the wrong part.
+    # An unescaped / ? # or @ in the password makes a part of it look like a host.
     if not all(map(_HOST.fullmatch, hosts)) or (len(hosts) > 1 and not all(hosts)):
         raise ValueError
     user = ""
     if url["user"] is not None:
-        # Quoted again, for asyncpg's parser trips over a bracket.
+        # Quoted again, because asyncpg's parser fails at a bracket.
         user = ":".join(quote(unquote(part), safe="") for part in url["user"].split(":", 1)) + "@"
     if len(hosts) == 1:
         return f"postgresql://{user}{hosts[0]}{url['path']}", given

@@ -1,7 +1,7 @@
-"""The socket under an asyncpg connection, which asyncpg keeps to itself.
+"""The socket of an asyncpg connection, which asyncpg has no public name for.
 
-``Connection._transport`` is the one private name that this driver uses; without it a connection
-only lacks what is here.
+``Connection._transport`` is the only private name of asyncpg in use. If it disappears, these
+functions do nothing and the rest of the driver works on.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from roost._drivers.polling import READ, ready_now
 
 
 def socket_of(raw: asyncpg.Connection) -> Any | None:
-    """Return the connection's socket, if there is one to be had."""
+    """Return the connection's socket, ``None`` if it can't be found."""
     transport = getattr(raw, "_transport", None)
     return None if transport is None else transport.get_extra_info("socket")
 
 
 def set_options(raw: asyncpg.Connection, options: Iterable[tuple[int, int, int]]) -> None:
-    """Set options of a TCP socket: level, name and value."""
+    """Set options (level, name, value) of a TCP socket. On a Unix socket do nothing."""
     connected = socket_of(raw)
     if connected is None or connected.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -33,7 +33,7 @@ def set_options(raw: asyncpg.Connection, options: Iterable[tuple[int, int, int]]
 
 
 def is_closing_or_unread(raw: asyncpg.Connection) -> bool:
-    """Say whether the socket is being closed, or holds what the event loop has not read yet."""
+    """Say whether the socket is being closed, or has data that the event loop has not read."""
     transport = getattr(raw, "_transport", None)
     if transport is not None and transport.is_closing():
         return True
@@ -44,7 +44,7 @@ def is_closing_or_unread(raw: asyncpg.Connection) -> bool:
 
 
 def shut_down(raw: asyncpg.Connection) -> None:
-    """End the connection by the operating system: the server reads that nothing more comes."""
+    """Shut the socket down without the event loop. The server then ends the session."""
     connected = socket_of(raw)
     if connected is None or connected.fileno() < 0:
         return

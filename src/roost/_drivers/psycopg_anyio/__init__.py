@@ -1,3 +1,3 @@
-"""psycopg 3 on anyio, for asyncio, uvloop and trio. Only this package names its modules."""
+"""The driver for asyncio, uvloop and trio: psycopg 3 with every wait made by anyio."""
 
 from roost._drivers.psycopg_anyio.driver import PsycopgDriver as PsycopgDriver

@@ -1,4 +1,4 @@
-"""An AnyioConnection as Roost's ``AsyncConnection``: queries in, rows out, errors translated."""
+"""Makes an AnyioConnection an `AsyncConnection`: runs queries and translates errors."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class PsycopgConnection:
         self.raw = raw
         self._prepared_statements = prepared or PreparedStatements()
         self._pooled = pooled
-        # One cursor for all queries. A new one for each costs 3 µs of CPU more with one parameter
-        # and 24 µs with four, two of them arrays (November 2026, process_time, best of 12).
+        # One cursor for all queries: a new cursor for each query takes 3 µs of CPU more with one
+        # parameter, 24 µs more with four of which two are arrays (November 2026, process_time,
+        # best of 12).
         self._cursor = psycopg.AsyncRawCursor(raw)
 
     @classmethod
@@ -56,8 +57,7 @@ class PsycopgConnection:
     ) -> PsycopgConnection:
         """Connect. Cancelled, it leaves nothing open.
 
-        :param prepared: what other connections of this DSN have learnt.
-
+        :param prepared: shared with the other connections of this DSN.
         :raises DatabaseUnavailableError: the server can't be reached.
         :raises DatabaseError: it refuses, for instance the password.
         """
@@ -74,7 +74,7 @@ class PsycopgConnection:
                 raise
         except (psycopg.Error, OSError, UnicodeError) as error:
             raise translate(error) from error
-        # For BEGIN; a database may have another default. `fetch` takes care of single statements.
+        # This is for BEGIN: the database's default may differ. `fetch` handles single statements.
         await raw.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
         adapt_values(raw)
         return cls(raw, prepared=prepared, pooled=pooled)
@@ -82,21 +82,21 @@ class PsycopgConnection:
     @staticmethod
     async def _look_for_pooler(raw: AnyioConnection[Row], prepared: PreparedStatements) -> bool:
         if raw.prepare_threshold is None or not prepared.allowed:
-            return False  # it makes no difference then
+            return False  # it makes no difference without prepared statements
         async with psycopg.AsyncRawCursor(raw) as cursor:
             await cursor.execute(BACKEND_PID, prepare=False)
             row = await cursor.fetchone()
         return row is not None and is_behind_pooler(raw, row[0])
 
     async def fetch(self, query: Query) -> Sequence[Row]:
-        """Run one query and return its rows; see ``AsyncConnection`` for what a cancel leaves."""
+        """Run one query and return its rows. A cancel leaves what `AsyncConnection` says."""
         try:
             return await self._fetch(query)
         except DatabaseError as error:
             if error.sqlstate != SERIALIZATION_FAILURE or not self.is_idle():
                 raise
-        # Only where the database's default is repeatable read or serializable: nothing was written,
-        # and in a transaction of its own the statement can't fail so.
+        # This happens only if the database's default is repeatable read or serializable. Nothing
+        # was written. Under read committed, which `transaction` sets, it can't happen.
         async with self.transaction():
             return await self._fetch(query)
 
@@ -106,7 +106,7 @@ class PsycopgConnection:
         cursor = self._cursor
         try:
             if statement.script:
-                # Without parameters and unprepared: only so may it hold several commands.
+                # Only without parameters and unprepared may a text hold several commands.
                 await cursor.execute(statement.text, prepare=False)
                 return []
             await self._execute(statement.text, query.params)
@@ -122,9 +122,9 @@ class PsycopgConnection:
             raise translate(error, statement=statement.name) from error
 
     async def _execute(self, text: str, params: tuple[object, ...]) -> None:
-        # Binary answers: how a server writes times depends on its DateStyle.
+        # Answers are binary because the text form of a time depends on the server's DateStyle.
         if not self._prepared_statements.allowed or (self._pooled and not self.is_idle()):
-            # In a transaction a refusal could not be made good.
+            # In a transaction the statement could not be repeated after an error.
             await self._cursor.execute(text, params, prepare=False, binary=True)
             return
         try:
@@ -139,7 +139,7 @@ class PsycopgConnection:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        """Commit on a clean exit, roll back on an error or a cancel; nested, it is a savepoint."""
+        """Commit on a clean exit, roll back on an error or a cancel. Nested: a savepoint."""
         try:
             async with self.raw.transaction():
                 yield
@@ -147,32 +147,32 @@ class PsycopgConnection:
             raise translate(error) from error
 
     def is_alive(self) -> bool:
-        """Say whether the idle connection is alive, without a round trip.
+        """Say whether the idle connection is still usable, without a round trip.
 
-        Nothing is expected from an idle server: what there is to read is its farewell, or the end
-        of the stream.
+        An idle server sends nothing. If there is something to read, it is the server's last error
+        or the end of the stream.
         """
         return not self.raw.closed and not ready_now(self.raw.pgconn.socket, READ)
 
     def is_idle(self) -> bool:
-        """Say whether it is open, in no transaction and without a statement in flight."""
+        """Say whether it is open, in no transaction, and has no statement in flight."""
         return self.raw.pgconn.transaction_status == pq.TransactionStatus.IDLE
 
     async def reset(self) -> None:
-        """Roll back what its user left open, within ``CLEANUP_TIMEOUT`` seconds.
+        """Roll back a transaction that was left open, within ``cleanup_timeout()`` seconds.
 
-        Failed, it is not idle afterwards.
+        If it fails, ``is_idle`` is false afterwards.
         """
         if self.raw.pgconn.transaction_status in _IN_TRANSACTION:
             with shielded(cleanup_timeout()), suppress(psycopg.Error):
                 await self.raw.rollback()
 
     def terminate(self) -> None:
-        """Close at once; safe to call twice."""
+        """Close without waiting for the server; safe to call twice."""
         self.raw.terminate()
 
     def abandon(self) -> None:
-        """Close without the event loop, which was closed."""
+        """Close without the event loop, which was closed before."""
         self.raw.pgconn.finish()
 
 

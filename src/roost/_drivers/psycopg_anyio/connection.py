@@ -1,8 +1,8 @@
 """psycopg's AsyncConnection with every wait made by anyio, for asyncio, uvloop and trio.
 
-psycopg's protocol is generators that do no waiting; cursors, transactions, COPY and pipelines reach
+psycopg's protocol is generators that do no waiting. Cursors, transactions, COPY and pipelines reach
 the event loop only through ``lock`` and ``wait``. Those two, ``connect`` and the cancel request are
-replaced here. ``private_names`` lists what is used of psycopg beyond its documentation.
+replaced here. ``psycopg_common.private_names`` lists the undocumented names that are used.
 """
 
 from __future__ import annotations
@@ -41,17 +41,18 @@ T = TypeVar("T")
 class AnyioConnection(psycopg.AsyncConnection[Row]):
     """A psycopg connection for any event loop that anyio runs on.
 
-    Cancellation: a statement in flight is cancelled on the server and its answer awaited, for at
-    most ``CLEANUP_TIMEOUT`` seconds, after which the connection is closed. BEGIN, COMMIT and
-    ROLLBACK are not cancelled but awaited, with the same limit. Either way the connection is then
-    usable or closed. A second native cancel (``Task.cancel``) ignores anyio's shields: closed.
+    A cancel cancels the statement in flight on the server and waits for its answer, for at most
+    ``cleanup_timeout()`` seconds; then the connection is closed. BEGIN, COMMIT and ROLLBACK are not
+    cancelled on the server, only awaited, with the same limit. So afterwards the connection is
+    either usable or closed. A second native cancel (``Task.cancel``) ignores the shield, and closes
+    the connection.
     """
 
     def __init__(self, pgconn: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(pgconn, *args, **kwargs)
         check_connection(self)
         self.lock = _Lock()  # type: ignore[assignment]  # psycopg only enters and leaves it
-        self._uncancellable = 0
+        self._no_cancel_request = 0
 
     @classmethod
     async def connect(
@@ -65,9 +66,9 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         cursor_factory: type[psycopg.AsyncCursor[Any]] | None = None,
         **kwargs: ConnParam,
     ) -> AnyioConnection[Any]:
-        """Connect, trying each address in turn for ``connect_timeout`` seconds.
+        """Connect. Each address is tried for ``connect_timeout`` seconds.
 
-        Cancelled, it leaves nothing open.
+        A cancel leaves nothing open.
 
         :raises psycopg.OperationalError: none of the addresses could be reached.
         """
@@ -90,7 +91,7 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
     ) -> T:
         """Run one of psycopg's generators to its end.
 
-        :param timeout: seconds; zero still looks once at what has arrived.
+        :param timeout: seconds; with zero it still looks once at what has arrived.
         """
         if timeout is None:
             return await self._wait(gen)
@@ -114,25 +115,25 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             return value
 
     async def _cancel_in_flight(self, pending: PendingQuery) -> None:
-        """After an interruption: leave the connection without a statement in flight, or closed."""
+        """After an interruption, end the statement in flight, or close the connection."""
         if self.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
             return
-        settled = False
+        ended = False
         try:
             with shielded(cleanup_timeout()):
-                if not self._uncancellable:
+                if not self._no_cancel_request:
                     await self._cancel_until_ended(pending)
                 else:
                     await pending.finish()
-                settled = True
+                ended = True
         except psycopg.Error:
-            pass  # the cancel request failed; the interruption is what gets reported
+            pass  # the cancel request failed; the interruption is reported, not this
         finally:
-            if not settled:
+            if not ended:
                 self.terminate()
 
     async def _cancel_until_ended(self, pending: PendingQuery) -> None:
-        # The server ignores a cancel that overtakes the statement it is meant for: ask again.
+        # The server ignores a cancel request that arrives before its statement. So repeat it.
         pause = 0.1
         while True:
             await self._request_cancel()
@@ -158,7 +159,7 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
             cancel.finish()
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """Ask the server to cancel the statement in flight; wait ``timeout`` seconds at most."""
+        """Ask the server to cancel the statement in flight, for ``timeout`` seconds at most."""
         if not self._should_cancel():
             return
         with anyio.move_on_after(timeout):
@@ -167,20 +168,20 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
         raise psycopg.errors.CancellationTimeout("cancellation timeout expired")
 
     async def commit(self) -> None:
-        """Commit. Cancelled, it waits up to ``CLEANUP_TIMEOUT`` seconds for the answer first."""
-        with self._to_the_end():
+        """Commit. A cancel waits for the answer first, for ``cleanup_timeout()`` seconds."""
+        with self._without_cancel_request():
             await super().commit()
 
     async def rollback(self) -> None:
-        """Roll back. Cancelled, it waits up to ``CLEANUP_TIMEOUT`` seconds for the answer first."""
-        with self._to_the_end():
+        """Roll back. A cancel waits for the answer first, for ``cleanup_timeout()`` seconds."""
+        with self._without_cancel_request():
             await super().rollback()
 
     @asynccontextmanager
     async def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
     ) -> AsyncIterator[psycopg.AsyncTransaction]:
-        """Do as psycopg's; BEGIN, COMMIT and ROLLBACK are awaited even when cancelled."""
+        """Do as psycopg's, but await BEGIN, COMMIT and ROLLBACK also when cancelled."""
         transaction = _Transaction(self, savepoint_name, force_rollback)
         if self._pipeline:
             async with self.pipeline(), transaction, self.pipeline():
@@ -190,30 +191,30 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
                 yield transaction
 
     async def close(self) -> None:
-        """Close; safe to call twice. It does not wait for anything."""
+        """Close without waiting for the server; safe to call twice."""
         if not self.closed:
             anyio.notify_closing(self.pgconn.socket)
         await super().close()
 
     def terminate(self) -> None:
-        """Close at once, as a connection that can't be trusted; wakes who waits for it."""
+        """Close without waiting, and wake tasks that wait for it; safe to call twice."""
         if not self.closed:
             anyio.notify_closing(self.pgconn.socket)
         self.pgconn.finish()
 
     @contextmanager
-    def _to_the_end(self) -> Iterator[None]:
-        self._uncancellable += 1
+    def _without_cancel_request(self) -> Iterator[None]:
+        self._no_cancel_request += 1
         try:
             yield
         finally:
-            self._uncancellable -= 1
+            self._no_cancel_request -= 1
 
 
 class _Transaction(psycopg.AsyncTransaction):
     async def __aenter__(self) -> Self:
         await anyio.lowlevel.checkpoint_if_cancelled()
-        with self._to_the_end():
+        with self._without_cancel_request():
             return await super().__aenter__()
 
     async def __aexit__(
@@ -222,20 +223,20 @@ class _Transaction(psycopg.AsyncTransaction):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool:
-        with self._to_the_end():
+        with self._without_cancel_request():
             return await super().__aexit__(exc_type, exc_val, exc_tb)
 
-    def _to_the_end(self) -> AbstractContextManager[None]:
+    def _without_cancel_request(self) -> AbstractContextManager[None]:
         connection = self.connection
-        assert isinstance(connection, AnyioConnection)  # noqa: S101  (made only there)
-        return connection._to_the_end()  # noqa: SLF001  (one class in two parts)
+        assert isinstance(connection, AnyioConnection)  # noqa: S101  (only it makes one)
+        return connection._without_cancel_request()  # noqa: SLF001  (one class in two parts)
 
 
 class _Lock:
-    """A lock without an owner, which a free one lets even a cancelled task take.
+    """A lock without an owner. A cancelled task can still take it if it is free.
 
-    psycopg's ``notifies()`` holds the lock across a yield and may be finalised by another task,
-    which anyio.Lock refuses; and a cancelled task must get through to its ROLLBACK.
+    psycopg's ``notifies()`` holds the lock across a yield, so another task may release it, which
+    anyio.Lock refuses. And a cancelled task must be able to run its ROLLBACK.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The driver itself: a DSN and how to make connections of it. Touches nothing until used."""
+"""The async psycopg driver: makes pools, connections and listeners from a DSN."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from roost.exceptions import DatabaseError
 
 
 class PsycopgDriver:
-    """psycopg on anyio: asyncio, uvloop and trio.
+    """psycopg on anyio, for asyncio, uvloop and trio.
 
     :param dsn: see ``connection_parameters``; what it does not set gets Roost's defaults.
-    :param prepare_threshold: prepare a statement on its n-th use; ``None`` never, which old
-        versions of PgBouncer need.
+    :param prepare_threshold: prepare a statement on its n-th use. ``None``: never, which PgBouncer
+        before 1.21 needs.
     :raises InvalidSettingError: the DSN can't be read.
-    :raises RoostError: this version of psycopg does not have what the driver needs.
+    :raises RoostError: this version of psycopg lacks a name that the driver needs.
     """
 
     name = "psycopg"
@@ -47,12 +47,12 @@ class PsycopgDriver:
         application_name: str = "roost",
         max_lifetime: float = MAX_LIFETIME,
     ) -> Pool[PsycopgConnection]:
-        """Return an unopened pool; touches nothing. ``max_lifetime`` is in seconds."""
+        """Return a pool that has opened no connection yet. ``max_lifetime`` is in seconds."""
         connect = partial(self.connect, application_name)
         return Pool(connect, max_size=max_size, max_lifetime=max_lifetime)
 
     async def connect(self, application_name: str = "roost") -> PsycopgConnection:
-        """Open one connection; the caller closes it with ``connection.terminate()``."""
+        """Open one connection. The caller closes it with ``connection.terminate()``."""
         try:
             connection = await PsycopgConnection.open(
                 connection_parameters(self._dsn, application_name=application_name),
@@ -61,14 +61,14 @@ class PsycopgDriver:
             )
         except DatabaseError as error:
             raise self._reachability.judge(error) from error.__cause__
-        self._reachability.reached()
+        self._reachability.record_connected()
         return connection
 
     @asynccontextmanager
     async def listener(
         self, channels: Sequence[str], *, application_name: str = "roost"
     ) -> AsyncIterator[PsycopgListener]:
-        """Connect, LISTEN on ``channels``, and close on exit."""
+        """Connect and LISTEN on ``channels``; close at the end of the ``async with``."""
         connection = await self.connect(application_name)
         try:
             listener = PsycopgListener(connection)

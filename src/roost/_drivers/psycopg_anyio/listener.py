@@ -1,4 +1,4 @@
-"""A dedicated connection that listens. It needs no lock: one task owns it."""
+"""A psycopg connection that only listens. It needs no lock, since one task owns it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from roost._sql import Statement
 
 
 class PsycopgListener:
-    """Receives what is sent to its channels."""
+    """Receives the notifications of its channels."""
 
     def __init__(self, connection: PsycopgConnection) -> None:
         self._connection = connection
         self._arrived: deque[Notification] = deque()
-        # Takes what arrives in the course of a statement. Not psycopg's own list of handlers: it
-        # would decode, and fail at a payload that is no UTF-8.
+        # Called for notifications that arrive during a statement. psycopg's own handlers would
+        # decode the payload, and fail if it is not UTF-8.
         connection.raw.pgconn.notify_handler = self._keep
 
     async def listen(self, channels: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ class PsycopgListener:
         await self._connection.fetch(Query(Statement("listener.listen", text, script=True)))
 
     async def receive(self) -> Sequence[Notification]:
-        """Wait until something arrives and return all that has; safe to cancel, nothing is lost.
+        """Wait for notifications and return those that have arrived. A cancel loses none.
 
         :raises DatabaseUnavailableError: the connection is gone.
         """
@@ -45,9 +45,9 @@ class PsycopgListener:
         try:
             while not self._arrived:
                 await until_ready(pgconn.socket, READ)
-                # No await from here on: what is taken from libpq reaches the caller.
-                # libpq reads 16 kB at a time and never data and the end of the stream together,
-                # so an error comes after all that was sent.
+                # No await from here on, so that a cancel can't lose what was taken from libpq.
+                # libpq reads 16 kB at a time, and never data and the end of the stream together. So
+                # every notification is received before the error at the end.
                 pgconn.consume_input()
                 self._drain()
         except psycopg.Error as error:
@@ -57,11 +57,11 @@ class PsycopgListener:
         return arrived
 
     async def probe(self) -> None:
-        """Do one round trip; what arrives meanwhile is kept for the next ``receive``."""
+        """Do one round trip. Notifications that arrive meanwhile are kept for ``receive``."""
         await self._connection.fetch(PROBE)
 
     async def lock(self, name: str) -> None:
-        """Hold the advisory lock ``hashtextextended(name, 0)`` as long as the connection lives."""
+        """Wait for the advisory lock of this name, which is held until the connection ends."""
         await self._connection.fetch(lock_query(name))
 
     def _drain(self) -> None:
@@ -73,7 +73,7 @@ class PsycopgListener:
         try:
             channel, payload = raw_notify.relname.decode(), raw_notify.extra.decode()
         except UnicodeDecodeError:
-            return  # none of ours: only a server with the encoding SQL_ASCII lets it through
+            return  # not Roost's; only a server with the encoding SQL_ASCII sends such bytes
         self._arrived.append(Notification(channel, payload))
 
 

@@ -1,4 +1,4 @@
-"""Open a libpq connection without blocking: one address after the other, each with a time limit."""
+"""Open a libpq connection without blocking. Each address is tried with a time limit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from roost._drivers.psycopg_anyio.waiting import until_ready
 
 
 async def connect(parameters: dict[str, Any]) -> Any:
-    """Return a ``PGconn``; ``connect_timeout`` (seconds) is for each address.
+    """Return a connected ``PGconn``.
 
-    Cancelled, it leaves nothing open, though a name look-up may end later in its thread.
+    A cancel leaves nothing open, but a name look-up may continue in its thread.
 
-    :raises psycopg.OperationalError: no address could be reached; the message names all attempts.
+    :param parameters: libpq's; ``connect_timeout`` is the seconds for each address.
+    :raises psycopg.OperationalError: no address could be reached. The message names all attempts.
     """
     limit = timeout_from_conninfo(parameters)
-    # A thread, because it looks up host names.
+    # In a thread, because it looks up host names.
     attempts = await anyio.to_thread.run_sync(conninfo_attempts, parameters, abandon_on_cancel=True)
     failures: list[tuple[dict[str, Any], psycopg.Error]] = []
     for attempt in order_hosts(attempts, key=_host_of) if len(attempts) > 1 else attempts:
@@ -55,7 +56,7 @@ async def _connect_within(limit: float, conninfo: str) -> Any:
 async def _poll_until_connected(pgconn: Any) -> Any:
     connected = False
     try:
-        # The descriptor may be another one after each poll.
+        # Read the descriptor after each poll: it may have changed.
         while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
             if status == pq.PollingStatus.FAILED:
                 raise psycopg.OperationalError(f"connection failed: {pgconn.get_error_message()}")

@@ -17,9 +17,9 @@ from roost._drivers.polling import EITHER, READ, WRITE, ready_now
 
 
 class PendingQuery:
-    """A generator that has yielded ``wanted``, with the descriptor that it waits for.
+    """A query in flight: psycopg's generator, what it waits for, and on which descriptor.
 
-    Cancelling ``finish`` loses nothing: a later ``finish`` goes on where it stopped.
+    A cancel of ``finish`` loses nothing: the next ``finish`` continues.
     """
 
     def __init__(self, generator: Generator[int, Any, Any], wanted: int, fd: int) -> None:
@@ -28,7 +28,7 @@ class PendingQuery:
         self._fd = fd
 
     async def finish(self) -> None:
-        """Run the generator to its end; whether that is a result or an error does not matter."""
+        """Run the generator to its end, and ignore whether that is a result or an error."""
         try:
             while True:
                 ready = await until_ready(self._fd, self._wanted)
@@ -38,7 +38,7 @@ class PendingQuery:
 
 
 async def until_ready(fd: int, wanted: int) -> int:
-    """Wait until ``fd`` is readable or writable as wanted; return which of the two it is.
+    """Wait until ``fd`` is readable or writable, as wanted; return which of the two it is.
 
     :raises psycopg.OperationalError: the descriptor was closed meanwhile.
     """

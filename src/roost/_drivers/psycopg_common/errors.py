@@ -1,11 +1,10 @@
-"""Translate psycopg's errors into Roost's, in this one place, for both colours.
+"""Translate psycopg's errors into Roost's, for the async and the blocking driver.
 
-What Postgres reports in answer to a statement carries an sqlstate and is judged by it. What it
-reports while a connection is being made does not: libpq keeps the code to itself and hands out
-text only (no accessor exists, and psycopg does not wrap ``PQsetErrorVerbosity``, which would put
-the code into the text). So those texts are matched against the server's English messages. A server
-that speaks another language makes a wrong password look temporary; bounded retries then end with
-the server's own message.
+An answer to a statement has an error code (sqlstate), which decides. An error while a connection is
+made has none: libpq returns only its text. (libpq has no function for the code, and psycopg does
+not wrap ``PQsetErrorVerbosity``, which would put the code into the text.) So these texts are
+compared with the server's English messages. If the server uses another language, a wrong password
+looks temporary. The bounded retries then end with the server's own message.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from roost._drivers.sqlstate import (
 )
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
-# A server that answers "not now" outranks one that answers "never": with several hosts, or with a
-# name that has several addresses, the text holds one line for each attempt.
-_NOT_NOW = (
+# With several hosts, or a name with several addresses, the text has one line for each attempt. If
+# one of them is temporary, the whole error is.
+_TEMPORARY = (
     ("57P03", re.compile(r"the database system is (starting up|shutting down|in recovery|not )")),
     ("53300", re.compile(r"too many (clients|connections)|connection slots are reserved")),
     ("57P01", re.compile(r"terminating connection due to administrator command")),
 )
-_NEVER = (
+_PERMANENT = (
     ("28P01", re.compile(r"password authentication failed|no password supplied")),
     ("28000", re.compile(r"pg_hba\.conf|authentication failed for user|no such user")),
     ("28000", re.compile(r'role ".*" (does not exist|is not permitted to log in)')),
@@ -55,13 +54,14 @@ def translate(error: Exception, *, statement: str | None = None) -> DatabaseErro
 
 
 def needs_new_connection(error: psycopg.Error) -> bool:
-    """Say whether the same statement can only succeed on another connection."""
+    """Say whether the statement can succeed only on another connection."""
     return error.sqlstate == READ_ONLY or is_stale_plan(error)
 
 
 def is_stale_plan(error: psycopg.Error) -> bool:
-    """Say whether a prepared statement no longer fits."""
-    # "cached plan must not change result type"; the function's name is never translated.
+    """Say whether a prepared statement no longer fits the table: its columns have changed."""
+    # The message is "cached plan must not change result type", in the server's language. The
+    # name of the C function is the same in every language.
     return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
 
 
@@ -79,10 +79,10 @@ def _judge(error: psycopg.Error, message: str) -> tuple[bool, str | None]:
 
 
 def _judge_connection_failure(message: str) -> tuple[bool, str | None]:
-    for state, pattern in _NOT_NOW:
+    for state, pattern in _TEMPORARY:
         if pattern.search(message):
             return True, state
-    for state, pattern in _NEVER:
+    for state, pattern in _PERMANENT:
         if pattern.search(message):
             return False, state
     return True, None

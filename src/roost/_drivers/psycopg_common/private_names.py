@@ -1,8 +1,8 @@
-"""What the driver uses of psycopg beyond its documentation, and a check that it is all there.
+"""The undocumented names of psycopg that the drivers use, and a check that they exist.
 
-psycopg may change these in any release, so pyproject.toml pins the minor version for which they
-were checked. ``connect`` is built from ``PGconn`` and not from ``_connect_gen``, whose signature
-changed within a patch release (3.3.5 to 3.3.6).
+psycopg may change them in any release, so pyproject.toml pins the minor version that was checked.
+``connect`` is built from ``PGconn`` and not from ``_connect_gen``, because the signature of the
+latter changed in a patch release (3.3.5 to 3.3.6).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ CONNECTION_METHODS = ("wait", "_should_cancel")
 """``wait`` is overridden, ``_should_cancel`` called."""
 
 CURSOR_METHODS = ("_execute_gen",)
-"""Of a blocking cursor; called, to end a statement on a connection of the caller's in time."""
+"""Of a blocking cursor; called, to give a statement on a borrowed connection a deadline."""
 
 WAIT_PARAMETERS = ("self", "gen", "interval", "timeout")
-"""What psycopg may pass to ``wait``."""
+"""The parameters that psycopg may pass to ``wait``."""
 
 FUNCTIONS = ("conninfo_attempts", "timeout_from_conninfo")
 """Of ``psycopg.conninfo``; called."""
@@ -37,9 +37,9 @@ ERRORS = ("_WaitTimeout",)
 
 @cache
 def check() -> None:
-    """Make sure that psycopg's module and classes have what is used of them.
+    """Check that psycopg's modules and classes have the names.
 
-    :raises RoostError: something is missing; the message names it and psycopg's version.
+    :raises RoostError: a name is missing. The message has it and psycopg's version.
     """
     missing = [name for name in CONNECTION_METHODS if not hasattr(psycopg.AsyncConnection, name)]
     missing += [name for name in CURSOR_METHODS if not hasattr(psycopg.RawCursor, name)]
@@ -52,7 +52,7 @@ def check() -> None:
 
 
 def check_connection(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Do the same for a connection that psycopg's constructor has just filled."""
+    """Check the attributes that psycopg's constructor gives a connection; else as `check`."""
     _refuse([name for name in CONNECTION_ATTRIBUTES if not hasattr(connection, name)])
 
 

@@ -1,4 +1,4 @@
-"""psycopg's blocking connection as Roost's ``Connection``."""
+"""Makes a BlockingConnection a `Connection`: runs queries and translates errors."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def connect(
     """Open a blocking autocommit connection.
 
     :param dsn: see ``connection_parameters``; what it does not set gets Roost's defaults.
-    :param prepare_threshold: prepare a statement on its n-th use; ``None`` never.
-    :param timeout: seconds for all of it, however many addresses there are.
-    :param prepared: what other connections of this DSN have learnt.
+    :param prepare_threshold: prepare a statement on its n-th use. ``None``: never.
+    :param timeout: seconds for all addresses together.
+    :param prepared: shared with the other connections of this DSN.
     :raises InvalidSettingError: the DSN can't be read.
     :raises DatabaseUnavailableError: the server can't be reached.
     :raises DatabaseError: it refuses, for instance the password.
@@ -69,7 +69,7 @@ def connect(
             raise
     except (psycopg.Error, OSError, UnicodeError) as error:
         raise translate(error) from error
-    # For BEGIN; a database may have another default. `fetch` takes care of single statements.
+    # This is for BEGIN: the database's default may differ. `fetch` handles single statements.
     raw.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     adapt_values(raw)
     return SyncConnection(raw, prepared=prepared, pooled=pooled)
@@ -77,7 +77,7 @@ def connect(
 
 def _look_for_pooler(raw: psycopg.Connection[Row], prepared: PreparedStatements) -> bool:
     if raw.prepare_threshold is None or not prepared.allowed:
-        return False  # it makes no difference then
+        return False  # it makes no difference without prepared statements
     with psycopg.RawCursor(raw) as cursor:
         cursor.execute(BACKEND_PID, prepare=False)
         row = cursor.fetchone()
@@ -85,7 +85,7 @@ def _look_for_pooler(raw: psycopg.Connection[Row], prepared: PreparedStatements)
 
 
 class SyncConnection:
-    """One autocommit connection; one thread uses it at a time. Closes at the end of a ``with``."""
+    """One autocommit connection for one thread at a time. A ``with`` closes it at its end."""
 
     def __init__(
         self,
@@ -101,21 +101,23 @@ class SyncConnection:
         self._cursor = psycopg.RawCursor(raw)
 
     def set_deadline(self, timeout: float) -> None:
-        """Give up what is in flight ``timeout`` seconds from now, and close the connection.
+        """Let every wait end ``timeout`` seconds from now at the latest.
 
-        :param timeout: ``math.inf``: never.
+        A statement that is in flight then is cancelled on the server, and the connection is closed.
+
+        :param timeout: ``math.inf`` removes the deadline.
         """
         self.raw.set_deadline(timeout)
 
     def fetch(self, query: Query) -> Sequence[Row]:
-        """Run one query and return its rows, empty where it returns none."""
+        """Run one query and return its rows, an empty list if it returns none."""
         try:
             return self._fetch(query)
         except DatabaseError as error:
             if error.sqlstate != SERIALIZATION_FAILURE or not self.is_idle():
                 raise
-        # Only where the database's default is repeatable read or serializable: nothing was written,
-        # and in a transaction of its own the statement can't fail so.
+        # This happens only if the database's default is repeatable read or serializable. Nothing
+        # was written. Under read committed, which `transaction` sets, it can't happen.
         with self.transaction():
             return self._fetch(query)
 
@@ -124,7 +126,7 @@ class SyncConnection:
         cursor = self._cursor
         try:
             if statement.script:
-                # Without parameters and unprepared: only so may it hold several commands.
+                # Only without parameters and unprepared may a text hold several commands.
                 cursor.execute(statement.text, prepare=False)
                 return []
             self._execute(statement.text, query.params)
@@ -140,9 +142,9 @@ class SyncConnection:
             raise translate(error, statement=statement.name) from error
 
     def _execute(self, text: str, params: tuple[object, ...]) -> None:
-        # Binary answers: how a server writes times depends on its DateStyle.
+        # Answers are binary because the text form of a time depends on the server's DateStyle.
         if not self._prepared_statements.allowed or (self._pooled and not self.is_idle()):
-            # In a transaction a refusal could not be made good.
+            # In a transaction the statement could not be repeated after an error.
             self._cursor.execute(text, params, prepare=False, binary=True)
             return
         try:
@@ -157,7 +159,7 @@ class SyncConnection:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit on a clean exit, roll back on an error; nested, it is a savepoint.
+        """Commit on a clean exit, roll back on an error. Nested: a savepoint.
 
         BEGIN, COMMIT and ROLLBACK may take ``CALL_TIMEOUT`` seconds each.
         """
@@ -176,16 +178,17 @@ class SyncConnection:
             raw.set_deadline(math.inf)
 
     def is_alive(self) -> bool:
-        """Say, without a round trip, whether the idle connection still stands.
+        """Say whether the idle connection is still usable, without a round trip.
 
-        An idle server says nothing; what can be read is its farewell.
+        An idle server sends nothing. If there is something to read, it is the server's last error
+        or the end of the stream.
         """
         if self.raw.closed:
             return False
         return not ready_now(self.raw.fileno(), READ)
 
     def is_idle(self) -> bool:
-        """Say whether it is open, in no transaction and without a statement in flight."""
+        """Say whether it is open, in no transaction, and has no statement in flight."""
         return bool(self.raw.pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
     def close(self) -> None:

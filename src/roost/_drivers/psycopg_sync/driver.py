@@ -1,4 +1,4 @@
-"""The blocking driver: a DSN and how to make connections of it. Touches nothing until used."""
+"""The blocking driver: makes pools and listeners from a DSN."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PsycopgSyncDriver:
         return "PsycopgSyncDriver(…)"
 
     def pool(self, *, max_size: int, application_name: str = "roost") -> PsycopgSyncPool:
-        """Return an unopened pool; touches nothing."""
+        """Return a pool that has opened no connection yet."""
         return PsycopgSyncPool(self._dsn, max_size=max_size, application_name=application_name)
 
     def listener(
@@ -57,23 +57,23 @@ class PsycopgSyncDriver:
 
 
 class PsycopgSyncListener:
-    """Receives what is sent to its channels."""
+    """Receives the notifications of its channels."""
 
     def __init__(self, connection: SyncConnection) -> None:
         self._connection = connection
 
     def receive(self, *, timeout: float) -> Sequence[Notification]:
-        """Wait up to ``timeout`` seconds for something to arrive and return all that has.
+        """Wait up to ``timeout`` seconds for notifications and return those that have arrived.
 
         :raises DatabaseUnavailableError: the connection is gone.
         """
         self._connection.set_deadline(timeout + CLEANUP_TIMEOUT)
         try:
-            # Ends after the first bunch, which may be several.
-            heard = list(self._connection.raw.notifies(timeout=timeout, stop_after=1))
+            # Ends after the first read from the server, which may bring several notifications.
+            arrived = list(self._connection.raw.notifies(timeout=timeout, stop_after=1))
         except (psycopg.Error, UnicodeError) as error:
             raise translate(error) from error
-        return [Notification(notify.channel, notify.payload) for notify in heard]
+        return [Notification(notify.channel, notify.payload) for notify in arrived]
 
     def close(self) -> None:
         """Close; safe to call twice."""

@@ -1,4 +1,4 @@
-"""Open a blocking libpq connection within a time limit: one address after the other."""
+"""Open a blocking libpq connection by a deadline. The addresses are tried one by one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from roost._drivers.psycopg_sync.connection import DeadlineExceeded
 
 
 def connect_by(parameters: dict[str, Any], deadline: float) -> Any:
-    """Return a ``PGconn``; ``connect_timeout`` (seconds) is for each address.
+    """Return a connected ``PGconn``. An exception of a signal handler leaves nothing open.
 
-    Interrupted, it leaves nothing open.
-
+    :param parameters: libpq's; ``connect_timeout`` is the seconds for each address.
     :param deadline: by ``time.monotonic``, for all addresses and the name look-up together.
-    :raises psycopg.OperationalError: no address could be reached; the message names all attempts.
+    :raises psycopg.OperationalError: no address could be reached. The message names all attempts.
     """
     limit = timeout_from_conninfo(parameters)
     failures: list[tuple[dict[str, Any], psycopg.Error]] = []
@@ -47,7 +46,7 @@ def _connect(conninfo: str, deadline: float) -> Any:
     pgconn = pq.PGconn.connect_start(conninfo.encode())
     connected = False
     try:
-        # The descriptor may be another one after each poll.
+        # Read the descriptor after each poll: it may have changed.
         while (status := pgconn.connect_poll()) != pq.PollingStatus.OK:
             if status == pq.PollingStatus.FAILED:
                 raise psycopg.OperationalError(f"connection failed: {pgconn.get_error_message()}")
@@ -63,7 +62,7 @@ def _connect(conninfo: str, deadline: float) -> Any:
 
 
 def _addresses(parameters: dict[str, Any], deadline: float) -> list[dict[str, Any]]:
-    """Return the parameters of each attempt; looking up a name ends at the deadline."""
+    """Return the parameters of each attempt. A name look-up ends at the deadline."""
     if not _has_names(parameters):
         return list(conninfo_attempts(parameters))
     found: list[dict[str, Any]] = []
@@ -72,10 +71,10 @@ def _addresses(parameters: dict[str, Any], deadline: float) -> list[dict[str, An
     def look_up() -> None:
         try:
             found.extend(conninfo_attempts(parameters))
-        except BaseException as error:  # noqa: BLE001  (raised again by who waits)
+        except BaseException as error:  # noqa: BLE001  (raised again below)
             failed.append(error)
 
-    # The system's look-up can't be given a time limit, so it is left behind in a thread.
+    # The system's look-up has no time limit, so it runs in a thread that is left alone.
     thread = threading.Thread(target=look_up, name="roost name look-up", daemon=True)
     thread.start()
     thread.join(max(deadline - monotonic(), 0.0))

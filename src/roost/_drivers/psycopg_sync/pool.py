@@ -1,8 +1,8 @@
-"""A small pool of blocking connections, for threads. No background thread, nothing to start.
+"""A pool of blocking connections for threads. It has no background thread.
 
-A signal handler may raise an exception between any two steps here, and a process may be forked at
-any time. So there is no lock, and no count: a connection is in use while its `_Loan` is registered
-and alive, and what changes the state is one call of a dict's or a deque's method.
+A signal handler may raise between any two steps here, and the process may be forked at any time. So
+there is no lock and no counter. A connection is in use while its `_Loan` is registered and alive.
+Every change of state is one call of a dict's or a deque's method.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from roost._drivers.process import PerProcess, current_process
 from roost._drivers.psycopg_sync.adapter import SyncConnection, connect
 from roost.exceptions import ClosedError, DatabaseUnavailableError, RoostError
 
-LOOK_INTERVAL = 0.1
-"""Seconds between two looks of a thread that waits; it is also called when its turn has come."""
+CHECK_INTERVAL = 0.1
+"""Seconds after which a waiting thread checks its turn again. Usually it is woken before."""
 
 
 class PsycopgSyncPool:
-    """Up to ``max_size`` connections, opened when needed, the last one used first.
+    """Lends up to ``max_size`` connections, opened when needed. The last returned is lent first.
 
-    A process that was forked from one that used the pool starts with none: the parent's connections
-    stay the parent's.
+    A forked process starts without connections, and leaves those of its parent alone.
     """
 
     def __init__(self, dsn: str, *, max_size: int, application_name: str = "roost") -> None:
@@ -37,35 +36,37 @@ class PsycopgSyncPool:
         self._max_size = max_size
         self._application_name = application_name
         self._prepared_statements = PreparedStatements()
-        self._ended = False
+        self._is_closed = False
         self._states = PerProcess(_State)
 
     def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AbstractContextManager[SyncConnection]:
-        """Borrow a connection; wait up to ``timeout`` seconds for one to be free and connected.
+        """Lend a connection for one ``with``.
 
-        After any error that is no `RoostError` it is closed, since its state is unknown.
+        If the block ends with an error that is not a `RoostError`, the connection is closed, since
+        its state is unknown.
 
+        :param timeout: seconds to wait until a connection is free and open.
         :raises DatabaseUnavailableError: none was free in time, or the server can't be reached.
         :raises ClosedError: the pool was closed.
         """
         return _Loan(self, timeout)
 
     def close(self) -> None:
-        """Close every idle connection now and each borrowed one when it comes back."""
-        self._ended = True
+        """Close every idle connection now, and each lent one when it is returned."""
+        self._is_closed = True
         self._states.get().close_idle()
 
     def refuse_if_closed(self) -> None:
         """Raise `ClosedError` if the pool was closed."""
-        if self._ended:
+        if self._is_closed:
             raise ClosedError("this client was closed")
 
-    def wait_for_place(self, state: _State, loan: _Loan, deadline: float) -> None:
-        """Return when ``loan`` is among the first ``max_size`` ones."""
+    def wait_for_turn(self, state: _State, loan: _Loan, deadline: float) -> None:
+        """Return when ``loan`` is among the first ``max_size`` loans."""
         state.loans[loan.reference] = None
         if len(state.loans) <= self._max_size:
             return
-        loan.bell = SimpleQueue()
+        loan.turn = SimpleQueue()
         began = monotonic()
         while not state.is_among_first(loan, self._max_size):
             self.refuse_if_closed()
@@ -76,12 +77,12 @@ class PsycopgSyncPool:
                     f"{self._max_size} are in use"
                 )
             try:
-                loan.bell.get(timeout=min(left, LOOK_INTERVAL))
+                loan.turn.get(timeout=min(left, CHECK_INTERVAL))
             except Empty:
                 continue
 
     def connection(self, state: _State, deadline: float) -> SyncConnection:
-        """Return an idle connection that is alive, or a new one."""
+        """Return an idle connection that is usable, or a new one."""
         return state.pop_idle() or connect(
             self._dsn,
             application_name=self._application_name,
@@ -90,14 +91,14 @@ class PsycopgSyncPool:
         )
 
     def give_back(self, state: _State, loan: _Loan, *, reusable: bool) -> None:
-        """Take the connection of a loan, and end the loan."""
+        """End a loan: keep its connection for the next one, or close it."""
         connection = loan.connection
         try:
             if connection is None or connection.process != current_process():
-                return  # in a child that was forked meanwhile it is the parent's
-            if reusable and connection.is_idle() and not self._ended:
+                return  # it belongs to the process that this one was forked from
+            if reusable and connection.is_idle() and not self._is_closed:
                 state.idle.append(connection)
-                if self._ended:
+                if self._is_closed:
                     state.close_idle()
             else:
                 connection.close()
@@ -105,14 +106,14 @@ class PsycopgSyncPool:
             loan.done = True
             state.loans.pop(loan.reference, None)
             if len(state.loans) >= self._max_size:
-                state.call_first(self._max_size)
+                state.wake_first(self._max_size)
 
 
 class _Loan(AbstractContextManager[SyncConnection]):
     """A connection lent for one ``with``.
 
-    The pool knows it by a weak reference: should an exception come before ``__exit__`` does its
-    work, the place is free again when the loan is deleted.
+    The pool keeps only a weak reference to it. If a signal handler raises before ``__exit__`` has
+    done its work, the loan ends when it is deleted.
     """
 
     def __init__(self, pool: PsycopgSyncPool, timeout: float) -> None:
@@ -121,15 +122,15 @@ class _Loan(AbstractContextManager[SyncConnection]):
         self._state: _State
         self.reference = weakref.ref(self)
         self.connection: SyncConnection | None = None
-        self.bell: SimpleQueue[None] | None = None
+        self.turn: SimpleQueue[None] | None = None
         self.done = False
 
     def __enter__(self) -> SyncConnection:
         pool, deadline = self._pool, monotonic() + self._timeout
         pool.refuse_if_closed()
-        state = self._state = pool._states.get()  # noqa: SLF001  (a part of it)
+        state = self._state = pool._states.get()  # noqa: SLF001  (a part of the pool)
         try:
-            pool.wait_for_place(state, self, deadline)
+            pool.wait_for_turn(state, self, deadline)
             self.connection = connection = pool.connection(state, deadline)
         except BaseException:
             pool.give_back(state, self, reusable=False)
@@ -143,7 +144,7 @@ class _Loan(AbstractContextManager[SyncConnection]):
 
 @attrs.define(eq=False)
 class _State:
-    """What one process has: who uses or waits for a connection, in order, and the idle ones."""
+    """The state in one process: the loans in their order, and the idle connections."""
 
     loans: dict[weakref.ref[_Loan], None] = attrs.field(factory=dict)
     idle: deque[SyncConnection] = attrs.field(factory=deque)
@@ -160,11 +161,11 @@ class _State:
                 ahead += 1
         return False
 
-    def call_first(self, most: int) -> None:
+    def wake_first(self, most: int) -> None:
         for reference in list(self.loans)[:most]:
             loan = reference()
-            if loan is not None and loan.bell is not None:
-                loan.bell.put(None)
+            if loan is not None and loan.turn is not None:
+                loan.turn.put(None)
 
     def pop_idle(self) -> SyncConnection | None:
         while True:
