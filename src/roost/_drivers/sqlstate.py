@@ -1,9 +1,8 @@
 """Decide by Postgres's error code whether an error is temporary, for every driver.
 
-A code means one thing in answer to a statement, and may mean another while a connection is made.
-Poolers and proxies answer statements with the codes of a failed login (28P01, 3D000, …) while they
-can't log in to the server themselves. For other failures of their own they use the classes XX, 58
-and 08.
+An answer to a statement and the refusal of a new connection are judged by different rules. While a
+pooler or proxy can't log in to the server itself, it answers statements with the codes of a failed
+login (28P01, 3D000, …). For other failures of its own it uses the classes XX, 58 and 08.
 """
 
 from __future__ import annotations
@@ -14,23 +13,23 @@ _TEMPORARY_CLASSES = (
     "08",  # connection exceptions
     "53",  # insufficient resources: connections, memory, disk
     "57P",  # operator intervention: shutdown, crash, cannot_connect_now, idle_session_timeout
-    "58",  # system errors: disks, and poolers' own
+    "58",  # system errors: of disks, and of poolers
 )
 _TEMPORARY_STATES = frozenset(
     {
         "25006",  # read_only_sql_transaction: a standby, or a primary that was made read-only
         "25P03",  # idle_in_transaction_session_timeout: the server closed the connection
         "25P04",  # transaction_timeout: the same
-        "26000",  # invalid_sql_statement_name: a pooler dropped our prepared statement
+        "26000",  # invalid_sql_statement_name: a pooler dropped the prepared statement
         "40001",  # serialization_failure
         "40P01",  # deadlock_detected
-        "42P05",  # duplicate_prepared_statement: a pooler gave us another client's connection
+        "42P05",  # duplicate_prepared_statement: a pooler passed on another client's connection
         "55P03",  # lock_not_available
-        "57014",  # query_canceled: a statement_timeout or an administrator, since it was not us
-        "XX000",  # internal_error: poolers use it for all that they can't say otherwise
+        "57014",  # query_canceled: by statement_timeout or an administrator
+        "XX000",  # internal_error: poolers use it for errors that have no code of their own
     }
 )
-_OF_A_LOGIN = frozenset({"28000", "28P01", "3D000"})
+_LOGIN_STATES = frozenset({"28000", "28P01", "3D000"})
 
 SERIALIZATION_FAILURE = "40001"
 """Another transaction wrote the same row; only under repeatable read or serializable."""
@@ -55,12 +54,12 @@ ENDING_SEVERITIES = frozenset({"FATAL", "PANIC"})
 
 
 def is_temporary(sqlstate: str) -> bool:
-    """Say whether a statement that was answered with ``sqlstate`` may succeed later."""
-    return sqlstate in _OF_A_LOGIN or is_temporary_refusal(sqlstate)
+    """Say whether a statement may succeed later after the answer ``sqlstate``."""
+    return sqlstate in _LOGIN_STATES or is_temporary_refusal(sqlstate)
 
 
 def is_temporary_refusal(sqlstate: str) -> bool:
-    """Say whether a connection that was refused with ``sqlstate`` may be made later."""
+    """Say whether a connection may be made later after the refusal ``sqlstate``."""
     return sqlstate.startswith(_TEMPORARY_CLASSES) or sqlstate in _TEMPORARY_STATES
 
 

@@ -30,7 +30,7 @@ from roost.exceptions import DatabaseError
 
 
 class PsycopgConnection:
-    """One autocommit connection; one task uses it at a time."""
+    """An autocommit connection for one task at a time."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class PsycopgConnection:
         prepare_threshold: int | None = 5,
         prepared: PreparedStatements | None = None,
     ) -> PsycopgConnection:
-        """Connect. Cancelled, it leaves nothing open.
+        """Connect. A cancel leaves nothing open.
 
         :param prepared: shared with the other connections of this DSN.
         :raises DatabaseUnavailableError: the server can't be reached.

@@ -85,7 +85,7 @@ def _look_for_pooler(raw: psycopg.Connection[Row], prepared: PreparedStatements)
 
 
 class SyncConnection:
-    """One autocommit connection for one thread at a time. A ``with`` closes it at its end."""
+    """An autocommit connection for one thread at a time. A ``with`` closes it at its end."""
 
     def __init__(
         self,
