@@ -12,7 +12,7 @@ from tests.support.job_table import JobTable
 from roost import AsyncRoost, DatabaseError, SchemaError
 from roost._ops import schema
 from roost._ops.query import Row
-from roost._sql import Migration, functions, migrations
+from roost._sql import Migration, migrations
 
 
 @pytest.fixture
@@ -194,14 +194,6 @@ def test_a_schema_that_stands_behind_is_named(table: JobTable) -> None:
     table.rows("delete from roost.migrations where version = $1::int", schema.newest())
     with pytest.raises(SchemaError, match="not applied yet"):
         table.run(schema.check())
-
-
-def test_each_function_stands_in_a_file_of_its_name(table: JobTable) -> None:
-    names = [name.removeprefix("functions.") for name in (each.name for each in functions())]
-    created = table.rows(
-        "select proname::text from pg_proc where pronamespace = 'roost'::regnamespace order by 1"
-    )
-    assert [name for (name,) in created] == names
 
 
 def test_a_failed_migration_leaves_nothing(empty: JobTable) -> None:

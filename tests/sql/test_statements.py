@@ -9,9 +9,10 @@ import pytest
 from tests.support.job_table import JobTable
 
 import roost._sql
-from roost._sql import STAGES, Statement, statements
+from roost._sql import STAGES, Statement, fragments, functions, statements
 
 FOLDER = Path(roost._sql.__file__).parent
+FILES = sorted(file for file in FOLDER.glob("*.sql") if file.stem != "fragments")
 STATEMENTS = [statement for stage in STAGES for statement in statements(stage).values()]
 
 SCRIPTS = {"schema.create_ledger", "schema.drop_ledger"}
@@ -27,10 +28,10 @@ def body(statement: Statement) -> str:
 
 
 def test_every_file_is_a_stage() -> None:
-    assert {file.stem for file in FOLDER.glob("*.sql")} == set(STAGES)
+    assert {file.stem for file in FILES} == set(STAGES)
 
 
-@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.sql")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_no_statement_of_a_file_is_overlooked(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     names = re.findall(r"^--\s*name:\s*(.*)$", text, flags=re.MULTILINE)
@@ -38,6 +39,17 @@ def test_no_statement_of_a_file_is_overlooked(file: Path) -> None:
     assert len(names) == len(set(names))
     # Nothing stands before the first name, where nobody would find it.
     assert text.startswith("-- name: ")
+
+
+def test_every_inclusion_is_replaced_by_its_fragment() -> None:
+    for text in (*(each.text for each in (*STATEMENTS, *functions())), *fragments().values()):
+        assert "{{" not in text
+
+
+def test_each_fragment_stands_for_a_text_that_is_used_twice_or_more() -> None:
+    files = [file.read_text(encoding="utf-8") for file in FOLDER.rglob("*.sql")]
+    uses = {name: sum(text.count(f"{{{{{name}}}}}") for text in files) for name in fragments()}
+    assert {name: count for name, count in uses.items() if count < 2} == {}
 
 
 def test_names_are_unique() -> None:

@@ -123,16 +123,16 @@ def utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+_JSON_FIELDS = ("args", "errors", "result", "metadata")
+
+
 def _job(row: Row) -> Job:
-    values = dict(zip(Job.model_fields, row, strict=True))
+    # A null column has the field's default: no tags, no errors, not completed yet.
+    columns = zip(Job.model_fields, row, strict=True)
+    values = {name: value for name, value in columns if value is not None}
     for name, value in values.items():
         if isinstance(value, datetime):
             values[name] = utc(value)
-    values["args"] = decode(values["args"])
-    values["errors"] = decode(values["errors"] or "[]")
-    values["metadata"] = decode(values["metadata"] or "{}")
-    if values["result"] is not None:
-        values["result"] = decode(values["result"])
-    values["tags"] = values["tags"] or []
-    values["depends_on"] = values["depends_on"] or []
+        elif name in _JSON_FIELDS:
+            values[name] = decode(value)
     return Job.model_validate(values)

@@ -1,18 +1,28 @@
-"""All that the database is told: named statements, migrations and functions, from ``*.sql`` files.
+"""Read all SQL of Roost from ``*.sql`` files: statements, fragments, functions and migrations.
 
-A file holds statements, each under a ``-- name: <name>`` line. Placeholders are Postgres's own
-``$1::type``, so that one text serves every driver unchanged.
+``<stage>.sql`` holds statements, each under a ``-- name: <name>`` line. Placeholders are Postgres's
+own ``$1::type``, so that every driver is sent the same text.
+
+``fragments.sql`` holds what several of them share, such as lists of columns, each under a
+``-- fragment: <name>`` line. ``{{name}}`` in a statement or a function stands for the fragment. A
+fragment names rows by fixed aliases, for example ``job`` for a row of ``roost.jobs``. Migrations
+use no fragments: what a migration does must never change.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
 import attrs
 
-_HEADING = re.compile(r"^-- name: (?P<name>[a-z_]+)\n", re.MULTILINE)
+_HEADING = re.compile(r"^-- (?:name|fragment): (?P<name>[a-z_]+)\n", re.MULTILINE)
+_INCLUSION = re.compile(
+    r"^(?P<indent> *)(?P<before>[^{\n]*)\{\{(?P<name>[a-z_]+)\}\}", re.MULTILINE
+)
+_LEADING_COMMENT = re.compile(r"\A(--[^\n]*\n)+")
 STAGES = (
     *("enqueue", "claim", "dispatch", "limits", "settle", "dependencies"),
     *("control", "cron", "workers", "rescue", "archive", "read", "unknown_tasks", "schema"),
@@ -34,12 +44,37 @@ class Statement:
 @cache
 def statements(stage: str) -> dict[str, Statement]:
     """Return the statements of ``<stage>.sql`` by name."""
-    text = files(__name__).joinpath(f"{stage}.sql").read_text(encoding="utf-8")
-    parts = _HEADING.split(text)
     return {
-        name: Statement(f"{stage}.{name}", body.strip())
-        for name, body in zip(parts[1::2], parts[2::2], strict=True)
+        name: Statement(f"{stage}.{name}", _expanded(body, fragments()))
+        for name, body in _sections(f"{stage}.sql")
     }
+
+
+@cache
+def fragments() -> dict[str, str]:
+    """Return the fragments by name, without their comments; one may include those above it."""
+    found: dict[str, str] = {}
+    for name, body in _sections("fragments.sql"):
+        found[name] = _expanded(_LEADING_COMMENT.sub("", body), found)
+    return found
+
+
+def _sections(file: str) -> list[tuple[str, str]]:
+    parts = _HEADING.split(files(__name__).joinpath(file).read_text(encoding="utf-8"))
+    return [(name, body.strip()) for name, body in zip(parts[1::2], parts[2::2], strict=True)]
+
+
+def _expanded(text: str, known: Mapping[str, str]) -> str:
+    """Replace each ``{{name}}`` by its fragment, indented as the line in which it stands.
+
+    :raises KeyError: there is no such fragment.
+    """
+
+    def include(found: re.Match[str]) -> str:
+        fragment = known[found["name"]].replace("\n", "\n" + found["indent"])
+        return found["indent"] + found["before"] + fragment
+
+    return _INCLUSION.sub(include, text)
 
 
 @attrs.frozen
@@ -102,7 +137,7 @@ def functions() -> tuple[Statement, ...]:
     return tuple(
         Statement(
             f"functions.{file.name.removesuffix('.sql')}",
-            file.read_text(encoding="utf-8"),
+            _expanded(file.read_text(encoding="utf-8"), fragments()),
             script=True,
         )
         for file in found

@@ -17,16 +17,12 @@ moved as (
     returning job.*
 )
 insert into roost.jobs_archive (
-    id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
-    lease_no, priority, attempt, max_attempts, timeout_seconds, pending_parents, cancel_requested,
-    state, queue, task, unique_key, args, metadata, tags, depends_on, errors, result, has_children,
-    limited
+    {{kept_columns}},
+    pending_parents, cancel_requested, has_children
 )
 select
-    id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
-    lease_no, priority, attempt, max_attempts, timeout_seconds, pending_parents, cancel_requested,
-    state, queue, task, unique_key, args, metadata, tags, depends_on, errors, result, has_children,
-    limited
+    {{kept_columns}},
+    pending_parents, cancel_requested, has_children
 from moved
 returning id;
 

@@ -189,14 +189,10 @@ with moved as (
     returning *
 )
 insert into roost.jobs (
-    id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
-    lease_no, priority, attempt, max_attempts, timeout_seconds, state, queue, task, unique_key, args,
-    metadata, tags, depends_on, errors, result, limited
+    {{kept_columns}}
 ) overriding system value
 select
-    id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
-    lease_no, priority, attempt, max_attempts, timeout_seconds, state, queue, task, unique_key, args,
-    metadata, tags, depends_on, errors, result, limited
+    {{kept_columns}}
 from moved
 returning id;
 

@@ -49,21 +49,7 @@ from (values (1)) as one (row)
 left join accepted on true
 left join lateral (
     select
-        job.id, job.lease_no, job.queue, job.task,
-        case
-            -- As stored, which is cheap to ask. Only what is large so is unpacked to be measured.
-            when pg_catalog.pg_column_size(job.args) < 8192
-                or pg_catalog.pg_column_size(job.args || jsonb '{}') <= 33554432
-                then job.args::text
-            else pg_catalog.format('"%s"', pg_catalog.pg_column_size(job.args || jsonb '{}'))
-        end,
-        job.priority, job.attempt,
-        job.max_attempts,
-        (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint,
-        (date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint,
-        job.errors::text, job.unique_key,
-        (date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint,
-        job.tags, job.timeout_seconds, job.cancel_requested, job.depends_on, job.metadata::text
+        {{claimed_columns}}
     from roost.jobs as job
     where job.id = accepted.dispatched_job_id
         and job.state = 'executing'
@@ -133,22 +119,7 @@ taken as (
         attempted_at = statement_timestamp()
     where job.id = any (array(select freed.dispatched_job_id from freed))
     returning
-        job.id, job.lease_no, job.queue, job.task,
-        case
-            -- As stored, which is cheap to ask. Only what is large so is unpacked to be measured.
-            when pg_catalog.pg_column_size(job.args) < 8192
-                or pg_catalog.pg_column_size(job.args || jsonb '{}') <= 33554432
-                then job.args::text
-            else pg_catalog.format('"%s"', pg_catalog.pg_column_size(job.args || jsonb '{}'))
-        end as args,
-        job.priority,
-        job.attempt, job.max_attempts,
-        (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint as scheduled_at,
-        (date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint as attempted_at,
-        job.errors::text as errors, job.unique_key,
-        (date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint as inserted_at,
-        job.tags, job.timeout_seconds, job.cancel_requested,
-        job.depends_on, job.metadata::text as metadata
+        {{claimed_columns}}
 )
 select *
 from taken

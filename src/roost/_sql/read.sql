@@ -1,18 +1,14 @@
 -- name: get_job
 -- Live or archived.
 select
-    id, queue, task, args::text, state, priority, attempt, max_attempts, scheduled_at, attempted_at,
-    completed_at, cancelled_at, discarded_at, errors::text, unique_key, inserted_at, tags,
-    timeout_seconds, cancel_requested, result::text, depends_on, metadata::text
-from roost.jobs
-where id = $1::bigint
+    {{job_columns}}
+from roost.jobs as job
+where job.id = $1::bigint
 union all
 select
-    id, queue, task, args::text, state, priority, attempt, max_attempts, scheduled_at, attempted_at,
-    completed_at, cancelled_at, discarded_at, errors::text, unique_key, inserted_at, tags,
-    timeout_seconds, cancel_requested, result::text, depends_on, metadata::text
-from roost.jobs_archive
-where id = $1::bigint;
+    {{job_columns}}
+from roost.jobs_archive as job
+where job.id = $1::bigint;
 
 -- name: count_by_state
 select state, count(*)
@@ -49,5 +45,5 @@ cross join lateral (
 order by worker.id;
 
 -- name: await_job
-select state, result, errors
+select job_state, job_result, job_errors
 from roost.await_job($1::bigint);

@@ -14,12 +14,7 @@ held as materialized (
     cross join lateral (
         select
         from roost.jobs as job
-        where job.id = verdict.id
-            and job.worker_id = verdict.worker_id
-            and job.lease_no = verdict.lease_no
-            -- Hidden from the planner: a table that was analysed while nothing ran lets it walk all
-            -- that runs, for each verdict.
-            and job.state || '' = 'executing'
+        where {{holds_lease}}
             and job.has_children = $5::boolean
         limit 1
         for update of job skip locked
@@ -85,10 +80,7 @@ held as materialized (
     cross join lateral (
         select job.attempt, job.cancel_requested
         from roost.jobs as job
-        where job.id = verdict.id
-            and job.worker_id = verdict.worker_id
-            and job.lease_no = verdict.lease_no
-            and job.state || '' = 'executing'
+        where {{holds_lease}}
             and job.has_children = $3::boolean
         limit 1
         for update of job skip locked
@@ -166,10 +158,7 @@ from unnest($1::bigint[], $2::bigint[], $3::integer[]) as verdict (id, worker_id
 cross join lateral (
     select job.has_children
     from roost.jobs as job
-    where job.id = verdict.id
-        and job.worker_id = verdict.worker_id
-        and job.lease_no = verdict.lease_no
-        and job.state || '' = 'executing'
+    where {{holds_lease}}
     limit 1
 ) as job;
 

@@ -36,9 +36,7 @@ head (queue, priority) as (
         select job.priority
         from roost.jobs as job
         where job.queue = served.queue
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
+            and {{claimable}}
         order by job.priority
         limit 1
     ) as first
@@ -50,9 +48,7 @@ head (queue, priority) as (
         from roost.jobs as job
         where job.queue = head.queue
             and job.priority > head.priority
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
+            and {{claimable}}
         order by job.priority
         limit 1
     ) as next
@@ -64,9 +60,7 @@ limited_head (queue, task) as (
         select job.task
         from roost.jobs as job
         where job.queue = served.queue
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and job.limited
+            and {{claimable_limited}}
         order by job.task
         limit 1
     ) as first
@@ -78,9 +72,7 @@ limited_head (queue, task) as (
         from roost.jobs as job
         where job.queue = head.queue
             and job.task > head.task
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and job.limited
+            and {{claimable_limited}}
         order by job.task
         limit 1
     ) as next
@@ -93,9 +85,7 @@ due as (
         from roost.jobs as job
         where job.queue = head.queue
             and job.priority = head.priority
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
+            and {{claimable}}
             and job.scheduled_at <= now()
         order by job.scheduled_at, job.id
         limit 1000
@@ -108,9 +98,7 @@ due as (
         from roost.jobs as job
         where job.queue = head.queue
             and job.task = head.task
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and job.limited
+            and {{claimable_limited}}
             and job.scheduled_at <= now()
         limit 1000
     ) as job

@@ -1,5 +1,5 @@
 -- The job that keeps others with its unique key out.
-create or replace function roost.active_job(unique_key text, out job_id bigint)
+create or replace function roost.active_job(p_unique_key text, out job_id bigint)
 language plpgsql
 stable
 security definer
@@ -9,7 +9,7 @@ begin
     select job.id
     into job_id
     from roost.jobs as job
-    where job.unique_key = active_job.unique_key
+    where job.unique_key = p_unique_key
         and job.state in ('available', 'executing', 'retryable');
 end
 $$;

@@ -1,6 +1,6 @@
 -- A notification costs its transaction a lock that all commits share: only workers that sleep are
 -- notified.
-create or replace function roost.announce(queue text)
+create or replace function roost.announce(p_queue text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -21,10 +21,10 @@ begin
             from roost.workers as worker
             where worker.wants_notify
                 and worker.expires_at > now()
-                and announce.queue = any (worker.queues)
+                and p_queue = any (worker.queues)
         )
     then
-        perform pg_notify('roost_jobs', announce.queue);
+        perform pg_notify('roost_jobs', p_queue);
     end if;
 end
 $$;

@@ -3,16 +3,13 @@
 -- It is announced by the task's name, without a look at who waits: a job that is enqueued beside this
 -- transaction would not be seen, its worker would not see the room yet, and both would go on waiting.
 -- A worker that knows of no waiting job of the task asks nothing when it hears of it.
-create or replace function roost.announce_room(task text)
+create or replace function roost.announce_room(p_task text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- As in roost.announce. A worker that is awake looks by itself.
-    if current_setting('roost.notify', true) = 'off' then
-        return;
-    end if;
     if current_setting('roost.notify', true) = 'off' then
         return;
     end if;
@@ -24,7 +21,7 @@ begin
                 and worker.expires_at > now()
         )
     then
-        perform pg_notify('roost_room', announce_room.task);
+        perform pg_notify('roost_room', p_task);
     end if;
 end
 $$;

@@ -1,7 +1,7 @@
 -- From here on the end of the job is announced. The look is a statement of its own, so that it sees an
 -- end that came first.
-create or replace function roost.await_job(job_id bigint)
-returns table (state text, result text, errors text)
+create or replace function roost.await_job(p_id bigint)
+returns table (job_state text, job_result text, job_errors text)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
@@ -11,7 +11,7 @@ declare
 begin
     update roost.jobs as job
     set awaited = true
-    where job.id = await_job.job_id
+    where job.id = p_id
         and not job.awaited
         and job.state in ('available', 'executing', 'retryable')
     returning case
@@ -30,11 +30,11 @@ begin
     return query
     select job.state::text, job.result::text, job.errors::text
     from roost.jobs as job
-    where job.id = await_job.job_id
+    where job.id = p_id
     union all
     select job.state::text, job.result::text, job.errors::text
     from roost.jobs_archive as job
-    where job.id = await_job.job_id;
+    where job.id = p_id;
 end
 $$;
 

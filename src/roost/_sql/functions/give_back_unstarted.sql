@@ -5,7 +5,7 @@
 -- start either. Rows that are locked are passed over, and rescued with those that did start; so are
 -- those that are to be cancelled.
 create or replace function roost.give_back_unstarted(
-    worker_id bigint, started bigint[], dispatched_job_id bigint
+    p_worker_id bigint, p_started bigint[], p_dispatched_job_id bigint
 )
 returns bigint
 language plpgsql
@@ -18,13 +18,13 @@ begin
         select job.id
         from roost.jobs as job
         where job.state = 'executing'
-            and job.worker_id = give_back_unstarted.worker_id
+            and job.worker_id = p_worker_id
             and not job.cancel_requested
             and (
-                job.id = give_back_unstarted.dispatched_job_id
+                job.id = p_dispatched_job_id
                 or roost.is_unstarted(
                     job.prefetch_no, job.priority, job.scheduled_at, job.id,
-                    give_back_unstarted.started
+                    p_started
                 )
             )
         order by job.id

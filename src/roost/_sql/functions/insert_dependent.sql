@@ -23,28 +23,19 @@ begin
     end if;
 
     -- A statement of its own after the lock: it sees the parents as they are now.
-    with record as materialized (
+    with new_job as materialized (
         select
             nextval('roost.jobs_id_seq') as id,
-            r.*
-        from jsonb_to_recordset(content::jsonb) as r (
-            queue text,
-            task text,
-            args jsonb,
-            priority integer,
-            max_attempts integer,
-            scheduled_at timestamptz,
-            unique_key text,
-            tags text[],
-            timeout_seconds integer,
-            metadata jsonb,
+            {{new_job}}
+        from jsonb_to_recordset(content::jsonb) as encoded (
+            {{new_job_fields}},
             depends_on bigint[]
         )
     ),
     parent as materialized (
-        select distinct record.id as child_id, live.id, live.state
-        from record
-        cross join lateral unnest(record.depends_on) as wanted (id)
+        select distinct new_job.id as child_id, live.id, live.state
+        from new_job
+        cross join lateral unnest(new_job.depends_on) as wanted (id)
         join lateral (
             select job.id, job.state
             from roost.jobs as job
@@ -56,7 +47,7 @@ begin
         ) as live on true
         where live.state <> 'completed'
     ),
-    family as (
+    outcome as (
         select
             parent.child_id,
             count(*) as pending,
@@ -70,34 +61,28 @@ begin
     ),
     inserted as (
         insert into roost.jobs as job (
-            id, queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-            unique_key, tags, timeout_seconds, metadata, limited, depends_on,
+            id, args, unique_key, depends_on,
+            {{new_job_columns}},
             state, cancelled_at, pending_parents, errors
         ) overriding system value
         select
-            record.id, record.queue, record.task, record.args, record.priority,
-            record.max_attempts,
-            coalesce(record.scheduled_at, statement_timestamp()), statement_timestamp(),
-            record.unique_key, record.tags, record.timeout_seconds, record.metadata,
-            exists (select from roost.limits where limits.task = record.task),
-            record.depends_on,
+            new_job.id, new_job.args, new_job.unique_key, new_job.depends_on,
+            {{new_job_values}},
             -- A parent that has failed already has the same consequence as one that fails later.
-            case when family.failed is null then 'available' else 'cancelled' end,
-            case when family.failed is not null then statement_timestamp() end,
-            case when family.failed is null then coalesce(family.pending, 0) else 0 end,
-            case when family.failed is not null then jsonb_build_array(jsonb_build_object(
+            case when outcome.failed is null then 'available' else 'cancelled' end,
+            case when outcome.failed is not null then statement_timestamp() end,
+            case when outcome.failed is null then coalesce(outcome.pending, 0) else 0 end,
+            case when outcome.failed is not null then jsonb_build_array(jsonb_build_object(
                 'attempt', 0,
                 'at', statement_timestamp(),
-                'error', 'ParentFailed: job ' || family.failed_id || ' was ' || family.failed,
+                'error', 'ParentFailed: job ' || outcome.failed_id || ' was ' || outcome.failed,
                 'trace', ''
             )) end
-        from record
-        left join family on family.child_id = record.id
+        from new_job
+        left join outcome on outcome.child_id = new_job.id
         -- Of two jobs with one unique key the first is kept.
-        order by record.id
-        on conflict (unique_key)
-            where unique_key is not null and state in ('available', 'executing', 'retryable')
-            do nothing
+        order by new_job.id
+        {{unless_key_is_taken}}
         returning job.id, job.queue, job.state, job.scheduled_at, job.pending_parents
     ),
     depending as (
@@ -115,10 +100,10 @@ begin
             and inserted.scheduled_at <= statement_timestamp() + interval '1 minute'
         group by inserted.queue
     )
-    select array_agg(inserted.id order by record.id)
+    select array_agg(inserted.id order by new_job.id)
     into new_ids
-    from record
-    left join inserted on inserted.id = record.id
+    from new_job
+    left join inserted on inserted.id = new_job.id
     where (select count(*) from notified) >= 0;
 end
 $$;

@@ -7,24 +7,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     batch jsonb := content;
-    common record;
-    due_at timestamptz;
+    new_job record;
     asks boolean := false;
 begin
-    select c.*, limits.task is not null as limited
-    into common
-    from jsonb_to_record(batch -> 'common') as c (
-        queue text,
-        task text,
-        priority integer,
-        max_attempts integer,
-        scheduled_at timestamptz,
-        tags text[],
-        timeout_seconds integer,
-        metadata jsonb
-    )
-    left join roost.limits on limits.task = c.task;
-    due_at := coalesce(common.scheduled_at, statement_timestamp());
+    select
+        {{new_job}}
+    into new_job
+    from jsonb_to_record(batch -> 'common') as encoded (
+        {{new_job_fields}}
+    );
 
     if jsonb_array_length(batch -> 'args') < 100 then
         -- Not worth a subtransaction, of which a transaction should not have too many.
@@ -33,18 +24,17 @@ begin
         begin
             with inserted as (
                 insert into roost.jobs as job (
-                    queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-                    unique_key, tags, timeout_seconds, metadata, limited
+                    args, unique_key,
+                    {{new_job_columns}}
                 )
                 select
-                    common.queue, common.task, new.args, common.priority, common.max_attempts,
-                    due_at, statement_timestamp(), new.unique_key, common.tags,
-                    common.timeout_seconds, common.metadata, common.limited
+                    each.args, each.unique_key,
+                    {{new_job_values}}
                 from rows from (
                     jsonb_array_elements(batch -> 'args'),
                     jsonb_array_elements_text(batch -> 'keys')
-                ) with ordinality as new (args, unique_key, place)
-                order by new.place
+                ) with ordinality as each (args, unique_key, place)
+                order by each.place
                 returning job.id, job.unique_key
             )
             select array_agg(id), array_agg(unique_key)
@@ -60,21 +50,18 @@ begin
     if asks then
         with inserted as (
             insert into roost.jobs as job (
-                queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-                unique_key, tags, timeout_seconds, metadata, limited
+                args, unique_key,
+                {{new_job_columns}}
             )
             select
-                common.queue, common.task, new.args, common.priority, common.max_attempts,
-                due_at, statement_timestamp(), new.unique_key, common.tags,
-                common.timeout_seconds, common.metadata, common.limited
+                each.args, each.unique_key,
+                {{new_job_values}}
             from rows from (
                 jsonb_array_elements(batch -> 'args'),
                 jsonb_array_elements_text(batch -> 'keys')
-            ) with ordinality as new (args, unique_key, place)
-            order by new.place
-            on conflict (unique_key)
-                where unique_key is not null and state in ('available', 'executing', 'retryable')
-                do nothing
+            ) with ordinality as each (args, unique_key, place)
+            order by each.place
+            {{unless_key_is_taken}}
             returning job.id, job.unique_key
         )
         select array_agg(id), array_agg(unique_key)
@@ -82,8 +69,8 @@ begin
         from inserted;
     end if;
 
-    if new_ids is not null and due_at <= statement_timestamp() + interval '1 minute' then
-        perform roost.announce(common.queue);
+    if new_ids is not null and new_job.due_at <= statement_timestamp() + interval '1 minute' then
+        perform roost.announce(new_job.queue);
     end if;
 end
 $$;

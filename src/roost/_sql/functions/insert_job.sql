@@ -10,29 +10,20 @@ declare
     its_queue text;
 begin
     insert into roost.jobs as job (
-        queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-        unique_key, tags, timeout_seconds, metadata, limited
+        args, unique_key,
+        {{new_job_columns}}
     )
     select
-        record.queue, record.task, record.args, record.priority, record.max_attempts,
-        coalesce(record.scheduled_at, statement_timestamp()), statement_timestamp(),
-        record.unique_key, record.tags, record.timeout_seconds, record.metadata,
-        exists (select from roost.limits where limits.task = record.task)
-    from jsonb_to_record(content::jsonb -> 0) as record (
-        queue text,
-        task text,
-        args jsonb,
-        priority integer,
-        max_attempts integer,
-        scheduled_at timestamptz,
-        unique_key text,
-        tags text[],
-        timeout_seconds integer,
-        metadata jsonb
-    )
-    on conflict (unique_key)
-        where unique_key is not null and state in ('available', 'executing', 'retryable')
-        do nothing
+        new_job.args, new_job.unique_key,
+        {{new_job_values}}
+    from (
+        select
+            {{new_job}}
+        from jsonb_to_record(content::jsonb -> 0) as encoded (
+            {{new_job_fields}}
+        )
+    ) as new_job
+    {{unless_key_is_taken}}
     returning job.id, job.scheduled_at, job.queue
     into new_id, due_at, its_queue;
     if due_at <= statement_timestamp() + interval '1 minute' then

@@ -6,36 +6,22 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    with record as (
-        select r.*
-        from jsonb_to_recordset(content::jsonb) as r (
-            queue text,
-            task text,
-            args jsonb,
-            priority integer,
-            max_attempts integer,
-            scheduled_at timestamptz,
-            unique_key text,
-            tags text[],
-            timeout_seconds integer,
-            metadata jsonb
-        )
-    ),
-    inserted as (
+    with inserted as (
         insert into roost.jobs as job (
-            queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-            unique_key, tags, timeout_seconds, metadata, limited
+            args, unique_key,
+            {{new_job_columns}}
         )
         select
-            record.queue, record.task, record.args, record.priority, record.max_attempts,
-            -- Not now(): that is when the caller's transaction began, maybe long ago.
-            coalesce(record.scheduled_at, statement_timestamp()), statement_timestamp(),
-            record.unique_key, record.tags, record.timeout_seconds, record.metadata,
-            exists (select from roost.limits where limits.task = record.task)
-        from record
-        on conflict (unique_key)
-            where unique_key is not null and state in ('available', 'executing', 'retryable')
-            do nothing
+            new_job.args, new_job.unique_key,
+            {{new_job_values}}
+        from (
+            select
+                {{new_job}}
+            from jsonb_to_recordset(content::jsonb) as encoded (
+                {{new_job_fields}}
+            )
+        ) as new_job
+        {{unless_key_is_taken}}
         returning job.id, job.queue, job.scheduled_at
     ),
     -- One notification a queue, only for what can start now or within a minute: who hears of it looks,

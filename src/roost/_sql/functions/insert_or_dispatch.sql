@@ -18,23 +18,11 @@ declare
 begin
     new_id := nextval('roost.jobs_id_seq');
     select
-        r.*,
-        limits.task is not null as limited,
-        coalesce(r.scheduled_at, statement_timestamp()) as due_at
+        {{new_job}}
     into new_job
-    from jsonb_to_record(content::jsonb -> 0) as r (
-        queue text,
-        task text,
-        args jsonb,
-        priority integer,
-        max_attempts integer,
-        scheduled_at timestamptz,
-        unique_key text,
-        tags text[],
-        timeout_seconds integer,
-        metadata jsonb
-    )
-    left join roost.limits on limits.task = r.task;
+    from jsonb_to_record(content::jsonb -> 0) as encoded (
+        {{new_job_fields}}
+    );
 
     if new_job.due_at > statement_timestamp() + interval '1 minute' then
         null;  -- whoever sleeps looks before that
@@ -71,24 +59,20 @@ begin
     end if;
 
     insert into roost.jobs as job (
-        id, queue, task, args, priority, max_attempts, scheduled_at, inserted_at,
-        unique_key, tags, timeout_seconds, metadata, limited,
-        state, attempt, lease_no, worker_id, attempted_at
+        id, args, unique_key, state, attempt, lease_no, worker_id, attempted_at,
+        {{new_job_columns}}
     )
     overriding system value
     values (
-        new_id, new_job.queue, new_job.task, new_job.args, new_job.priority, new_job.max_attempts,
-        new_job.due_at, statement_timestamp(), new_job.unique_key, new_job.tags,
-        new_job.timeout_seconds, new_job.metadata, new_job.limited,
+        new_id, new_job.args, new_job.unique_key,
         case when dispatched then 'executing' else 'available' end,
         case when dispatched then 1 else 0 end,
         case when dispatched then 1 else 0 end,
         case when dispatched then receiver_id end,
-        case when dispatched then statement_timestamp() end
+        case when dispatched then statement_timestamp() end,
+        {{new_job_values}}
     )
-    on conflict (unique_key)
-        where unique_key is not null and state in ('available', 'executing', 'retryable')
-        do nothing
+    {{unless_key_is_taken}}
     returning job.id into new_id;
 
     if new_id is null then

@@ -1,20 +1,21 @@
 -- Whether a job that was claimed to wait for a slot has certainly not started; see
 -- give_back_unstarted.sql.
 create or replace function roost.is_unstarted(
-    prefetch_no integer, priority integer, scheduled_at timestamptz, id bigint, started bigint[]
+    p_prefetch_no integer, p_priority integer, p_scheduled_at timestamptz, p_id bigint,
+    p_started bigint[]
 )
 returns boolean
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select prefetch_no is not null
+    select p_prefetch_no is not null
         and (
-            started is null
+            p_started is null
             or array[
-                prefetch_no::bigint, priority::bigint,
-                (date_part('epoch', scheduled_at) * 1000000::double precision)::bigint, id
-            ] > started
+                p_prefetch_no::bigint, p_priority::bigint,
+                (date_part('epoch', p_scheduled_at) * 1000000::double precision)::bigint, p_id
+            ] > p_started
         )
 $$;
 

@@ -33,9 +33,7 @@ as $$
         (
             select job.queue, job.priority
             from roost.jobs as job
-            where job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and not job.limited
+            where {{claimable}}
             order by job.queue, job.priority
             limit 1
         )
@@ -46,9 +44,7 @@ as $$
             select job.queue, job.priority
             from roost.jobs as job
             where (job.queue, job.priority) > (head.queue, head.priority)
-                and job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and not job.limited
+                and {{claimable}}
             order by job.queue, job.priority
             limit 1
         ) as next
@@ -57,9 +53,7 @@ as $$
         (
             select job.queue, job.task, job.priority
             from roost.jobs as job
-            where job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and job.limited
+            where {{claimable_limited}}
             order by job.queue, job.task, job.priority
             limit 1
         )
@@ -70,9 +64,7 @@ as $$
             select job.queue, job.task, job.priority
             from roost.jobs as job
             where (job.queue, job.task, job.priority) > (head.queue, head.task, head.priority)
-                and job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and job.limited
+                and {{claimable_limited}}
             order by job.queue, job.task, job.priority
             limit 1
         ) as next
@@ -81,7 +73,7 @@ as $$
         (
             select job.state, job.queue
             from roost.jobs as job
-            where (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+            where {{counted}}
             order by job.state, job.queue
             limit 1
         )
@@ -92,7 +84,7 @@ as $$
             select job.state, job.queue
             from roost.jobs as job
             where (job.state, job.queue) > (head.state, head.queue)
-                and (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+                and {{counted}}
             order by job.state, job.queue
             limit 1
         ) as next
@@ -169,9 +161,7 @@ as $$
                 from roost.jobs as job
                 where job.queue = waiting.queue
                     and job.priority = waiting.priority
-                    and job.state in ('available', 'retryable')
-                    and job.pending_parents = 0
-                    and not job.limited
+                    and {{claimable}}
                     and job.scheduled_at <= now()
                     and waiting.task is null
                 order by job.scheduled_at
@@ -187,9 +177,7 @@ as $$
                 where job.queue = waiting.queue
                     and job.task = waiting.task
                     and job.priority = waiting.priority
-                    and job.state in ('available', 'retryable')
-                    and job.pending_parents = 0
-                    and job.limited
+                    and {{claimable_limited}}
                     and job.scheduled_at <= now()
                 order by job.scheduled_at
                 limit 10000
@@ -210,9 +198,7 @@ as $$
                 from roost.jobs as job
                 where job.queue = waiting.queue
                     and job.priority = waiting.priority
-                    and job.state in ('available', 'retryable')
-                    and job.pending_parents = 0
-                    and not job.limited
+                    and {{claimable}}
                     and job.scheduled_at > now()
                     and waiting.task is null
                 order by job.scheduled_at
@@ -228,9 +214,7 @@ as $$
                 where job.queue = waiting.queue
                     and job.task = waiting.task
                     and job.priority = waiting.priority
-                    and job.state in ('available', 'retryable')
-                    and job.pending_parents = 0
-                    and job.limited
+                    and {{claimable_limited}}
                     and job.scheduled_at > now()
                 order by job.scheduled_at
                 limit 10000
@@ -248,7 +232,7 @@ as $$
                     from roost.jobs as job
                     where job.state = 'retryable'
                         and job.queue = named.queue
-                        and (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+                        and {{counted}}
                     limit (select most.jobs from most)
                 ) as job
             ) as retryable,
@@ -259,7 +243,7 @@ as $$
                     from roost.jobs as job
                     where job.state = 'discarded'
                         and job.queue = named.queue
-                        and (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+                        and {{counted}}
                     limit (select most.jobs from most)
                 ) as job
             ) as discarded,

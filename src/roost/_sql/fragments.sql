@@ -1,0 +1,93 @@
+-- fragment: claimable
+-- A waiting job that a claim finds in the index jobs_claim, now or when it is due.
+job.state in ('available', 'retryable')
+and job.pending_parents = 0
+and not job.limited
+
+-- fragment: claimable_limited
+-- The same for a job of a limited task: the index jobs_claim_limited.
+job.state in ('available', 'retryable')
+and job.pending_parents = 0
+and job.limited
+
+-- fragment: claimed_columns
+-- What a worker gets of a job that it leases, in the order of roost._ops.claim.ClaimedJob.
+job.id, job.lease_no, job.queue, job.task,
+case
+    -- The stored size is cheap to read. Only larger args are unpacked to be measured.
+    when pg_catalog.pg_column_size(job.args) < 8192
+        or pg_catalog.pg_column_size(job.args || jsonb '{}') <= 33554432
+        then job.args::text
+    else pg_catalog.format('"%s"', pg_catalog.pg_column_size(job.args || jsonb '{}'))
+end as args,
+job.priority, job.attempt, job.max_attempts,
+-- Microseconds since 1970: most handlers need no datetime, so the worker makes none. As a double,
+-- which is exact beyond the year 2200: extract's numeric takes three times as long.
+(date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint as scheduled_at,
+(date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint as attempted_at,
+job.errors::text as errors, job.unique_key,
+(date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint as inserted_at,
+job.tags, job.timeout_seconds, job.cancel_requested, job.depends_on,
+job.metadata::text as metadata
+
+-- fragment: holds_lease
+-- Whether `job` is executing under the lease that `verdict` names. The state is hidden from the
+-- planner: for a table that was analyzed while nothing ran it would walk all executing jobs for each
+-- verdict.
+job.id = verdict.id
+and job.worker_id = verdict.worker_id
+and job.lease_no = verdict.lease_no
+and job.state || '' = 'executing'
+
+-- fragment: job_columns
+-- What users see of a job, in the order of the fields of roost.Job.
+job.id, job.queue, job.task, job.args::text, job.state, job.priority, job.attempt,
+job.max_attempts, job.scheduled_at, job.attempted_at, job.completed_at, job.cancelled_at,
+job.discarded_at, job.errors::text, job.unique_key, job.inserted_at, job.tags,
+job.timeout_seconds, job.cancel_requested, job.result::text, job.depends_on, job.metadata::text
+
+-- fragment: kept_columns
+-- What a job keeps on its way into the archive and back.
+id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
+lease_no, priority, attempt, max_attempts, timeout_seconds, state, queue, task, unique_key, args,
+metadata, tags, depends_on, errors, result, limited
+
+-- fragment: new_job_fields
+-- The fields of an encoded job; see roost._model.encoding.
+queue text,
+task text,
+args jsonb,
+priority integer,
+max_attempts integer,
+scheduled_at timestamptz,
+unique_key text,
+tags text[],
+timeout_seconds integer,
+metadata jsonb
+
+-- fragment: new_job
+-- An encoded job (`encoded`) with what its row has besides. Not now(): the caller's transaction may
+-- have begun long ago.
+encoded.*,
+coalesce(encoded.scheduled_at, statement_timestamp()) as due_at,
+exists (select from roost.limits where limits.task = encoded.task) as limited
+
+-- fragment: new_job_columns
+-- The columns that an insert fills besides args and unique_key, which differ within a batch.
+queue, task, priority, max_attempts, scheduled_at, inserted_at, tags, timeout_seconds, metadata,
+limited
+
+-- fragment: new_job_values
+-- The same of `new_job`, a row as the fragment new_job makes it.
+new_job.queue, new_job.task, new_job.priority, new_job.max_attempts, new_job.due_at,
+statement_timestamp(), new_job.tags, new_job.timeout_seconds, new_job.metadata, new_job.limited
+
+-- fragment: unless_key_is_taken
+-- The clause of an insert into roost.jobs that leaves a job out if an active job has its unique key.
+on conflict (unique_key)
+    where unique_key is not null and state in ('available', 'executing', 'retryable')
+    do nothing
+
+-- fragment: counted
+-- What the index jobs_counted holds.
+(job.state in ('retryable', 'discarded') or job.pending_parents > 0)
