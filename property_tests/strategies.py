@@ -140,7 +140,7 @@ def greedy_claims(workers: st.SearchStrategy[int], limit: int) -> st.SearchStrat
     return _calls(
         "claim",
         worker_id=workers,
-        queues=st.just(QUEUES),
+        queues=st.sampled_from([QUEUES, QUEUES[::-1]]),
         tasks=st.just(TASKS),
         limit=st.just(limit),
         **prefetching(),

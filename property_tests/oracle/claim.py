@@ -33,7 +33,7 @@ class Claims(Tables):
         """Lease due jobs to a worker that has a row, in running order."""
         waiting = [row for row in self.jobs.values() if self._could_run(row, queues, after)]
         worker = self.workers.get(worker_id)
-        picked = self._pick(waiting, tasks, limit, after) if worker else []
+        picked = self._pick(waiting, queues, tasks, limit, after) if worker else []
         if picked:
             self._locks.workers.add(worker_id)
         for place, row in enumerate(picked):
@@ -45,7 +45,6 @@ class Claims(Tables):
             row.lease_no += 1
             row.worker_id = worker_id
             row.attempted_at = self.now
-        picked.sort(key=_running_order)
         return Claim(
             grants=[
                 Grant(Lease(row.id, worker_id, row.lease_no), row.attempt, row.max_attempts)
@@ -60,24 +59,31 @@ class Claims(Tables):
     def _pick(
         self,
         waiting: Sequence[JobRow],
+        queues: Sequence[str],
         tasks: Sequence[str],
         limit: int,
         after: Sequence[Position],
     ) -> list[JobRow]:
+        """Return what is taken: queues that share a priority follow one another."""
         passed = {
             (place.queue, place.priority): (place.scheduled_at, place.job_id) for place in after
         }
         due = [
             row
-            for row in sorted(waiting, key=_running_order)
+            for row in waiting
             if row.task in tasks
             and row.scheduled_at <= self.now
             and (row.scheduled_at, row.id) > passed.get((row.queue, row.priority), (LONG_AGO, 0))
+            and row.id not in self._held.jobs
         ]
-        # Beside another claim: first the unlocked jobs that it would take alone, then more jobs,
-        # one head after the other.
-        due[limit:] = sorted(due[limit:], key=lambda row: (row.priority, row.queue))
-        return [row for row in due if row.id not in self._held.jobs][:limit]
+
+        def turn(row: JobRow) -> int:
+            if not passed:
+                return queues.index(row.queue)
+            return list(passed).index((row.queue, row.priority))
+
+        due.sort(key=lambda row: (row.priority, turn(row), row.scheduled_at, row.id))
+        return sorted(due[:limit], key=_running_order)
 
     def _next_due(self, waiting: Sequence[JobRow]) -> float | None:
         waits = [

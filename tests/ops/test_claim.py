@@ -12,7 +12,7 @@ from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.verdict import Lease
-from roost._ops.claim import claim_jobs
+from roost._ops.claim import Position, claim_jobs
 
 
 @pytest.fixture
@@ -50,26 +50,62 @@ def test_the_times_of_a_claimed_job_are_exact(table: JobTable, worker: int) -> N
         assert job.inserted_at == row.inserted_at
 
 
-def test_jobs_come_in_order_of_priority_time_and_id(table: JobTable, worker: int) -> None:
+def test_jobs_of_a_queue_come_in_order_of_priority_time_and_id(
+    table: JobTable, worker: int
+) -> None:
     past = datetime(2026, 1, 1, tzinfo=UTC)
+    later, much_later = past + timedelta(seconds=1), past + timedelta(seconds=2)
+    by_time = {moment: table.add(scheduled_at=moment) for moment in (much_later, past, later)}
     expected = [
-        table.add(queue="b", priority=-5),
-        table.add(queue="a", priority=0, scheduled_at=past),
-        table.add(queue="b", priority=0, scheduled_at=past + timedelta(seconds=1)),
-        table.add(queue="a", priority=0, scheduled_at=past + timedelta(seconds=2)),
-        table.add(queue="a", priority=0, scheduled_at=past + timedelta(seconds=2)),
-        table.add(queue="c", priority=1, scheduled_at=past),
-        table.add(queue="b", priority=2_000_000_000),
+        *(by_time[past], by_time[later], by_time[much_later]),
+        table.add(scheduled_at=much_later),
+        table.add(priority=2_000_000_000),
     ]
-    table.add(queue="other", priority=-100)
+    expected.insert(0, table.add(priority=-2_000_000_000))
     for limit in (1, 2, 3, 10):
         with rolled_back(table):
-            claimed = table.claim(worker, queues=["a", "b", "c"], limit=limit)
+            claimed = table.claim(worker, limit=limit)
             assert [job.lease.job_id for job in claimed.jobs] == expected[:limit]
     taken: list[int] = []
-    while jobs := table.claim(worker, queues=["c", "b", "a"], limit=2).jobs:
+    while jobs := table.claim(worker, limit=2).jobs:
         taken += [job.lease.job_id for job in jobs]
     assert taken == expected
+
+
+def test_the_lowest_and_the_highest_priority_are_claimed(table: JobTable, worker: int) -> None:
+    ends = [table.add(), table.add()]
+    for job_id, priority in zip(ends, (-(2**31), 2**31 - 1), strict=True):
+        table.change(job_id, f"priority = {priority}")
+    assert [job.lease.job_id for job in table.claim(worker).jobs] == ends
+
+
+def test_queues_of_one_priority_are_served_in_the_order_in_which_they_are_passed(
+    table: JobTable, worker: int
+) -> None:
+    past = datetime(2026, 1, 1, tzinfo=UTC)
+    ids = [
+        table.add(queue=queue, scheduled_at=past + timedelta(seconds=n))
+        for n, queue in enumerate("abab")
+    ]
+    best, worst = table.add(queue="b", priority=-1), table.add(queue="a", priority=1)
+    for queues, turns in ("ab", [*ids[::2], *ids[1::2]]), ("ba", [*ids[1::2], *ids[::2]]):
+        for limit in range(1, 7):
+            with rolled_back(table):
+                claimed = table.claim(worker, queues=list(queues), limit=limit)
+            # Whatever was taken comes in the order in which it starts: by priority, time and id.
+            expected = [best, *sorted(turns[: limit - 1]), worst][:limit]
+            assert [job.lease.job_id for job in claimed.jobs] == expected
+
+
+def test_a_claim_behind_others_serves_queues_in_the_order_of_the_positions(
+    table: JobTable, worker: int
+) -> None:
+    ids = table.add_all([JobInsert("work", queue=queue) for queue in "aabb"])
+    first = datetime(2026, 1, 1, tzinfo=UTC)
+    after = [Position(queue, 0, first, 0) for queue in "ba"]
+    for taken in (ids[2:], ids[:2]):
+        claimed = table.claim(worker, queues=["a", "b"], limit=2, after=after)
+        assert [job.lease.job_id for job in claimed.jobs] == taken
 
 
 def test_a_claim_changes_the_row_and_brings_all_that_a_worker_needs(
@@ -197,13 +233,12 @@ def test_a_claim_that_shares_a_priority_over_queues_is_still_full_beside_another
     table: JobTable, rival: JobTable, worker: int
 ) -> None:
     other = table.add_worker("other")
-    ids = table.add_all([JobInsert("work", queue=queue) for queue in "ab" * 10])
+    ids = table.add_all([JobInsert("work", queue=queue) for queue in "a" * 10 + "b" * 10])
     with rival.connection.transaction():
         first = rival.claim(other, limit=8, queues=["a", "b"]).jobs
         second = table.claim(worker, limit=8, queues=["a", "b"]).jobs
-    assert [job.lease.job_id for job in first] == ids[:8]
-    assert len(second) == 8
-    assert not {job.lease.job_id for job in first} & {job.lease.job_id for job in second}
+    taken = [job.lease.job_id for job in (*first, *second)]
+    assert taken == ids[:16]
 
 
 def test_a_claim_that_was_rolled_back_leaves_its_jobs_to_others(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ from roost._ops.rescue import expire_workers, rescue_jobs
 from roost._ops.settle import settle, settle_parents
 from roost._ops.workers import release_unheld
 from roost._sql import statements
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def publish(hand: JobTable, task: str = "work", **limits: int) -> None:
@@ -199,6 +202,31 @@ def test_limited_and_unlimited_jobs_keep_one_order(table: JobTable) -> None:
     assert ids_of(claimed) == [jobs[2]], "of the first two, the limited one"
     rest = table.run(claim_jobs(worker_id=worker, queues=["default"], tasks=["work"], limit=1))
     assert ids_of(rest) == [jobs[1]]
+
+
+def test_a_backlog_in_one_queue_does_not_keep_out_limited_jobs_of_another(
+    table: JobTable,
+) -> None:
+    worker = table.add_worker()
+    publish(table, "slow", max_concurrency=10)
+    table.add_all([JobInsert("work", queue="bulk", scheduled_at=LONG_AGO)] * 20)
+    behind_the_backlog = table.add("slow", queue="bulk")
+    limited = [table.add("slow", queue="web") for _ in range(3)]
+    queues, tasks = ["bulk", "web"], ["slow", "work"]
+    claimed = claim(table, worker, queues=queues, tasks=tasks, limit=4)
+    assert ids_of(claimed) == limited[:2], "two of the first four are the backlog's"
+    rest = claim(table, worker, queues=queues, tasks=tasks, limit=50)
+    assert ids_of(rest) == [behind_the_backlog, limited[2]]
+
+
+def test_a_better_priority_comes_first_in_whatever_queue(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, "slow", max_concurrency=10)
+    table.add_all([JobInsert("work", queue="bulk", priority=-1)] * 3)
+    table.add("slow", queue="web")
+    queues, tasks = ["bulk", "web"], ["slow", "work"]
+    assert claim(table, worker, queues=queues, tasks=tasks, limit=3).jobs == []
+    assert len(claim(table, worker, queues=queues, tasks=tasks, limit=4).jobs) == 1
 
 
 def test_the_first_in_order_take_a_task_s_room(table: JobTable) -> None:

@@ -53,7 +53,7 @@ HELD_UP = """
     create function held.now() returns timestamptz language plpgsql as $$
     begin
         -- The claim, which has its snapshot by now; other statements go on.
-        if current_query() like '%with recursive head (queue, priority)%' then
+        if current_query() like '%with recursive head (queue, turn, priority)%' then
             perform pg_advisory_xact_lock_shared(1);
         end if;
         return pg_catalog.now();

@@ -160,7 +160,11 @@ def claim_jobs(
     prefetch_no: int = 0,
     soon: bool = False,
 ) -> Op[Claimed]:
-    """Take up to ``limit`` due jobs of ``queues``, in (priority, scheduled_at, id) order.
+    """Lease up to ``limit`` due jobs of ``queues`` to a worker; return them in running order.
+
+    Better priorities come first, and in each queue the jobs that are due first. Queues that share a
+    priority follow one another in the order of ``queues``, or of ``after``. A caller that passes
+    last those that it has served last lets no queue starve.
 
     Only jobs of ``tasks`` are taken: a task that this worker doesn't know is left to others. Jobs
     that are marked as limited are left to `claim_limited_jobs`.

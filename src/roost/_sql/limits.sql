@@ -121,27 +121,20 @@ for update of known;
 
 -- name: claim_limited_jobs
 -- $1 worker id, $2 queues, $3 tasks whose limits this transaction has locked, $4 all tasks that the
--- worker knows, $5 the most to take. A statement of its own after the lock: only so does it see what
--- the claim before it took.
+-- worker knows, $5 the most jobs. A statement of its own after the lock: only so does it see what the
+-- claim before it took.
 --
 -- Takes the limited jobs that are among the first $5 of all due jobs; the others are claimed by
--- claim_jobs, in what room is left. Heads, arrays, (select $n) and limit 1000: as in claim.sql, or the
--- estimates grow with the table until the JIT compiles the plan.
+-- claim_jobs, in what room is left. The first jobs of all queues of a priority come before the second
+-- ones, so a queue with a backlog does not keep out the limited jobs of another. See decision 0015.
+--
+-- Heads, arrays, (select $n) and the limits: as in claim.sql, or the estimates grow with the table until
+-- the JIT compiles the plan.
 with recursive head (queue, task, priority) as (
-    select wanted.queue, known.task, first.priority
+    -- One below the smallest integer, so that the step finds the first priority, too.
+    select wanted.queue, known.task, bigint '-2147483649'
     from pg_catalog.unnest((select $2::text[])) as wanted (queue)
     cross join pg_catalog.unnest((select $3::text[])) as known (task)
-    cross join lateral (
-        select job.priority
-        from roost.jobs as job
-        where job.queue = wanted.queue
-            and job.task = known.task
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and job.limited
-        order by job.priority
-        limit 1
-    ) as first
     where not exists (
         select
         from roost.queues as queue
@@ -152,7 +145,7 @@ with recursive head (queue, task, priority) as (
     select head.queue, head.task, next.priority
     from head
     cross join lateral (
-        select job.priority
+        select job.priority::bigint
         from roost.jobs as job
         where job.queue = head.queue
             and job.task = head.task
@@ -168,8 +161,9 @@ heads as materialized (
     select
         pg_catalog.array_agg(queue order by priority, queue, task) as queues,
         pg_catalog.array_agg(task order by priority, queue, task) as tasks,
-        pg_catalog.array_agg(priority order by priority, queue, task) as priorities
+        pg_catalog.array_agg(priority::integer order by priority, queue, task) as priorities
     from head
+    where priority >= -2147483648
 ),
 -- Starts count for 61 s, not 60: a claimed job may stand in the worker's line for a second before
 -- it starts. Executing jobs are counted as they are: there is no counter that could drift.
@@ -199,11 +193,12 @@ room as materialized (
     ) as started
     where known.task = any ($3::text[])
 ),
+-- Of each task its first jobs, over all queues, as many as it has room for.
 allowed as (
-    select ranked.id, ranked.priority, ranked.scheduled_at
+    select ranked.id, ranked.queue, ranked.priority, ranked.scheduled_at
     from (
         select
-            due.id, due.scheduled_at, head.priority, room.jobs,
+            due.id, due.scheduled_at, head.queue, head.priority, room.jobs,
             row_number() over (
                 partition by head.task order by head.priority, due.scheduled_at, due.id
             ) as place
@@ -231,20 +226,10 @@ allowed as (
     ) as ranked
     where ranked.place <= ranked.jobs
 ),
--- What stands beside them without a limit.
+-- The heads of jobs without a limit.
 other (queue, priority) as (
-    select wanted.queue, first.priority
+    select wanted.queue, bigint '-2147483649'
     from pg_catalog.unnest((select $2::text[])) as wanted (queue)
-    cross join lateral (
-        select job.priority
-        from roost.jobs as job
-        where job.queue = wanted.queue
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
-        order by job.priority
-        limit 1
-    ) as first
     where not exists (
         select
         from roost.queues as queue
@@ -255,7 +240,7 @@ other (queue, priority) as (
     select other.queue, next.priority
     from other
     cross join lateral (
-        select job.priority
+        select job.priority::bigint
         from roost.jobs as job
         where job.queue = other.queue
             and job.priority > other.priority
@@ -269,34 +254,42 @@ other (queue, priority) as (
 others as materialized (
     select
         pg_catalog.array_agg(queue order by priority, queue) as queues,
-        pg_catalog.array_agg(priority order by priority, queue) as priorities
+        pg_catalog.array_agg(priority::integer order by priority, queue) as priorities
     from other
+    where priority >= -2147483648
 ),
 first as (
-    select allowed.id, allowed.priority, allowed.scheduled_at, true as limited
-    from allowed
-    union all
-    select due.id, other.priority, due.scheduled_at, false
-    from others
-    cross join lateral unnest(others.queues, others.priorities) as other (queue, priority)
-    cross join lateral (
-        select bounded.id, bounded.scheduled_at
-        from (
-            select job.id, job.scheduled_at
-            from roost.jobs as job
-            where job.queue = other.queue
-                and job.priority = other.priority
-                and job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and not job.limited
-                and job.scheduled_at <= now()
-                and job.task = any ($4::text[])
-            order by job.scheduled_at, job.id
-            limit 1000
-        ) as bounded
-        limit (select $5::integer)
+    select due.id, due.limited
+    from (
+        select allowed.id, allowed.queue, allowed.priority, allowed.scheduled_at, true as limited
+        from allowed
+        union all
+        select due.id, other.queue, other.priority, due.scheduled_at, false
+        from others
+        cross join lateral unnest(others.queues, others.priorities) as other (queue, priority)
+        cross join lateral (
+            select bounded.id, bounded.scheduled_at
+            from (
+                select job.id, job.scheduled_at
+                from roost.jobs as job
+                where job.queue = other.queue
+                    and job.priority = other.priority
+                    and job.state in ('available', 'retryable')
+                    and job.pending_parents = 0
+                    and not job.limited
+                    and job.scheduled_at <= now()
+                    and job.task = any ($4::text[])
+                order by job.scheduled_at, job.id
+                limit 1000
+            ) as bounded
+            limit (select $5::integer)
+        ) as due
     ) as due
-    order by priority, scheduled_at, id
+    order by
+        due.priority,
+        row_number() over (partition by due.queue, due.priority order by due.scheduled_at, due.id),
+        due.scheduled_at,
+        due.id
     limit (select $5::integer)
 ),
 alive as materialized (

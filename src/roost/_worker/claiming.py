@@ -47,9 +47,13 @@ class Marks:
         return list(self._positions.values()) if now < self._head_due_at else []
 
     def advance(self, jobs: Iterable[ClaimedJob]) -> None:
-        """Note what was claimed, in running order: the last of each queue and priority."""
+        """Note what was claimed, in running order: the last of each queue and priority.
+
+        These go behind the others, so that queues of one priority have their turn.
+        """
         last = {(job.queue, job.priority): job for job in jobs}
         for head, job in last.items():
+            self._positions.pop(head, None)
             self._positions[head] = Position(*head, as_datetime(job.scheduled_at), job.lease.job_id)
 
     def from_the_head(
@@ -71,6 +75,7 @@ class Claims:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._marks = Marks()
+        self._queues = list(runtime.settings.queues)  # those that were served last stand last
         self._limited_due_at = -math.inf
         self._limited_ready_at = math.inf
         self._slots_wanted = 1
@@ -190,10 +195,10 @@ class Claims:
 
     async def _unlimited(self, room: int, timeout: float, *, after: Iterable[Position]) -> Claimed:
         runtime = self._runtime
-        return await runtime.call(
+        claimed = await runtime.call(
             claim_jobs(
                 worker_id=runtime.worker_id,
-                queues=runtime.settings.queues,
+                queues=self._queues,
                 # Jobs of limited tasks that are not marked yet wait until they are.
                 tasks=[task for task in runtime.registry if task not in runtime.limited_tasks],
                 limit=room,
@@ -204,6 +209,9 @@ class Claims:
             ),
             timeout=timeout,
         )
+        served = {job.queue for job in claimed.jobs}
+        self._queues.sort(key=lambda queue: queue in served)
+        return claimed
 
 
 def _together(first: Claimed, then: Claimed) -> Claimed:
