@@ -180,7 +180,7 @@ def resume(name: str) -> Op[None]:
     :raises CronNotFoundError: no entry has that name.
     """
     while True:
-        rows = yield Query(_SQL["time_table"], (name,))
+        rows = yield Query(_SQL["schedule_of"], (name,))
         if not rows:
             raise _not_found(name)
         expression, zone, paused_at, now = rows[0]

@@ -1,5 +1,5 @@
 -- name: archive_jobs
--- $1 seconds since the end, $2 the most.
+-- $1 seconds since the job ended, $2 the most.
 with old as materialized (
     select job.id
     from roost.jobs as job
@@ -27,7 +27,7 @@ from moved
 returning id;
 
 -- name: forget_results
--- $1 seconds since the end, $2 the most. Live jobs and archived ones.
+-- $1 seconds since the job completed, $2 the most.
 with old as materialized (
     select job.id
     from roost.jobs as job
@@ -45,7 +45,7 @@ where job.id = old.id
 returning job.id;
 
 -- name: forget_archived_results
--- $1 seconds since the end, $2 the most.
+-- The same in the archive.
 with old as materialized (
     select job.id
     from roost.jobs_archive as job

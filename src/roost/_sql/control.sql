@@ -1,6 +1,6 @@
 -- name: cancel_jobs
--- $1 ids. What waits is cancelled; what runs is asked to stop. One statement decides which, on the
--- row as it is when its lock is granted, so a claim at the same instant is never missed.
+-- $1 ids. Cancel waiting jobs, and request the cancel of executing ones. The rows are locked first and
+-- read after that, so that a claim at the same moment is not missed.
 with target as materialized (
     select job.id
     from roost.jobs as job
@@ -35,7 +35,7 @@ where (select count(*) from notified) >= 0
 order by changed.id;
 
 -- name: states_of
--- Live or archived.
+-- $1 ids of live or archived jobs.
 select id, state
 from roost.jobs
 where id = any ($1::bigint[])
@@ -45,7 +45,7 @@ from roost.jobs_archive
 where id = any ($1::bigint[]);
 
 -- name: cancel_requests_of
--- $1 worker id. What a worker that didn't hear the notification asks.
+-- $1 worker id. For a worker that may have missed a notification.
 select id, lease_no
 from roost.jobs
 where worker_id = $1::bigint
@@ -53,12 +53,12 @@ where worker_id = $1::bigint
     and cancel_requested;
 
 -- name: revive_jobs
--- $1 ids. From an end, or from waiting for a retry, to available now. The unique key must be free:
--- a row whose key another active job has is left as it is. The errors stay as history.
+-- $1 ids. Make finished jobs and jobs that wait for a retry available now. `errors` are kept. A job
+-- whose unique key another active job has stays unchanged.
 --
--- A cancelled job waits again for those of its parents that have not ended, and stays as it is while
--- one of them is discarded or cancelled. Parents are locked, so that none ends meanwhile. What has
--- another end had all its parents completed.
+-- A cancelled job waits again for those of its parents that have not ended. It stays unchanged while
+-- one of them is discarded or cancelled. The parents are locked, so that none ends meanwhile. A job that
+-- ended in another way had all its parents completed.
 with target as materialized (
     select
         job.id,
@@ -135,7 +135,7 @@ revived as (
         pending_parents = (select count(*) from waiting where waiting.child_id = job.id),
         limited = exists (select from roost.limits where limits.task = job.task),
         result = null,
-        -- One more attempt at least, or the next claim would be its last already.
+        -- At least one more attempt.
         max_attempts = greatest(job.max_attempts, least(job.attempt, 2147483646) + 1)
     from target
     where job.id = target.id
@@ -154,7 +154,7 @@ where (select count(*) from notified) >= 0
 order by id;
 
 -- name: failed_parents
--- $1 id of a cancelled job: its parents that were discarded or cancelled, live or archived.
+-- $1 id of a cancelled job. Its discarded and cancelled parents, live or archived.
 select parent.id, parent.state
 from roost.jobs as job
 join lateral (
@@ -172,7 +172,7 @@ where job.id = $1::bigint
 order by parent.id;
 
 -- name: key_holder
--- $1 id: the active job that has the same unique key.
+-- $1 id. The other active job that has the same unique key.
 select other.id, other.unique_key
 from roost.jobs as job
 join roost.jobs as other
@@ -182,7 +182,7 @@ join roost.jobs as other
 where job.id = $1::bigint;
 
 -- name: unarchive_jobs
--- $1 ids: back into the live table, as they were.
+-- $1 ids. Move archived jobs back into the live table, unchanged.
 with moved as (
     delete from roost.jobs_archive
     where id = any ($1::bigint[])
@@ -197,7 +197,7 @@ from moved
 returning id;
 
 -- name: discarded_ids
--- $1 queue or null, $2 task or null, $3 after this id, $4 the most.
+-- $1 queue or null for all, $2 task or null for all, $3 only ids above this, $4 the most.
 select id, unique_key
 from roost.jobs
 where state = 'discarded'
@@ -219,8 +219,8 @@ select pg_notify('roost_pause', name)
 from paused;
 
 -- name: unconfirmed_workers
--- $1 queue. Which living workers may still start jobs of a paused queue, and the seconds since their
--- last sign of life; none once it is not paused any more.
+-- $1 queue. The living workers that may still start jobs of a paused queue, and the seconds since their
+-- last heartbeat. Returns nothing when the queue is not paused any more.
 select worker.name, extract(epoch from now() - worker.heartbeat_at)::double precision
 from roost.workers as worker
 where worker.expires_at > now()
@@ -235,14 +235,14 @@ where worker.expires_at > now()
 order by worker.id;
 
 -- name: paused_queues
--- $1 queues. Those of them that are paused.
+-- $1 queues. Returns those that are paused.
 select name
 from roost.queues
 where name = any ($1::text[])
     and paused_at is not null;
 
 -- name: confirm_pauses
--- $1 worker id, $2 the queues of which it starts nothing.
+-- $1 worker id, $2 the paused queues of which it starts no jobs.
 update roost.workers
 set paused = $2::text[]
 where id = $1::bigint

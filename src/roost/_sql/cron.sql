@@ -2,8 +2,8 @@
 select now();
 
 -- name: declare
--- $1 a JSON array of entries with the tick that each would fire first. What is new or has another
--- time table starts from there; what is known keeps its place. The last worker to start wins.
+-- $1 a JSON array of entries, each with the first tick it would fire. A new entry, or one whose schedule
+-- has changed, starts from that tick; others keep their next tick. The worker that starts last wins.
 with declared as (
     insert into roost.cron as known (
         name, expression, timezone, task, queue, args, priority, max_attempts, tags,
@@ -51,13 +51,13 @@ with declared as (
         end
     returning name
 )
--- Other workers may sleep for a tick that is now further away than the first.
+-- Other workers may wait for a tick that is now later than the first one.
 select pg_notify('roost_cron', '')
 where (select count(*) from declared) > 0;
 
 -- name: renew_declared
--- $1 names. What somebody else has locked is passed over, so that no two can wait for each other;
--- its turn comes again before it is stale.
+-- $1 names. Locked entries are skipped, so that two workers can't deadlock. They are renewed next time,
+-- before they are stale.
 update roost.cron
 set declared_at = now()
 where name = any (array(
@@ -68,8 +68,8 @@ where name = any (array(
 ));
 
 -- name: due
--- $1 names. What is due, with what decides its ticks. Locks nothing: `fire` makes sure that what
--- was read here still holds.
+-- $1 names. The due entries, with the fields that decide their ticks. Locks nothing: `fire` checks that
+-- the entries have not changed.
 select
     name, expression, timezone, misfire, overlap, jitter, next_tick_at, now(),
     overlap = 'skip' and exists (
@@ -86,14 +86,13 @@ order by next_tick_at, name
 limit 100;
 
 -- name: fire
--- $1 names, $2 expressions, $3 time zones, $4 due ticks: entries as they were read. $5 the tick that
--- is next for each. $6 names, $7 ticks, $8 seconds after each at which its job is due; an entry
--- without ticks only moves on.
+-- $1 names, $2 expressions, $3 time zones, $4 due ticks: the entries as they were read. $5 the next tick
+-- of each. $6 names, $7 ticks, $8 seconds after the tick at which its job is due; an entry without
+-- ticks only moves on.
 --
--- One statement, so that it happens or not, whatever becomes of the worker meanwhile: no lock is
--- held while a client thinks. An entry that was fired, paused or declared anew since it was read is
--- left alone. One that another worker is about to fire is passed over, so that nobody waits and no
--- two of them lock entries in different orders.
+-- One statement, so that no lock is held between two round trips, and a worker that dies leaves nothing
+-- half done. An entry that was fired, paused or changed since it was read is left alone. An entry that
+-- another worker is firing is skipped, so that workers don't wait for each other or deadlock.
 with due as materialized (
     select entry.*, seen.upcoming_at
     from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
@@ -150,14 +149,14 @@ where (select count(*) from notified) >= 0
 order by id;
 
 -- name: next_in
--- $1 names. Seconds until the first of them is due.
+-- $1 names. Seconds until the first entry is due.
 select extract(epoch from min(next_tick_at) - clock_timestamp())::double precision
 from roost.cron
 where name = any ($1::text[])
     and paused_at is null;
 
 -- name: list_entries
--- $1 seconds without a declaration after which an entry is stale.
+-- $1 seconds without a declaration after which an entry counts as stale.
 select
     name, expression, timezone, task, queue, args::text, priority, max_attempts, misfire, overlap,
     jitter, next_tick_at, last_tick_at, last_job_id, paused_at,
@@ -175,14 +174,14 @@ with paused as (
 select name
 from paused;
 
--- name: time_table
+-- name: schedule_of
 select expression, timezone, paused_at, now()
 from roost.cron
 where name = $1::text;
 
 -- name: resume
--- $1 name, $2 expression, $3 time zone, as they were read; $4 the tick that they give: what was due
--- during the pause is not made up for. Says whether the entry was found so.
+-- $1 name, $2 expression, $3 time zone, as they were read; $4 the next tick that follows from them:
+-- ticks during the pause are not made up. Returns nothing if the entry has changed since.
 with resumed as (
     update roost.cron
     set paused_at = null,
@@ -197,7 +196,7 @@ select pg_notify('roost_cron', name)
 from resumed;
 
 -- name: run_now
--- $1 name. A job outside the time table, also of a paused entry.
+-- $1 name. Enqueue a job outside the schedule, also of a paused entry.
 with inserted as (
     insert into roost.jobs (
         queue, task, args, priority, max_attempts, tags, timeout_seconds, scheduled_at, inserted_at,

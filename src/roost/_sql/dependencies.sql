@@ -1,12 +1,11 @@
 -- name: bound_lock_waits
--- $1 milliseconds, for the rest of the transaction: a child that somebody holds is not waited for.
--- What may take long and has to be done, such as to cancel a large family, is bounded by its caller
--- and not by the role's statement_timeout.
+-- $1 milliseconds that later statements of the transaction wait for a lock. The role's
+-- statement_timeout is switched off: to cancel many descendants may take long, and the caller has a
+-- deadline of its own.
 select set_config('lock_timeout', $1::text, true), set_config('statement_timeout', '0', true);
 
 -- name: release_children
--- $1 parents that were completed, whose rows this transaction has locked: no child can be added to
--- them any more.
+-- $1 parents that were completed. This transaction has locked their rows, so that no child can be added.
 with gone as (
     delete from roost.dependencies
     where parent_id = any ($1::bigint[])
@@ -23,7 +22,7 @@ held as materialized (
     join roost.jobs as job on job.id = waiting.child_id
     where job.state = 'available'
         and job.pending_parents > 0
-    -- Two parents may end at once: both lock their children in one order.
+    -- Two parents may end at the same time: both lock their children in id order.
     order by job.id
     for update of job
 ),
@@ -47,5 +46,5 @@ from released
 where (select count(*) from notified) >= 0;
 
 -- name: cancel_descendants
--- $1 parents that were discarded or cancelled, locked as above.
+-- $1 parents that were discarded or cancelled, with locked rows as above.
 select roost.cancel_descendants($1::bigint[]);

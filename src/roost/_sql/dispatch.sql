@@ -1,7 +1,7 @@
 -- name: grant_credit
--- $1 worker id, $2 the offer's number, $3 the channel, $4 the tasks that the worker knows. Returns
--- nothing if a job was handed over before and is not accepted yet. Not flushed: an offer that a crash
--- of the server takes away is made again.
+-- $1 worker id, $2 the number of the credit, $3 the worker's channel, $4 the tasks that it knows.
+-- Returns nothing while a dispatched job is not accepted yet. Not flushed: if a crash of the server
+-- loses the credit, the worker grants another one.
 update roost.workers
 set credit = $2::bigint,
     channel = $3::text,
@@ -12,7 +12,8 @@ where id = $1::bigint
 returning id;
 
 -- name: revoke_credit
--- Waits for whoever is taking it: from here on it is either withdrawn or taken, and committed.
+-- $1 worker id. Waits for a producer that is consuming the credit: afterwards it is either revoked, or
+-- consumed and committed. Also refuses a dispatched job that is not accepted yet.
 update roost.workers
 set credit = null,
     dispatched_job_id = null
@@ -21,10 +22,10 @@ where id = $1::bigint
 returning id;
 
 -- name: accept_dispatched
--- $1 worker id, $2 the number of its next offer or null. Always one row: the offer as it was, what was
--- handed over, and that job if this worker has its lease. What is accepted here no other worker can
--- take over. Not flushed: if a crash of the server undoes it, the listening connection is gone too, and
--- without that no worker takes the job over.
+-- $1 worker id, $2 the number of its next credit or null. Always returns one row: the credit before, the
+-- id of the dispatched job, and that job if this worker still has its lease. No other worker can take
+-- the job over after that. Not flushed: if a crash of the server undoes it, the worker's listening
+-- connection is gone too, and then no other worker takes the job over.
 with given as materialized (
     select worker.dispatched_job_id
     from roost.workers as worker
@@ -59,9 +60,9 @@ left join lateral (
 ) as job on true;
 
 -- name: take_unaccepted
--- $1 worker id, $2 its queues, $3 its tasks, $4 the most to take, $5 seconds. Jobs that were handed to
--- another worker at least so long ago, and that it has not accepted: its event loop stands still.
--- Nothing is waited for: what is locked is passed over.
+-- $1 worker id, $2 its queues, $3 its tasks, $4 the most to take, $5 seconds. Take over jobs that were
+-- dispatched to other workers at least that long ago and not accepted: the event loops there are
+-- blocked. Locked rows are skipped.
 with unaccepted as materialized (
     select job.id, job.worker_id
     from roost.jobs as job
@@ -70,7 +71,8 @@ with unaccepted as materialized (
             from roost.workers as worker
             where worker.dispatched_job_id is not null
                 and worker.id <> $1::bigint
-                -- After a crash of the server it may have been accepted; see accept_dispatched.
+                -- Without its listening connection the worker may have accepted the job before a
+                -- crash of the server; see accept_dispatched.
                 and not pg_try_advisory_xact_lock_shared(
                     hashtextextended(worker.channel, 0::bigint)
                 )

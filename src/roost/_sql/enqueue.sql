@@ -1,23 +1,23 @@
 -- name: insert_job
--- All of this file are calls of functions of the schema, with parameters of the types that they
--- declare: they run on connections of callers, with whatever search_path these have, and producers
--- need no rights on the tables. What $1 holds: see roost._model.encoding.
+-- Statements of this file only call functions of the schema, with exactly the declared types. They run
+-- on the callers' connections with any search_path, and producers need no rights on the tables. For the
+-- JSON in $1 see roost._model.encoding.
 --
--- Null: an active job has the unique key.
+-- Returns null if an active job has the unique key.
 select roost.insert_job($1::text);
 
 -- name: insert_or_dispatch
--- As insert_job, for a transaction of its own: a worker that has offered to be given a job gets this
--- one, leased and named in the worker's row, without a claim.
+-- As insert_job, only in a transaction of its own. A worker that has granted a credit gets the job without
+-- a claim.
 select roost.insert_or_dispatch($1::text);
 
 -- name: insert_jobs
 select roost.insert_jobs($1::text);
 
 -- name: insert_homogeneous
--- The same for jobs that differ only in args and unique keys. $1: a JSON object of "common", a record
--- without these, "args" and, if there are any, "keys", arrays of one entry a job. The order of the ids
--- is that of the jobs; of several with one key the first is kept.
+-- For jobs that differ only in args and unique keys. $1 a JSON object: "common", the encoded job without
+-- these; "args" and, if there are any, "keys", arrays with one entry a job. The ids have the order of the
+-- jobs. Of several jobs with one key the first is kept.
 select new_ids, new_keys
 from roost.insert_homogeneous($1::text);
 

@@ -1,5 +1,5 @@
 -- name: get_job
--- Live or archived.
+-- $1 id of a live or archived job.
 select
     {{job_columns}}
 from roost.jobs as job

@@ -1,6 +1,6 @@
 -- name: expire_workers
--- From here on the dead worker can claim nothing and renew nothing. Its started jobs are left to the
--- rescue; the others are available again, and counted.
+-- Remove the rows of workers that have expired: they can claim and renew nothing any more. Jobs that
+-- they had started are left to the rescue; the others are available again, and counted.
 with silent as materialized (
     select worker.id, worker.prefetch_started, worker.dispatched_job_id
     from roost.workers as worker
@@ -22,8 +22,8 @@ join silent on silent.id = gone.id
 order by gone.id;
 
 -- name: rescue_jobs
--- $1 the most to take, $2 how many errors a row keeps, $3 ids to leave out, $4 a JSON object: the
--- names of dead workers by id. An orphan is a job whose worker has no row; its own age says nothing.
+-- $1 the most to take, $2 how many errors a row keeps, $3 ids to leave out, $4 a JSON object: the names
+-- of dead workers by id. An orphan is an executing job whose worker has no row, however long it runs.
 with orphan as materialized (
     select job.id
     from roost.jobs as job

@@ -1,15 +1,15 @@
 -- name: lock
--- One migration at a time; the lock ends with the transaction. Not an advisory lock: everybody who may
--- connect can hold one.
+-- One process migrates at a time; the lock ends with the transaction. Not an advisory lock: any role
+-- that may connect could hold it.
 lock table roost.migrations in share row exclusive mode;
 
 -- name: lock_timeout
--- $1 the new one, for this transaction; returns the one before.
+-- $1 the timeout for this transaction. Returns the previous one.
 select before.setting, set_config('lock_timeout', $1::text, true)
 from (select current_setting('lock_timeout') as setting offset 0) as before;
 
 -- name: search_path
--- $1 the new one, for this transaction; returns the one before. What is in public must not be run.
+-- $1 the search_path for this transaction. Returns the previous one. Functions in public must not run.
 select before.setting, set_config('search_path', $1::text, true)
 from (select current_setting('search_path') as setting offset 0) as before;
 
@@ -23,7 +23,7 @@ rollback to savepoint roost_ledger;
 select to_regclass('roost.migrations') is not null;
 
 -- name: create_ledger
--- "if not exists" asks for the right to create schemas also where there is one.
+-- "create schema if not exists" requires the right to create schemas even where the schema exists.
 do $$
 begin
     if to_regnamespace('roost') is null then

@@ -1,13 +1,13 @@
 -- name: complete
--- $1 ids, $2 worker ids, $3 lease numbers, $4 a JSON object of the results that there are, by
--- id:worker:lease, or null, $5 whether to write the jobs with children or those without. Returns the
--- ids that were written: their lease held, and nobody had the row locked.
+-- $1 ids, $2 worker ids, $3 lease numbers, $4 a JSON object of results by id:worker:lease, or null, $5
+-- true: only jobs with children; false: only jobs without. Returns the ids that were written: the
+-- lease held, and the row was not locked.
 with verdict as (
     select *
     from unnest($1::bigint[], $2::bigint[], $3::integer[]) as v (id, worker_id, lease_no)
 ),
--- Rows that somebody has locked are passed over, not waited for: an enqueue of a child holds its
--- parent until the user's transaction ends, and the rest of the batch must not wait for that.
+-- Locked rows are skipped. An enqueue of a child locks its parent until the user's transaction ends, and
+-- the rest of the batch must not wait for that.
 held as materialized (
     select verdict.id
     from verdict
@@ -26,14 +26,15 @@ completed as (
         completed_at = now(),
         result = case
             when $4::text is not null
-                then (select $4::text::jsonb) -> pg_catalog.concat_ws(':', job.id, job.worker_id, job.lease_no)
+                then (select $4::text::jsonb)
+                    -> pg_catalog.concat_ws(':', job.id, job.worker_id, job.lease_no)
         end
-    -- Not a join: that became a hash join over a scan of the table.
+    -- Not a join: the planner made a hash join over a scan of the table.
     where job.id = any (array(select held.id from held))
     returning job.id, job.task, job.limited, job.awaited
 ),
--- An end gives a limited task room, in whatever queue its jobs wait. And a `wait_for` may wait for
--- this very job.
+-- The end of a limited job makes room for another one, in any queue. `awaited`: a client waits for
+-- this job.
 notified as (
     select roost.announce_room(task)
     from completed
@@ -50,9 +51,8 @@ from completed
 where (select count(*) from notified) >= 0;
 
 -- name: finish_unsuccessful
--- Every other end of an attempt. $1: a JSON array of records, $2: how many errors a row keeps, $3:
--- as $5 above.
--- A job whose cancel was requested is cancelled instead of waiting for another attempt.
+-- Every other end of an attempt. $1 a JSON array of verdicts, $2 how many errors a row keeps, $3 as $5
+-- of `complete`. A job with a cancel request is cancelled instead of waiting for another attempt.
 with verdict as (
     select *
     from jsonb_to_recordset($1::text::jsonb) as v (
@@ -86,7 +86,7 @@ held as materialized (
         for update of job skip locked
     ) as job
 ),
-concluded as (
+finished as (
     update roost.jobs as job
     set state = held.state,
         attempt = held.attempt,
@@ -131,28 +131,28 @@ concluded as (
 ),
 notified as (
     select roost.announce(queue)
-    from concluded
+    from finished
     where state in ('available', 'retryable')
         and scheduled_at <= now() + interval '1 minute'
     group by queue
     union all
     select roost.announce_room(task)
-    from concluded
+    from finished
     where limited
     group by task
     union all
     select pg_notify('roost_finished', id::text)
-    from concluded
+    from finished
     where awaited
         and state in ('discarded', 'cancelled')
 )
 select id, state
-from concluded
+from finished
 where (select count(*) from notified) >= 0;
 
 -- name: still_held
--- $1 ids, $2 worker ids, $3 lease numbers. Which leases hold after all: their jobs have children, or
--- were locked.
+-- $1 ids, $2 worker ids, $3 lease numbers. Of the leases whose verdicts were not written: those that
+-- still hold. Their jobs have children, or their rows were locked.
 select verdict.id, verdict.lease_no, job.has_children
 from unnest($1::bigint[], $2::bigint[], $3::integer[]) as verdict (id, worker_id, lease_no)
 cross join lateral (
@@ -169,8 +169,8 @@ savepoint roost_parents;
 rollback to savepoint roost_parents;
 
 -- name: hold_lease
--- $1 id, $2 worker id, $3 lease number. Waits for whoever has the row, an enqueue of a child for
--- instance, and keeps it until the transaction ends.
+-- $1 id, $2 worker id, $3 lease number. Lock the row until the transaction ends. Waits for other
+-- transactions that hold it, for example an enqueue of a child.
 select job.id
 from roost.jobs as job
 where job.id = $1::bigint

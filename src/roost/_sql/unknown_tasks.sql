@@ -1,10 +1,9 @@
 -- name: unknown_tasks
--- $1 worker id, $2 its queues. Due jobs that no living worker of their queue has a handler for: queue,
--- task, how many, and the seconds since the oldest was due. Each queue is looked at by one of its
--- workers, the one that has lived longest.
+-- $1 worker id, $2 its queues. Due jobs for which no living worker of their queue has a handler: queue,
+-- task, count, and seconds since the oldest was due. Of each queue's workers only the oldest checks it.
 --
--- A claim passes over such jobs, so they gather at the head of their (queue, priority), however many
--- wait behind them: the first 1,000 of each head are looked at, of 100 heads at most.
+-- Claims skip such jobs, so they gather at the head of their (queue, priority). The first 1,000 jobs of
+-- each head are read, of 100 heads at most.
 with recursive served (queue) as materialized (
     select wanted.queue
     from pg_catalog.unnest($2::text[]) as wanted (queue)

@@ -1,6 +1,6 @@
 -- name: register_worker
--- $1 name, $2 queues, $3 concurrency, $4 seconds after which silence means death, $5 the tasks that it
--- knows, $6 Roost's version, $7 the driver, $8 the event loop.
+-- $1 name, $2 queues, $3 concurrency, $4 seconds without a heartbeat after which it counts as dead, $5
+-- the tasks that it has handlers for, $6 Roost's version, $7 the driver, $8 the event loop.
 insert into roost.workers (
     name, queues, concurrency, expires_at, known_tasks, version, driver, event_loop
 )
@@ -11,7 +11,8 @@ values (
 returning id;
 
 -- name: renew_worker
--- Returns nothing when the row is gone: others may have taken the jobs.
+-- $1 worker id, $2 seconds until it expires. Returns nothing when the row is gone: others may have
+-- rescued its jobs.
 update roost.workers
 set heartbeat_at = now(),
     expires_at = now() + make_interval(secs => $2::double precision)
@@ -19,14 +20,14 @@ where id = $1::bigint
 returning id;
 
 -- name: set_wants_notify
--- Whether roost.announce is to notify this worker.
+-- $1 worker id, $2 whether roost.announce notifies this worker.
 update roost.workers
 set wants_notify = $2::boolean
 where id = $1::bigint;
 
 -- name: mark_started
--- $1 worker id, $2 how far its prefetched jobs may start from now on, $3 whether one of them may have
--- its last attempt: that mark must outlive a crash of the server.
+-- $1 worker id, $2 the place of the last prefetched job that may start from now on, $3 whether the mark
+-- must survive a crash of the server: one of the jobs may have its last attempt.
 update roost.workers
 set prefetch_started = $2::bigint[]
 where id = $1::bigint
@@ -34,8 +35,8 @@ where id = $1::bigint
 returning id;
 
 -- name: release_unheld
--- Give back what this worker has claimed and doesn't know of: the answer to a claim was lost.
--- $1 worker id, $2 ids and $3 lease numbers that it knows.
+-- $1 worker id, $2 ids and $3 lease numbers that it knows. Give back its other jobs: the answer to a claim
+-- was lost.
 with unheld as materialized (
     select job.id
     from roost.jobs as job
@@ -79,7 +80,7 @@ where (select count(*) from notified) >= 0
 order by id;
 
 -- name: forget_worker
--- Its started jobs are settled, or left to the rescue.
+-- $1 worker id. Jobs that have started are settled already, or left to the rescue.
 with gone as (
     delete from roost.workers
     where id = $1::bigint
@@ -89,17 +90,17 @@ select roost.give_back_unstarted(gone.id, gone.prefetch_started, gone.dispatched
 from gone;
 
 -- name: notify_probe
--- $1: what a listener waits to hear, to know that it hears.
+-- $1 a payload. A listener sends it to itself to check that its connection still receives.
 select pg_notify('roost_probe', $1::text);
 
 -- name: oldest_transaction
 select pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 
 -- name: next_transaction
--- Every transaction that wrote something before this has a smaller number. Not the end of a snapshot:
--- that is the last number that is known to have ended, and what runs may be above it.
+-- A number above that of every transaction that has written something by now. The upper end of a
+-- snapshot would not do: a running transaction may have a higher number.
 select pg_current_xact_id()::text::bigint;
 
 -- name: discard_plans
--- A plan that was cached while the table was empty scans it, and is kept until it is analysed.
+-- A plan that was cached while the table was empty scans it, until the table is analyzed.
 discard plans;

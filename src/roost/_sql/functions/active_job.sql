@@ -1,4 +1,4 @@
--- The job that keeps others with its unique key out.
+-- Find the job that keeps new jobs with its unique key out of the table.
 create or replace function roost.active_job(p_unique_key text, out job_id bigint)
 language plpgsql
 stable

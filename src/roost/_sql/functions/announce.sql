@@ -1,17 +1,18 @@
--- A notification costs its transaction a lock that all commits share: only workers that sleep are
--- notified.
+-- Notify the workers of a queue that want notifications. Others poll every few milliseconds; to notify
+-- them would cost the transaction a lock that all commits of the server share.
 create or replace function roost.announce(p_queue text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Called after the rows are written, so their transaction has its number, and with a snapshot of
-    -- its own: a worker that falls asleep too late to be seen here waits for this very transaction
-    -- (see the worker's module alertness). Only a snapshot that is kept can miss it altogether.
+    -- Call it after the rows are written: then the transaction has its number, and this statement has
+    -- a snapshot of its own. A worker that asks for notifications too late to be seen here waits until
+    -- this transaction has ended (see docs/explanation/decisions/0005-notify-idle-workers.md). With
+    -- repeatable read or serializable the snapshot is older and may miss the worker: always notify.
     --
-    -- A transaction that notifies can't be prepared for a two-phase commit: it says so by
-    -- "set local roost.notify = off", and its jobs are found when a worker polls.
+    -- A transaction that notifies can't be prepared for a two-phase commit. It sets
+    -- "set local roost.notify = off", and workers find its jobs when they poll.
     if current_setting('roost.notify', true) = 'off' then
         return;
     end if;
@@ -30,4 +31,4 @@ end
 $$;
 
 comment on function roost.announce is
-    'Tell the workers that sleep that a job of the queue can start, or will soon; sent at the commit.';
+    'Notify workers at the commit that a job of the queue can start now or within a minute.';

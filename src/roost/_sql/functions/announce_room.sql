@@ -1,15 +1,16 @@
--- The end of a limited job may let a job of the same task start in any queue, by any worker.
+-- Notify workers that a limited task may have room: a job of it has ended, or its limit was raised. Any
+-- worker may start the next one, in any queue.
 --
--- It is announced by the task's name, without a look at who waits: a job that is enqueued beside this
--- transaction would not be seen, its worker would not see the room yet, and both would go on waiting.
--- A worker that knows of no waiting job of the task asks nothing when it hears of it.
+-- It does not check whether a job waits. It would not see a job that another transaction enqueues at
+-- the same time, and that job's worker would not see the room yet: both would go on waiting. A worker
+-- that knows of no waiting job of the task ignores the notification.
 create or replace function roost.announce_room(p_task text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- As in roost.announce. A worker that is awake looks by itself.
+    -- As in roost.announce.
     if current_setting('roost.notify', true) = 'off' then
         return;
     end if;
@@ -27,4 +28,4 @@ end
 $$;
 
 comment on function roost.announce_room is
-    'Tell the workers that sleep that a limited task may have room for a job; sent at the commit.';
+    'Notify workers at the commit that a limited task may have room for a job.';

@@ -1,5 +1,5 @@
--- From here on the end of the job is announced. The look is a statement of its own, so that it sees an
--- end that came first.
+-- Ask for a notification when a job ends, and read its state. The read is a statement of its own, so
+-- that it sees an end that was committed before the job was marked.
 create or replace function roost.await_job(p_id bigint)
 returns table (job_state text, job_result text, job_errors text)
 language plpgsql
@@ -7,7 +7,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    passed_over text;
+    skipped_queue text;
 begin
     update roost.jobs as job
     set awaited = true
@@ -20,11 +20,11 @@ begin
             and job.scheduled_at <= statement_timestamp()
             then job.queue
     end
-    into passed_over;
+    into skipped_queue;
 
-    -- A claim passes over a row that is locked, and may have done so just now.
-    if passed_over is not null then
-        perform roost.announce(passed_over);
+    -- A claim skips locked rows, and may have skipped this one just now: let workers claim again.
+    if skipped_queue is not null then
+        perform roost.announce(skipped_queue);
     end if;
 
     return query
@@ -41,4 +41,4 @@ $$;
 revoke execute on function roost.await_job(bigint) from public;
 
 comment on function roost.await_job is
-    'Return the state, result and errors of a job, live or archived, and have its end announced.';
+    'Return the state, result and errors of a live or archived job, and request a notification of its end.';

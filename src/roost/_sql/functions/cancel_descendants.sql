@@ -1,14 +1,16 @@
--- What the failure of parents means for all that waits for them.
+-- Cancel every job that depends on failed parents, directly or through other jobs.
+--
+-- A function, because one round trip per generation took 7.6 s for a chain of 5,000 (November 2026).
 create or replace function roost.cancel_descendants(failed bigint[])
 returns void
 language plpgsql
--- Planned for each generation anew it takes three times as long.
+-- A custom plan for each generation takes three times as long.
 set plan_cache_mode = force_generic_plan
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- A generation at a time: each statement sees the children that were enqueued until the one
-    -- before had locked their parents.
+    -- One generation per statement: each sees all children that were enqueued before the previous
+    -- statement locked their parents.
     while cardinality(failed) > 0 loop
         with gone as (
             delete from roost.dependencies
@@ -24,10 +26,10 @@ begin
             select jsonb_object_agg(child.id, child.parent_id) as parent_ids
             from child
         ),
-        -- Not joins: those became hash joins over a scan of the table, in each generation.
+        -- Not joins: the planner made hash joins over a scan of the table, in each generation.
         held as materialized (
             select waiting.id
-            -- Two parents may end at once: both lock their children in one order.
+            -- Two parents may end at the same time: both lock their children in id order.
             from (select child.id from child order by child.id) as child
             cross join lateral (
                 select job.id
@@ -73,4 +75,4 @@ end
 $$;
 
 comment on function roost.cancel_descendants is
-    'Cancel all that waits for these parents, which failed and whose rows the transaction has locked, however far down.';
+    'Cancel all jobs that depend on these parents, directly or not. The parents have failed, and the transaction has locked their rows.';

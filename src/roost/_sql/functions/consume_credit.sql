@@ -1,4 +1,4 @@
--- Part of a hand-over: see insert_or_dispatch.sql.
+-- Consume the credit of a worker for one job. Part of insert_or_dispatch.sql.
 create or replace function roost.consume_credit(
     p_worker_id bigint, p_credit bigint, p_queue text, p_job_id bigint
 )
@@ -14,7 +14,7 @@ begin
             from roost.workers as locked
             where locked.id = p_worker_id
                 and locked.credit = p_credit
-            -- Until the job is committed the worker can't be taken for dead.
+            -- The lock also keeps rescues from removing the worker until the job is committed.
             for no key update skip locked
         )
         and not exists (
@@ -28,4 +28,4 @@ end
 $$;
 
 comment on function roost.consume_credit is
-    'Hand a job to a worker that has granted a credit; false: the credit was consumed, or the queue is paused.';
+    'Consume a worker''s credit for one job; false: it is consumed or revoked already, its row is locked, or the queue is paused.';

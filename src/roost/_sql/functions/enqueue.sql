@@ -1,5 +1,6 @@
--- The door for triggers and other languages. Values are checked where they come in: by the clients,
--- and here.
+-- Enqueue a job from a trigger or another language. The clients check values before they send them;
+-- this function makes the same checks. Its parameters are public and have the names of the columns, so
+-- that statements qualify them (enqueue.task).
 create or replace function roost.enqueue(
     task text,
     args jsonb default '{}',
@@ -21,7 +22,7 @@ declare
     new_id bigint;
     problem text;
 begin
-    -- What clients refuse. A null that must not be one is refused by its column.
+    -- The columns themselves refuse a null where none is allowed.
     problem := case
         when length(task) not between 1 and 200 then 'task must have 1 to 200 characters'
         when length(queue) not between 1 and 200 then 'queue must have 1 to 200 characters'
@@ -77,4 +78,4 @@ revoke execute on function roost.enqueue(
 ) from public;
 
 comment on function roost.enqueue is
-    'Insert a job and return its id; null: an active job has the unique key. For triggers and other languages.';
+    'Insert a job and return its id, or null if an active job has the unique key. For triggers and other languages.';

@@ -1,9 +1,9 @@
--- What a dead worker had claimed to wait for a slot, and never started: the attempt does not count.
+-- Give back the jobs that a worker without a row had claimed and certainly not started. Their attempt
+-- does not count.
 --
--- A worker starts its prefetched jobs in the order in which they were claimed, and writes into its row
--- how far it may have come before it starts them. What it was handed and has not accepted did not
--- start either. Rows that are locked are passed over, and rescued with those that did start; so are
--- those that are to be cancelled.
+-- A worker starts its prefetched jobs in claim order. Before it starts some it writes into its row how
+-- far it will go (prefetch_started). A dispatched job that it has not accepted did not start either.
+-- Locked rows and jobs with a cancel request are left to the rescue.
 create or replace function roost.give_back_unstarted(
     p_worker_id bigint, p_started bigint[], p_dispatched_job_id bigint
 )
@@ -52,4 +52,4 @@ end
 $$;
 
 comment on function roost.give_back_unstarted is
-    'Make available again, without using an attempt, what a worker that is gone had claimed and not started.';
+    'Make the jobs available again that a worker without a row had claimed and not started; their attempt does not count.';

@@ -1,6 +1,6 @@
--- Insert the jobs of a JSON array of records, of which some have depends_on; also for callers that must
--- know which id is whose: one id a record, in order, null for one that was left out. If a parent does not
--- exist, its id is in missing and nothing is inserted.
+-- Insert encoded jobs of which some have depends_on. Also used where the caller must know which job got
+-- which id: new_ids has one id a job, in order, and null for a job that its unique key kept out. If
+-- parents don't exist, missing has their ids and nothing is inserted.
 create or replace function roost.insert_dependent(
     content text, out new_ids bigint[], out missing bigint[]
 )
@@ -22,7 +22,7 @@ begin
         end if;
     end if;
 
-    -- A statement of its own after the lock: it sees the parents as they are now.
+    -- A statement of its own after the locks: it sees the parents as they are now.
     with new_job as materialized (
         select
             nextval('roost.jobs_id_seq') as id,
@@ -68,7 +68,7 @@ begin
         select
             new_job.id, new_job.args, new_job.unique_key, new_job.depends_on,
             {{new_job_values}},
-            -- A parent that has failed already has the same consequence as one that fails later.
+            -- A child of a failed parent is inserted as cancelled.
             case when outcome.failed is null then 'available' else 'cancelled' end,
             case when outcome.failed is not null then statement_timestamp() end,
             case when outcome.failed is null then coalesce(outcome.pending, 0) else 0 end,
@@ -80,7 +80,7 @@ begin
             )) end
         from new_job
         left join outcome on outcome.child_id = new_job.id
-        -- Of two jobs with one unique key the first is kept.
+        -- Of several jobs with one unique key the first is kept.
         order by new_job.id
         {{unless_key_is_taken}}
         returning job.id, job.queue, job.state, job.scheduled_at, job.pending_parents
@@ -111,4 +111,4 @@ $$;
 revoke execute on function roost.insert_dependent(text) from public;
 
 comment on function roost.insert_dependent is
-    'Insert jobs that may depend on others and return an id for each, or the ids of parents that do not exist.';
+    'Insert jobs that may depend on others; return an id for each, or the ids of parents that do not exist.';

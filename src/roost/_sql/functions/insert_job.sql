@@ -1,5 +1,4 @@
--- Insert the one job of a JSON array of one record: it takes the server half of the time of insert_jobs.
--- The job is announced by itself, since there is nothing to group.
+-- Insert the one job of an encoded array: half of the server's time of insert_jobs.
 create or replace function roost.insert_job(content text, out new_id bigint)
 language plpgsql
 security definer
@@ -7,7 +6,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     due_at timestamptz;
-    its_queue text;
+    job_queue text;
 begin
     insert into roost.jobs as job (
         args, unique_key,
@@ -25,9 +24,9 @@ begin
     ) as new_job
     {{unless_key_is_taken}}
     returning job.id, job.scheduled_at, job.queue
-    into new_id, due_at, its_queue;
+    into new_id, due_at, job_queue;
     if due_at <= statement_timestamp() + interval '1 minute' then
-        perform roost.announce(its_queue);
+        perform roost.announce(job_queue);
     end if;
 end
 $$;
@@ -35,4 +34,4 @@ $$;
 revoke execute on function roost.insert_job(text) from public;
 
 comment on function roost.insert_job is
-    'Insert one job and return its id; null: an active job has the unique key.';
+    'Insert one job and return its id, or null if an active job has the unique key.';

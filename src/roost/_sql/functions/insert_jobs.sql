@@ -1,5 +1,5 @@
--- Insert the jobs of a JSON array of records, as one text: it survives whatever codec the caller's
--- connection has.
+-- Insert the jobs of an encoded array. The parameter is text, not jsonb: the caller's connection may
+-- have a codec of its own for jsonb.
 create or replace function roost.insert_jobs(content text, out new_ids bigint[])
 language plpgsql
 security definer
@@ -24,8 +24,8 @@ begin
         {{unless_key_is_taken}}
         returning job.id, job.queue, job.scheduled_at
     ),
-    -- One notification a queue, only for what can start now or within a minute: who hears of it looks,
-    -- and learns when to look again. Polling finds the rest in time. Sent when the transaction commits.
+    -- One notification a queue, and only for jobs that are due within a minute: the worker's claim then
+    -- tells it when the next one is due. Polling finds later jobs in time.
     notified as (
         select roost.announce(inserted.queue)
         from inserted
@@ -35,7 +35,7 @@ begin
     select array_agg(inserted.id order by inserted.id)
     into new_ids
     from inserted
-    -- Names the CTE, or Postgres would not run it.
+    -- Postgres skips a select CTE that is not referenced.
     where (select count(*) from notified) >= 0;
 end
 $$;
@@ -43,4 +43,4 @@ $$;
 revoke execute on function roost.insert_jobs(text) from public;
 
 comment on function roost.insert_jobs is
-    'Insert jobs and return the ids of those that their unique keys did not keep out, or null.';
+    'Insert jobs and return the ids of the inserted ones, or null; a job is left out if an active job has its unique key.';

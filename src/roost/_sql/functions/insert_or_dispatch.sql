@@ -1,19 +1,21 @@
--- A job that is enqueued alone goes straight to a worker that waits for one: it needs no claim.
+-- Insert one job, and dispatch it to an idle worker that has granted a credit: that worker runs it
+-- without a claim. See docs/explanation/decisions/0007-direct-dispatch.md.
 create or replace function roost.insert_or_dispatch(content text, out new_id bigint)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- First the transaction has its number, then it asks who sleeps; see roost.announce.
+    -- The transaction needs its number before it reads which workers want notifications; see
+    -- roost.announce.
     transaction_number xid8 := pg_current_xact_id();
     new_job record;
     receiver_id bigint;
     receiver_credit bigint;
     receiver_channel text;
     receiver_ready boolean;
-    receiver_sleeps boolean;
-    somebody_sleeps boolean := false;
+    receiver_wants_notify boolean;
+    notifies boolean := false;
     dispatched boolean := false;
 begin
     new_id := nextval('roost.jobs_id_seq');
@@ -25,9 +27,9 @@ begin
     );
 
     if new_job.due_at > statement_timestamp() + interval '1 minute' then
-        null;  -- whoever sleeps looks before that
+        null;  -- workers poll before that
     elsif current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        somebody_sleeps := true;  -- who can't see it assumes it; see there, too
+        notifies := true;  -- its snapshot may miss a worker; see roost.announce
     else
         select
             worker.id,
@@ -37,22 +39,24 @@ begin
                 and new_job.task = any (worker.tasks)
                 and new_job.due_at <= statement_timestamp()
                 and not new_job.limited
-                -- Should the worker die before it hears of it, that attempt is used up.
+                -- If the worker dies before it accepts the job, the attempt may be used up.
                 and new_job.max_attempts > 1
-                -- Who can share the lock knows that the worker's listening connection is gone.
+                -- The worker's listening connection holds this lock while it is open.
                 and not pg_try_advisory_xact_lock_shared(hashtextextended(worker.channel, 0::bigint))
                 as is_ready,
             worker.wants_notify
-        into receiver_id, receiver_credit, receiver_channel, receiver_ready, receiver_sleeps
+        into receiver_id, receiver_credit, receiver_channel, receiver_ready,
+            receiver_wants_notify
         from roost.workers as worker
         where (worker.wants_notify or worker.credit is not null)
             and worker.expires_at > now()
             and new_job.queue = any (worker.queues)
         order by is_ready desc nulls last, worker.wants_notify desc, worker.heartbeat_at desc
         limit 1;
-        somebody_sleeps := coalesce(receiver_sleeps, false);
-        -- With a key the insert may have to wait for another transaction, for any time, and the
-        -- worker's row must not be locked then: it needs it for its heartbeat.
+        notifies := coalesce(receiver_wants_notify, false);
+        -- With a unique key the insert may wait for another transaction, for any time. The worker's
+        -- row must not be locked meanwhile: its heartbeat writes it. So the credit is consumed after
+        -- the insert.
         if receiver_ready and new_job.unique_key is null then
             dispatched := roost.consume_credit(receiver_id, receiver_credit, new_job.queue, new_id);
         end if;
@@ -91,16 +95,16 @@ begin
         end if;
     end if;
     if not dispatched then
-        if somebody_sleeps then
+        if notifies then
             perform pg_notify('roost_jobs', new_job.queue);
         elsif receiver_ready then
-            -- It was awake, and somebody else has consumed its credit: another one may sleep.
+            -- Another producer has consumed the credit. Another worker may want a notification.
             perform roost.announce(new_job.queue);
         end if;
         return;
     end if;
     perform pg_notify(receiver_channel, 'dispatched');
-    -- Should its event loop stand still, another worker takes the job over.
+    -- If the worker's event loop is blocked, one of two other workers takes the job over.
     perform pg_notify(witness.channel, 'watch')
     from (
         select worker.channel
@@ -110,7 +114,7 @@ begin
             and worker.expires_at > now()
             and new_job.queue = any (worker.queues)
             and new_job.task = any (worker.tasks)
-        -- One that has not accepted a job yet may stand still, too; it is better than none.
+        -- A worker that has not accepted a job itself may be blocked, too, so it comes last.
         order by worker.dispatched_job_id is null desc, worker.wants_notify desc, random()
         limit 2
     ) as witness;
@@ -120,4 +124,4 @@ $$;
 revoke execute on function roost.insert_or_dispatch(text) from public;
 
 comment on function roost.insert_or_dispatch is
-    'Insert one job, and give it to a worker that has offered to run one. Only in a transaction that commits at once: it locks the worker''s row.';
+    'Insert one job, and dispatch it to a worker that has granted a credit. Only in a transaction that commits at once: it locks the worker''s row.';

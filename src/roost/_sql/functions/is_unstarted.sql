@@ -1,4 +1,4 @@
--- Whether a job that was claimed to wait for a slot has certainly not started; see
+-- Say whether an executing job is prefetched and has certainly not started; see
 -- give_back_unstarted.sql.
 create or replace function roost.is_unstarted(
     p_prefetch_no integer, p_priority integer, p_scheduled_at timestamptz, p_id bigint,
@@ -20,4 +20,4 @@ as $$
 $$;
 
 comment on function roost.is_unstarted is
-    'Whether an executing job waits in its worker for a slot; started: how far that worker has come.';
+    'Say whether an executing job still waits in its worker for a slot. p_started: the worker''s prefetch_started.';

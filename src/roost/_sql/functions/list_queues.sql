@@ -1,13 +1,13 @@
--- What waits and runs in each queue; the last column says whether one of its numbers may be larger.
+-- Count the waiting and executing jobs of each queue. capped: one of the numbers may be larger.
 --
--- A number is counted up to 10,000 (with more than five queues up to 50,000 / queues, at least 1,000):
--- to count a million waiting jobs takes 0.3 s, November 2026.
+-- Each number is counted up to 10,000; with more than five queues up to 50,000 / queues, at least
+-- 1,000. To count a million waiting jobs takes 0.3 s (November 2026).
 --
--- Waiting jobs are found as a claim finds them: a head is a (queue, priority) that has any, and costs
--- one index probe. Other states are counted in the index jobs_counted.
+-- Waiting jobs are found as a claim finds them. A head is a (queue, priority) with a claimable job, and
+-- costs one index probe. Other states are counted in the index jobs_counted.
 --
--- The settings: compiling this statement took 1.5 s of 1.9 s, and a bitmap of all retryable jobs is
--- built before the limit is looked at.
+-- jit is off because compiling took 1.5 s of 1.9 s. Bitmap scans are off because a bitmap of all
+-- retryable jobs is built before the limit applies.
 create or replace function roost.list_queues()
 returns table (
     queue text,
@@ -89,7 +89,7 @@ as $$
             limit 1
         ) as next
     ),
-    -- Pulled lazily: a limit ends the recursion where priorities are as many as jobs.
+    -- The limit ends the recursion early where each job has a priority of its own.
     waiting as materialized (
         (select queue, null as task, priority from head limit 2000)
         union all
@@ -263,4 +263,4 @@ as $$
 $$;
 
 comment on function roost.list_queues is
-    'Count the jobs of each queue, each number up to 10,000; capped: one of them may be larger.';
+    'Count the jobs of each queue, each number up to 10,000. capped: one of them may be larger.';

@@ -1,5 +1,5 @@
--- Part of insert_dependent: keep the parents from ending until the transaction does, those included
--- that only another transaction can see yet.
+-- Part of insert_dependent: lock the parents, so that none ends before the transaction does. It waits
+-- for parents that another transaction has inserted and not committed yet.
 create or replace function roost.lock_parents(ids bigint[], out missing bigint[])
 language plpgsql
 as $$
@@ -7,7 +7,7 @@ declare
     locked bigint[];
 begin
     for round in 1 .. 2 loop
-        -- From now on these are settled together with their children.
+        -- A job with children is settled together with them.
         with parent as materialized (
             select job.id
             from roost.jobs as job
@@ -22,7 +22,7 @@ begin
         from parent
         where job.id = parent.id;
 
-        -- They can't be settled any more, only read and given more children.
+        -- A share lock: they can't be settled, but other transactions may add children.
         select array_agg(parent.id)
         into locked
         from (
@@ -42,8 +42,8 @@ begin
         );
         exit when cardinality(missing) = 0 or round = 2;
 
-        -- Another transaction may have inserted them and not committed yet: the primary key makes
-        -- this wait for its end. Whatever is inserted here is undone.
+        -- Another transaction may have inserted a missing parent and not committed yet. Inserting the
+        -- same id waits for that transaction. The subtransaction undoes the insert.
         begin
             insert into roost.jobs (id, task) overriding system value
             select unnest(missing), 'roost.probe'
@@ -54,7 +54,7 @@ begin
         end;
     end loop;
 
-    -- A claim passes over a row that is locked: at the end of the transaction it is to look again.
+    -- A claim skips locked rows: let workers claim again when this transaction has ended.
     perform roost.announce(parent.queue)
     from (
         select distinct job.queue
@@ -68,4 +68,4 @@ end
 $$;
 
 comment on function roost.lock_parents is
-    'Lock jobs that are to get children and return the ids of which there is no job.';
+    'Lock jobs that get children, and return the ids of which there is no job.';

@@ -1,12 +1,11 @@
 -- The tables and their indexes. The functions are in ../functions.
 --
--- Columns stand in order of alignment (eight bytes, four, one, then the variable ones), which
--- saves padding in every row. Empty errors, tags, depends_on and metadata are null: a row that
--- doesn't use them pays one bit each.
+-- Columns are in order of alignment (eight bytes, four, one, then variable length), which saves padding
+-- in every row. Empty errors, tags, depends_on and metadata are null and take one bit each.
 
--- What every worker and client can read and add to, so that no row can end those that meet it. As
--- domains: Postgres keeps their checks for the session, and reads the checks of a table anew in
--- every statement that writes to it. See decision 0008.
+-- Every worker and client can read what these domains allow, so that no row can crash a worker. Domains,
+-- because Postgres caches their checks for the session; it reads the checks of a table again for every
+-- statement that writes to it. See decision 0009.
 create domain roost.instant as timestamptz
     check (value between '0002-01-01Z' and '9998-12-31Z');
 create domain roost.count as integer check (value >= 0);
@@ -26,7 +25,8 @@ create domain roost.error_records as jsonb check (
     and not jsonb_path_exists(value, 'strict $[*] ? (@.type() != "object")')
 );
 
--- Or other roles could make operators for them, which fit better than those of their base types.
+-- Otherwise other roles could create operators for the domains, which Postgres would prefer to those of
+-- the base types.
 revoke usage on domain
     roost.instant, roost.count, roost.positive, roost.name, roost.key, roost.state,
     roost.tags, roost.ids, roost.json_object, roost.error_records
@@ -49,11 +49,11 @@ create table roost.jobs (
     prefetch_no integer,
     pending_parents roost.count not null default 0,
     cancel_requested boolean not null default false,
-    -- A parent whose children wait for it is settled together with them; other jobs are not asked.
+    -- A job with waiting children is settled together with them.
     has_children boolean not null default false,
-    -- Jobs of a limited task stand in an index of their own, so that no other claim walks over them.
+    -- Jobs of limited tasks have an index of their own, so that other claims don't walk over them.
     limited boolean not null default false,
-    -- Somebody waits for this job's end: it is announced by the statement that ends it.
+    -- A client waits for this job: the statement that ends it sends a notification.
     awaited boolean not null default false,
     state roost.state not null default 'available',
     queue roost.name not null default 'default',
@@ -73,13 +73,13 @@ with (
 );
 
 comment on column roost.jobs.worker_id is
-    'The worker incarnation that holds the lease while executing, and that ran the last attempt after.';
+    'The worker incarnation that holds the lease while executing; afterwards the one that ran the last attempt.';
 comment on column roost.jobs.prefetch_no is
-    'The number of the claim, among its worker''s, that took the job to wait for a slot; null: to start at once.';
+    'The number of the worker''s claim that prefetched the job; null: the job was claimed to start at once.';
 comment on column roost.jobs.lease_no is
-    'Counts claims and is never given back: with id and worker_id it names one lease.';
+    'Counts claims and never goes down: with id and worker_id it names one lease.';
 
--- What a claim walks: waiting jobs only, in the order in which they run.
+-- Walked by claims: waiting jobs only, in the order in which they run.
 create index jobs_claim on roost.jobs (queue, priority, scheduled_at, id)
 where state in ('available', 'retryable') and pending_parents = 0 and not limited;
 
@@ -90,23 +90,23 @@ where state in ('available', 'retryable') and pending_parents = 0 and limited;
 create unique index jobs_unique_key on roost.jobs (unique_key)
 where unique_key is not null and state in ('available', 'executing', 'retryable');
 
--- What a rescue walks: only what runs right now.
+-- Walked by rescues: executing jobs only.
 create index jobs_executing on roost.jobs (worker_id)
 where state = 'executing';
 
--- What the archive and the expiry of results walk, oldest end first.
+-- Walked by the archive, oldest end first.
 create index jobs_finished on roost.jobs (greatest(completed_at, cancelled_at, discarded_at))
 where state in ('completed', 'discarded', 'cancelled');
 
--- Only what has a result, so that results that are gone are not walked over.
+-- Walked by the expiry of results: only jobs that still have one.
 create index jobs_results on roost.jobs (completed_at)
 where state = 'completed' and result is not null;
 
--- What is counted in each queue beside the jobs that a claim finds; see functions/list_queues.sql.
+-- Counted for each queue besides the jobs in the claim's indexes; see functions/list_queues.sql.
 create index jobs_counted on roost.jobs (state, queue)
 where (state in ('retryable', 'discarded') or pending_parents > 0);
 
--- The planner takes no statistics from a partial index, and guesses a third of the table for any range
+-- The planner uses no statistics of a partial index, and estimates a third of the table for any range
 -- of ends. Postgres 13 has no statistics on expressions.
 do $$
 begin
@@ -117,7 +117,7 @@ begin
 end
 $$;
 
--- The same columns without the indexes and defaults of a live table.
+-- The columns of roost.jobs without its indexes and defaults.
 create table roost.jobs_archive (
     like roost.jobs,
     archived_at roost.instant not null default now(),
@@ -129,7 +129,7 @@ alter table roost.jobs_archive alter column awaited set default false;
 create index jobs_archive_results on roost.jobs_archive (completed_at)
 where result is not null;
 
--- One row for each child that still waits for a parent; gone when the parent has ended.
+-- One row for each child and parent that it still waits for; deleted when the parent ends.
 create table roost.dependencies (
     parent_id bigint not null,
     child_id bigint not null,
@@ -159,34 +159,35 @@ create table roost.workers (
 with (fillfactor = 50);
 
 comment on table roost.workers is
-    'One row a worker incarnation. After expires_at its leases may be taken by other workers.';
+    'One row a worker incarnation. After expires_at other workers may rescue its jobs.';
 comment on column roost.workers.wants_notify is
-    'Whether the worker waits to be notified of jobs. One that is awake looks every few milliseconds.';
+    'Whether producers notify the worker of new jobs. Otherwise it polls every few milliseconds.';
 comment on column roost.workers.credit is
-    'The number under which the worker offers to be given one job; null: it offers nothing, or was given one.';
+    'The number of the outstanding credit: a producer may dispatch one job to the worker. Null: no credit, or it was consumed.';
 comment on column roost.workers.dispatched_job_id is
-    'The job that it was given and has not accepted yet.';
+    'The job that was dispatched to the worker and that it has not accepted yet.';
 comment on column roost.workers.channel is
-    'Where it is told to read its row. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
-comment on column roost.workers.tasks is 'The tasks that it offers to run.';
+    'Where notifications tell the worker to read its row. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
+comment on column roost.workers.tasks is 'The tasks of which its credit accepts a job.';
 comment on column roost.workers.known_tasks is 'The tasks that it has handlers for.';
 comment on column roost.workers.prefetch_started is
-    'How far its prefetched jobs may have started: prefetch_no, priority, scheduled_at in microseconds since 1970, id.';
+    'The place of the last prefetched job that may have started: prefetch_no, priority, scheduled_at in microseconds since 1970, id.';
 comment on column roost.workers.paused is
-    'The paused queues of which it starts nothing: pause_queue waits until each worker has confirmed it here.';
+    'The paused queues of which it starts no jobs. pause_queue waits until each worker has confirmed the pause here.';
 
--- The limits that workers have published. The row is the lock under which a task's jobs are claimed.
+-- The limits that workers have published. A claim of a limited task locks its row.
 create table roost.limits (
     task text primary key,
     rate_per_minute integer check (rate_per_minute >= 1),
     max_concurrency integer check (max_concurrency >= 1),
-    -- Jobs enqueued by transactions that could not see the row yet are marked later; see limits.sql.
+    -- For jobs whose transactions could not see this row: they are marked as limited later; see
+    -- limits.sql.
     published_by xid8 not null default pg_current_xact_id(),
     snapshots_gone boolean not null default false,
     all_marked boolean not null default false
 );
 
--- When jobs of a rate-limited task were started, as long as it matters.
+-- The starts of rate-limited tasks within the last minute.
 create table roost.starts (
     task text not null,
     started_at roost.instant not null
@@ -194,7 +195,7 @@ create table roost.starts (
 
 create index starts_window on roost.starts (task, started_at);
 
--- Rows are deleted, and none is one of a kind: without this a publication of all tables forbids it.
+-- The table has no key. Without this a publication of all tables would refuse its deletes.
 alter table roost.starts replica identity full;
 
 create table roost.queues (
@@ -202,7 +203,7 @@ create table roost.queues (
     paused_at roost.instant
 );
 
--- Cron entries as code declares them, and where each stands.
+-- Cron entries as code declares them, with their next and last ticks.
 create table roost.cron (
     name roost.name primary key,
     expression text not null,
@@ -221,7 +222,7 @@ create table roost.cron (
     last_tick_at roost.instant,
     last_job_id bigint,
     paused_at roost.instant,
-    -- Renewed by every worker whose code has the entry; without it the entry is stale.
+    -- Renewed by every worker whose code has the entry. When it is too old the entry counts as stale.
     declared_at roost.instant not null default now(),
     inserted_at roost.instant not null default now()
 );
