@@ -23,7 +23,7 @@ import attrs
 import roost
 from roost import HandlerRegistry, Worker
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
-from roost._model.registry import TaskDefaults
+from roost._model.job import TaskDefaults
 from roost._ops.query import Query, Row
 
 ROOT = Path(__file__).resolve().parents[1]

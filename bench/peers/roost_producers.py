@@ -23,13 +23,8 @@ def main() -> None:
     """Be ready, wait for a line that says when to begin, and say how many were sent."""
     options = json.loads(sys.argv[1])
     due = datetime.now(UTC) + timedelta(seconds=LATER) if options["later"] else None
-    call = calls.enqueue(
-        roost.HandlerRegistry(),
-        "noop",
-        {"i": 1},
-        {"queue": QUEUE, "scheduled_at": due},
-        alone=True,
-    )
+    job = roost.JobInsert("noop", {"i": 1}, queue=QUEUE, scheduled_at=due)
+    call = calls.enqueue(roost.HandlerRegistry(), "noop", job, in_own_transaction=True)
     query = next(call.operation)
     text = query.statement.text.encode()
     params = [str(param).encode() for param in query.params]

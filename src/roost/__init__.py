@@ -13,8 +13,9 @@ from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.cron import CronEntry, CronInfo
 from roost._model.decorators import cron, job
 from roost._model.hooks import Hooks
-from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo
-from roost._model.registry import HandlerRegistry, TaskDefaults
+from roost._model.info import JobOutcome, QueueInfo, WorkerInfo
+from roost._model.job import Job, JobInsert, TaskDefaults
+from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
 from roost._model.task_call import TaskCall, call

@@ -14,7 +14,7 @@ from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.encoding import encode_jobs
-from roost._model.registry import TaskDefaults
+from roost._model.job import TaskDefaults
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
 from roost._ops.claim import ClaimedJob

@@ -9,7 +9,8 @@ import anyio
 from roost._client import calls
 from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._model.cron import CronInfo
-from roost._model.job import Job, QueueInfo, WorkerInfo
+from roost._model.info import QueueInfo, WorkerInfo
+from roost._model.job import Job
 from roost._model.states import JobState
 
 T = TypeVar("T")

@@ -17,17 +17,16 @@ from roost._client.loop_resources import ResourcesByLoop
 from roost._drivers.base import AsyncConnection, run
 from roost._drivers.borrowed import borrow
 from roost._drivers.factory import driver_for
+from roost._model.info import JobOutcome
 from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
     JobInsert,
-    JobOutcome,
 )
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.settings import WorkerSettings
 from roost._model.signatures import with_parameters_of
-from roost._model.task_call import CallOptions
 from roost._worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -138,18 +137,20 @@ class AsyncRoost(AsyncAdmin):
         :raises TypeError: ``conn`` is of a kind that is not accepted.
         :raises DatabaseUnavailableError: the database can't be reached, or did not answer.
         """
-        options: CallOptions = {
-            "queue": queue,
-            "priority": priority,
-            "max_attempts": max_attempts,
-            "scheduled_at": scheduled_at,
-            "unique_key": unique_key,
-            "tags": tags,
-            "timeout_seconds": timeout_seconds,
-            "depends_on": depends_on,
-            "metadata": metadata,
-        }
-        call = calls.enqueue(self._registry, task, args, options, alone=conn is None)
+        job = JobInsert(
+            calls.name_of(self._registry, task),
+            args,
+            queue=queue,
+            priority=priority,
+            max_attempts=max_attempts,
+            scheduled_at=scheduled_at,
+            unique_key=unique_key,
+            tags=tags,
+            timeout_seconds=timeout_seconds,
+            depends_on=depends_on,
+            metadata=metadata,
+        )
+        call = calls.enqueue(self._registry, task, job, in_own_transaction=conn is None)
         return await self._run(call, conn, transactional=transactional)
 
     async def enqueue_many(

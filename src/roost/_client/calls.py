@@ -6,18 +6,18 @@ The facades differ only in how they wait: each of their methods runs one of thes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
-from pydantic import BaseModel
 
 from roost._drivers.base import CALL_TIMEOUT
 from roost._model.cron import CronInfo
 from roost._model.encoding import encode_batch, encode_jobs
-from roost._model.job import Job, JobInsert, JobOutcome, QueueInfo, WorkerInfo, is_default
+from roost._model.info import JobOutcome, QueueInfo, WorkerInfo
+from roost._model.job import Job, JobInsert, is_default
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
-from roost._model.task_call import CallOptions, TaskCall
+from roost._model.task_call import TaskCall
 from roost._model.validate import MAX_ID, check_name
 from roost._model.verdict import result_as_json
 from roost._ops import control, cron, read, schema
@@ -74,23 +74,36 @@ Task: TypeAlias = str | Callable[..., Any] | TaskCall[Any]
 """What can be enqueued: a task's name, its function, or a call of it."""
 
 
+def name_of(registry: HandlerRegistry, task: Task) -> str:
+    """Return the name of what is enqueued; a name stands for itself.
+
+    :raises UnknownTaskError: a function is not in the registry.
+    """
+    if isinstance(task, TaskCall):
+        task = task.func
+    return registry.name_of(task) if callable(task) else task
+
+
 def enqueue(
-    registry: HandlerRegistry,
-    task: Task,
-    args: dict[str, Any] | BaseModel | None,
-    options: CallOptions,
-    *,
-    alone: bool,
+    registry: HandlerRegistry, task: Task, job: JobInsert, *, in_own_transaction: bool
 ) -> DatabaseCall[int]:
-    """Insert one job; ``alone``: in no transaction of the caller's."""
-    job = _complete(registry, _insert(registry, task, args, options))
+    """Insert one job.
+
+    :param job: with the caller's options; those that ``task`` has set as a call, and the task's
+        defaults, fill what the caller has not passed.
+    :param in_own_transaction: no connection of the caller's is used, so a waiting worker may be
+        given the job at once.
+    """
+    if isinstance(task, TaskCall):
+        job = _fill_from_call(job, task)
+    job = _complete(registry, job)
     record = encode_jobs([job], registry)
     parents = job.depends_on or ()
     operation = insert_job(
         record,
         unique_key=job.unique_key,
         has_parents=bool(parents),
-        dispatch=alone and not parents,
+        dispatch=in_own_transaction and not parents,
     )
     return DatabaseCall(operation, in_transaction=bool(parents))
 
@@ -110,7 +123,7 @@ def enqueue_many(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
 ) -> DatabaseCall[list[int]] | None:
     """Insert several jobs, all or none; ``None``: there are none."""
-    inserts, parents = _inserts(registry, jobs)
+    inserts, parents = _job_inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
         return DatabaseCall(insert_dependent(records), in_transaction=True)
@@ -122,7 +135,7 @@ def enqueue_all(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
 ) -> DatabaseCall[list[int | None]] | None:
     """Insert several jobs, all or none, and say which id is whose."""
-    inserts, parents = _inserts(registry, jobs)
+    inserts, parents = _job_inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
         return DatabaseCall(insert_returning_ids(records), in_transaction=True)
@@ -136,31 +149,31 @@ def enqueue_all(
     return DatabaseCall(insert_returning_ids(batch.text))
 
 
-def _inserts(
+def _job_inserts(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
 ) -> tuple[list[JobInsert], set[int]]:
     """Return the jobs with their tasks' defaults, and the parents that they name."""
     inserts = [
-        _complete(registry, job if isinstance(job, JobInsert) else _insert(registry, job, None, {}))
+        _complete(registry, job if isinstance(job, JobInsert) else _job_insert(registry, job))
         for job in jobs
     ]
     parents = {parent for job in inserts for parent in job.depends_on or ()}
     return inserts, parents
 
 
-def _insert(
-    registry: HandlerRegistry,
-    task: Task,
-    args: dict[str, Any] | BaseModel | None,
-    options: CallOptions,
-) -> JobInsert:
-    if isinstance(task, TaskCall):
-        if args is not None:
-            raise InvalidJobError("a call has its arguments already; args must not be passed")
-        given = {name: value for name, value in options.items() if not _is_unset(value)}
-        merged = cast(CallOptions, {**options, **task.overrides, **given})
-        return JobInsert(registry.name_of(task.func), task.args, **merged)
-    return JobInsert(registry.name_of(task) if callable(task) else task, args, **options)
+def _job_insert(registry: HandlerRegistry, task: Task) -> JobInsert:
+    job = JobInsert(name_of(registry, task))
+    return _fill_from_call(job, task) if isinstance(task, TaskCall) else job
+
+
+def _fill_from_call(job: JobInsert, call: TaskCall[Any]) -> JobInsert:
+    """Return the job with the call's args, and its options where ``job`` has none."""
+    if job.args is not None:
+        raise InvalidJobError("a call has its arguments already; args must not be passed")
+    options: dict[str, Any] = {
+        name: value for name, value in call.overrides.items() if _is_unset(getattr(job, name))
+    }
+    return attrs.evolve(job, args=call.args, **options)
 
 
 def _is_unset(value: object) -> bool:

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import datetime
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import attrs
-from pydantic import BaseModel
 
 from roost._client import calls
+from roost._client.async_api import AsyncRoost
 from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._client.sync_waiting import SyncWaiting
 from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
 from roost._drivers.borrowed import borrow_sync
 from roost._drivers.factory import sync_driver_for
 from roost._model.cron import CronInfo
-from roost._model.job import (
-    DEFAULT_MAX_ATTEMPTS,
-    DEFAULT_PRIORITY,
-    DEFAULT_QUEUE,
-    Job,
-    JobInsert,
-    JobOutcome,
-    QueueInfo,
-    WorkerInfo,
-)
+from roost._model.info import JobOutcome, QueueInfo, WorkerInfo
+from roost._model.job import Job, JobInsert
 from roost._model.registry import HandlerRegistry, resolve_registry
+from roost._model.signatures import with_parameters_of
 from roost._model.states import JobState
-from roost._model.task_call import CallOptions
 
 T = TypeVar("T")
 
@@ -78,39 +69,21 @@ class Roost:
         """Apply the migration SQL; see `AsyncRoost.setup_schema`."""
         self._run(calls.setup_schema(), conn)
 
+    @with_parameters_of(AsyncRoost.enqueue)
     def enqueue(
         self,
         task: calls.Task,
         *,
-        args: dict[str, Any] | BaseModel | None = None,
-        queue: str = DEFAULT_QUEUE,
-        priority: int = DEFAULT_PRIORITY,
-        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
-        scheduled_at: datetime | None = None,
-        unique_key: str | None = None,
-        tags: list[str] | None = None,
-        timeout_seconds: int | None = None,
-        depends_on: list[int] | None = None,
-        metadata: dict[str, Any] | None = None,
         conn: Any | None = None,
         transactional: bool = True,
+        **job: Any,
     ) -> int:
-        """Insert a job and return its id; see `AsyncRoost.enqueue`.
+        """Insert a job and return its id; the parameters are those of `AsyncRoost.enqueue`.
 
         :param conn: a blocking connection in a transaction: psycopg, SQLAlchemy or Django.
         """
-        options: CallOptions = {
-            "queue": queue,
-            "priority": priority,
-            "max_attempts": max_attempts,
-            "scheduled_at": scheduled_at,
-            "unique_key": unique_key,
-            "tags": tags,
-            "timeout_seconds": timeout_seconds,
-            "depends_on": depends_on,
-            "metadata": metadata,
-        }
-        call = calls.enqueue(self._registry, task, args, options, alone=conn is None)
+        insert = JobInsert(calls.name_of(self._registry, task), **job)
+        call = calls.enqueue(self._registry, task, insert, in_own_transaction=conn is None)
         return self._run(call, conn, transactional=transactional)
 
     def enqueue_many(

@@ -15,7 +15,7 @@ import attrs
 
 from roost._drivers.base import SyncDriver, SyncListener
 from roost._drivers.process import PerProcess
-from roost._model.job import JobOutcome
+from roost._model.info import JobOutcome
 from roost._model.logs import StructuredLogger
 from roost.exceptions import DatabaseUnavailableError
 

@@ -15,7 +15,7 @@ import attrs
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, Listener
 from roost._drivers.shield import shielded
-from roost._model.job import JobOutcome
+from roost._model.info import JobOutcome
 from roost._model.logs import StructuredLogger
 from roost.exceptions import DatabaseUnavailableError
 

@@ -7,9 +7,14 @@ from typing import Any, Literal, TypeAlias, get_args
 import attrs
 
 from roost._model.codec import EncodingError, encode
-from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
+from roost._model.job import (
+    DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_PRIORITY,
+    DEFAULT_QUEUE,
+    checked_columns,
+)
 from roost._model.schedule import Schedule
-from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_INT, check_int, check_name
+from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, check_name
 from roost.exceptions import InvalidSettingError
 
 Misfire: TypeAlias = Literal["skip", "last", "all"]
@@ -54,10 +59,7 @@ class CronEntry:
     def __attrs_post_init__(self) -> None:
         error = InvalidSettingError
         check_name("the name of a cron entry", self.name, error=error)
-        check_name("task", self.task, error=error)
-        check_name("queue", self.queue, error=error)
-        check_int("priority", self.priority, minimum=-MAX_INT, error=error)
-        check_int("max_attempts", self.max_attempts, minimum=1, error=error)
+        checked_columns(self, error=error)
         if self.misfire not in get_args(Misfire):
             raise error(f"misfire must be one of {get_args(Misfire)}, not {self.misfire!r}")
         if self.overlap not in get_args(Overlap):

@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from roost._model.cron import CronEntry, Misfire, Overlap
 from roost._model.functions import RunIn, location
-from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
-from roost._model.registry import DerivedName, HandlerRegistry, TaskDefaults, resolve_registry
+from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskDefaults
+from roost._model.registry import DerivedName, HandlerRegistry, resolve_registry
 from roost._model.schedule import Schedule
 from roost.exceptions import InvalidSettingError
 

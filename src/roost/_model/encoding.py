@@ -10,19 +10,9 @@ from pydantic import BaseModel
 
 from roost._model.arguments import dump_model
 from roost._model.codec import EncodingError, encode
-from roost._model.job import JobInsert
+from roost._model.job import JobInsert, checked_columns
 from roost._model.registry import Handler, HandlerRegistry
-from roost._model.validate import (
-    DEFAULT_MAX_ARGS_BYTES,
-    MAX_INT,
-    MAX_KEY,
-    as_utc,
-    check_ids,
-    check_int,
-    check_name,
-    check_scheduled_at,
-    check_tags,
-)
+from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_KEY, as_utc, check_name
 from roost.exceptions import InvalidJobError
 
 
@@ -81,6 +71,11 @@ def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | N
 
 
 def _is_like(job: JobInsert, first: JobInsert) -> bool:
+    """Say whether two jobs differ in args and key only.
+
+    Every other column stands here: a loop over their names takes twice as long, 0.5 instead of
+    0.2 µs a job (November 2026).
+    """
     return (
         (job.task is first.task or _equal(job.task, first.task))
         and (job.queue is first.queue or _equal(job.queue, first.queue))
@@ -187,40 +182,10 @@ def _check_size(job: JobInsert, args: object, metadata: object, maximum: int) ->
 
 
 def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
-    check_name("task", job.task)
-    check_name("queue", job.queue)
-    check_int("priority", job.priority, minimum=-MAX_INT)
-    check_int("max_attempts", job.max_attempts, minimum=1)
-    check_scheduled_at(job.scheduled_at)
-    check_tags(job.tags)
-    if job.unique_key is not None:
-        check_name("unique_key", job.unique_key, maximum=MAX_KEY)
-    if job.timeout_seconds is not None:
-        check_int("timeout_seconds", job.timeout_seconds, minimum=1)
-    check_ids("depends_on", job.depends_on)
-    args = _dumped_args(job, registry)
-    if job.metadata is not None and not isinstance(job.metadata, dict):
-        raise InvalidJobError(f"metadata must be a dict, not {type(job.metadata).__name__}")
-    record: dict[str, Any] = {
-        "task": job.task,
-        "queue": job.queue,
-        "args": args,
-        "priority": job.priority,
-        "max_attempts": job.max_attempts,
-    }
-    # What is left out is null in the row.
+    record = checked_columns(job)
+    record["args"] = _dumped_args(job, registry)
     if job.scheduled_at is not None:
         record["scheduled_at"] = as_utc(job.scheduled_at)
-    if job.unique_key is not None:
-        record["unique_key"] = job.unique_key
-    if job.tags:
-        record["tags"] = job.tags
-    if job.timeout_seconds is not None:
-        record["timeout_seconds"] = job.timeout_seconds
-    if job.metadata:
-        record["metadata"] = job.metadata
-    if job.depends_on:
-        record["depends_on"] = job.depends_on
     return record
 
 

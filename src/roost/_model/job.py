@@ -1,14 +1,31 @@
-"""A job as users see it: the row, what they submit, and how it ended."""
+"""The columns of a job: what is read, what is enqueued, its defaults, and what each may be.
 
-from dataclasses import dataclass
+A new column is added here, as a keyword of `AsyncRoost.enqueue`, and of ``@job`` and ``@cron`` if
+a task has a default for it; and in ``_sql`` and ``_ops``. Encoding, merging of defaults and the
+blocking client go by the lists of this file.
+"""
+
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final, Generic
+from functools import cache, partial
+from operator import attrgetter
+from typing import Any, Final, TypeAlias, TypedDict
 
 import attrs
 from pydantic import BaseModel, ConfigDict, Field
-from typing_extensions import TypeVar
 
-R = TypeVar("R", default=Any)
+from roost._model.limits import check_limits
+from roost._model.validate import (
+    MAX_INT,
+    MAX_KEY,
+    check_dict,
+    check_ids,
+    check_int,
+    check_name,
+    check_tags,
+    check_time,
+)
+from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """When a `Job` that a test makes is due, unless the test says otherwise."""
@@ -107,84 +124,109 @@ class JobInsert:
     metadata: dict[str, Any] | None = None
 
 
-# A dataclass of the standard library, like all that clients return: pydantic and FastAPI dump it.
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueueInfo:
-    """What waits and runs in a queue.
+class CallOptions(TypedDict, total=False):
+    """What `TaskCall.options` takes: the fields of `JobInsert` beside task and args."""
 
-    Each number is counted up to 10,000. With more than five queues it is 50,000 divided by their
-    number, and 1,000 at least.
+    queue: str
+    priority: int
+    max_attempts: int
+    scheduled_at: datetime | None
+    unique_key: str | None
+    tags: list[str] | None
+    timeout_seconds: int | None
+    depends_on: list[int] | None
+    metadata: dict[str, Any] | None
 
-    :param paused_at: since when nothing is claimed from it; ``None``: it is not paused.
-    :param available: jobs that can start now.
-    :param scheduled: jobs whose time has not come.
-    :param retryable: failed jobs that wait for their next attempt.
-    :param blocked: jobs that wait for their parents.
-    :param executing: jobs that run.
-    :param prefetched: jobs that a worker has claimed and that wait for a slot of it; in a stream of
-        short jobs they are counted as executing.
-    :param discarded: jobs that failed for good and are not archived yet.
-    :param oldest_due_seconds: how long the oldest job that can start has been due; ``None``: no
-        job can start.
-    :param capped: whether one of the numbers was not counted to its end, and may be larger.
+
+@attrs.frozen
+class TaskDefaults:
+    """Per-task enqueue defaults declared on ``@job(...)``.
+
+    The first five (``queue`` … ``timeout_seconds``) are merged into ``enqueue`` calls; explicit
+    keywords always win. The throttling fields (``rate_per_minute``, ``max_concurrency``) are
+    enforced by the claim, over the whole fleet.
     """
 
-    name: str
-    paused_at: datetime | None
-    available: int
-    scheduled: int
-    retryable: int
-    blocked: int
-    executing: int
-    prefetched: int
-    discarded: int
-    oldest_due_seconds: float | None
-    capped: bool
+    queue: str | None = None
+    priority: int | None = None
+    max_attempts: int | None = None
+    tags: tuple[str, ...] | None = None
+    timeout_seconds: int | None = None
+    rate_per_minute: int | None = None
+    max_concurrency: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        checked_columns(self, error=InvalidSettingError)
+        check_limits(self.rate_per_minute, self.max_concurrency)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WorkerInfo:
-    """A worker as its last heartbeat left it.
+def _int_from(minimum: int) -> Callable[[str, object, type[RoostError]], None]:
+    def check(what: str, value: object, error: type[RoostError]) -> None:
+        # A plain int of most jobs costs no second call.
+        if type(value) is not int or not minimum <= value <= MAX_INT:
+            check_int(what, value, error, minimum=minimum)
 
-    :param id: of this incarnation; a restarted worker has another.
-    :param name: host and process id.
-    :param expires_at: when it counts as dead unless it is heard of.
-    :param executing: how many jobs it runs.
-    :param prefetched: how many it has claimed that wait for a slot, as in `QueueInfo`.
-    :param tasks: what it has handlers for.
-    :param version: of Roost.
-    :param driver: ``psycopg`` or ``asyncpg``.
-    :param event_loop: ``asyncio``, ``uvloop`` or ``trio``.
+    return check
+
+
+_CHECKS: Final[dict[str, Callable[..., None]]] = {
+    "task": check_name,
+    "queue": check_name,
+    "priority": _int_from(-MAX_INT),
+    "max_attempts": _int_from(1),
+    "scheduled_at": check_time,
+    "tags": check_tags,
+    "unique_key": partial(check_name, maximum=MAX_KEY),
+    "timeout_seconds": _int_from(1),
+    "depends_on": check_ids,
+    "metadata": check_dict,
+}
+"""What refuses a value of a column: called with the column, the value and the error to raise."""
+
+
+def checked_columns(
+    of: attrs.AttrsInstance, *, error: type[RoostError] = InvalidJobError
+) -> dict[str, Any]:
+    """Return the values of columns that are not null, by their names.
+
+    Empty lists and dicts are stored as null.
+
+    :param of: an attrs object some of whose fields are columns. A field's default is accepted as
+        it is: most columns of most jobs have it, and this runs for each job.
+    :raises RoostError: of the class ``error``: a value can't be stored; the message names the
+        column.
     """
-
-    id: int
-    name: str
-    queues: list[str]
-    concurrency: int
-    started_at: datetime
-    heartbeat_at: datetime
-    expires_at: datetime
-    executing: int
-    prefetched: int
-    tasks: list[str]
-    version: str | None
-    driver: str | None
-    event_loop: str | None
+    read, columns = _columns_of(type(of))
+    found = {}
+    for (name, default, stored, check), value in zip(columns, read(of), strict=True):
+        if value is default:
+            if stored is not None:
+                found[name] = stored
+        else:
+            check(name, value, error)
+            if value or value == 0:
+                found[name] = value
+    return found
 
 
-@dataclass(frozen=True)
-class JobOutcome(Generic[R]):
-    """How a job ended.
+_Columns: TypeAlias = tuple[tuple[str, object, object, Callable[..., None]], ...]
 
-    Its type parameter is what ``result`` is, for type checkers; say it where you wait, as in
-    ``outcome: JobOutcome[int] = await client.wait_for(job_id)``. Otherwise it is ``Any``.
 
-    :param state: ``completed``, ``discarded`` or ``cancelled``.
-    :param result: what the handler returned, as JSON gives it back.
-    :param errors: one record a failed attempt, oldest first.
+@cache
+def _columns_of(
+    kind: type[attrs.AttrsInstance],
+) -> tuple[Callable[[object], tuple[Any, ...]], _Columns]:
+    """Return what reads the columns of an attrs class; and of each column its name, its default,
+    what is stored for that (a plain str or int, which is encoded faster), and its check.
     """
+    fields = [field for field in attrs.fields(kind) if field.name in _CHECKS]
+    columns = tuple(
+        (field.name, field.default, _plain(field.default), _CHECKS[field.name]) for field in fields
+    )
+    return attrgetter(*(field.name for field in fields)), columns
 
-    id: int
-    state: str
-    result: R | None
-    errors: list[dict[str, Any]]
+
+def _plain(default: object) -> object:
+    if isinstance(default, _DefaultText):
+        return str(default)
+    return int(default) if isinstance(default, _DefaultInt) else default

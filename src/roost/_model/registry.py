@@ -1,6 +1,7 @@
 """Tasks: the names by which jobs find their handlers, and the defaults declared with them."""
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -21,43 +22,11 @@ from roost._model.functions import (
     run_of_module,
 )
 from roost._model.handler_checks import check_args_model, check_cron_args, check_handler
-from roost._model.job import (
-    JobInsert,
-    is_default,
-)
+from roost._model.job import JobInsert, TaskDefaults, is_default
 from roost._model.job_parameter import job_parameter
 from roost._model.lazy import check_not_generator
-from roost._model.limits import check_limits
-from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, check_job_defaults, check_name
+from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
-
-
-@attrs.frozen
-class TaskDefaults:
-    """Per-task enqueue defaults declared on ``@job(...)``.
-
-    The first five (``queue`` … ``timeout_seconds``) are merged into ``enqueue`` calls; explicit
-    keywords always win. The throttling fields (``rate_per_minute``, ``max_concurrency``) are
-    enforced by the claim, over the whole fleet.
-    """
-
-    queue: str | None = None
-    priority: int | None = None
-    max_attempts: int | None = None
-    tags: tuple[str, ...] | None = None
-    timeout_seconds: int | None = None
-    rate_per_minute: int | None = None
-    max_concurrency: int | None = None
-
-    def __attrs_post_init__(self) -> None:
-        check_job_defaults(
-            queue=self.queue,
-            priority=self.priority,
-            max_attempts=self.max_attempts,
-            tags=self.tags,
-            timeout_seconds=self.timeout_seconds,
-        )
-        check_limits(self.rate_per_minute, self.max_concurrency)
 
 
 @attrs.frozen
@@ -68,6 +37,7 @@ class Handler:
     :param job_parameter: the function's parameter that is annotated with `Job`.
     :param accepted: the keywords that the function takes; ``None``: any.
     :param run: the run of its module that defined the function.
+    :param declared: ``defaults`` as `with_defaults` merges them.
     """
 
     name: str
@@ -79,6 +49,7 @@ class Handler:
     job_parameter: str | None = None
     accepted: frozenset[str] | None = None
     run: Run = (None, None)
+    declared: tuple[tuple[str, object, bool], ...] = ()
 
 
 class DerivedName(str):
@@ -136,7 +107,8 @@ class HandlerRegistry:
         check_not_generator(name, func)
         parameter = job_parameter(func)
         check_args_model(name, func, args_model, job_parameter=parameter)
-        if defaults is not None and not isinstance(defaults, TaskDefaults):
+        defaults = TaskDefaults() if defaults is None else defaults
+        if not isinstance(defaults, TaskDefaults):
             raise InvalidSettingError(f"defaults must be TaskDefaults, not {defaults!r}")
         awaited = is_async(func)
         check_run_in(name, func, run_in, awaited=awaited)
@@ -164,12 +136,13 @@ class HandlerRegistry:
             name=name,
             func=func,
             args_model=args_model,
-            defaults=defaults or TaskDefaults(),
+            defaults=defaults,
             is_async=awaited,
             run_in=run_in,
             job_parameter=parameter,
             accepted=accepted_keywords(func),
             run=run_of_module(func),
+            declared=_declared(defaults),
         )
         self._provisional.discard(name)
         self._names[identity(func)] = name
@@ -304,14 +277,27 @@ def with_defaults(job: JobInsert, registry: HandlerRegistry) -> JobInsert:
     handler = registry.get(job.task)
     if handler is None:
         return job
-    defaults = handler.defaults
     changes: dict[str, Any] = {}
-    for name in ("queue", "priority", "max_attempts"):
-        declared = getattr(defaults, name)
-        if declared is not None and is_default(getattr(job, name)):
+    for name, declared, optional in handler.declared:
+        value = getattr(job, name)
+        if is_default(value) or (value is None and optional):
             changes[name] = declared
-    if job.tags is None and defaults.tags is not None:
-        changes["tags"] = list(defaults.tags)
-    if job.timeout_seconds is None and defaults.timeout_seconds is not None:
-        changes["timeout_seconds"] = defaults.timeout_seconds
-    return attrs.evolve(job, **changes) if changes else job
+    if not changes:
+        return job
+    # A third of the time of attrs.evolve.
+    full = JobInsert(*_FIELDS(job))
+    for name, value in changes.items():
+        setattr(full, name, value)
+    return full
+
+
+_FIELDS = attrgetter(*(field.name for field in attrs.fields(JobInsert)))
+
+
+def _declared(defaults: TaskDefaults) -> tuple[tuple[str, object, bool], ...]:
+    """Return the columns that a task has a default for: name, value, and whether it may be null."""
+    return tuple(
+        (field.name, list(value) if isinstance(value, tuple) else value, field.default is None)
+        for field in attrs.fields(JobInsert)
+        if (value := getattr(defaults, field.name, None)) is not None
+    )

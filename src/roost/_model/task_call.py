@@ -2,14 +2,12 @@
 
 import inspect
 from collections.abc import Callable
-from datetime import datetime
 from typing import (
     Any,
     Concatenate,
     Generic,
     ParamSpec,
     Self,
-    TypedDict,
     TypeVar,
     Unpack,
     overload,
@@ -17,27 +15,13 @@ from typing import (
 
 import attrs
 
-from roost._model.job import Job
+from roost._model.job import CallOptions, Job
 from roost._model.job_parameter import job_parameter
 from roost.exceptions import InvalidJobError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-
-
-class CallOptions(TypedDict, total=False):
-    """What `TaskCall.options` takes: the fields of `JobInsert` beside task and args."""
-
-    queue: str
-    priority: int
-    max_attempts: int
-    scheduled_at: datetime | None
-    unique_key: str | None
-    tags: list[str] | None
-    timeout_seconds: int | None
-    depends_on: list[int] | None
-    metadata: dict[str, Any] | None
 
 
 @attrs.frozen

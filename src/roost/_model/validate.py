@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
+from roost.exceptions import InvalidJobError, RoostError
 
 MAX_INT = 2**31 - 1
 MAX_ID = 2**63 - 1
@@ -23,7 +23,7 @@ MAX_KEY = 500
 
 
 def check_name(
-    what: str, value: object, *, maximum: int = MAX_NAME, error: type[RoostError] = InvalidJobError
+    what: str, value: object, error: type[RoostError] = InvalidJobError, *, maximum: int = MAX_NAME
 ) -> None:
     """Refuse a name that is blank, too long, of several lines, or not storable as text.
 
@@ -49,10 +49,10 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 def check_int(
     what: str,
     value: object,
+    error: type[RoostError] = InvalidJobError,
     *,
     minimum: int,
     maximum: int = MAX_INT,
-    error: type[RoostError] = InvalidJobError,
 ) -> None:
     """Refuse what is not a whole number from ``minimum`` to ``maximum``; a bool is not a number."""
     if not isinstance(value, int) or isinstance(value, bool):
@@ -61,33 +61,32 @@ def check_int(
         raise error(f"{what} must be from {minimum} to {maximum}, not {value}")
 
 
-def check_tags(tags: Iterable[object] | None, *, error: type[RoostError] = InvalidJobError) -> None:
+def check_tags(what: str, tags: object, error: type[RoostError] = InvalidJobError) -> None:
     """Refuse tags that aren't a list of names."""
-    if tags is None:
-        return
     if isinstance(tags, str) or not isinstance(tags, Sequence):
-        raise error(f"tags must be a list of str, not {tags!r}")
+        raise error(f"{what} must be a list of str, not {tags!r}")
     for tag in tags:
-        check_name("a tag", tag, error=error)
+        check_name("a tag", tag, error)
 
 
-def check_ids(what: str, ids: object) -> None:
+def check_ids(what: str, ids: object, error: type[RoostError] = InvalidJobError) -> None:
     """Refuse what is not a list of job ids."""
-    if ids is None:
-        return
     if not isinstance(ids, (list, tuple, set, frozenset)):
-        raise InvalidJobError(f"{what} must be a list of job ids, not {ids!r}")
+        raise error(f"{what} must be a list of job ids, not {ids!r}")
     for job_id in ids:
-        check_int(f"an id in {what}", job_id, minimum=1, maximum=MAX_ID)
+        check_int(f"an id in {what}", job_id, minimum=1, maximum=MAX_ID, error=error)
 
 
-def check_scheduled_at(value: object) -> None:
-    """Refuse a time that isn't an aware datetime: a naive one means another instant elsewhere."""
-    if value is None:
-        return
+def check_dict(what: str, value: object, error: type[RoostError] = InvalidJobError) -> None:
+    """Refuse what is not a dict; what it holds is checked when it is encoded."""
+    if not isinstance(value, dict):
+        raise error(f"{what} must be a dict, not {type(value).__name__}")
+
+
+def check_time(what: str, value: object, error: type[RoostError] = InvalidJobError) -> None:
+    """Refuse what is not a datetime; `as_utc` refuses those that mean no instant."""
     if not isinstance(value, datetime):
-        raise InvalidJobError(f"scheduled_at must be a datetime, not {type(value).__name__}")
-    as_utc(value)
+        raise error(f"{what} must be a datetime, not {type(value).__name__}")
 
 
 def as_utc(value: datetime) -> datetime:
@@ -127,27 +126,6 @@ def as_utc(value: datetime) -> datetime:
     if moment is None or not EARLIEST <= moment <= LATEST:
         raise InvalidJobError(f"scheduled_at must be in the years 2 to 9998, not {value}")
     return moment
-
-
-def check_job_defaults(
-    *,
-    queue: object,
-    priority: object,
-    max_attempts: object,
-    tags: Iterable[object] | None,
-    timeout_seconds: object,
-) -> None:
-    """Refuse defaults that no job could have; ``None`` is no default."""
-    error = InvalidSettingError
-    if queue is not None:
-        check_name("queue", queue, error=error)
-    if priority is not None:
-        check_int("priority", priority, minimum=-MAX_INT, error=error)
-    if max_attempts is not None:
-        check_int("max_attempts", max_attempts, minimum=1, error=error)
-    check_tags(tags, error=error)
-    if timeout_seconds is not None:
-        check_int("timeout_seconds", timeout_seconds, minimum=1, error=error)
 
 
 def _is_utf8(value: str) -> bool:

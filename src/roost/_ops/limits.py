@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from roost._model.registry import TaskDefaults
+from roost._model.job import TaskDefaults
 from roost._model.verdict import Lease
 from roost._ops.query import Op, Query
 from roost._sql import statements

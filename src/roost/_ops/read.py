@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from roost._model.codec import decode
-from roost._model.job import Job, JobOutcome, QueueInfo, WorkerInfo
+from roost._model.info import JobOutcome, QueueInfo, WorkerInfo
+from roost._model.job import Job
 from roost._model.states import TERMINAL, JobState
 from roost._ops.query import Op, Query, Row
 from roost._sql import statements

@@ -1,0 +1,58 @@
+"""A column of a job is listed in few places, and these agree."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import pytest
+
+from roost import AsyncRoost, CronEntry, JobInsert, TaskDefaults, cron, job
+from roost._model.encoding import encode_batch
+from roost._model.job import _CHECKS, CallOptions, Job
+
+INSERTED = {field.name: field.default for field in attrs.fields(JobInsert)}
+
+OTHER: dict[str, Any] = {
+    "task": "other",
+    "queue": "other",
+    "priority": 7,
+    "max_attempts": 7,
+    "scheduled_at": datetime(2030, 1, 1, tzinfo=UTC),
+    "tags": ["other"],
+    "timeout_seconds": 7,
+    "depends_on": [7],
+    "metadata": {"other": 7},
+}
+"""Of each column that homogeneous jobs share, another value than its default."""
+
+
+def test_what_is_inserted_is_read_checked_and_an_option() -> None:
+    assert INSERTED.keys() <= Job.model_fields.keys()
+    assert INSERTED.keys() - {"args"} == _CHECKS.keys()
+    assert INSERTED.keys() - {"task", "args"} == CallOptions.__annotations__.keys()
+
+
+def test_enqueue_has_each_column_with_its_default() -> None:
+    shown = {
+        name: parameter.default
+        for name, parameter in inspect.signature(AsyncRoost.enqueue).parameters.items()
+        if name not in ("self", "task", "conn", "transactional")
+    }
+    assert shown == {name: INSERTED[name] for name in INSERTED if name != "task"}
+
+
+def test_a_task_declares_what_its_defaults_hold() -> None:
+    declared = inspect.signature(job).parameters.keys()
+    assert {field.name for field in attrs.fields(TaskDefaults)} <= declared
+    entry = {field.name for field in attrs.fields(CronEntry)} & INSERTED.keys()
+    assert entry - {"task"} <= inspect.signature(cron).parameters.keys()
+
+
+@pytest.mark.parametrize("column", INSERTED.keys() - {"args", "unique_key"})
+def test_jobs_that_differ_in_a_column_are_not_homogeneous(column: str) -> None:
+    same = JobInsert("work", {"n": 1})
+    assert encode_batch([same, JobInsert("work", {"n": 2})]).homogeneous
+    assert not encode_batch([same, attrs.evolve(same, **{column: OTHER[column]})]).homogeneous
