@@ -1,122 +1,84 @@
-"""The demo counts right on both loops, and notices when something does not."""
+"""The demo loses no job on either event loop, and fails when the database says otherwise."""
 
 from __future__ import annotations
 
 import re
 import signal
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 from tests.support.job_table import JobTable
 
 from roost.cli.demo.check import find_faults
-from roost.cli.demo.outcome import Outcome, Recount, Row, Times, recount
-from roost.cli.demo.tasks import count
-from roost.cli.demo.tree import find_tree
-from roost.cli.demo.troubles import ORIGINAL, Troubles
+from roost.cli.demo.scenario import Outcome, Row
 
 if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost
 
 BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Return a small tree: two files in two folders, and a hidden one."""
-    folder = tmp_path / "tree"
-    (folder / "below").mkdir(parents=True)
-    (folder / ".hidden").mkdir()
-    (folder / "one.py").write_text("def f():\n    return 1\n\nclass C:\n    async def g(): ...\n")
-    (folder / "below" / "two.txt").write_text("three words here\nand no definition")
-    (folder / ".hidden" / "three.txt").write_text("not indexed")
-    return folder
+CRASH = {"error": "WorkerCrash: worker 1"}
 
 
 @BOTH
-def test_it_indexes_this_project_on_an_embedded_postgres(
+def test_it_rescues_the_jobs_of_a_killed_worker_on_an_embedded_postgres(
     backend: str, tmp_path: Path, roost_command: StartsRoost
 ) -> None:
     demo = roost_command("demo", "--backend", backend)
     assert demo.ends() == 0, demo.output
-    assert "All counts are right" in demo.output
     assert "\x1b" not in demo.output
-    assert re.search(r"^index +\d\d\d +\d\d\d +2 ", demo.output, re.MULTILINE)
+    running = re.search(r"Killed worker 1 \(SIGKILL\)\. It was running (\d) jobs", demo.output)
+    assert running
+    completed = rf"^1\d\d jobs completed, {running[1]} of them in a second attempt"
+    assert re.search(completed, demo.output, re.MULTILINE)
+    assert "No job was lost, and none finished twice." in demo.output
     assert (tmp_path / ".roost" / "pg").is_dir()
 
 
 @BOTH
-def test_its_numbers_are_those_of_the_folder(
-    backend: str, dsn: str, table: JobTable, folder: Path, roost_command: StartsRoost
+def test_it_removes_what_it_made_in_a_database_that_is_named(
+    backend: str, dsn: str, table: JobTable, roost_command: StartsRoost
 ) -> None:
-    mine = table.add("index", queue="mine")
-    demo = roost_command("demo", "--backend", backend, "--path", str(folder), "--dsn", dsn)
+    mine = table.add("count", queue="mine")
+    demo = roost_command("demo", "--backend", backend, "--dsn", dsn)
     assert demo.ends() == 0, demo.output
-    own = ORIGINAL.read_text()
-    lines, words = 5 + 2 + own.count("\n"), 10 + 6 + len(own.split())
-    definitions = 3 + len(re.findall(r"^ *(?:class|def) ", own, re.MULTILINE))
-    size = sum((folder / name).stat().st_size for name in ("one.py", "below/two.txt"))
-    assert (
-        f"Indexed: 3 files, {lines:,} lines, {words:,} words, {definitions:,} definitions, "
-        f"{size} bytes."
-    ) in demo.output
-    assert table.rows("select id from roost.jobs") == [(mine,)], "only the demo's jobs are gone"
+    assert table.rows("select id from roost.jobs") == [(mine,)]
+    assert table.rows("select from pg_tables where tablename like 'roost_demo_%'") == []
 
 
 @pytest.mark.parametrize(
     ("lie", "fault"),
     [
-        ("new.result = jsonb_set(new.result, '{lines}', '1000000')", "counted {'lines': 1000000"),
-        ("new.attempt = new.attempt + 1", "attempts differ"),
-        ("new.state = 'discarded'", "is discarded at attempt"),
+        ("new.result = '1000000'", "has the result 1000000; a plain loop has"),
+        ("new.attempt = new.attempt + 1", "is completed at attempt 2 with 0 errors"),
     ],
 )
 def test_it_fails_when_the_database_keeps_something_else(
-    lie: str, fault: str, dsn: str, table: JobTable, folder: Path, roost_command: StartsRoost
+    lie: str, fault: str, dsn: str, table: JobTable, roost_command: StartsRoost
 ) -> None:
     table.script(
         f"""
         create function lie() returns trigger language plpgsql as $$ begin
-            if new.state = 'completed' and new.args->>'path' like '%two.txt' then {lie}; end if;
+            if new.state = 'completed' and new.args->>'path' like '%exceptions.py' then
+                {lie};
+            end if;
             return new;
         end $$;
         create trigger lie before update on roost.jobs for each row execute function lie();
         """
     )
-    demo = roost_command("demo", "--path", str(folder), "--dsn", dsn)
+    demo = roost_command("demo", "--dsn", dsn)
     assert demo.ends() == 1
     assert fault in demo.output
     assert "roost: the demo failed" in demo.output
-    assert "All counts are right" not in demo.output
-
-
-def test_it_fails_when_a_rolled_back_job_is_there(
-    dsn: str, table: JobTable, folder: Path, roost_command: StartsRoost
-) -> None:
-    # One of the demo's jobs gets the id that was rolled back.
-    first = table.value("select nextval('roost.jobs_id_seq')") + 1
-    table.script(
-        f"""
-        create function again() returns trigger language plpgsql as $$ begin
-            if new.args->>'path' like '%utf16.txt' then new.id = {first}; end if;
-            return new;
-        end $$;
-        create trigger again before insert on roost.jobs
-            for each row execute function again();
-        """
-    )
-    demo = roost_command("demo", "--path", str(folder), "--dsn", dsn)
-    assert demo.ends() == 1
-    assert f"job {first} exists, though its transaction was rolled back" in demo.output
+    assert "No job was lost" not in demo.output
 
 
 def test_a_signal_ends_it_and_nothing_is_left(
-    dsn: str, table: JobTable, folder: Path, roost_command: StartsRoost
+    dsn: str, table: JobTable, roost_command: StartsRoost
 ) -> None:
-    # A file that can't be claimed keeps the demo from its end.
+    # A job that is not due keeps the demo from its end.
     table.script(
         """
         create function never() returns trigger language plpgsql as $$ begin
@@ -124,90 +86,73 @@ def test_a_signal_ends_it_and_nothing_is_left(
             return new;
         end $$;
         create trigger never before insert on roost.jobs for each row
-            when (new.args->>'path' like '%two.txt') execute function never();
+            when (new.args->>'path' like '%exceptions.py') execute function never();
         """
     )
-    demo = roost_command("demo", "--path", str(folder), "--dsn", dsn)
-    demo.wait_for("jobs have ended")
+    demo = roost_command("demo", "--dsn", dsn)
+    demo.wait_for("Killed worker 1")
     demo.signal(signal.SIGINT)
     assert demo.ends() == 130
     assert table.states() == {}
-    assert table.workers() == []
+    assert table.rows("select from pg_tables where tablename like 'roost_demo_%'") == []
 
 
-def test_a_folder_that_is_not_there_is_a_wrong_call(roost_command: StartsRoost) -> None:
-    demo = roost_command("demo", "--path", "/nowhere")
-    assert demo.ends() == 2
-    assert "/nowhere is not a folder" in demo.output
-
-
-# The check itself, on counts that are right but for one.
+# The check itself, on an outcome that is right but for one thing.
 
 
 @pytest.fixture
-def played(folder: Path) -> tuple[Outcome, Recount, Troubles]:
-    """Return what a faultless run of the demo would leave behind."""
-    tree = find_tree(folder)
-    late = folder.parent / "late.py"
-    late.write_bytes(ORIGINAL.read_bytes())
-    troubles = Troubles(cut_off=Path("cut_off.py"), utf16=Path("utf16.txt"), late=late)
-    counted = recount(tree, late=str(late))
-    rows: list[Row] = []
-
-    def add(task: str, args: dict[str, Any], result: Any, **changes: Any) -> None:
-        row = Row(len(rows) + 2, task, args, "completed", 1, 3, None, result)
-        rows.append(attrs.evolve(row, **changes))
-
-    for path in counted.files:
-        attempt = 2 if path == str(late) else 1
-        counts = count(path, Path(path).read_bytes())
-        add("index", {"path": path}, counts, attempt=attempt, max_attempts=100)
-    for paths, result in counted.folders.items():
-        add("fingerprint", {"paths": list(paths)}, result)
-    for trouble in (troubles.cut_off, troubles.utf16):
-        failed = {"state": "discarded", "attempt": 3, "errors": [{}, {}, {}]}
-        add("index", {"path": str(trouble)}, None, **failed)
-    files = [row.result or {} for row in rows if row.task == "index" and row.result]
-    totals = {name: sum(r[name] for r in files) for name in ("lines", "words", "definitions")}
-    size = sum((row.result or {})["bytes"] for row in rows if row.task == "fingerprint")
-    add("summary", {}, {"files": len(files), **totals, "bytes": size})
-    calls: Counter[str] = Counter()
-    for row in rows:
-        calls[row.task] += row.attempt
-    times = Times(1.0, 1, 1.0, 0.1, 0.1)
-    outcome = Outcome(rows=tuple(rows), times=times, server="18", rolled_back=1, calls=calls)
-    return outcome, counted, troubles
+def outcome(tmp_path: Path) -> Outcome:
+    """Return the outcome of a run without a fault: two files, one counted again after a crash."""
+    rows = []
+    for number in (1, 2):
+        path = tmp_path / str(number)
+        path.write_text("a line\n" * number)
+        rows.append(Row(number, "count", {"path": str(path)}, "completed", 1, [], number))
+    rows[1] = attrs.evolve(rows[1], attempt=2, errors=[CRASH])
+    rows.append(Row(3, "total", {}, "completed", 1, [], 3))
+    return Outcome(enqueued=[1, 2], total=3, rolled_back=9, rows=rows, stored=[(1, 1), (2, 2)])
 
 
-def test_right_counts_have_no_fault(played: tuple[Outcome, Recount, Troubles]) -> None:
-    assert find_faults(*played) == []
+def test_an_outcome_without_a_fault_passes(outcome: Outcome) -> None:
+    assert find_faults(outcome) == []
 
 
-def test_every_wrong_count_is_a_fault(played: tuple[Outcome, Recount, Troubles]) -> None:
-    outcome, counted, troubles = played
-    for place, row in enumerate(outcome.rows):
-        wrong = [attrs.evolve(row, state="cancelled"), attrs.evolve(row, attempt=row.attempt + 1)]
-        for name, value in (row.result or {}).items():
-            other = value + 1 if isinstance(value, int) else value[::-1]
-            wrong.append(attrs.evolve(row, result={**(row.result or {}), name: other}))
-        for changed in wrong:
-            rows = (*outcome.rows[:place], changed, *outcome.rows[place + 1 :])
-            assert find_faults(attrs.evolve(outcome, rows=rows), counted, troubles), changed
-        without = (*outcome.rows[:place], *outcome.rows[place + 1 :])
-        assert find_faults(attrs.evolve(outcome, rows=without), counted, troubles), row
-        twice = (*outcome.rows, attrs.evolve(row, id=1000))
-        assert find_faults(attrs.evolve(outcome, rows=twice), counted, troubles), row
-    for task in outcome.calls:
-        calls = outcome.calls + Counter({task: 1})
-        assert find_faults(attrs.evolve(outcome, calls=calls), counted, troubles), task
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_every_wrong_row_is_a_fault(place: int, outcome: Outcome) -> None:
+    row = outcome.rows[place]
+    before, after = outcome.rows[:place], outcome.rows[place + 1 :]
+    for changed in (
+        attrs.evolve(row, state="discarded"),
+        attrs.evolve(row, attempt=row.attempt + 1),
+        attrs.evolve(row, result=row.result + 1),
+        attrs.evolve(row, id=9),
+    ):
+        rows = [*before, changed, *after]
+        assert find_faults(attrs.evolve(outcome, rows=rows)), changed
+    assert find_faults(attrs.evolve(outcome, rows=[*before, *after])), "a lost job"
 
 
-def test_a_file_that_changed_meanwhile_is_not_compared(
-    played: tuple[Outcome, Recount, Troubles], folder: Path
-) -> None:
-    outcome, counted, troubles = played
-    changed = str(folder / "one.py")
-    assert counted.files[changed] is not None
-    counted.files[changed] = {"lines": 0, "words": 0, "definitions": 0}
-    assert find_faults(outcome, counted, troubles)
-    assert not find_faults(outcome, attrs.evolve(counted, changed=frozenset([changed])), troubles)
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param([(1, 1)], id="lost"),
+        pytest.param([(1, 1), (2, 2), (2, 2)], id="finished twice"),
+        pytest.param([(1, 1), (2, 3)], id="wrong"),
+        pytest.param([(1, 1), (2, 2), (9, 1)], id="rolled back"),
+    ],
+)
+def test_every_wrong_store_is_a_fault(stored: list[tuple[int, int]], outcome: Outcome) -> None:
+    assert find_faults(attrs.evolve(outcome, stored=stored))
+
+
+def test_a_rolled_back_job_that_exists_is_named(outcome: Outcome) -> None:
+    rows = [*outcome.rows, attrs.evolve(outcome.rows[0], id=9)]
+    faults = find_faults(attrs.evolve(outcome, rows=rows))
+    assert "job 9 exists and should not: its transaction was rolled back" in faults
+
+
+def test_a_run_without_a_rescue_is_a_fault(outcome: Outcome) -> None:
+    rows = [attrs.evolve(row, errors=[], attempt=1) for row in outcome.rows]
+    assert find_faults(attrs.evolve(outcome, rows=rows)) == [
+        "no job of the killed worker was rescued"
+    ]

@@ -1,4 +1,4 @@
-"""``roost demo``: index a real folder tree with real jobs, and check every count without them."""
+"""``roost demo``: run jobs, kill their worker in the middle, and check that none was lost."""
 
 from roost.cli.demo.command import demo
 

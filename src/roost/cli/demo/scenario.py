@@ -1,36 +1,43 @@
-"""What the demo does with the queue: enqueue, commit, roll back, watch, sum up."""
+"""What the demo does: enqueue jobs, kill the worker that runs them, let another one finish.
+
+Both workers are processes of their own, started with ``roost run``. This process only enqueues,
+waits, and reads the result.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Protocol
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import anyio
 import attrs
 
-from roost import AsyncRoost, HandlerRegistry, JobInsert, fixed
-from roost.cli.demo.outcome import Outcome, read_outcome
-from roost.cli.demo.tasks import register_tasks
-from roost.cli.demo.tree import Tree
-from roost.cli.demo.troubles import Troubles
+import roost
+from roost import AsyncRoost, JobInsert
+from roost.cli.options import Backend
 from roost.exceptions import RoostError
 
-RETRY_DELAY = 0.25
-"""Seconds until a file that failed is tried again."""
-PATIENCE = 30.0
-"""Seconds without any progress after which the demo gives up."""
-LOOK_EVERY = 0.05
-"""Seconds between two looks at the table for the progress bar."""
+SETTINGS = {
+    "concurrency": 8,
+    "prefetch": 0,
+    "poll-interval": 0.5,
+    "heartbeat-interval": 0.5,
+    "orphan-stale-after": 3,
+    "orphan-reaper-interval": 0.5,
+}
+"""A worker is considered dead after 3 s without a heartbeat. The default is 300 s."""
+PATIENCE = 120.0
+"""Seconds for what one worker has to do. All together took 25 s on two busy cores."""
+POLL = 0.02
+"""Seconds between two looks at the jobs."""
 
-PROGRESS = """
-select
-    count(*) filter (where state in ('completed', 'discarded', 'cancelled')),
-    coalesce(sum(attempt), 0),
-    bool_or(errors is not null and args->>'path' = %s)
-from roost.jobs
-where queue = %s
-"""
+JOBS = "select id, task, args, state, attempt, errors, result from roost.jobs where queue = %s"
+EXECUTING = "select count(*) from roost.jobs where queue = %s and state = 'executing'"
 
 
 class DemoError(RoostError):
@@ -39,140 +46,114 @@ class DemoError(RoostError):
     code = "roost.demo"
 
 
-class ShowsProgress(Protocol):
-    """What is told how far the work is."""
+@attrs.frozen
+class Row:
+    """One row of ``roost.jobs``."""
 
-    def total(self, jobs: int) -> None:
-        """Take the number of jobs that are enqueued so far."""
-        ...
-
-    def done(self, jobs: int) -> None:
-        """Take the number of jobs that have ended."""
-        ...
-
-
-class _RolledBackOnPurpose(Exception):  # noqa: N818  (nothing went wrong)
-    """Ends a transaction that is not to be committed."""
+    id: int
+    task: str
+    args: dict[str, Any]
+    state: str
+    attempt: int
+    errors: list[dict[str, Any]] | None
+    result: Any
 
 
 @attrs.frozen(kw_only=True)
-class Plan:
-    """What to do, and where."""
+class Outcome:
+    """What the database holds after the run.
 
-    dsn: str
-    queue: str
-    tree: Tree
-    troubles: Troubles
-    concurrency: int | None
-
-
-async def play(plan: Plan, progress: ShowsProgress) -> Outcome:
-    """Run the demo's jobs and return what became of them. A cancel stops the worker in order.
-
-    :raises DemoError: nothing happens any more.
-    :raises RoostError: what the client or the worker ran into.
+    :param enqueued: the ids of the ``count`` jobs; ``total`` is the job that depends on them.
+    :param rolled_back: the id of a job whose transaction was rolled back.
+    :param rows: the jobs in the table.
+    :param stored: a job id and its number of lines, for each time that a job stored its count.
     """
-    calls: Counter[str] = Counter()
-    registry = HandlerRegistry()
-    async with AsyncRoost(plan.dsn, registry=registry) as client:
-        register_tasks(registry, client, calls)
+
+    enqueued: Sequence[int]
+    total: int
+    rolled_back: int
+    rows: Sequence[Row]
+    stored: Sequence[tuple[int, int]]
+
+
+async def play(dsn: str, queue: str, backend: Backend, say: Callable[[str], None]) -> Outcome:
+    """Run the demo and return its outcome. A cancel kills the workers.
+
+    :param queue: the name of the queue, and of a table that this creates.
+    :param say: called with each line to print.
+    :raises DemoError: a worker ended by itself, or did not do its part within `PATIENCE`.
+    """
+    command = [sys.executable, "-P", "-m", "roost", "run", "-m", "roost.cli.demo.tasks:registry"]
+    command += ["-q", queue, "--backend", backend.value, "--log-level", "error"]
+    command += [f"--{name}={value}" for name, value in SETTINGS.items()]
+    env = {**os.environ, "ROOST_DSN": dsn}
+    async with AsyncRoost(dsn) as client:
         await client.setup_schema()
-        options: dict[str, Any] = {
-            "queues": [plan.queue],
-            "retry_strategy": fixed(RETRY_DELAY),
-            "shutdown_timeout": 2.0,
-        }
-        if plan.concurrency is not None:
-            options["concurrency"] = plan.concurrency
-        worker = client.worker(**options)
-        async with anyio.create_task_group() as group:
-            await group.start(worker.run)
-            outcome = await _Play(plan, client, progress).run()
-            worker.request_stop()
-    return attrs.evolve(outcome, calls=calls)
+        async with client.transaction() as conn:
+            await conn.execute(f'create table "{queue}" (job_id bigint, lines int)')
+        rolled_back = await _enqueue_and_roll_back(client, queue)
+        async with client.transaction() as conn:
+            jobs = [JobInsert("count", {"path": path}, queue=queue) for path in modules()]
+            ids = [job_id for job_id in await client.enqueue_all(jobs, conn=conn) if job_id]
+            total = await client.enqueue("total", queue=queue, depends_on=ids, conn=conn)
+        say(f"Enqueued {len(ids)} jobs that count lines, and one that adds up their results.")
+        say("Enqueued one more in a transaction that was rolled back.")
+
+        async def executing() -> int:
+            async with client.transaction() as conn:
+                [[jobs]] = await (await conn.execute(EXECUTING, (queue,))).fetchall()
+            return int(jobs)
+
+        async def ended() -> bool:
+            return (await client.get(total)).state in ("completed", "discarded", "cancelled")
+
+        await _work(command, env, until=executing, then=signal.SIGKILL)
+        say(f"Killed worker 1 (SIGKILL). It was running {await executing()} jobs.")
+        await _work(command, env, until=ended, then=signal.SIGTERM)
+        say("Worker 2 rescued these jobs after 3 s, and ran all jobs to the end.")
+        async with client.transaction() as conn:
+            rows = await (await conn.execute(JOBS, (queue,))).fetchall()
+            stored = await (await conn.execute(f'select job_id, lines from "{queue}"')).fetchall()  # noqa: S608
+    return Outcome(
+        enqueued=ids,
+        total=total,
+        rolled_back=rolled_back,
+        rows=[Row(*row) for row in rows],
+        stored=stored,
+    )
 
 
-class _Play:
-    """The steps, in their order."""
+def modules() -> list[str]:
+    """Return the paths of Roost's own modules, for the jobs to count."""
+    return sorted(map(str, Path(roost.__file__).parent.rglob("*.py")))
 
-    def __init__(self, plan: Plan, client: AsyncRoost, progress: ShowsProgress) -> None:
-        self._plan = plan
-        self._client = client
-        self._progress = progress
-        self._late_is_written = False
-        self._enqueued = 0
 
-    async def run(self) -> Outcome:
-        rolled_back = await self._enqueue_and_roll_back()
-        for folder, files in self._plan.tree.by_folder():
-            await self._enqueue_folder(folder, [file.path for file in files])
-        await self._enqueue_troubles()
-        await self._wait_for_all()
-        await self._enqueue(
-            [JobInsert("summary", {"queue": self._plan.queue}, queue=self._plan.queue)]
-        )
-        await self._wait_for_all()
-        async with self._client.transaction() as connection:
-            return await read_outcome(connection, self._plan.queue, rolled_back=rolled_back)
+async def _enqueue_and_roll_back(client: AsyncRoost, queue: str) -> int:
+    job_id = 0
+    with suppress(DemoError):
+        async with client.transaction() as conn:
+            job_id = await client.enqueue("count", args={"path": __file__}, queue=queue, conn=conn)
+            raise DemoError("rolled back on purpose")
+    return job_id
 
-    async def _enqueue_and_roll_back(self) -> int:
-        """Enqueue in a transaction that is rolled back; return the id of the job that never was."""
-        path = self._plan.tree.files[0].path
-        job_id = 0
+
+async def _work(
+    command: list[str],
+    env: dict[str, str],
+    *,
+    until: Callable[[], Awaitable[object]],
+    then: signal.Signals,
+) -> None:
+    """Run a worker until a condition holds, end it with a signal, and wait for its end."""
+    async with await anyio.open_process(command, env=env, stdout=None, stderr=None) as worker:
         try:
-            async with self._client.transaction() as connection:
-                job_id = await self._client.enqueue(
-                    "index", args={"path": path}, queue=self._plan.queue, conn=connection
-                )
-                raise _RolledBackOnPurpose
-        except _RolledBackOnPurpose:
-            return job_id
-
-    async def _enqueue_folder(self, folder: str, paths: list[str]) -> None:
-        """Enqueue a folder in one transaction: a job for each file, and one for them together."""
-        queue = self._plan.queue
-        await self._enqueue(
-            [
-                *(JobInsert("index", {"path": path}, queue=queue) for path in paths),
-                JobInsert("fingerprint", {"paths": paths}, queue=queue, tags=[folder]),
-            ]
-        )
-
-    async def _enqueue_troubles(self) -> None:
-        troubles, queue = self._plan.troubles, self._plan.queue
-        await self._enqueue(
-            [
-                JobInsert("index", {"path": str(troubles.cut_off)}, queue=queue),
-                JobInsert("index", {"path": str(troubles.utf16)}, queue=queue),
-                # It is complete once a look at the table has seen a failure: that may take some.
-                JobInsert("index", {"path": str(troubles.late)}, queue=queue, max_attempts=100),
-            ]
-        )
-
-    async def _enqueue(self, jobs: Sequence[JobInsert]) -> None:
-        async with self._client.transaction() as connection:
-            self._enqueued += await self._client.enqueue_many(jobs, conn=connection)
-        self._progress.total(self._enqueued)
-
-    async def _wait_for_all(self) -> None:
-        """Return when every job has ended."""
-        last, since = None, anyio.current_time()
-        late = str(self._plan.troubles.late)
-        while True:
-            async with self._client.transaction() as connection:
-                cursor = await connection.execute(PROGRESS, (late, self._plan.queue))
-                [(ended, attempts, late_has_failed)] = await cursor.fetchall()
-            if late_has_failed and not self._late_is_written:
-                self._plan.troubles.finish_writing()
-                self._late_is_written = True
-            self._progress.done(ended)
-            if ended >= self._enqueued:
-                return
-            if (ended, attempts) != last:
-                last, since = (ended, attempts), anyio.current_time()
-            elif anyio.current_time() - since > PATIENCE:
-                raise DemoError(
-                    f"nothing has happened for {PATIENCE:g} s: {ended} of {self._enqueued} jobs "
-                    "have ended"
-                )
-            await anyio.sleep(LOOK_EVERY)
+            with anyio.fail_after(PATIENCE):
+                while not await until():
+                    if worker.returncode is not None:
+                        raise DemoError(f"a worker ended by itself, with code {worker.returncode}")
+                    await anyio.sleep(POLL)
+        except TimeoutError:
+            raise DemoError(f"a worker has not done its part within {PATIENCE:g} s") from None
+        finally:
+            with suppress(ProcessLookupError):
+                worker.send_signal(then)

@@ -1,82 +1,36 @@
-"""The demo's tasks: ordinary handlers, as an application would write them."""
+"""The demo's tasks, written as an application writes them. Its workers import this module."""
 
 from __future__ import annotations
 
-import ast
-import hashlib
-from collections import Counter
-from typing import Any
+import os
 
 import anyio
-import anyio.to_thread
 
-from roost import AsyncRoost, HandlerRegistry, job
+from roost import AsyncRoost, HandlerRegistry, current_job, job
 
-ATTEMPTS = 3
-"""How often a file is tried before its job is discarded."""
+PAUSE = 0.05
+"""Seconds that a job waits, as one does that calls a service."""
 
-DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-
-TOTALS = """
-select
-    count(*) filter (where task = 'index'),
-    coalesce(sum((result->>'lines')::bigint), 0)::bigint,
-    coalesce(sum((result->>'words')::bigint), 0)::bigint,
-    coalesce(sum((result->>'definitions')::bigint), 0)::bigint,
-    coalesce(sum((result->>'bytes')::bigint), 0)::bigint
-from roost.jobs
-where queue = %s and state = 'completed' and task in ('index', 'fingerprint')
-"""
+registry = HandlerRegistry()
+client = AsyncRoost(os.environ["ROOST_DSN"], registry=registry)
 
 
-def register_tasks(registry: HandlerRegistry, client: AsyncRoost, calls: Counter[str]) -> None:
-    """Register the tasks; each call of a handler is counted in ``calls``.
-
-    :param client: what the summary reads the results of the others with.
-    """
-
-    @job("index", max_attempts=ATTEMPTS, registry=registry)
-    async def index(path: str) -> dict[str, int]:
-        calls["index"] += 1
-        data = await anyio.Path(path).read_bytes()
-        # In a thread, since a large file takes long to parse and other jobs go on meanwhile.
-        return await anyio.to_thread.run_sync(count, path, data)
-
-    @job("fingerprint", max_attempts=ATTEMPTS, registry=registry)
-    def fingerprint(paths: list[str]) -> dict[str, Any]:
-        calls["fingerprint"] += 1
-        digest = hashlib.sha256()
-        size = 0
-        for path in paths:
-            with open(path, "rb") as file:  # noqa: PTH123
-                while chunk := file.read(2**16):
-                    digest.update(chunk)
-                    size += len(chunk)
-        return {"bytes": size, "sha256": digest.hexdigest()}
-
-    @job("summary", registry=registry)
-    async def summary(queue: str) -> dict[str, int]:
-        calls["summary"] += 1
-        async with client.transaction() as connection:
-            cursor = await connection.execute(TOTALS, (queue,))
-            [row] = await cursor.fetchall()
-        names = ("files", "lines", "words", "definitions", "bytes")
-        return dict(zip(names, row, strict=True))
+@job("count", registry=registry)
+async def count(path: str) -> None:
+    """Count a file's lines. Store them, and complete the job, in one transaction."""
+    text = await anyio.Path(path).read_text(encoding="utf-8")
+    await anyio.sleep(PAUSE)
+    lines = text.count("\n")
+    async with client.transaction() as conn:
+        job = current_job()
+        await conn.execute(f'insert into "{job.queue}" values (%s, %s)', (job.id, lines))  # noqa: S608
+        await client.complete_current_job(conn, result=lines)
 
 
-def count(path: str, data: bytes) -> dict[str, int]:
-    """Count what is in a file.
-
-    :raises UnicodeDecodeError: it is not UTF-8.
-    :raises SyntaxError: it is called ``.py`` and isn't Python.
-    """
-    text = data.decode()
-    ended = text.replace("\r\n", "\n").replace("\r", "\n")
-    definitions = 0
-    if path.endswith(".py"):
-        definitions = sum(isinstance(node, DEFINITIONS) for node in ast.walk(ast.parse(data, path)))
-    return {
-        "lines": ended.count("\n") + (not ended.endswith("\n") and bool(ended)),
-        "words": len(text.split()),
-        "definitions": definitions,
-    }
+@job("total", registry=registry)
+async def total() -> int:
+    """Add up what the other jobs stored; runs when all of them are completed."""
+    async with client.transaction() as conn:
+        query = f'select coalesce(sum(lines), 0)::int from "{current_job().queue}"'  # noqa: S608
+        [[lines]] = await (await conn.execute(query)).fetchall()
+    return int(lines)
