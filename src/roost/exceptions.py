@@ -1,6 +1,6 @@
-"""Every error that Roost raises on purpose, each with a stable ``code``.
+"""The errors that Roost raises, each with a stable ``code``.
 
-Messages may change; codes do not. Driver errors become these in the driver and nowhere else.
+Messages may change; codes do not. Only the drivers translate database errors into these.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ class RoostError(Exception):
 
 
 class InvalidJobError(RoostError, ValueError):
-    """An argument of an enqueue can't be stored.
+    """An argument of an enqueue, or of another client verb, can't be stored or is out of its range.
 
-    Raised before the database, and so the caller's transaction, is touched. The message names the
-    argument and what is accepted.
+    The message names the argument and what is accepted. The database was not used, so the caller's
+    transaction is unharmed.
     """
 
     code: ClassVar[str] = "roost.invalid-job"
@@ -30,25 +30,29 @@ class InvalidSettingError(RoostError, ValueError):
 
 
 class DuplicateTaskError(RoostError, ValueError):
-    """Two different functions were registered under one task name in one registry."""
+    """A registry already has another function under this task name, or another such cron entry."""
 
     code: ClassVar[str] = "roost.duplicate-task"
 
 
 class NotInTransactionError(RoostError, ValueError):
-    """``conn=`` got a connection in autocommit mode and in no transaction.
+    """``conn=`` got a connection that is in no transaction and commits by itself (autocommit).
 
-    The job would be there at once, whatever happens next. Nothing was inserted.
+    A later rollback would not have removed the job, so nothing was inserted. Begin a transaction,
+    or pass ``transactional=False``.
     """
 
     code: ClassVar[str] = "roost.not-in-transaction"
 
 
 class DuplicateUniqueJobError(RoostError):
-    """An enqueue, or a retry, conflicts with an active job that has the same ``unique_key``.
+    """An active job already has the ``unique_key`` of the job that was enqueued or retried.
 
-    Nothing was changed, and the caller's transaction stays usable. ``existing_id`` is the active
-    job's id. One that you make, in a test, needs no more than a message.
+    Nothing was changed, and the caller's transaction stays usable. A test can create this error
+    with a message alone.
+
+    :ivar unique_key: the key.
+    :ivar existing_id: id of the active job.
     """
 
     code: ClassVar[str] = "roost.duplicate-unique-job"
@@ -69,7 +73,7 @@ class JobNotFoundError(RoostError):
 
 
 class UnknownParentError(JobNotFoundError):
-    """``depends_on`` names a job that does not exist. Nothing was inserted."""
+    """``depends_on`` names a job that does not exist; nothing was inserted."""
 
     code: ClassVar[str] = "roost.unknown-parent"
 
@@ -83,13 +87,17 @@ class CronNotFoundError(RoostError):
 class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the API page)
     """A job ended in ``discarded`` or ``cancelled``.
 
-    `AsyncRoost.wait_for` raises it, and an ``after_job`` hook gets it for a job that was cancelled.
+    `AsyncRoost.wait_for` raises it. An ``after_job`` hook gets it for a job that was cancelled.
+
+    :ivar job_id: the job's id.
+    :ivar state: ``discarded`` or ``cancelled``.
+    :ivar errors: one record for each failed attempt, oldest first.
     """
 
     code: ClassVar[str] = "roost.job-failed"
 
     def __init__(self, job_id: int, state: str, errors: list[dict[str, Any]] | None = None) -> None:
-        state = str(getattr(state, "value", state))  # of a JobState, its text
+        state = str(getattr(state, "value", state))  # a JobState becomes its text
         last = f": {errors[-1].get('error')}" if errors else ""
         super().__init__(f"job {job_id} was {state}{last}")
         self.job_id = job_id
@@ -101,21 +109,24 @@ class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the AP
 
 
 class JobTimeoutError(RoostError, TimeoutError):
-    """An attempt took longer than the job's ``timeout_seconds``, or a wait longer than its timeout.
+    """An attempt exceeded the job's ``timeout_seconds``, or `AsyncRoost.wait_for` its ``timeout``.
 
-    The error record of an attempt names it, and an ``after_job`` hook gets it; a handler never sees
-    it, for it is cancelled. `AsyncRoost.wait_for` raises it; the job goes on.
+    Of an attempt: the job's error record names it and an ``after_job`` hook gets it; the handler is
+    cancelled and never sees it. Of `AsyncRoost.wait_for`: the caller gets it and the job goes on.
     """
 
     code: ClassVar[str] = "roost.job-timeout"
 
 
 class PauseNotConfirmedError(RoostError, TimeoutError):
-    """A queue is paused, but living workers have not confirmed it within the timeout.
+    """A queue is paused, but some workers did not confirm it within the timeout.
 
-    They may still start jobs that they had claimed before, and nothing else. A worker that was
-    killed counts as living until its row expires. Wait and call `pause_queue` again, or see in
-    `list_workers` whether they are heard of. ``queue`` and ``workers`` (names) say which.
+    They may still start jobs that they had claimed before the pause, and no others. A killed worker
+    is among them until its row expires. Call `AsyncRoost.pause_queue` again, or look at the
+    heartbeats in `AsyncRoost.list_workers`.
+
+    :ivar queue: the paused queue.
+    :ivar workers: names of the workers that did not confirm.
     """
 
     code: ClassVar[str] = "roost.pause-not-confirmed"
@@ -130,11 +141,15 @@ class PauseNotConfirmedError(RoostError, TimeoutError):
 
 
 class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)
-    """Raise inside a handler to reschedule the job without counting it as a failure.
+    """Raise inside a job handler to reschedule the job without counting it as a failure.
 
-    The attempt is given back, and no error is recorded.
+    The attempt is not counted and no error is recorded.
 
-    :param seconds: how long to wait until the job is available again, ≥ 0 and finite.
+    For example:
+
+        raise SnoozeJob(60)  # the rate limit of the API resets within a minute
+
+    :param seconds: seconds until the job is available again, ≥ 0 and finite.
     :raises ValueError: ``seconds`` is negative, infinite or NaN.
     """
 
@@ -151,54 +166,57 @@ class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)
 
 
 class UnknownTaskError(RoostError):
-    """A task name, or a function, is not in the registry.
+    """A function that is enqueued, or a task that is looked up, is not in the registry.
 
-    An enqueue by function raises it; one by name does not, for a producer needs no handlers. A
-    worker that meets a job of a task that it does not know leaves it to workers that know it, and
-    raises nothing: while a new version is deployed, both kinds of workers run.
+    An enqueue by name never raises it, since a producer needs no handlers. A worker raises nothing
+    either: it leaves jobs of tasks that it does not know to other workers, since old and new
+    workers run side by side during a deployment.
     """
 
     code: ClassVar[str] = "roost.unknown-task"
 
 
 class WorkerShutdown(RoostError):  # noqa: N818  (the name is on the API page)
-    """The worker stopped while the job ran, and interrupted it.
+    """The worker stopped and interrupted the running job, which will run again.
 
-    Roost makes it inside; a handler sees its loop's cancellation, never this. An ``after_job`` hook
-    gets it as ``error``, so that it can tell an interrupted job, which will run again and has used
-    no attempt, from one that failed.
+    An ``after_job`` hook gets it as ``error`` and can thereby tell an interrupted job, which has
+    used no attempt, from a failed one. A handler never sees it: it sees the event loop's
+    cancellation.
     """
 
     code: ClassVar[str] = "roost.worker-shutdown"
 
 
 class HandlerProcessError(RoostError):
-    """The process of a ``run_in="process"`` handler ended, or broke off, before it answered.
+    """The process of a ``run_in="process"`` handler ended before it sent a result.
 
-    The attempt failed by it; the message names the exit code or the signal.
+    The attempt failed; the message names the exit code or the signal.
     """
 
     code: ClassVar[str] = "roost.handler-process"
 
 
 class WorkerCrashedError(RoostError):
-    """A part of a worker ended though nothing had stopped it; the worker has stopped in order.
+    """A part of the worker ended unexpectedly, so the whole worker has stopped in its usual order.
 
-    For instance when code in the same event loop cancels all tasks of the loop, or stops it. Start
-    the process anew; its jobs were handed back.
+    One cause is code in the same event loop that cancels all of the loop's tasks, or stops the
+    loop. The worker's jobs were released for other workers. Restart the process.
     """
 
     code: ClassVar[str] = "roost.worker-crashed"
 
 
 class NoCurrentJobError(RoostError, LookupError):
-    """`current_job` was called outside a job."""
+    """`current_job` or `AsyncRoost.complete_current_job` was called outside a job."""
 
     code: ClassVar[str] = "roost.no-current-job"
 
 
 class LeaseLostError(RoostError):
-    """The running job is somebody else's by now, or has ended: don't commit its effects."""
+    """The worker no longer holds the running job's lease: roll back the job's effects.
+
+    Another worker may run the job again, or it has ended.
+    """
 
     code: ClassVar[str] = "roost.lease-lost"
 
@@ -210,7 +228,10 @@ class ClosedError(RoostError):
 
 
 class DatabaseError(RoostError):
-    """Postgres refused a statement. ``sqlstate`` is its five-character code, if it gave one."""
+    """Postgres refused a statement.
+
+    :ivar sqlstate: the five-character error code, or ``None``.
+    """
 
     code: ClassVar[str] = "roost.database"
 
@@ -223,21 +244,22 @@ class DatabaseError(RoostError):
 
 
 class DatabaseUnavailableError(DatabaseError):
-    """The same call may succeed later: the connection was lost, refused or timed out, the server is
-    restarting, full or read-only, or a deadlock or serialization failure undid the statement.
+    """The database can't be used now; the same call may succeed later.
 
-    Whether a statement that was in flight took effect is unknown.
+    The connection was lost, refused or timed out; or the server is restarting, full or read-only;
+    or a deadlock or serialization failure undid the statement. It is unknown whether a statement
+    that was in flight took effect.
     """
 
     code: ClassVar[str] = "roost.database-unavailable"
 
 
 class SchemaError(DatabaseError):
-    """The schema is missing, not Roost's, too old or too new, or the role lacks a right in it.
+    """The schema ``roost`` is missing, foreign, too old or too new, or the role lacks a privilege.
 
-    Any call raises it. ``roost init`` or `AsyncRoost.setup_schema` makes the schema and brings it
-    up to date; one that is too new needs a newer Roost. For a missing right (``sqlstate`` 42501)
-    the message names the role, the right and the object. Nothing was changed.
+    Any call can raise it; nothing was changed. ``roost init`` or `AsyncRoost.setup_schema` creates
+    the schema or upgrades it; a schema that is too new needs a newer Roost. For a missing privilege
+    (``sqlstate`` 42501) the message names the role, the privilege and the object.
     """
 
     code: ClassVar[str] = "roost.schema"

@@ -150,7 +150,7 @@ def test_an_entry_can_be_named(registry: HandlerRegistry) -> None:
 
 def test_what_has_no_name_needs_one(registry: HandlerRegistry) -> None:
     func = functools.partial(report, day=1)
-    with pytest.raises(InvalidSettingError, match="has no name of its own; pass one"):
+    with pytest.raises(InvalidSettingError, match="has no __name__; pass name="):
         cron("@daily", handler_registry=registry)(func)
     cron("@daily", name="nightly", handler_registry=registry)(func)
     assert entries(registry) == {"nightly": ("@daily", "nightly")}

@@ -1,4 +1,4 @@
-"""The verbs by which people steer jobs, queues and workers; a part of `AsyncRoost`."""
+"""The admin verbs of `AsyncRoost`: look at and change jobs, queues, cron entries and workers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class AsyncAdmin:
-    """Admin verbs over ``_run`` of the facade."""
+    """The verbs; the subclass says in ``_run`` how a database call is made."""
 
     async def _run(self, call: calls.DatabaseCall[T]) -> T:
         raise NotImplementedError
 
     async def get(self, job_id: int) -> Job:
-        """Return a job as it stands, live or archived.
+        """Return a job, live or archived.
 
         :raises JobNotFoundError: no job has that id.
         """
@@ -37,53 +37,59 @@ class AsyncAdmin:
         return await self._run(calls.status(job_id))
 
     async def cancel(self, job_id: int) -> bool:
-        """Cancel a waiting job, or ask its worker to interrupt a running one.
+        """Cancel a waiting job, or ask the worker of a running one to interrupt it.
 
-        Returns ``False`` when it had ended before. A running job is ``cancelled`` when its handler
-        has unwound, and completed if that had returned before it could be interrupted; it is not
-        retried. Jobs that wait for a cancelled one are cancelled too.
+        A running job becomes ``cancelled`` when its handler has unwound, and is not retried. It
+        becomes ``completed`` if the handler returned before it could be interrupted. Jobs that
+        depend on a cancelled job are cancelled too.
 
+        :returns: ``False`` if the job had already ended.
         :raises JobNotFoundError: no job has that id.
         """
         return await self._run(calls.cancel(job_id))
 
     async def retry(self, job_id: int) -> bool:
-        """Make an ended job, or one that waits for its retry, available now.
+        """Make an ended job, or one that waits for its next attempt, available now.
 
-        Its errors stay, its result goes, and it gets one more attempt at least. Returns ``False``
-        when it is available or executing. Children that were cancelled with it stay cancelled;
-        retry them after it, and they wait for it again.
+        Keeps ``errors``, clears ``result``, and raises ``max_attempts`` to ``attempt + 1`` if
+        needed. Jobs that were cancelled together with it stay cancelled; retry them after it, and
+        they wait for it again.
 
+        :returns: ``False`` if the job is already available or executing.
         :raises JobNotFoundError: no job has that id.
         :raises DuplicateUniqueJobError: another active job has its unique key.
-        :raises InvalidJobError: it was cancelled, and a job that it depends on was discarded or
-            cancelled: retry that one first.
+        :raises InvalidJobError: the job was cancelled, and a job that it depends on was discarded
+            or cancelled; retry that one first.
         """
         return await self._run(calls.retry(job_id))
 
     async def requeue_discarded(
         self, *, queue: str | None = None, task: str | None = None, limit: int | None = None
     ) -> int:
-        """Make discarded jobs available again and return how many.
+        """Make discarded jobs available again.
 
-        Works in batches that commit one by one. Of several jobs with one unique key the oldest is
-        taken, and none if an active job has the key.
+        Works in batches that are committed one by one; a cancel leaves those that were committed.
+        Of several jobs with one unique key it takes the oldest, and none if an active job has the
+        key.
 
-        :param queue: only of this queue.
-        :param task: only of this task.
-        :param limit: at most so many.
+        :param queue: only jobs of this queue.
+        :param task: only jobs of this task.
+        :param limit: most jobs to take; default: all.
+        :returns: how many jobs were made available.
         """
         return await self._run(calls.requeue_discarded(queue, task, limit))
 
     async def pause_queue(self, queue: str, *, timeout: float = PAUSE_TIMEOUT) -> None:
-        """Let no worker start a job of ``queue``; what runs goes on, and jobs can be enqueued.
+        """Stop workers from starting jobs of ``queue``.
 
-        When this returns, every living worker that serves the queue has confirmed that it starts
-        nothing of it. What was claimed and not started is handed back without using an attempt. A
-        cancel leaves the queue paused, and so does an error after the first statement.
+        Running jobs go on, and jobs can be enqueued. When this returns, every living worker that
+        serves the queue has confirmed that it starts none of its jobs. Jobs that were claimed and
+        not started are released without using an attempt. A cancel, or an error while waiting for
+        the workers, leaves the queue paused.
 
+        :param queue: the queue's name.
         :param timeout: seconds to wait for the workers.
-        :raises PauseNotConfirmedError: some have not confirmed it by then; the queue is paused.
+        :raises PauseNotConfirmedError: some workers did not confirm in time; the queue is paused.
         """
         await self._run(calls.pause_queue(queue))
         end = anyio.current_time() + timeout
@@ -99,7 +105,7 @@ class AsyncAdmin:
         await self._run(calls.resume_queue(queue))
 
     async def list_queues(self) -> list[QueueInfo]:
-        """Return the queues that have jobs waiting, running or discarded, a worker, or a pause.
+        """Return the queues that have a waiting, running or discarded job, a worker, or a pause.
 
         Each number is counted up to 10,000; see `QueueInfo`.
         """
@@ -110,26 +116,29 @@ class AsyncAdmin:
         return await self._run(calls.list_cron())
 
     async def pause_cron(self, name: str) -> None:
-        """Let a cron entry fire nothing, on any worker.
+        """Stop a cron entry from firing, on every worker.
 
         :raises CronNotFoundError: no entry has that name.
         """
         await self._run(calls.pause_cron(name))
 
     async def resume_cron(self, name: str) -> None:
-        """Undo `pause_cron`; what was due meanwhile is not made up for.
+        """Undo `pause_cron`. Ticks that were due during the pause are not fired.
 
         :raises CronNotFoundError: no entry has that name.
         """
         await self._run(calls.resume_cron(name))
 
     async def run_cron_now(self, name: str) -> int:
-        """Enqueue a cron entry's job once, now, and return its id; its time table goes on.
+        """Enqueue a cron entry's job now, once, and return its id. Its schedule is unchanged.
 
         :raises CronNotFoundError: no entry has that name.
         """
         return await self._run(calls.run_cron_now(name))
 
     async def list_workers(self) -> list[WorkerInfo]:
-        """Return the workers that have not been found dead."""
+        """Return the registered workers.
+
+        These include workers whose lease has expired and that no rescue has removed yet.
+        """
         return await self._run(calls.list_workers())

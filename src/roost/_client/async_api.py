@@ -35,25 +35,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POOL_SIZE = 10
-"""Connections that one client opens at most in each event loop, when as many calls run at once."""
+"""Most connections that one client opens in each event loop."""
 
 
 class AsyncRoost(AsyncAdmin):
     """Entry point for async apps, on asyncio and on trio.
 
-    Opens connections on first use, ten at most, and closes them in `close`, at the end of an
-    ``async with``, or when the event loop ends. In several event loops, one after the other or in
-    threads, each has connections of its own; so has a forked process.
+    For example:
 
-    Pass ``conn=`` to `enqueue` to take part in your own transaction: the job exists when, and only
-    when, that transaction commits.
+        async with AsyncRoost("postgresql://localhost/app") as client:
+            job_id = await client.enqueue("send_email", args={"user_id": 1})
 
-    :param dsn: ``postgresql://…``; nothing is connected to before the first call.
+    Pass ``conn=`` to `enqueue` to make the job a part of your own transaction: it exists if and
+    only if that transaction commits.
+
+    The client opens at most ten connections, each on first use. It closes them in `close`, at the
+    end of ``async with``, or when the event loop ends. Each event loop that uses the client, and
+    each forked process, has its own connections.
+
+    :param dsn: ``postgresql://…``; the client connects on the first call.
     :param registry: where tasks are looked up; default: the shared one, which ``@job`` fills.
     :param driver: ``"psycopg"``, or ``"asyncpg"`` for asyncio; default: what the DSN says, else
         psycopg.
-    :raises InvalidSettingError: the DSN can't be read, or the driver's package is missing. Under
-        trio the first call raises it for asyncpg.
+    :raises InvalidSettingError: the DSN can't be read, or the driver's package is missing. For
+        asyncpg on trio, the first call raises it.
     """
 
     def __init__(
@@ -76,18 +81,20 @@ class AsyncRoost(AsyncAdmin):
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection; further calls raise `ClosedError`. Safe to call twice.
+        """Close all connections; later calls raise `ClosedError`. Safe to call twice.
 
-        The connections of other event loops that still run are closed when those loops end.
+        Connections of other event loops that still run are closed when those loops end.
         """
         await self._resources.aclose()
 
     async def setup_schema(self, conn: Any | None = None) -> None:
-        """Apply the migration SQL. Idempotent, and safe to call from many processes at once.
+        """Create or upgrade the schema ``roost``. Idempotent; safe from many processes at once.
 
-        :param conn: do it in this connection's open transaction, which stays the caller's to
-            commit.
-        :raises SchemaError: the database's schema is newer than this version of Roost.
+        A cancel leaves the schema as it was.
+
+        :param conn: a connection with an open transaction to do it in; the caller commits. Default:
+            a transaction of its own.
+        :raises SchemaError: the schema is newer than this version of Roost, or is not Roost's.
         """
         await self._run(calls.setup_schema(), conn)
 
@@ -110,30 +117,40 @@ class AsyncRoost(AsyncAdmin):
     ) -> int:
         """Insert a job and return its id. Pass ``conn=`` to enqueue inside the caller's txn.
 
-        What is not passed comes from the task's ``@job(...)`` defaults. A cancel of a call without
-        ``conn`` leaves it unknown whether the job was inserted; with ``conn`` the caller's rollback
-        decides. Without ``conn`` a worker that waits may be handed the job, which is then
-        ``executing`` from its first moment.
+        For example:
+
+            await client.enqueue("send_email", args={"user_id": 1}, queue="mail")
+            async with client.transaction() as conn:
+                await conn.execute("insert into users values (2)")
+                await client.enqueue("send_email", args={"user_id": 2}, conn=conn)
+
+        A parameter that is not passed is taken from the task's ``@job(...)``. Without ``conn``, a
+        waiting worker may be given the job at once; it is then ``executing`` from the start.
+
+        If the call is cancelled, the job may have been inserted or not; with ``conn`` the caller's
+        commit or rollback decides.
 
         :param task: a registered task name, or a function decorated with ``@job(...)``.
-        :param args: the handler's keywords: a dict, or a pydantic model, which is dumped.
-        :param queue: where it waits.
-        :param priority: smaller runs first.
-        :param max_attempts: how often it may be started before it is discarded, ≥ 1.
-        :param scheduled_at: not before this time (aware).
-        :param unique_key: at most one active job has a given key.
-        :param tags: words to find it by.
-        :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1.
-        :param depends_on: ids of jobs that must be completed first; when one of them is discarded
-            or cancelled, so is this one. One that isn't committed yet is waited for.
-        :param metadata: JSON that isn't handler input: trace ids, tenant ids.
-        :param conn: a connection or session in a transaction: psycopg's, asyncpg's, SQLAlchemy's
-            async ones, or of a kind that `register_connection_adapter` was told of.
-        :param transactional: ``False`` accepts a ``conn`` that commits by itself.
-        :raises InvalidJobError: a value can't be stored; the database was not touched.
-        :raises DuplicateUniqueJobError: an active job has the key; the transaction goes on.
+        :param args: the handler's keyword arguments: a dict, or a pydantic model, which is dumped.
+        :param queue: the queue that the job waits in.
+        :param priority: jobs with a smaller number run first.
+        :param max_attempts: attempts after which a failed job is discarded, ≥ 1.
+        :param scheduled_at: time before which the job does not run (aware); default: now, by the
+            database's clock.
+        :param unique_key: a key that only one active job can have.
+        :param tags: words to find the job by.
+        :param timeout_seconds: longest time of one attempt, whole seconds ≥ 1; default: no limit.
+        :param depends_on: ids of jobs that must complete first. If one of them is discarded or
+            cancelled, so is this job. The call waits for a parent that is not committed yet.
+        :param metadata: JSON that is not handler input, such as trace ids and tenant ids.
+        :param conn: a connection or session with an open transaction: psycopg's, asyncpg's,
+            SQLAlchemy's async ones, or of a kind passed to `register_connection_adapter`.
+        :param transactional: ``False`` also accepts a ``conn`` that commits by itself.
+        :raises InvalidJobError: a value can't be stored; the database was not used.
+        :raises DuplicateUniqueJobError: an active job has the key; the transaction stays usable.
+        :raises UnknownTaskError: ``task`` is a function that is not registered.
         :raises UnknownParentError: ``depends_on`` names a job that doesn't exist.
-        :raises NotInTransactionError: ``conn`` would commit the job by itself, at once.
+        :raises NotInTransactionError: ``conn`` is in no transaction and commits by itself.
         :raises TypeError: ``conn`` is of a kind that is not accepted.
         :raises DatabaseUnavailableError: the database can't be reached, or did not answer.
         """
@@ -162,12 +179,19 @@ class AsyncRoost(AsyncAdmin):
     ) -> int:
         """Bulk-insert in a single round-trip. Returns the submitted count.
 
-        All or nothing. A job whose ``unique_key`` an active job has is left out without an error,
-        and still counts as submitted.
+        For example:
 
+            jobs = [JobInsert("send_email", {"user_id": user_id}) for user_id in range(1_000)]
+            await client.enqueue_many(jobs)
+
+        All jobs are inserted or none. A job whose ``unique_key`` an active job has is left out; it
+        raises no error and counts as submitted. A cancel is as for `enqueue`.
+
+        :param jobs: `JobInsert` objects, task names, task functions, and calls of them.
         :param conn: as for `enqueue`.
-        :raises InvalidJobError: a value can't be stored; the message says which job's, and nothing
-            was inserted.
+        :param transactional: as for `enqueue`.
+        :raises InvalidJobError: a value can't be stored; the message names the job. Nothing was
+            inserted.
         """
         given = calls.listed(jobs)
         call = calls.enqueue_many(self._registry, given)
@@ -182,24 +206,29 @@ class AsyncRoost(AsyncAdmin):
         conn: Any | None = None,
         transactional: bool = True,
     ) -> list[int | None]:
-        """Bulk-insert like `enqueue_many` and return the ids, in the order of ``jobs``.
+        """Bulk-insert like `enqueue_many`, and return the ids in the order of ``jobs``.
 
-        ``None`` stands for a job whose ``unique_key`` an active job has.
+        The id of a job that was left out, since an active job has its ``unique_key``, is ``None``.
+
+        :param jobs: as for `enqueue_many`.
+        :param conn: as for `enqueue`.
+        :param transactional: as for `enqueue`.
+        :raises InvalidJobError: as for `enqueue_many`.
         """
         call = calls.enqueue_all(self._registry, calls.listed(jobs))
         return [] if call is None else await self._run(call, conn, transactional=transactional)
 
     async def complete_current_job(self, conn: Any, *, result: object = None) -> None:
-        """Complete the running job in the caller's transaction, with its effects.
+        """Complete the running job in the handler's transaction, together with its effects.
 
-        To be called from within a handler, last before the commit: the handler's writes and the
-        job's completion are there together or not at all, so in this database the effect happens
-        exactly once. What the handler returns afterwards is not stored.
+        Call it in a handler, last before the commit. The handler's writes and the job's completion
+        are committed together or not at all, so the effect on this database happens exactly once.
+        The value that the handler returns afterwards is not stored.
 
-        :param conn: as for `enqueue`.
-        :param result: what to store as the job's result.
-        :raises NoCurrentJobError: the caller isn't part of a job.
-        :raises LeaseLostError: the job is somebody else's by now; roll back.
+        :param conn: the connection of the handler's transaction, as for `enqueue`.
+        :param result: the job's result, stored as JSON.
+        :raises NoCurrentJobError: the caller is not part of a job.
+        :raises LeaseLostError: the worker no longer holds the job; roll back.
         """
         await self._run(calls.complete_current(result), conn)
 
@@ -213,17 +242,26 @@ class AsyncRoost(AsyncAdmin):
     ) -> JobOutcome:
         """Block until ``job_id`` reaches a terminal state, and return how it ended.
 
-        Any number of waiters share one listening connection; a result is there within milliseconds.
-        While the database is away it goes on waiting. A cancel leaves nothing behind.
+        For example:
 
-        :param timeout: seconds; ``None``: for ever. The first look at the job may take a second
-            even if this is shorter, so 0 asks once whether it has ended.
-        :param poll_interval: seconds between two looks that don't rely on notifications, > 0.
-        :param raise_on_failure: raise when the job ended in ``discarded`` or ``cancelled``.
+            outcome = await client.wait_for(job_id, timeout=60)
+            print(outcome.result)
+
+        All waiters of one event loop share one listening connection and get the result within
+        milliseconds. The call goes on waiting while the database is unavailable. A cancel leaves
+        nothing behind.
+
+        :param job_id: the job's id; it may be archived.
+        :param timeout: seconds to wait; ``None``: no limit. The first query may take a second even
+            if this is shorter, so 0 asks once whether the job has ended.
+        :param poll_interval: seconds between two queries in case a notification is lost, > 0.
+        :param raise_on_failure: whether to raise if the job ended in ``discarded`` or
+            ``cancelled``.
+        :returns: the job's final state, result and errors.
         :raises JobNotFoundError: no job has that id, neither live nor archived.
-        :raises JobTimeoutError: it has not ended in time.
-        :raises DatabaseUnavailableError: the database did not answer once in all this time.
-        :raises JobFailed: it ended in ``discarded`` or ``cancelled``.
+        :raises JobFailed: the job ended in ``discarded`` or ``cancelled``.
+        :raises JobTimeoutError: the job did not end within ``timeout``; it goes on.
+        :raises DatabaseUnavailableError: the database answered no query within ``timeout``.
         """
         calls.check_wait(timeout, poll_interval)
         here = await self._resources.current()
@@ -237,11 +275,18 @@ class AsyncRoost(AsyncAdmin):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AnyioConnection[tuple[Any, ...]]]:
-        """Open a transaction on a connection of this client, for your own SQL beside `enqueue`.
+        """Open a transaction for your own SQL and for `enqueue`, on a connection of this client.
 
-        Yields a ``psycopg.AsyncConnection`` that works on asyncio and trio alike; pass it on as
-        ``conn=``. Commits on a clean exit; an error or a cancel rolls back. With the asyncpg driver
-        it is an ``asyncpg.Connection``: tell a type checker with ``typing.cast``.
+        For example:
+
+            async with client.transaction() as conn:
+                await conn.execute("insert into users values (3)")
+                await client.enqueue("send_email", args={"user_id": 3}, conn=conn)
+
+        Commits at the end of the block; an error or a cancel rolls back.
+
+        Yields a ``psycopg.AsyncConnection`` that works on asyncio and trio. With the asyncpg driver
+        it is an ``asyncpg.Connection``; tell a type checker so with ``typing.cast``.
         """
         here = await self._resources.current()
         async with here.pool.acquire() as connection, connection.transaction():

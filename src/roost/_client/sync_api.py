@@ -1,4 +1,4 @@
-"""The entry point for code that doesn't await: scripts, Flask, Django, threads."""
+"""The entry point for blocking code: scripts, Flask, Django, threads."""
 
 from __future__ import annotations
 
@@ -27,19 +27,26 @@ from roost._model.states import JobState
 T = TypeVar("T")
 
 POOL_SIZE = 10
-"""Connections that one client opens at most, when so many threads call at once."""
+"""Most connections that one client opens in a process."""
 
 
 class Roost:
     """Synchronous entry point.
 
-    The same verbs as `AsyncRoost`, which documents them in full; each call blocks its thread. Safe
-    to use from any number of threads. A forked process opens connections of its own. A call gives
-    up after 30 seconds with `DatabaseUnavailableError`, whatever it waits for: a connection, the
-    server, another transaction's lock. An exception that a signal handler raises (a time limit,
-    Ctrl-C) leaves the client usable; whether the interrupted call took effect is unknown.
+    For example:
 
-    :param dsn: ``postgresql://…``; nothing is connected to before the first call.
+        with Roost("postgresql://localhost/app") as client:
+            job_id = client.enqueue("send_email", args={"user_id": 1})
+
+    It has the verbs of `AsyncRoost`, with the same parameters, which are documented there; each
+    call blocks its thread. Any number of threads can use one client. A forked process opens its own
+    connections.
+
+    A call fails with `DatabaseUnavailableError` after 30 seconds of waiting for a connection, the
+    server, or another transaction's lock. An exception raised by a signal handler (a time limit,
+    Ctrl-C) leaves the client usable; it is unknown whether the interrupted call took effect.
+
+    :param dsn: ``postgresql://…``; the client connects on the first call.
     :param registry: where tasks are looked up; default: the shared one, which ``@job`` fills.
     :raises InvalidSettingError: the DSN can't be read.
     """
@@ -62,11 +69,11 @@ class Roost:
         self.close()
 
     def close(self) -> None:
-        """Close every connection; further calls raise `ClosedError`. Safe to call twice."""
+        """Close all connections; later calls raise `ClosedError`. Safe to call twice."""
         self._pool.close()
 
     def setup_schema(self, conn: Any | None = None) -> None:
-        """Apply the migration SQL; see `AsyncRoost.setup_schema`."""
+        """Create or upgrade the schema ``roost``; see `AsyncRoost.setup_schema`."""
         self._run(calls.setup_schema(), conn)
 
     @with_parameters_of(AsyncRoost.enqueue)
@@ -78,9 +85,18 @@ class Roost:
         transactional: bool = True,
         **job: Any,
     ) -> int:
-        """Insert a job and return its id; the parameters are those of `AsyncRoost.enqueue`.
+        """Insert a job and return its id. Pass ``conn=`` to enqueue inside your transaction.
 
-        :param conn: a blocking connection in a transaction: psycopg, SQLAlchemy or Django.
+        For example:
+
+            blocking.enqueue("send_email", args={"user_id": 1}, queue="mail")
+
+        The parameters, and the errors, are those of `AsyncRoost.enqueue`.
+
+        :param task: a registered task name, or a function decorated with ``@job(...)``.
+        :param conn: a blocking connection with an open transaction: psycopg's, SQLAlchemy's or
+            Django's.
+        :param transactional: ``False`` also accepts a ``conn`` that commits by itself.
         """
         insert = JobInsert(calls.name_of(self._registry, task), **job)
         call = calls.enqueue(self._registry, task, insert, in_own_transaction=conn is None)
@@ -107,7 +123,7 @@ class Roost:
         conn: Any | None = None,
         transactional: bool = True,
     ) -> list[int | None]:
-        """Bulk-insert and return the ids; see `AsyncRoost.enqueue_all`."""
+        """Bulk-insert, and return the ids; see `AsyncRoost.enqueue_all`."""
         call = calls.enqueue_all(self._registry, calls.listed(jobs))
         return [] if call is None else self._run(call, conn, transactional=transactional)
 
@@ -134,7 +150,7 @@ class Roost:
         return calls.check_outcome(job_id, outcome, timeout, raise_on_failure=raise_on_failure)
 
     def get(self, job_id: int) -> Job:
-        """Return a job as it stands; see `AsyncRoost.get`."""
+        """Return a job, live or archived; see `AsyncRoost.get`."""
         return self._run(calls.get(job_id))
 
     def status(self, job_id: int) -> JobState:
@@ -142,11 +158,11 @@ class Roost:
         return self._run(calls.status(job_id))
 
     def cancel(self, job_id: int) -> bool:
-        """Cancel a job; see `AsyncRoost.cancel`."""
+        """Cancel a waiting job, or interrupt a running one; see `AsyncRoost.cancel`."""
         return self._run(calls.cancel(job_id))
 
     def retry(self, job_id: int) -> bool:
-        """Make an ended job available again; see `AsyncRoost.retry`."""
+        """Make an ended or failed job available now; see `AsyncRoost.retry`."""
         return self._run(calls.retry(job_id))
 
     def requeue_discarded(
@@ -156,9 +172,9 @@ class Roost:
         return self._run(calls.requeue_discarded(queue, task, limit))
 
     def pause_queue(self, queue: str, *, timeout: float = PAUSE_TIMEOUT) -> None:
-        """Let no worker start a job of ``queue``; see `AsyncRoost.pause_queue`.
+        """Stop workers from starting jobs of ``queue``; see `AsyncRoost.pause_queue`.
 
-        Not in the thread of a worker's event loop: that worker could not confirm it.
+        Don't call it in the thread of a worker's event loop: that worker could not confirm it.
         """
         self._run(calls.pause_queue(queue))
         end = monotonic() + timeout
@@ -174,19 +190,19 @@ class Roost:
         self._run(calls.resume_queue(queue))
 
     def list_queues(self) -> list[QueueInfo]:
-        """Return the queues; see `AsyncRoost.list_queues`."""
+        """Return the queues and what waits and runs in them; see `AsyncRoost.list_queues`."""
         return self._run(calls.list_queues())
 
     def list_workers(self) -> list[WorkerInfo]:
-        """Return the workers; see `AsyncRoost.list_workers`."""
+        """Return the registered workers; see `AsyncRoost.list_workers`."""
         return self._run(calls.list_workers())
 
     def list_cron(self) -> list[CronInfo]:
-        """Return the cron entries; see `AsyncRoost.list_cron`."""
+        """Return the declared cron entries; see `AsyncRoost.list_cron`."""
         return self._run(calls.list_cron())
 
     def pause_cron(self, name: str) -> None:
-        """Let a cron entry fire nothing; see `AsyncRoost.pause_cron`."""
+        """Stop a cron entry from firing; see `AsyncRoost.pause_cron`."""
         self._run(calls.pause_cron(name))
 
     def resume_cron(self, name: str) -> None:
@@ -194,7 +210,7 @@ class Roost:
         self._run(calls.resume_cron(name))
 
     def run_cron_now(self, name: str) -> int:
-        """Enqueue a cron entry's job once, now; see `AsyncRoost.run_cron_now`."""
+        """Enqueue a cron entry's job now, once; see `AsyncRoost.run_cron_now`."""
         return self._run(calls.run_cron_now(name))
 
     def _run(

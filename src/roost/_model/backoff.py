@@ -1,4 +1,4 @@
-"""How long a failed job waits before its next attempt."""
+"""Retry strategies: how long a failed job waits before its next attempt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = StructuredLogger("roost.backoff")
 
 DAY = 86_400.0
 MAX_DELAY = 36_525 * DAY
-"""The longest wait that is written, a century: Postgres's calendar ends somewhere."""
+"""Seconds; the longest wait that is stored, a century. Postgres's calendar is finite."""
 
 
 @runtime_checkable
@@ -29,12 +29,13 @@ class BackoffStrategy(Protocol):
 def exponential(base: float = 2.0, *, jitter: bool = True, cap: float = DAY) -> BackoffStrategy:
     """Wait ``base ** attempt`` seconds, optionally jittered, capped at ``cap``.
 
-    With the defaults: 2, 4, 8, 16, … s, at most a day, as Oban does. Jitter takes away up to a
-    tenth, so that the cap holds and jobs that failed together don't come back together.
+    With the defaults: 2, 4, 8, 16, … s, at most a day, as Oban does.
 
     :param base: the factor between two waits, > 0.
-    :param jitter: draw each wait from the last tenth below its value.
+    :param jitter: whether to shorten each wait by a random share of up to a tenth, so that jobs
+        that failed together are not retried together.
     :param cap: the longest wait in seconds, ≥ 0.
+    :raises InvalidSettingError: a parameter is out of its range.
     """
     _require("base", base, above=0.0)
     _require("cap", cap)
@@ -53,6 +54,9 @@ def linear(step: float = 15.0, *, jitter: bool = True, cap: float = DAY) -> Back
     """Wait ``step * attempt`` seconds, optionally jittered, capped at ``cap``.
 
     :param step: seconds that each further attempt adds, ≥ 0.
+    :param jitter: as for `exponential`.
+    :param cap: the longest wait in seconds, ≥ 0.
+    :raises InvalidSettingError: a parameter is out of its range.
     """
     _require("step", step)
     _require("cap", cap)
@@ -65,7 +69,12 @@ def linear(step: float = 15.0, *, jitter: bool = True, cap: float = DAY) -> Back
 
 
 def fixed(seconds: float, *, jitter: bool = False) -> BackoffStrategy:
-    """Wait the same ``seconds`` (≥ 0) after every attempt."""
+    """Wait the same ``seconds`` after every attempt.
+
+    :param seconds: the wait, ≥ 0.
+    :param jitter: as for `exponential`; off by default.
+    :raises InvalidSettingError: ``seconds`` is out of its range.
+    """
     _require("seconds", seconds)
 
     def wait(attempt: int, /) -> float:  # noqa: ARG001  (the protocol's parameter)
@@ -75,10 +84,10 @@ def fixed(seconds: float, *, jitter: bool = False) -> BackoffStrategy:
 
 
 def delay_after(attempt: int, strategy: BackoffStrategy) -> float:
-    """Ask ``strategy`` and make sure of a sane answer: finite, ≥ 0, at most a century.
+    """Return the seconds to wait that ``strategy`` says: finite, ≥ 0, at most a century.
 
-    A strategy that raises, or answers with anything else, is logged and replaced by the default
-    one: whatever it does, the job leaves ``executing``.
+    If the strategy raises, or returns something else, that is logged and the default strategy
+    decides, so that the job leaves ``executing`` in any case.
     """
     try:
         seconds = float(strategy(attempt))
@@ -91,7 +100,7 @@ def delay_after(attempt: int, strategy: BackoffStrategy) -> float:
         return _FALLBACK(attempt)
     if not math.isfinite(seconds) or seconds < 0:
         logger.error(
-            "retry strategy gave an unusable wait after attempt %(attempt)d: %(seconds)s s",
+            "retry strategy returned an unusable wait after attempt %(attempt)d: %(seconds)s s",
             attempt=attempt,
             seconds=seconds,
         )

@@ -1,4 +1,4 @@
-"""Cron entries: what to enqueue, and when."""
+"""Cron entries: which job to enqueue, and when."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,26 +21,26 @@ Misfire: TypeAlias = Literal["skip", "last", "all"]
 Overlap: TypeAlias = Literal["allow", "skip"]
 
 MAX_JITTER = 366 * 86_400.0
-"""Seconds. Postgres refuses what leads out of its calendar."""
+"""Seconds. Postgres refuses times outside its calendar."""
 
 
 @attrs.frozen
 class CronEntry:
-    """A task that is enqueued by the clock.
+    """A task that is enqueued on a schedule.
 
-    :param name: what it is known by, in the database too; keep it stable.
+    :param name: identifies the entry, in the database too; keep it stable.
     :param expression: five cron fields, or six with seconds last.
     :param task: the registered name of the task.
     :param args: the handler's keyword arguments.
-    :param queue: where its jobs wait.
-    :param priority: smaller runs first.
-    :param max_attempts: how often each job may be started, ≥ 1.
-    :param timezone_name: an IANA name in which the expression is read; ``None``: UTC.
-    :param misfire: what becomes of ticks that nobody was there to fire: ``"skip"`` them, fire the
+    :param queue: the queue that its jobs wait in.
+    :param priority: jobs with a smaller number run first.
+    :param max_attempts: attempts after which a failed job is discarded, ≥ 1.
+    :param timezone_name: IANA name of the time zone of the expression; ``None``: UTC.
+    :param misfire: for ticks that were due while no worker ran: ``"skip"`` them, fire the
         ``"last"`` one, or ``"all"``, the newest hundred at most.
-    :param jitter: each job is due at a random time up to so many seconds after its tick, ≥ 0.
-    :param overlap: ``"skip"`` fires nothing while the job of the last tick has not ended, and never
-        two jobs at once.
+    :param jitter: longest random delay of a job after its tick, in seconds, ≥ 0.
+    :param overlap: ``"skip"`` fires nothing while the last tick's job has not ended, and never two
+        jobs at once.
     :raises InvalidSettingError: a value is not valid; the message names it.
     """
 
@@ -77,23 +77,23 @@ class CronEntry:
                 f"args of cron entry {self.name!r} are {size:,} bytes of JSON, above "
                 f"{DEFAULT_MAX_ARGS_BYTES:,}"
             )
-        # Last, for it is the slowest.
+        # Last, since it is the slowest check.
         self.schedule()
 
     def schedule(self) -> Schedule:
-        """Return when it fires."""
+        """Return the schedule that computes its ticks."""
         return Schedule(self.expression, self.timezone_name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CronInfo:
-    """A cron entry as the database has it.
+    """A cron entry as stored in the database. Its other fields are as in `CronEntry`.
 
     :param next_tick_at: when it fires next, unless it is paused or stale.
     :param last_tick_at: the newest tick that was fired.
-    :param last_job_id: the job of that tick.
+    :param last_job_id: id of that tick's job.
     :param paused_at: since when it is paused; ``None``: it is not.
-    :param stale: no running worker's code declares it any more, so it does not fire.
+    :param stale: whether no running worker declares it any more, so that it does not fire.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""``@job`` and ``@cron``: they register a function and return it untouched."""
+"""``@job`` and ``@cron``: register a function and return it untouched."""
 
 from __future__ import annotations
 
@@ -33,26 +33,36 @@ def job(
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler for the task ``name``.
 
-    The function is returned untouched: it can still be called directly, in tests for instance. It
-    may be a coroutine function, which runs in the worker's event loop, or a plain one, which runs
-    in a worker thread or process. It is called with the job's args as keywords; a parameter that is
-    annotated with `Job`, or ``Job | None``, gets the running job.
+    For example:
 
-    ``queue``, ``priority``, ``max_attempts``, ``tags`` and ``timeout_seconds`` are the defaults of
-    every enqueue of this task that doesn't pass its own.
+        @job("send_email", queue="mail", max_attempts=5)
+        async def send_email(user_id: int) -> None:
+            print("sending to", user_id)
 
-    :param name: what is stored in the job; keep it stable, rows outlive deployments.
+    The function is returned untouched, so tests can call it directly. A coroutine function runs in
+    the worker's event loop, a plain function in a thread or process of the worker. It is called
+    with the job's args as keywords. A parameter annotated with `Job`, or ``Job | None``, gets the
+    running job.
+
+    ``queue``, ``priority``, ``max_attempts``, ``tags`` and ``timeout_seconds`` apply to every
+    enqueue of this task that doesn't pass its own.
+
+    :param name: the name stored in each job. Keep it stable: jobs outlive deployments.
     :param args_model: a pydantic model that validates the args when the handler is called; the
         handler then gets the model's typed values.
-    :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1.
-    :param rate_per_minute: at most so many starts in any 60 s, over all workers.
-    :param max_concurrency: at most so many at once, over all workers.
-    :param run_in: ``"thread"``, or ``"process"`` for a plain function of a module that needs a CPU
-        of its own, or whose timeouts and cancels must really end it: the process is killed.
+    :param queue: the queue that the task's jobs wait in.
+    :param priority: jobs with a smaller number run first.
+    :param max_attempts: attempts after which a failed job is discarded, ≥ 1.
+    :param tags: words to find the jobs by.
+    :param timeout_seconds: longest time of one attempt, whole seconds ≥ 1.
+    :param rate_per_minute: most starts in any 60 s, over all workers, ≥ 1.
+    :param max_concurrency: most jobs of this task that run at once, over all workers, ≥ 1.
+    :param run_in: ``"thread"``; or ``"process"`` for a function at the top of a module that needs a
+        CPU of its own, or that a timeout or cancel must end at once by killing the process.
     :param registry: where to register; default: the shared one.
-    :raises InvalidSettingError: a parameter is out of its range, the decorated object is no
+    :raises InvalidSettingError: a parameter is out of its range, the decorated object is not a
         function that can be called with keywords, or ``args_model`` does not fit it.
-    :raises DuplicateTaskError: another function has that name; the message says where it stands.
+    :raises DuplicateTaskError: another function has that name; the message says where it is.
     """
     _check_has_parentheses("job", name, '"a name"')
     target = resolve_registry(registry)
@@ -60,7 +70,7 @@ def job(
         queue=queue,
         priority=priority,
         max_attempts=max_attempts,
-        # What is no list is left for the check to refuse: a str would become its characters.
+        # Only a list is converted: a str would become its characters, and the check refuses it.
         tags=tuple(tags) if isinstance(tags, list) else tags,
         timeout_seconds=timeout_seconds,
         rate_per_minute=rate_per_minute,
@@ -90,33 +100,43 @@ def cron(
 ) -> Callable[[F], F]:
     """Register a function as a cron handler under ``expression``.
 
+    For example:
+
+        @cron("0 7 * * mon-fri", timezone="Europe/Berlin")
+        async def morning_report() -> None:
+            print("good morning")
+
     ``timezone`` accepts an IANA name (``"America/Los_Angeles"``, ``"Europe/Berlin"``). Defaults to
     UTC. The cron expression is then interpreted in that local timezone, including DST.
 
     The function is returned untouched. ``@job`` on the same function, above or below, keeps all
     that it declares; what is not passed here comes from its defaults.
 
-    Every worker whose registry has the entry may fire it and one of them does, once for each tick.
-    The first deployment fires no past tick.
+    Every worker whose registry has the entry may fire it, and for each tick exactly one does. The
+    first deployment fires no past tick.
 
-    :param expression: five fields, or six with seconds last; ``@daily`` and its like.
-    :param name: what the entry is known by; default: the task's name, or the function's.
+    :param expression: five fields, or six with seconds last; or ``@daily`` and similar names.
+    :param name: the entry's name; default: the task's name, or the function's.
+    :param queue: the queue that its jobs wait in.
     :param args: the handler's keyword arguments.
+    :param priority: jobs with a smaller number run first.
+    :param max_attempts: attempts after which a failed job is discarded, ≥ 1.
     :param handler_registry: where to register; default: the shared one.
-    :param misfire: for ticks that nobody was there to fire: ``"skip"``, ``"last"`` or ``"all"``.
-    :param jitter: spread each job's time over so many seconds after its tick.
-    :param overlap: ``"skip"`` fires nothing while the job of the last tick has not ended, and never
-        two jobs at once.
+    :param misfire: for ticks that were due while no worker ran: ``"skip"`` them, fire the
+        ``"last"`` one, or ``"all"``, the newest hundred at most.
+    :param jitter: longest random delay of a job after its tick, in seconds.
+    :param overlap: ``"skip"`` fires nothing while the last tick's job has not ended, and never two
+        jobs at once.
     :raises InvalidSettingError: a value is not valid, or the handler has a parameter without a
         default that ``args`` has no value for; the message names it.
-    :raises DuplicateTaskError: there is another entry of that name; a second entry of one function
-        needs a ``name``.
+    :raises DuplicateTaskError: another entry has that name; a second entry of one function needs a
+        ``name``.
     """
 
     def register(func: F) -> F:
         task = target.find_name(func) or getattr(func, "__name__", name)
         if task is None:
-            raise InvalidSettingError(f"{func!r} has no name of its own; pass one to @cron")
+            raise InvalidSettingError(f"{func!r} has no __name__; pass name= to @cron")
         entry = CronEntry(
             DerivedName(task) if name is None else name,
             expression,
@@ -135,13 +155,13 @@ def cron(
 
     _check_has_parentheses("cron", expression, '"* * * * *"')
     target = resolve_registry(handler_registry)
-    # Bad expressions and zones are refused where they are written, before there is a function.
+    # Refuse a bad expression or time zone at this line, before the function is decorated.
     Schedule(expression, timezone)
     return register
 
 
 def _check_has_parentheses(decorator: str, first: object, example: str) -> None:
-    """Refuse the function that a decorator gets where its parentheses were left out."""
+    """Refuse ``@job`` and ``@cron`` without parentheses, which pass the function as ``first``."""
     if callable(first):
         raise InvalidSettingError(
             f"write @{decorator}({example}) with parentheses above {location(first)}"

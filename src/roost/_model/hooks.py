@@ -1,4 +1,4 @@
-"""What users run around every handler call."""
+"""Hooks: functions of the user that run before and after every handler call."""
 
 import inspect
 from collections.abc import Awaitable, Callable
@@ -17,13 +17,22 @@ class Hooks:
     result, error, ctx)`` for ``after_job``. Either can be omitted; only set the ones you need. A
     plain function is called in a thread.
 
-    ``ctx`` is one dict for both calls of an attempt. ``error`` is what ended the attempt without
-    success: the handler's exception, `JobTimeoutError`, `JobFailed` for a cancel, `WorkerShutdown`
-    when the worker stopped it. A hook gets five seconds; one that raises or takes longer is logged
-    and changes nothing about the job. A thread can't be stopped: when eight threads of plain
-    functions hang, plain hooks are skipped until one of them ends.
+    For example:
 
-    :raises InvalidSettingError: a hook can't be called like this.
+        async def report(job, *, result, error, ctx):
+            print(job.task, "failed" if error else "done")
+
+        worker = client.worker(hooks=Hooks(after_job=report))
+
+    ``ctx`` is a dict that both calls of one attempt share. ``error`` is ``None``, or why the
+    attempt did not succeed: the handler's exception, `JobTimeoutError`, `JobFailed` for a cancel,
+    or `WorkerShutdown` if the worker stopped it. A hook has five seconds; one that raises or takes
+    longer is logged and does not change the job's outcome. A thread can't be stopped: once eight
+    threads of plain hooks hang, plain hooks are skipped until one of the threads ends.
+
+    :param before_job: called before the handler.
+    :param after_job: called after the handler.
+    :raises InvalidSettingError: a hook can't be called with these parameters.
     """
 
     before_job: Callable[..., Awaitable[None]] | None = None
@@ -42,12 +51,12 @@ def _check(name: str, hook: object, shape: str, keywords: dict[str, None]) -> No
         raise InvalidSettingError(f"{name} must be an async function, not {hook!r}")
     if inspect.isgeneratorfunction(hook) or inspect.isasyncgenfunction(hook):
         raise InvalidSettingError(
-            f"{name} must be a function, and {location(hook)} is a generator: nothing would run it"
+            f"{name} must be a function that a call runs, and {location(hook)} is a generator"
         )
     try:
         signature = inspect.signature(hook)
     except (TypeError, ValueError):
-        return  # what can't be read may take anything
+        return  # no signature can be read, so it may accept anything
     try:
         signature.bind(None, **keywords)
     except TypeError as error:

@@ -9,26 +9,27 @@ from typing_extensions import TypeVar
 R = TypeVar("R", default=Any)
 
 
-# A dataclass of the standard library, like all that clients return: pydantic and FastAPI dump it.
+# Dataclasses of the standard library, since pydantic and FastAPI can dump them.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueInfo:
-    """What waits and runs in a queue.
+    """A queue and the number of its jobs in each state.
 
-    Each number is counted up to 10,000. With more than five queues it is 50,000 divided by their
-    number, and 1,000 at least.
+    Each number is counted up to 10,000. With more than five queues the limit is 50,000 divided by
+    their number, but at least 1,000.
 
-    :param paused_at: since when nothing is claimed from it; ``None``: it is not paused.
+    :param name: the queue's name.
+    :param paused_at: since when it is paused; ``None``: it is not.
     :param available: jobs that can start now.
     :param scheduled: jobs whose time has not come.
     :param retryable: failed jobs that wait for their next attempt.
-    :param blocked: jobs that wait for their parents.
-    :param executing: jobs that run.
-    :param prefetched: jobs that a worker has claimed and that wait for a slot of it; in a stream of
-        short jobs they are counted as executing.
+    :param blocked: jobs that wait for a job that they depend on.
+    :param executing: running jobs.
+    :param prefetched: jobs that a worker has claimed and that wait for a slot. In a stream of short
+        jobs they are counted as executing.
     :param discarded: jobs that failed for good and are not archived yet.
-    :param oldest_due_seconds: how long the oldest job that can start has been due; ``None``: no
-        job can start.
-    :param capped: whether one of the numbers was not counted to its end, and may be larger.
+    :param oldest_due_seconds: how long the oldest job that can start has been due; ``None``: no job
+        can start.
+    :param capped: whether a number reached the limit and the true one may be larger.
     """
 
     name: str
@@ -46,14 +47,18 @@ class QueueInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerInfo:
-    """A worker as its last heartbeat left it.
+    """A worker, as of its last heartbeat.
 
-    :param id: of this incarnation; a restarted worker has another.
+    :param id: of this run; a restarted worker has another.
     :param name: host and process id.
-    :param expires_at: when it counts as dead unless it is heard of.
-    :param executing: how many jobs it runs.
-    :param prefetched: how many it has claimed that wait for a slot, as in `QueueInfo`.
-    :param tasks: what it has handlers for.
+    :param queues: the queues that it serves.
+    :param concurrency: the most jobs that it runs at once.
+    :param started_at: when it registered.
+    :param heartbeat_at: its last heartbeat.
+    :param expires_at: when it is considered dead without another heartbeat.
+    :param executing: jobs that it runs.
+    :param prefetched: jobs that it has claimed and that wait for a slot, as in `QueueInfo`.
+    :param tasks: the tasks that it has handlers for.
     :param version: of Roost.
     :param driver: ``psycopg`` or ``asyncpg``.
     :param event_loop: ``asyncio``, ``uvloop`` or ``trio``.
@@ -78,12 +83,13 @@ class WorkerInfo:
 class JobOutcome(Generic[R]):
     """How a job ended.
 
-    Its type parameter is what ``result`` is, for type checkers; say it where you wait, as in
-    ``outcome: JobOutcome[int] = await client.wait_for(job_id)``. Otherwise it is ``Any``.
+    Its type parameter is the type of ``result`` for type checkers; write it where you wait:
+    ``outcome: JobOutcome[int] = await client.wait_for(job_id)``. The default is ``Any``.
 
+    :param id: the job's id.
     :param state: ``completed``, ``discarded`` or ``cancelled``.
-    :param result: what the handler returned, as JSON gives it back.
-    :param errors: one record a failed attempt, oldest first.
+    :param result: what the handler returned, after a round trip through JSON.
+    :param errors: one record for each failed attempt, oldest first.
     """
 
     id: int

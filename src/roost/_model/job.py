@@ -28,17 +28,17 @@ from roost._model.validate import (
 from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-"""When a `Job` that a test makes is due, unless the test says otherwise."""
+"""The times of a `Job` that a test creates without them."""
 
 
 class _DefaultText(str):
-    """A signature's default that can be told from the same value given on purpose."""
+    """A signature's default, which can be told from an equal value that a caller passed."""
 
     __slots__ = ()
 
 
 class _DefaultInt(int):
-    """A signature's default that can be told from the same value given on purpose."""
+    """A signature's default, which can be told from an equal value that a caller passed."""
 
     __slots__ = ()
 
@@ -49,19 +49,20 @@ DEFAULT_MAX_ATTEMPTS: Final[int] = _DefaultInt(20)
 
 
 def is_default(value: object) -> bool:
-    """Say whether ``value`` is a signature's default, and not an equal value that was passed."""
+    """Return whether ``value`` is a signature's default, not an equal value that was passed."""
     return isinstance(value, (_DefaultText, _DefaultInt))
 
 
 class Job(BaseModel):
-    """A row of ``roost.jobs``: a read-only view, made by Roost.
+    """A row of ``roost.jobs``, as a read-only view.
 
-    Times are aware datetimes in UTC. ``errors`` holds one record a failed attempt, oldest first:
+    Times are aware datetimes in UTC. ``errors`` has one record for each failed attempt, oldest
+    first:
     ``{"attempt": 1, "at": "…", "started_at": "…", "worker_id": 7, "worker": "host:pid",
     "error": "ValueError: …", "trace": "…"}``.
 
-    A test of yours can make one: ``Job(id=1, task="send")``. The defaults are for that; a job from
-    the database has all its fields.
+    The defaults are for tests, which can write ``Job(id=1, task="send")``. A job from the database
+    has all fields.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -90,25 +91,26 @@ class Job(BaseModel):
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-# Not frozen: to make one would take three times as long, a third of a bulk's row in the client (2.9
-# instead of 1.0 µs on a slow machine, November 2026).
+# Not frozen: frozen, it takes three times as long to create (2.9 instead of 1.0 µs on a slow
+# machine, November 2026), which is a third of the client's time for a row of a bulk.
 @attrs.define
 class JobInsert:
     """One job to enqueue, for `AsyncRoost.enqueue_many`.
 
+    The task's own defaults (``@job(...)``) apply to what is not passed here.
+
     :param task: the registered name of the task.
     :param args: the handler's keyword arguments: a dict, or a pydantic model.
-    :param queue: where it waits.
-    :param priority: smaller runs first.
-    :param max_attempts: how often it may be started before it is discarded, ≥ 1.
-    :param scheduled_at: not before this time (aware); ``None``: now, by the database's clock.
-    :param unique_key: at most one active job has a given key.
+    :param queue: the queue that it waits in.
+    :param priority: jobs with a smaller number run first.
+    :param max_attempts: attempts after which a failed job is discarded, ≥ 1.
+    :param scheduled_at: time before which it does not run (aware); ``None``: now, by the database's
+        clock.
+    :param unique_key: a key that only one active job can have.
     :param tags: words to find it by.
-    :param timeout_seconds: how long one attempt may run, whole seconds ≥ 1; ``None``: no limit.
-    :param depends_on: ids of jobs that must be completed first.
-    :param metadata: JSON that isn't handler input: trace ids, tenant ids.
-
-    A task's own defaults (``@job(...)``) fill what is not passed here.
+    :param timeout_seconds: longest time of one attempt, whole seconds ≥ 1; ``None``: no limit.
+    :param depends_on: ids of jobs that must complete first.
+    :param metadata: JSON that is not handler input, such as trace ids and tenant ids.
     """
 
     task: str
@@ -143,8 +145,10 @@ class TaskDefaults:
     """Per-task enqueue defaults declared on ``@job(...)``.
 
     The first five (``queue`` … ``timeout_seconds``) are merged into ``enqueue`` calls; explicit
-    keywords always win. The throttling fields (``rate_per_minute``, ``max_concurrency``) are
-    enforced by the claim, over the whole fleet.
+    keywords always win. The limits (``rate_per_minute``, ``max_concurrency``) apply over all
+    workers; the claim enforces them.
+
+    :raises InvalidSettingError: a value is out of its range; the message names it.
     """
 
     queue: str | None = None

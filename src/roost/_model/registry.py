@@ -1,4 +1,4 @@
-"""Tasks: the names by which jobs find their handlers, and the defaults declared with them."""
+"""The registry: finds the handler, the defaults and the cron entries of each task."""
 
 from collections.abc import Callable, Iterator
 from operator import attrgetter
@@ -31,12 +31,12 @@ from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTas
 
 @attrs.frozen
 class Handler:
-    """A registered task: its function and what was declared with it.
+    """A registered task: its function and its declarations.
 
     :param run_in: where a plain function runs.
     :param job_parameter: the function's parameter that is annotated with `Job`.
-    :param accepted: the keywords that the function takes; ``None``: any.
-    :param run: the run of its module that defined the function.
+    :param accepted: the keywords that the function accepts; ``None``: any.
+    :param run: the execution of the module that defined the function.
     :param declared: ``defaults`` as `with_defaults` merges them.
     """
 
@@ -53,7 +53,7 @@ class Handler:
 
 
 class DerivedName(str):
-    """The name of a cron entry that nobody named: its task's."""
+    """The name of a cron entry without one of its own: its task's name."""
 
     __slots__ = ()
 
@@ -61,12 +61,12 @@ class DerivedName(str):
 class HandlerRegistry:
     """Task names and their handlers.
 
-    ``@job`` fills a default one that clients and workers share; make your own to keep two
-    applications, or two tests, apart.
+    ``@job`` fills a shared default registry that clients and workers use. Create your own to
+    separate two applications, or two tests.
 
-    :param max_args_bytes: how long the JSON text of a job's args and metadata may be together when
-        a client with this registry enqueues it; default 16 MiB. An attribute of the same name can
-        be set, also on the shared registry.
+    :param max_args_bytes: longest JSON text, in bytes, of a job's args and metadata together when a
+        client with this registry enqueues it; default: 16 MiB. It can also be set as an attribute,
+        on the shared registry too.
     """
 
     def __init__(self, *, max_args_bytes: int = DEFAULT_MAX_ARGS_BYTES) -> None:
@@ -76,7 +76,7 @@ class HandlerRegistry:
         self._cron: dict[str, CronEntry] = {}
         self._cron_functions: dict[str, Callable[..., Any]] = {}
         self._cron_runs: dict[str, Run] = {}
-        # Tasks that @cron registered on the way; @job on the same function takes their place.
+        # Tasks that @cron registered; @job on the same function replaces them.
         self._provisional: set[str] = set()
 
     def register(
@@ -90,16 +90,19 @@ class HandlerRegistry:
     ) -> None:
         """Make ``func`` the handler of the task ``name``.
 
-        Registering the same function again (a module that is imported twice or reloaded) replaces
-        what was declared. The same is what stands in the same file under the same name; within one
-        run of a module, two lambdas or two functions of one name are different.
+        Registering the same function again, when its module is imported twice or reloaded, replaces
+        its declarations. Two functions are the same if they have the same file and qualified name;
+        within one execution of a module their code must be the same, too.
 
+        :param name: the name stored in each job.
+        :param func: the handler.
         :param args_model: a pydantic model that validates the job's args when the handler is
             called.
+        :param defaults: what an enqueue of the task does not pass.
         :param run_in: see `job`.
-        :raises InvalidSettingError: the name is empty or unusable, or ``func`` is a class, is not
-            callable by keywords or can't run in a process, or ``args_model`` is no model or does
-            not fit its parameters.
+        :raises InvalidSettingError: the name can't be stored; or ``func`` is a class, can't be
+            called by keywords or can't run in a process; or ``args_model`` is not a model or does
+            not fit the parameters.
         :raises DuplicateTaskError: another function has that name.
         """
         check_name("task", name, error=InvalidSettingError)
@@ -130,7 +133,7 @@ class HandlerRegistry:
                     )
         self._rename_provisional(self._names.get(identity(func)), name)
         if known is not None and known.func is not func:
-            # Its number may be given to another function once it is gone.
+            # Python may give its id() to another function later.
             self._names.pop(identity(known.func), None)
         self._handlers[name] = Handler(
             name=name,
@@ -148,11 +151,11 @@ class HandlerRegistry:
         self._names[identity(func)] = name
 
     def add_cron(self, entry: CronEntry, func: Callable[..., Any]) -> None:
-        """Let ``func`` be enqueued as ``entry`` says; it becomes a task unless it is one.
+        """Add a cron entry for ``func``, and register ``func`` as a task if it is none.
 
         :raises InvalidSettingError: ``func`` can't be called with the entry's args.
-        :raises DuplicateTaskError: another entry has that name. The same function of a module that
-            is imported twice or reloaded replaces its own.
+        :raises DuplicateTaskError: another entry has that name. A function whose module is imported
+            twice or reloaded replaces its own entry.
         """
         task = self._names.get(identity(func))
         handler = None if task is None else self._handlers[task]
@@ -192,7 +195,7 @@ class HandlerRegistry:
         return tuple(self._cron.values())
 
     def _rename_provisional(self, old: str | None, new: str) -> None:
-        """Let the task that @cron registered be ``new``, and so the entry that is named by it."""
+        """Rename the task that @cron registered, and a cron entry that has the task's name."""
         if old is None or old == new or old not in self._provisional:
             return
         func = self._handlers[old].func
@@ -254,9 +257,9 @@ class HandlerRegistry:
 
 
 def resolve_registry(registry: HandlerRegistry | None) -> HandlerRegistry:
-    """Return the registry that was passed, else the shared one.
+    """Return the registry that was passed, or the shared one for ``None``.
 
-    :raises InvalidSettingError: something else was passed.
+    :raises InvalidSettingError: it is not a registry.
     """
     if registry is None:
         return default_registry
@@ -266,13 +269,13 @@ def resolve_registry(registry: HandlerRegistry | None) -> HandlerRegistry:
 
 
 default_registry = HandlerRegistry()
-"""What ``@job`` fills and clients and workers use unless told otherwise."""
+"""The shared registry: ``@job`` fills it, and clients and workers use it by default."""
 
 
 def with_defaults(job: JobInsert, registry: HandlerRegistry) -> JobInsert:
-    """Return ``job`` with the task's declared defaults where the caller passed nothing.
+    """Return ``job`` with the task's defaults where the caller passed nothing.
 
-    A task that isn't registered here has none: a producer needs no handlers.
+    A task that isn't registered here has no defaults, since a producer needs no handlers.
     """
     handler = registry.get(job.task)
     if handler is None:

@@ -26,9 +26,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 @attrs.frozen
 class TaskCall(Generic[R_co]):
-    """A function and the arguments to call it with, accepted wherever a task is enqueued.
+    """A task function and its arguments; every ``enqueue`` accepts it.
 
-    Its type parameter is what the function returns; of an ``async def`` that is its coroutine.
+    Its type parameter is the function's return type; for an ``async def`` that is a coroutine.
     """
 
     func: Callable[..., Any]
@@ -36,7 +36,7 @@ class TaskCall(Generic[R_co]):
     overrides: CallOptions = attrs.field(factory=CallOptions)
 
     def options(self, **options: Unpack[CallOptions]) -> Self:
-        """Return the same call with other options than the task's defaults.
+        """Return the same call with options that override the task's defaults.
 
         :param options: ``queue``, ``priority`` and so on, as for `AsyncRoost.enqueue`.
         """
@@ -53,10 +53,17 @@ def call(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskCall
 def call(func: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskCall[R]:
     """Return a call of a task for ``enqueue``; type checkers check its arguments.
 
-    Nothing is run. Positional arguments are stored by the names of their parameters. The parameter
-    that gets the running `Job` is left out; type checkers know that of the first parameter.
+    For example:
 
-    :raises InvalidJobError: ``func`` does not take these arguments.
+        await client.enqueue(call(send_email, user_id=1).options(queue="mail"))
+
+    The function is not called. Positional arguments are stored under the names of their parameters.
+    Leave out the parameter that gets the running `Job`; type checkers know it as the first one.
+
+    :param func: the task's function.
+    :param args: its positional arguments.
+    :param kwargs: its keyword arguments.
+    :raises InvalidJobError: ``func`` does not accept these arguments.
     """
     signature = inspect.signature(func)
     injected = job_parameter(func)
