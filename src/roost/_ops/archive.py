@@ -12,16 +12,21 @@ _SQL = statements("archive")
 def archive_jobs(*, after: float, limit: int) -> Op[int]:
     """Move up to ``limit`` jobs that ended more than ``after`` seconds ago; return how many.
 
-    Must run inside a transaction.
+    Must run inside a transaction. Locked rows are skipped.
+
+    :param after: seconds.
     """
     yield from bound_lock_waits(LOCK_WAIT)
     return len((yield Query(_SQL["archive_jobs"], (after, limit))))
 
 
 def forget_results(*, after: float, limit: int) -> Op[int]:
-    """Drop the results of jobs completed more than ``after`` seconds ago; return how many.
+    """Drop the results of jobs that completed more than ``after`` seconds ago.
 
-    Up to ``limit`` live jobs and as many archived ones. Must run inside a transaction.
+    Must run inside a transaction. Locked rows are skipped.
+
+    :param limit: the most live jobs, and the most archived ones.
+    :returns: the larger of the two numbers.
     """
     yield from bound_lock_waits(LOCK_WAIT)
     live = yield Query(_SQL["forget_results"], (after, limit))

@@ -1,4 +1,4 @@
-"""What people do to jobs and queues: cancel, retry, pause."""
+"""Cancel and retry jobs; pause and resume queues."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _SQL = statements("control")
 
 _UNIQUE_VIOLATION = "23505"
 PAGE = 500
+"""Discarded jobs that `requeue_discarded` reads and revives at a time."""
 
 
 def cancel_job(job_id: int) -> Op[bool]:
-    """Cancel a waiting job, or ask the worker of a running one to; ``False``: it had ended.
+    """Cancel a waiting job, or request the cancel of an executing one; ``False``: it has ended.
 
-    Must run inside a transaction: what waits for a cancelled job is cancelled with it.
+    Must run inside a transaction: the descendants of a cancelled job are cancelled with it.
 
     :raises JobNotFoundError: no job has that id.
     """
@@ -56,19 +57,19 @@ def state_of(job_id: int) -> Op[JobState]:
 
 
 def cancel_requests(worker_id: int) -> Op[list[tuple[int, int]]]:
-    """Return (id, lease number) of the jobs of a worker that somebody wants cancelled."""
+    """Return (id, lease number) of the worker's executing jobs with a cancel request."""
     rows = yield Query(_SQL["cancel_requests_of"], (worker_id,))
     return [(job_id, lease_no) for job_id, lease_no in rows]
 
 
 def retry_job(job_id: int) -> Op[bool]:
-    """Make a job that has ended, or waits for a retry, available now; ``False``: it is neither.
+    """Make a finished job, or one that waits for a retry, available now; ``False``: it is neither.
 
-    An archived job comes back. One that was cancelled waits for its parents again.
+    An archived job is moved back. A cancelled one waits again for parents that have not ended.
 
     :raises JobNotFoundError: no job has that id.
     :raises DuplicateUniqueJobError: another active job has its unique key.
-    :raises InvalidJobError: it was cancelled, and one of its parents was discarded or cancelled.
+    :raises InvalidJobError: it was cancelled, and one of its parents is discarded or cancelled.
     """
     yield Query(_SQL["unarchive_jobs"], ([job_id],))
     if (yield from revive_jobs([job_id])):
@@ -89,8 +90,8 @@ def retry_job(job_id: int) -> Op[bool]:
 class Page:
     """One page of discarded jobs.
 
-    :param ids: at most one for each unique key: two of them could not both be active.
-    :param last: the highest id that was looked at; ``None``: there are no more.
+    :param ids: at most one for each unique key, since two could not both be active.
+    :param last: the highest id that was read; ``None``: there are no more pages.
     """
 
     ids: list[int]
@@ -108,16 +109,17 @@ def discarded_page(*, queue: str | None, task: str | None, after: int, limit: in
 
 
 def revive_jobs(ids: Collection[int]) -> Op[int]:
-    """Make ended jobs available, those whose unique key is taken left out; return how many.
+    """Make finished jobs available, except those whose unique key is taken; return how many.
 
-    Must not run inside a transaction: a clash undoes the batch, and then each is tried by itself.
+    Must not run inside a transaction: a unique violation undoes the batch, and then each job is
+    tried in a statement of its own.
     """
     try:
         return len((yield from _revive(ids)))
     except DatabaseError as error:
         if error.sqlstate != _UNIQUE_VIOLATION:
             raise
-    # A key was taken between the look and the write.
+    # Another job took a key between the statement's read and its write.
     revived = 0
     for job_id in ids:
         try:
@@ -131,7 +133,12 @@ def revive_jobs(ids: Collection[int]) -> Op[int]:
 def requeue_discarded(*, queue: str | None, task: str | None, limit: int | None) -> Op[int]:
     """Make discarded jobs available again, a page at a time; return how many.
 
-    Must not run inside a transaction: each page commits by itself, and a clash undoes only its own.
+    Must not run inside a transaction: each page commits by itself, and a unique violation undoes
+    only its own page.
+
+    :param queue: only of this queue; ``None``: of all.
+    :param task: only of this task; ``None``: of all.
+    :param limit: the most jobs; ``None``: all.
     """
     revived, last = 0, 0
     while limit is None or revived < limit:
@@ -146,9 +153,10 @@ def requeue_discarded(*, queue: str | None, task: str | None, limit: int | None)
 
 
 def pause_queue(queue: str) -> Op[None]:
-    """Let nothing be claimed from ``queue``, and tell its workers; what runs goes on.
+    """Stop claims from ``queue`` and notify its workers; jobs that have started go on.
 
-    Until they have confirmed it they may start what they had claimed: see `unconfirmed_workers`.
+    A worker that has not confirmed the pause may still start jobs that it had claimed; see
+    `unconfirmed_workers`.
     """
     yield Query(_SQL["pause_queue"], (queue,))
 
@@ -156,7 +164,7 @@ def pause_queue(queue: str) -> Op[None]:
 def unconfirmed_workers(queue: str) -> Op[dict[str, float]]:
     """Return the living workers that may still start jobs of a paused queue.
 
-    Their names, with the seconds since their last heartbeat. Empty if it is not paused any more.
+    :returns: seconds since the last heartbeat by worker name; empty if the queue is not paused.
     """
     return dict((yield Query(_SQL["unconfirmed_workers"], (queue,))))
 
@@ -168,12 +176,12 @@ def paused_queues(queues: Iterable[str]) -> Op[frozenset[str]]:
 
 
 def confirm_pauses(worker_id: int, queues: Iterable[str]) -> Op[bool]:
-    """Say that this worker starts no job of ``queues``; ``False``: it has no row."""
+    """Record that this worker starts no job of ``queues``; ``False``: it has no row."""
     return bool((yield Query(_SQL["confirm_pauses"], (worker_id, sorted(queues)))))
 
 
 def resume_queue(queue: str) -> Op[None]:
-    """Undo `pause_queue` and wake the workers."""
+    """Undo `pause_queue` and notify the workers."""
     yield Query(_SQL["resume_queue"], (queue,))
 
 

@@ -21,14 +21,14 @@ from roost.exceptions import CronNotFoundError, InvalidSettingError
 _SQL = statements("cron")
 
 MAX_CATCH_UP = 100
-"""Ticks that ``misfire="all"`` fires at once, the newest."""
+"""The most missed ticks that ``misfire="all"`` fires; older ones are dropped."""
 ON_TIME = timedelta(seconds=10)
-"""An entry whose oldest due tick is no older has missed nothing: each of its ticks is fired."""
+"""A due tick of at most this age is not missed: it is fired whatever ``misfire`` says."""
 
 
 @attrs.frozen
 class Declaration:
-    """An entry as code declares it, its task's defaults filled in."""
+    """A cron entry as code declares it, with its task's defaults filled in."""
 
     name: str
     schedule: Schedule
@@ -40,11 +40,11 @@ class Declaration:
 
 @attrs.frozen
 class Fired:
-    """What `fire_due` did.
+    """The result of `fire_due`.
 
     :param job_ids: the new jobs.
-    :param unreadable: due entries whose expression or time zone means nothing to this worker. They
-        are left as they are.
+    :param unreadable: due entries whose expression or time zone this worker can't read. They were
+        not changed.
     """
 
     job_ids: list[int]
@@ -52,7 +52,7 @@ class Fired:
 
 
 def declare(entries: Sequence[Declaration]) -> Op[None]:
-    """Make the entries known. A new one, or one with another time table, starts after now."""
+    """Insert or update the entries. A new one, or one with a new schedule, starts after now."""
     now = (yield Query(_SQL["now"]))[0][0]
     records: list[dict[str, Any]] = [
         {
@@ -77,15 +77,15 @@ def declare(entries: Sequence[Declaration]) -> Op[None]:
 
 
 def renew_declared(names: Sequence[str]) -> Op[None]:
-    """Say that code still declares these entries."""
+    """Record that code still declares these entries."""
     yield Query(_SQL["renew_declared"], (list(names),))
 
 
 def fire_due(names: Sequence[str]) -> Op[Fired]:
-    """Insert the jobs of the ticks of ``names`` that are due.
+    """Insert the jobs of the due ticks of ``names``, and move the entries on.
 
-    Exactly one worker fires a tick: the jobs are inserted and the entry moved on in one statement,
-    which does nothing where another worker was faster. The database's clock says what is due.
+    Exactly one worker fires a tick: one statement inserts the jobs and moves the entry on, and it
+    does nothing if another worker was faster. Ticks are due by the database's clock.
     """
     due = yield Query(_SQL["due"], (list(names),))
     seen: list[tuple[str, str, str | None, datetime, datetime]] = []
@@ -97,7 +97,7 @@ def fire_due(names: Sequence[str]) -> Op[Fired]:
             upcoming = schedule.next_after(now)
             to_fire = [] if busy else _to_fire(schedule, misfire, due_at=due_at, now=now)
         except (InvalidSettingError, ValueError, ArithmeticError):
-            # Written into the table by hand, or this Roost or its time zones are older.
+            # The row was written by hand, or this Roost or its time zone data is older.
             unreadable.append(name)
             continue
         seen.append((name, expression, zone, due_at, upcoming))
@@ -123,7 +123,10 @@ def next_in(names: Sequence[str]) -> Op[float | None]:
 
 
 def list_entries(*, stale_after: float) -> Op[list[CronInfo]]:
-    """Return every entry that was ever declared and not removed."""
+    """Return all entries in the table.
+
+    :param stale_after: seconds without a declaration after which an entry counts as stale.
+    """
     rows = yield Query(_SQL["list_entries"], (stale_after,))
     return [
         CronInfo(
@@ -166,7 +169,7 @@ def list_entries(*, stale_after: float) -> Op[list[CronInfo]]:
 
 
 def pause(name: str) -> Op[None]:
-    """Let the entry fire nothing.
+    """Pause the entry: it fires no ticks.
 
     :raises CronNotFoundError: no entry has that name.
     """
@@ -175,7 +178,7 @@ def pause(name: str) -> Op[None]:
 
 
 def resume(name: str) -> Op[None]:
-    """Undo `pause`; the next tick after now is the first.
+    """Undo `pause`; the entry fires again from the next tick after now.
 
     :raises CronNotFoundError: no entry has that name.
     """
@@ -189,7 +192,7 @@ def resume(name: str) -> Op[None]:
         first = schedule_of(expression, zone).next_after(now)
         if (yield Query(_SQL["resume"], (name, expression, zone, first))):
             return
-        # It was declared anew in between: read it again.
+        # The entry has changed since it was read: read it again.
 
 
 def run_now(name: str) -> Op[int]:
@@ -207,7 +210,7 @@ def run_now(name: str) -> Op[int]:
 def _to_fire(
     schedule: Schedule, misfire: str, *, due_at: datetime, now: datetime
 ) -> list[datetime]:
-    """Return which of the ticks from ``due_at`` to ``now`` to fire."""
+    """Return the ticks from ``due_at`` to ``now`` that are fired."""
     before = due_at - timedelta(microseconds=1)
     if misfire == "all" or now - due_at <= ON_TIME:
         return schedule.last_until(now, after=before, limit=MAX_CATCH_UP)

@@ -1,11 +1,14 @@
-"""Hand a job to a worker that waits for one, without a claim.
+"""Dispatch a job directly to an idle worker, which runs it without a claim.
 
-A worker that has looked and found nothing offers to be given one job, under a number. An enqueue in
-a transaction of its own may take the offer (``roost.insert_or_dispatch``): it inserts its job as
-executing, under a lease of that worker, names it in the worker's row, and notifies the worker. The
-worker accepts it from its row: nothing is believed that a notification says. See decision 7.
+1. A worker whose claim found nothing grants a credit of one, under a number, in its row.
+2. A producer that enqueues one job in a transaction of its own may consume the credit
+   (``roost.insert_or_dispatch``). It inserts the job as executing, under a lease of that worker,
+   writes its id into the worker's row, and notifies the worker.
+3. The worker reads its row and accepts the job. A notification only tells it to read the row, so
+   that a forged one does no harm.
+4. If a worker does not accept in time, another worker takes the job over, under a new lease.
 
-A job that is not accepted soon is taken over by another worker, under a lease of its own.
+See docs/explanation/decisions/0007-direct-dispatch.md.
 """
 
 from __future__ import annotations
@@ -22,16 +25,19 @@ from roost._sql import statements
 _SQL = statements("dispatch")
 
 DISPATCHED, WATCH = "dispatched", "watch"
-"""What a worker's channel says: read your row; look soon for jobs that others don't accept."""
+"""The payloads of a worker's channel.
+
+``dispatched``: read your row. ``watch``: call `take_unaccepted` soon, since a job was dispatched to
+another worker."""
 
 
 @attrs.frozen
 class Accepted:
-    """What the worker's row said.
+    """What `accept_dispatched` found in the worker's row.
 
-    :param credit: the number of the outstanding credit; ``None``: none is outstanding.
-    :param found: whether a job had been dispatched; if so the next credit has been granted.
-    :param job: that job; ``None``: none, or its lease is over.
+    :param credit: the number of the credit that is outstanding now; ``None``: none.
+    :param found: whether a job had been dispatched. If so, the next credit has been granted.
+    :param job: that job; ``None``: there was none, or this worker lost its lease.
     """
 
     credit: int | None
@@ -40,25 +46,31 @@ class Accepted:
 
 
 def grant_credit(worker_id: int, number: int, *, channel: str, tasks: Sequence[str]) -> Op[bool]:
-    """Offer to run one job of ``tasks``, which will be announced on ``channel``.
+    """Grant a credit: let a producer dispatch one job of ``tasks`` to this worker.
 
-    ``False``: no offer is made, for a job was handed over that is to be accepted first, or the
-    worker has no row.
+    :param number: the credit's number, higher than those before.
+    :param channel: where the worker listens for the notification.
+    :returns: ``False`` if no credit was granted: a dispatched job is to be accepted first, or the
+        worker has no row.
     """
     return bool((yield Query(_SQL["grant_credit"], (worker_id, number, channel, list(tasks)))))
 
 
 def revoke_credit(worker_id: int) -> Op[bool]:
-    """Take the offer back, or refuse what was handed over; ``False``: there was neither."""
+    """Revoke the credit, or refuse the dispatched job; ``False``: there was neither.
+
+    The lease of a refused job stays: give it back with `roost._ops.workers.release_unheld`.
+    """
     return bool((yield Query(_SQL["revoke_credit"], (worker_id,))))
 
 
 def accept_dispatched(worker_id: int, *, next_credit: int | None) -> Op[Accepted]:
-    """Accept the job that was handed to this worker, if there is one, and make the next offer.
+    """Accept the job that was dispatched to this worker, if any, and grant the next credit.
 
     Only while no claim of this worker is in flight.
 
-    :param next_credit: its number, for the same tasks and channel; ``None``: make none.
+    :param next_credit: the number of the next credit, for the same tasks and channel; ``None``:
+        grant none.
     """
     [[credit, dispatched_job_id, *job]] = yield Query(
         _SQL["accept_dispatched"], (worker_id, next_credit)
@@ -73,7 +85,13 @@ def accept_dispatched(worker_id: int, *, next_credit: int | None) -> Op[Accepted
 def take_unaccepted(
     worker_id: int, *, queues: Sequence[str], tasks: Sequence[str], limit: int, after: float
 ) -> Op[list[ClaimedJob]]:
-    """Take over jobs that were handed to other workers and not accepted for ``after`` seconds."""
+    """Take over jobs that were dispatched to other workers and not accepted in time.
+
+    :param queues: only jobs of these.
+    :param tasks: only jobs of these.
+    :param limit: the most jobs.
+    :param after: seconds since the dispatch.
+    """
     rows = yield Query(
         _SQL["take_unaccepted"], (worker_id, list(queues), list(tasks), limit, after)
     )

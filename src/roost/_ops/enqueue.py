@@ -1,4 +1,4 @@
-"""Put jobs into the table."""
+"""Insert jobs, alone or in batches."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _FIND = _SQL["find_active_by_unique_key"]
 def insert_jobs(records: str) -> Op[list[int]]:
     """Insert the jobs of a JSON array (see `roost._model.encoding`); return the new ids, in order.
 
-    A job whose unique key an active job has is left out. An inserter of the same key that has not
-    committed yet is waited for.
+    A job is left out if an active job has its unique key. The statement waits for another
+    transaction that has inserted the same key and not committed yet.
     """
     [(ids,)] = yield Query(_INSERT, (records,))
     return list(ids or [])
 
 
 def insert_batch(batch: Batch) -> Op[list[int]]:
-    """Insert several jobs without parents; otherwise as `insert_jobs`."""
+    """Insert a batch of jobs without parents; otherwise as `insert_jobs`."""
     if not batch.homogeneous:
         return (yield from insert_jobs(batch.text))
     [(ids, _)] = yield Query(_SQL["insert_homogeneous"], (batch.text,))
@@ -33,13 +33,15 @@ def insert_batch(batch: Batch) -> Op[list[int]]:
 
 
 def insert_homogeneous(batch: str, *, keys: Iterable[str | None]) -> Op[list[int | None]]:
-    """Insert jobs that are alike and return the id of each; ``None`` for one that was left out.
+    """Insert a homogeneous batch and return an id for each job; ``None``: it was left out.
+
+    :param batch: the text of a `roost._model.encoding.Batch`.
 
     :param keys: the jobs' unique keys, in order.
     """
     [(ids, kept)] = yield Query(_SQL["insert_homogeneous"], (batch,))
     inserted = list(zip(ids or [], kept or [], strict=True))
-    # The order of the ids is the jobs' own; of several with one key the first is kept.
+    # The ids have the order of the jobs; of several jobs with one key the first is kept.
     by_key = {key: job_id for job_id, key in inserted if key is not None}
     others = iter(sorted(job_id for job_id, key in inserted if key is None))
     return [next(others) if key is None else by_key.pop(key, None) for key in keys]
@@ -48,9 +50,9 @@ def insert_homogeneous(batch: str, *, keys: Iterable[str | None]) -> Op[list[int
 def insert_dependent(records: str) -> Op[list[int]]:
     """Insert jobs of which some have ``depends_on``, and return the new ids, in order.
 
-    The parents are locked until the transaction ends. One that another transaction has inserted and
-    not committed yet is waited for; one that is just ending is seen in its new state. A job whose
-    parent has failed is inserted as cancelled.
+    Must run inside a transaction, which locks the parents until it ends. It waits for parents that
+    another transaction is inserting or ending. A job whose parent has failed is inserted as
+    cancelled.
 
     :raises UnknownParentError: a parent does not exist; nothing was inserted.
     """
@@ -59,7 +61,7 @@ def insert_dependent(records: str) -> Op[list[int]]:
 
 
 def insert_returning_ids(records: str) -> Op[list[int | None]]:
-    """Do the same and return an id for each job, in order; ``None`` for one that was left out."""
+    """As `insert_dependent`, with an id for each job, in order; ``None``: it was left out."""
     [(ids, missing)] = yield Query(_SQL["insert_dependent"], (records,))
     if missing:
         raise UnknownParentError(f"depends_on names jobs that don't exist: {missing}")
@@ -76,11 +78,11 @@ def insert_job(
     """Insert one job and return its id.
 
     :param has_parents: whether it has ``depends_on``; see `insert_dependent`.
-    :param dispatch: give it to a worker that has offered to take it, if there is one (see
-        `roost._ops.dispatch`). Only for a statement that commits by itself: the worker's row is
-        locked until then. Not with parents.
-    :raises DuplicateUniqueJobError: an active job has the key; nothing was inserted and the
-        transaction goes on.
+    :param dispatch: dispatch it to a worker that has granted a credit, if there is one; see
+        `roost._ops.dispatch`. Only for a statement that commits by itself, since it locks the
+        worker's row. Not with parents.
+    :raises DuplicateUniqueJobError: an active job has the key. Nothing was inserted, and the
+        caller's transaction stays usable.
     """
     insert = _SQL["insert_or_dispatch" if dispatch else "insert_job"]
     while True:
@@ -95,4 +97,4 @@ def insert_job(
         [(holder,)] = yield Query(_FIND, (unique_key,))
         if holder is not None:
             raise DuplicateUniqueJobError(unique_key=unique_key, existing_id=holder)
-        # The winner ended between the two statements: the key is free again.
+        # The holder ended between the two statements: the key is free again.

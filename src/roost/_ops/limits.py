@@ -1,4 +1,4 @@
-"""Publish the limits that a worker's registry declares, and mark the jobs that they concern."""
+"""Publish the limits that a worker's registry declares, and mark jobs of limited tasks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from roost._sql import statements
 _SQL = statements("limits")
 
 MARK_BATCH = 1_000
+"""Jobs that one statement marks."""
 
 
 def publish_limits(declared: Mapping[str, TaskDefaults]) -> Op[None]:
-    """Make the limits of these tasks the fleet's; one without limits lifts what was there."""
+    """Set the limits of these tasks for the whole fleet; a task without limits loses its own."""
     limited = {
         task: defaults
         for task, defaults in declared.items()
@@ -37,8 +38,8 @@ def limited_tasks() -> Op[frozenset[str]]:
 def count_start_now(lease: Lease) -> Op[bool]:
     """Count the start of this attempt as of now, not as of its claim.
 
-    ``False``: it was counted more than a minute ago, or not at all, or the lease does not hold; the
-    job must be claimed again to be counted.
+    :returns: ``False`` if it was counted more than a minute ago or not at all, or the lease does
+        not hold. Then the job must be claimed again to be counted.
     """
     parameters = (lease.job_id, lease.worker_id, lease.lease_no)
     rows = yield Query(_SQL["count_start_now"], parameters)
@@ -48,7 +49,7 @@ def count_start_now(lease: Lease) -> Op[bool]:
 def mark_limited_jobs() -> Op[int]:
     """Mark active jobs that were enqueued before their task had a limit; return how many.
 
-    Looks at a task again until every transaction that could not see its limit has ended.
+    A later call checks a task again until every transaction that could not see its limit has ended.
     """
     yield Query(_SQL["stamp_limits"])
     rows = yield Query(_SQL["unmarked_limits"])
@@ -59,7 +60,7 @@ def mark_limited_jobs() -> Op[int]:
         marked += len(batch)
         if len(batch) < MARK_BATCH:
             break
-    quiet = [task for task, is_quiet in rows if is_quiet]
-    if quiet:
-        yield Query(_SQL["finish_marking"], (quiet,))
+    final = [task for task, is_final in rows if is_final]
+    if final:
+        yield Query(_SQL["finish_marking"], (final,))
     return marked

@@ -1,8 +1,9 @@
-"""The vocabulary of operations: what they yield and what they are sent.
+"""The types of operations.
 
-An operation is a generator that yields a `Query`, is sent its rows, and returns a value. It knows
-no driver and no colour: ``_drivers.base`` has the two runners, one that awaits and one that blocks.
-The idea is psycopg's own (its ``generators.py`` yields, its ``waiting.py`` waits).
+An operation is a generator that yields a `Query`, is sent its rows, and returns a value. It does
+no I/O, so that sync and async drivers share it: ``_drivers.base`` has the two runners, one that
+awaits and one that blocks. psycopg is built the same way (``generators.py`` yields, ``waiting.py``
+waits).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from roost._sql import Statement
 T = TypeVar("T")
 
 Row: TypeAlias = tuple[Any, ...]
-"""A row as a driver returns it. ``jsonb`` is always selected as ``::text``."""
+"""A row as a driver returns it. Statements select ``jsonb`` as ``::text``."""
 
 Op: TypeAlias = Generator["Query", Sequence[Row], T]
 

@@ -1,4 +1,4 @@
-"""Look at jobs without touching them."""
+"""Read jobs, queues and workers for users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SQL = statements("read")
 
 
 def get_job(job_id: int) -> Op[Job]:
-    """Return one job as it stands.
+    """Return one job, live or archived.
 
     :raises JobNotFoundError: no job has that id.
     """
@@ -28,7 +28,7 @@ def get_job(job_id: int) -> Op[Job]:
 
 
 def await_outcome(job_id: int) -> Op[JobOutcome | None]:
-    """Return how a job ended; ``None``: it has not, and its end will be announced.
+    """Return how a job ended; ``None``: it has not, and a notification will say when it does.
 
     :raises JobNotFoundError: no job has that id.
     """
@@ -44,7 +44,7 @@ def await_outcome(job_id: int) -> Op[JobOutcome | None]:
 
 
 def list_queues() -> Op[list[QueueInfo]]:
-    """Return the queues that have jobs waiting, running or discarded, a worker, or a pause."""
+    """Return the queues with waiting, executing or discarded jobs, with a worker, or paused."""
     rows = yield Query(_SQL["list_queues"])
     return [
         QueueInfo(
@@ -77,7 +77,7 @@ def list_queues() -> Op[list[QueueInfo]]:
 
 
 def list_workers() -> Op[list[WorkerInfo]]:
-    """Return the workers that have not been found dead."""
+    """Return the registered workers, including expired ones that no rescue has removed yet."""
     rows = yield Query(_SQL["list_workers"])
     return [
         WorkerInfo(
@@ -114,13 +114,13 @@ def list_workers() -> Op[list[WorkerInfo]]:
 
 
 def count_by_state(queues: Sequence[str]) -> Op[dict[JobState, int]]:
-    """Count the jobs of ``queues`` in each state; reads the whole table."""
+    """Count the jobs of ``queues`` in each state. Reads the whole table."""
     rows = yield Query(_SQL["count_by_state"], (list(queues),))
     return {JobState(state): count for state, count in rows}
 
 
 def utc(moment: datetime) -> datetime:
-    """Return the same instant in UTC: drivers differ in the zone they answer with."""
+    """Return the same instant in UTC; drivers return different time zones."""
     return moment.astimezone(UTC)
 
 

@@ -1,4 +1,4 @@
-"""Remove the rows of dead workers, and take back the jobs that they ran."""
+"""Remove the rows of dead workers, and rescue the jobs that they ran."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SQL = statements("rescue")
 
 @attrs.frozen
 class Rescued:
-    """A job that was taken back, and the state it went to."""
+    """A rescued job, with its new state and the id of the dead worker."""
 
     job_id: int
     state: JobState
@@ -34,12 +34,12 @@ class Rescued:
 
 
 def expire_workers(names: dict[int, str] | None = None) -> Op[list[str]]:
-    """Remove the workers whose expiry has passed and return their names.
+    """Remove the rows of expired workers and return their names.
 
-    Must run inside a transaction. What they had claimed and not started is available again, without
-    using an attempt.
+    Must run inside a transaction. Jobs that they had claimed and not started become available
+    again, without using an attempt.
 
-    :param names: gets each name by the worker's id, for `rescue_jobs`.
+    :param names: each name is added to it by the worker's id, for `rescue_jobs`.
     """
     yield from bound_lock_waits(LOCK_WAIT)
     rows = yield Query(_SQL["expire_workers"])
@@ -55,15 +55,16 @@ def rescue_jobs(
     tried: list[int] | None = None,
     names: Mapping[int, str] | None = None,
 ) -> Op[list[Rescued]]:
-    """Take back up to ``limit`` executing jobs whose worker has no row.
+    """Rescue up to ``limit`` executing jobs whose worker has no row.
 
-    Must run inside a transaction. Each gets a ``WorkerCrash`` error record and becomes retryable,
-    discarded when its attempts are used up, or cancelled when that was requested.
+    Must run inside a transaction. Each job gets a ``WorkerCrash`` error record. It becomes
+    cancelled if that was requested, discarded if its attempts are used up, else retryable.
 
-    :param tried: ids to leave out; those that are taken are added to it, also when this fails.
-    :param names: of dead workers, by their ids, for the error records.
-    :raises DatabaseUnavailableError: with the sqlstate ``55P03``, nothing was rescued: somebody
-        holds a job that is to be cancelled with its parent, and may do so for long.
+    :param error_cap: the most error records that a row keeps, ≥ 1; the oldest are dropped.
+    :param tried: ids to leave out; the ids of this rescue are added to it, also when it fails.
+    :param names: the names of dead workers by id, for the error records.
+    :raises DatabaseUnavailableError: with the sqlstate `LOCK_NOT_AVAILABLE`: a descendant of a
+        discarded or cancelled job is locked, maybe for long. Nothing was rescued.
     """
     tried = [] if tried is None else tried
     dead = {str(worker_id): name for worker_id, name in (names or {}).items()}

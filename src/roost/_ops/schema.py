@@ -16,15 +16,15 @@ _CREATE_LEDGER = attrs.evolve(_SQL["create_ledger"], script=True)
 _DROP_LEDGER = attrs.evolve(_SQL["drop_ledger"], script=True)
 
 LOCK_TIMEOUT = "30s"
-"""How long a migration waits for a lock, while others queue up behind it; then it is undone."""
+"""How long a migration waits for a lock, and others behind it, before it is rolled back."""
 OLDEST_SERVER = 13
 """The lowest major version of Postgres; see docs/reference/servers.md for what is tested."""
 SEARCH_PATH = "pg_catalog, pg_temp"
-"""Where migrations find functions and operators: not where other roles may create some."""
+"""Migrations find functions and operators only here, where other roles can't create any."""
 _EXISTS = {"23505", "42P06", "42P07"}
-"""What the second of two processes is told that create the same thing at once."""
+"""The sqlstates when another process has created the same object at the same time."""
 MIGRATION_TIMEOUT = 600.0
-"""Seconds for all migrations together, waiting for another process included."""
+"""Seconds for all migrations together, including the wait for another process."""
 
 
 def newest() -> int:
@@ -33,17 +33,17 @@ def newest() -> int:
 
 
 def apply() -> Op[list[Migration]]:
-    """Bring the schema up to `newest` and return what was applied, nothing if it was there.
+    """Bring the schema up to `newest` and return the migrations that were applied.
 
-    The functions are created again after the last migration, so that each stands in one file.
-    Waits for another process that does the same.
+    The functions are created again after the last migration, so that each has one file. Waits for
+    another process that migrates.
 
     :raises SchemaError: the database's schema is newer than this code can work with.
-    :raises DatabaseUnavailableError: a lock was not to be had within `LOCK_TIMEOUT`.
+    :raises DatabaseUnavailableError: a lock was not available within `LOCK_TIMEOUT`.
     """
     yield from check_server()
     if (yield from _is_up_to_date()):
-        return []  # which takes no right to create anything
+        return []  # needs no right to create anything
     before = (yield Query(_SQL["lock_timeout"], (LOCK_TIMEOUT,)))[0][0]
     path = (yield Query(_SQL["search_path"], (SEARCH_PATH,)))[0][0]
     if not (yield from _exists()):

@@ -1,4 +1,4 @@
-"""Say what is wrong with the schema when Postgres refuses a statement of Roost's own."""
+"""Explain errors of Postgres about a missing schema, a foreign one, or missing rights."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _RIGHTS = {"schema": "USAGE", "function": "EXECUTE", "sequence": "USAGE", "type"
 def schema_error(
     error: DatabaseError, statement: Statement, *, role: str | None
 ) -> SchemaError | None:
-    """Return the error that says what to do about the schema; ``None``: it is not about that.
+    """Return an error that says how to mend the schema; ``None``: the cause is another one.
 
-    :param statement: the one of Roost's that was refused.
-    :param role: the name that the connection logged in with, if it is known.
+    :param statement: Roost's statement that Postgres refused.
+    :param role: the role that the connection logged in as, if it is known.
     """
     state = error.sqlstate
     if state == _NO_RIGHT:

@@ -1,4 +1,4 @@
-"""Write verdicts, many at a time, each guarded by its lease."""
+"""Write verdicts in batches. Each is written only while its lease holds."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from roost.exceptions import DatabaseUnavailableError, LeaseLostError
 _SQL = statements("settle")
 
 CHILD_WAIT = 20
-"""Milliseconds: other verdicts wait behind it, and it is tried again at once."""
+"""Milliseconds to wait for the lock of a child. Short, since other verdicts wait meanwhile, and the
+write is tried again at once."""
 
 
 @attrs.frozen
 class Settled:
-    """What became of a batch of verdicts; what is in neither list was written.
+    """The verdicts of a batch that were not written.
 
-    :param lost: the lease did not hold any more; the job was not touched.
-    :param parents: not written yet: the job has children, see `settle_parents`.
-    :param busy: not written yet: the row was locked, for instance by an enqueue of a child.
+    :param lost: the lease does not hold any more; the job was not changed.
+    :param parents: the job has children and is still to be settled, by `settle_parents`.
+    :param busy: the row was locked, for example by an enqueue of a child; try again.
     """
 
     lost: list[Verdict]
@@ -42,11 +43,11 @@ class Settled:
 def settle(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
     """Write the verdicts of jobs without children.
 
-    At most two statements, each a transaction of its own: completions, and everything else; a third
-    looks at what they left. Doing it again after an unknown outcome is safe: what took effect is
-    reported as lost.
+    At most two statements, each a transaction of its own: one for completions, one for all others.
+    A third asks for the leases of those that were not written. To repeat the call after an unknown
+    outcome is safe: verdicts that had been written are reported as lost.
 
-    :param error_cap: how many error records a row keeps, ≥ 1; the newest stay.
+    :param error_cap: the most error records that a row keeps, ≥ 1; the oldest are dropped.
     """
     left, _, _ = yield from _write(verdicts, error_cap=error_cap, with_children=False)
     if not left:
@@ -66,13 +67,13 @@ def settle(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
 
 
 def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
-    """Write the verdicts of jobs with children, and what follows for these.
+    """Write the verdicts of jobs with children, and release or cancel the children.
 
-    Must run inside a transaction: a completed parent releases its children, a discarded or
-    cancelled one cancels the whole subtree, and both are there together with the parent's end.
+    Must run inside a transaction, which makes the end of a parent and its effects visible together:
+    a completed parent releases its children, a discarded or cancelled one cancels all descendants.
 
-    :raises DatabaseUnavailableError: with the sqlstate ``55P03``, nothing was written: somebody
-        holds a child, for instance to enqueue a child of that, and may do so for long.
+    :raises DatabaseUnavailableError: with the sqlstate `LOCK_NOT_AVAILABLE`: a child is locked, for
+        example by an enqueue of its own child, maybe for long. Nothing was written.
     """
     yield from bound_lock_waits(CHILD_WAIT)
     left, completed, failed = yield from _write(verdicts, error_cap=error_cap, with_children=True)
@@ -90,9 +91,9 @@ def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled
 
 
 def try_parents(verdicts: Sequence[Verdict], *, error_cap: int) -> Op[list[Verdict]]:
-    """Write the verdicts of jobs with children and return those that a lock kept out.
+    """Write the verdicts of jobs with children, and return those that a lock prevented.
 
-    Must run inside a transaction, which goes on after that.
+    Must run inside a transaction, which stays usable: a savepoint undoes what a lock interrupts.
     """
     yield Query(_SQL["begin_parents"])
     try:
@@ -105,26 +106,26 @@ def try_parents(verdicts: Sequence[Verdict], *, error_cap: int) -> Op[list[Verdi
 
 
 def complete_now(lease: Lease, result: str) -> Op[None]:
-    """Complete one job in the caller's transaction, what its children wait for included.
+    """Complete one job in the caller's transaction, and release its children.
 
     :raises LeaseLostError: the lease does not hold.
     """
     held = yield Query(_SQL["hold_lease"], (lease.job_id, lease.worker_id, lease.lease_no))
     if not held:
-        raise LeaseLostError(f"job {lease.job_id} is not this worker's any more")
+        raise LeaseLostError(f"this worker no longer holds the lease of job {lease.job_id}")
     verdict = Verdict(lease, Event.COMPLETE, result=result)
     for with_children in (False, True):
         _, completed, _ = yield from _write([verdict], error_cap=1, with_children=with_children)
         if completed:
             yield from release_children(completed)
             return
-    raise LeaseLostError(f"job {lease.job_id} is not this worker's any more")
+    raise LeaseLostError(f"this worker no longer holds the lease of job {lease.job_id}")
 
 
 def _write(
     verdicts: Iterable[Verdict], *, error_cap: int, with_children: bool
 ) -> Op[tuple[list[Verdict], list[int], list[int]]]:
-    """Write what can be written; return the rest, the completed ids and the failed ids."""
+    """Write the verdicts; return those not written, the completed ids and the failed ids."""
     to_complete: list[Verdict] = []
     unsuccessful: list[Verdict] = []
     for verdict in verdicts:
@@ -153,7 +154,7 @@ def _write(
 
 
 def _older_leases(verdicts: Iterable[Verdict], *, of: Collection[int]) -> list[Verdict]:
-    """Return the verdicts on earlier leases of the jobs ``of`` which a later one was written."""
+    """Return, for the jobs ``of``, the verdicts on other leases than the newest."""
     newest: dict[int, int] = {}
     for verdict in verdicts:
         lease = verdict.lease
@@ -166,7 +167,7 @@ def _older_leases(verdicts: Iterable[Verdict], *, of: Collection[int]) -> list[V
 
 
 def _results(verdicts: Iterable[Verdict]) -> str | None:
-    """Return the results, which are JSON texts, as one object by lease; ``None``: none."""
+    """Return one JSON object of the results by lease; ``None``: no verdict has a result."""
     entries = [
         f'"{lease.job_id}:{lease.worker_id}:{lease.lease_no}":{verdict.result}'
         for verdict in verdicts

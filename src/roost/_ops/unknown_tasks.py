@@ -12,15 +12,15 @@ from roost._sql import statements
 _SQL = statements("unknown_tasks")
 
 MOST_COUNTED = 1_000
-"""Jobs of a (queue, priority) that are looked at; the statement has the same number."""
+"""Jobs of a (queue, priority) that are counted; the statement has the same number."""
 
 
 @attrs.frozen
 class UnknownTask:
     """Due jobs of one queue and task that no living worker of the queue can run.
 
-    :param jobs: how many; those beyond the first 1,000 of each priority are not counted.
-    :param oldest_seconds: since when the first of them is due.
+    :param jobs: their number; of each priority only the first 1,000 are counted.
+    :param oldest_seconds: seconds since the oldest was due.
     """
 
     queue: str
@@ -30,6 +30,6 @@ class UnknownTask:
 
 
 def find_unknown_tasks(worker_id: int, *, queues: Sequence[str]) -> Op[list[UnknownTask]]:
-    """Look in the queues of ``queues`` whose longest-living worker this one is."""
+    """Find them in those of ``queues`` whose oldest living worker this one is."""
     rows = yield Query(_SQL["unknown_tasks"], (worker_id, list(queues)))
     return [UnknownTask(*row) for row in rows]

@@ -1,4 +1,4 @@
-"""A worker's own row, and what the worker asks and tells the database about itself."""
+"""Write and remove a worker's own row, and give back jobs that it does not know of."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def register_worker(
     driver: str | None = None,
     event_loop: str | None = None,
 ) -> Op[int]:
-    """Add a row for a new worker incarnation and return its id.
+    """Insert the row of a new worker incarnation and return its id.
 
-    :param stale_after: seconds without a heartbeat after which its jobs may be taken.
-    :param tasks: what it has handlers for.
+    :param stale_after: seconds without a heartbeat after which other workers may rescue its jobs.
+    :param tasks: the tasks that it has handlers for.
     """
     rows = yield Query(
         _SQL["register_worker"],
@@ -41,34 +41,40 @@ def register_worker(
 
 
 def renew_worker(worker_id: int, *, stale_after: float) -> Op[bool]:
-    """Push the expiry out; ``False``: the row is gone and so may be the jobs."""
+    """Record a heartbeat; ``False``: the row is gone, and its jobs may have been rescued.
+
+    :param stale_after: seconds from now until the worker counts as dead.
+    """
     rows = yield Query(_SQL["renew_worker"], (worker_id, stale_after))
     return bool(rows)
 
 
 def set_wants_notify(worker_id: int, *, wants_notify: bool) -> Op[None]:
-    """Say whether the worker waits to be notified of jobs, or looks by itself."""
+    """Record whether producers notify this worker of new jobs. If not, it must poll."""
     yield Query(_SQL["set_wants_notify"], (worker_id, wants_notify))
 
 
 def mark_started(worker_id: int, through: Sequence[int], *, flush: bool) -> Op[bool]:
-    """Write how far a worker's prefetched jobs may start; ``False``: it has no row.
+    """Record how far the worker's prefetched jobs may start; ``False``: it has no row.
 
-    :param through: `ClaimedJob.place` of the last of them.
-    :param flush: whether the mark must outlive a crash of the server: one of the jobs has its last
-        attempt.
+    Call it before they start. When the worker dies, later ones are given back without using an
+    attempt.
+
+    :param through: `ClaimedJob.place` of the last job that may start.
+    :param flush: whether the mark must survive a crash of the server: set it when one of the jobs
+        has its last attempt.
     """
     return bool((yield Query(_SQL["mark_started"], (worker_id, list(through), flush))))
 
 
 def release_unheld(worker_id: int, *, held: Collection[Lease]) -> Op[list[int]]:
-    """Give back the jobs that this worker holds without knowing of them, and return their ids.
+    """Give back jobs that are leased to this worker and that it does not know of; return their ids.
 
-    It claimed them, or they were handed to it; its credit is revoked first. Must run inside a
-    transaction, and only while no claim of this worker is in flight.
+    Such jobs were claimed or dispatched, and the answer was lost. The worker's credit is revoked
+    first. Must run inside a transaction, and only while no claim of this worker is in flight.
 
-    :param held: the leases that the worker knows: waiting, running or not settled yet. A job of
-        which it knows another lease is given back: that is of an attempt that no longer counts.
+    :param held: the leases that the worker knows: prefetched, running or not settled yet. A job is
+        given back also if the worker knows only another lease of it, from an earlier attempt.
     """
     yield from revoke_credit(worker_id)
     known = [lease for lease in held if lease.worker_id == worker_id]
@@ -79,20 +85,20 @@ def release_unheld(worker_id: int, *, held: Collection[Lease]) -> Op[list[int]]:
 
 
 def forget_worker(worker_id: int) -> Op[None]:
-    """Remove the row of a worker that ends, so that no worker waits for its expiry.
+    """Remove the row of a worker that stops, so that others need not wait until it expires.
 
-    What it had claimed and not started is given back.
+    Jobs that it had claimed and not started are given back.
     """
     yield Query(_SQL["forget_worker"], (worker_id,))
 
 
 def notify_probe(payload: str) -> Op[None]:
-    """Send what a listener waits to hear."""
+    """Send a notification by which a listener checks that its connection still receives."""
     yield Query(_SQL["notify_probe"], (payload,))
 
 
 def oldest_transaction() -> Op[int]:
-    """Return a number that is not above that of any transaction that has written and still runs."""
+    """Return the lowest number that a running transaction may have."""
     rows = yield Query(_SQL["oldest_transaction"])
     number: int = rows[0][0]
     return number
@@ -106,5 +112,5 @@ def next_transaction() -> Op[int]:
 
 
 def discard_plans() -> Op[None]:
-    """Let this connection plan its statements anew; 0.2 ms."""
+    """Drop the cached plans of this connection; takes 0.2 ms."""
     yield Query(_SQL["discard_plans"])
