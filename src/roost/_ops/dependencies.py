@@ -20,7 +20,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 LOCK_WAIT = 500
 """Milliseconds that rescue and archive wait for the lock of a table or a child.
 
-While they wait they keep one of the worker's few connections. They try again in their next round."""
+While they wait they keep one of the worker's few connections, and they try again later."""
 
 
 def bound_lock_waits(milliseconds: int) -> Op[None]:

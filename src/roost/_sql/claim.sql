@@ -36,9 +36,7 @@ with recursive head (queue, turn, priority) as (
         from roost.jobs as job
         where job.queue = head.queue
             and job.priority > head.priority
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
+            and {{claimable}}
         order by job.priority
         limit 1
     ) as next
@@ -91,9 +89,7 @@ picked as materialized (
                 from roost.jobs as job
                 where job.queue = head.queue
                     and job.priority = head.priority
-                    and job.state in ('available', 'retryable')
-                    and job.pending_parents = 0
-                    and not job.limited
+                    and {{claimable}}
                     and job.scheduled_at <= now()
                     and job.task = any ($3::text[])
                     and (job.scheduled_at, job.id) > (head.from_at, head.from_id)
@@ -127,25 +123,7 @@ claimed as (
     -- the lock would stay locked and unreturned.
     where job.id = any (array(select picked.id from picked))
     returning
-        job.id, job.lease_no, job.queue, job.task,
-        case
-            -- The stored size is cheap to ask. Only args that are large as stored are unpacked and
-            -- measured; of too large ones the size is returned.
-            when pg_catalog.pg_column_size(job.args) < 8192
-                or pg_catalog.pg_column_size(job.args || jsonb '{}') <= 33554432
-                then job.args::text
-            else pg_catalog.format('"%s"', pg_catalog.pg_column_size(job.args || jsonb '{}'))
-        end as args,
-        job.priority,
-        job.attempt, job.max_attempts,
-        -- Microseconds since 1970, since most handlers never ask for a datetime. As a double, which is
-        -- exact beyond the year 2200: extract's numeric takes three times the time.
-        (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint as scheduled_at,
-        (date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint as attempted_at,
-        job.errors::text as errors, job.unique_key,
-        (date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint as inserted_at,
-        job.tags, job.timeout_seconds, job.cancel_requested,
-        job.depends_on, job.metadata::text as metadata, job.prefetch_no
+        {{claimed_columns}}, job.prefetch_no
 ),
 -- Seconds until the next job is due; looked for only when fewer jobs were found than allowed.
 upcoming as (
@@ -157,9 +135,7 @@ upcoming as (
         from roost.jobs as job
         where job.queue = head.queue
             and job.priority = head.priority
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
+            and {{claimable}}
             and job.scheduled_at > now()
         order by job.scheduled_at
         limit 1

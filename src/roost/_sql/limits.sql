@@ -53,9 +53,7 @@ where not all_marked;
 with waiting as materialized (
     select job.id
     from roost.jobs as job
-    where job.state in ('available', 'retryable')
-        and job.pending_parents = 0
-        and not job.limited
+    where {{claimable}}
         and job.task = any ($1::text[])
     limit $2::integer
     for update of job skip locked
@@ -82,9 +80,7 @@ where known.task = any ($1::text[])
     and not exists (
         select
         from roost.jobs as job
-        where job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
+        where {{claimable}}
             and job.task = known.task
     )
     and not exists (
@@ -108,9 +104,7 @@ where known.task = any ($2::text[])
             from roost.jobs as job
             where job.queue = wanted.queue
                 and job.task = known.task
-                and job.state in ('available', 'retryable')
-                and job.pending_parents = 0
-                and job.limited
+                and {{claimable_limited}}
             -- Without an order it may scan the table for the first one.
             order by job.priority, job.scheduled_at, job.id
             limit 1
@@ -150,9 +144,7 @@ with recursive head (queue, task, priority) as (
         where job.queue = head.queue
             and job.task = head.task
             and job.priority > head.priority
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and job.limited
+            and {{claimable_limited}}
         order by job.priority
         limit 1
     ) as next
@@ -214,9 +206,7 @@ allowed as (
                 where job.queue = head.queue
                     and job.task = head.task
                     and job.priority = head.priority
-                    and job.state in ('available', 'retryable')
-                    and job.pending_parents = 0
-                    and job.limited
+                    and {{claimable_limited}}
                     and job.scheduled_at <= now()
                 order by job.scheduled_at, job.id
                 limit 1000
@@ -244,9 +234,7 @@ other (queue, priority) as (
         from roost.jobs as job
         where job.queue = other.queue
             and job.priority > other.priority
-            and job.state in ('available', 'retryable')
-            and job.pending_parents = 0
-            and not job.limited
+            and {{claimable}}
         order by job.priority
         limit 1
     ) as next
@@ -274,9 +262,7 @@ first as (
                 from roost.jobs as job
                 where job.queue = other.queue
                     and job.priority = other.priority
-                    and job.state in ('available', 'retryable')
-                    and job.pending_parents = 0
-                    and not job.limited
+                    and {{claimable}}
                     and job.scheduled_at <= now()
                     and job.task = any ($4::text[])
                 order by job.scheduled_at, job.id
@@ -318,23 +304,7 @@ claimed as (
         prefetch_no = null
     where job.id = any (array(select picked.id from picked))
     returning
-        job.id, job.lease_no, job.queue, job.task,
-        case
-            -- As stored, which is cheap to ask. Only what is large so is unpacked to be measured.
-            when pg_catalog.pg_column_size(job.args) < 8192
-                or pg_catalog.pg_column_size(job.args || jsonb '{}') <= 33554432
-                then job.args::text
-            else pg_catalog.format('"%s"', pg_catalog.pg_column_size(job.args || jsonb '{}'))
-        end as args,
-        job.priority,
-        job.attempt, job.max_attempts,
-        -- Microseconds since 1970: a worker that needs no datetime does not pay for three.
-        (date_part('epoch', job.scheduled_at) * 1000000::double precision)::bigint as scheduled_at,
-        (date_part('epoch', job.attempted_at) * 1000000::double precision)::bigint as attempted_at,
-        job.errors::text as errors, job.unique_key,
-        (date_part('epoch', job.inserted_at) * 1000000::double precision)::bigint as inserted_at,
-        job.tags, job.timeout_seconds, job.cancel_requested,
-        job.depends_on, job.metadata::text as metadata
+        {{claimed_columns}}
 ),
 counted as (
     insert into roost.starts (task, started_at)
@@ -367,9 +337,7 @@ select
                 where job.queue = head.queue
                     and job.task = head.task
                     and job.priority = head.priority
-                    and job.state in ('available', 'retryable')
-                    and job.pending_parents = 0
-                    and job.limited
+                    and {{claimable_limited}}
                     and job.scheduled_at > now()
                 order by job.scheduled_at
                 limit 1
