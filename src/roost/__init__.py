@@ -19,7 +19,7 @@ from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
 from roost._model.task_call import TaskCall, call
-from roost._worker.current import current_job
+from roost._worker.handlers.current import current_job
 from roost._worker.worker import Worker
 from roost.exceptions import (
     ClosedError,

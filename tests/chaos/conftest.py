@@ -23,6 +23,7 @@ from tests.support.proxy import Proxy, proxy_to
 from roost._ops.control import cancel_job
 
 FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
 WITHIN = 20.0
 """Seconds that a test waits for what must happen; the promise's own bound is asserted apart."""
 
@@ -107,6 +108,7 @@ class Chaos:
         environment = {
             **os.environ,
             "ROOST_DSN": dsn or self.dsn,
+            "PYTHONPATH": str(ROOT),  # of tests.support
             "CHAOS_FOLDER": str(self.folder),
             "CHAOS_CONSTANTS": json.dumps(constants or {}),
         }

@@ -15,7 +15,7 @@ QUICK: dict[str, Any] = {
     "orphan_reaper_interval": 0.2,
 }
 LINE: dict[str, Any] = {"concurrency": 3, "prefetch": 5}
-PATIENT = {"roost._worker.lanes.fetch:MAX_LINE_WAIT": 600.0}
+PATIENT = {"roost._worker.prefetch:MAX_PREFETCH_WAIT": 600.0}
 """Or the line would be handed back before the kill."""
 
 

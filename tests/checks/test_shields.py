@@ -12,8 +12,6 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/roost"
 HELPER = "_drivers/shield.py"
 """The only file that may shield."""
-NOT_YET_CONVERTED = "_worker/"
-"""A part of the package that still makes shields of its own. Remove this with the last of them."""
 TIME_LIMITS = frozenset({"move_on_after", "fail_after"})
 """Functions of anyio's whose second positional argument is ``shield``."""
 
@@ -65,8 +63,7 @@ def test_only_the_helper_shields_and_always_with_a_deadline() -> None:
     wrong = [
         f"{file.relative_to(ROOT)}:{line}: {reason}"
         for file in sorted(PACKAGE.rglob("*.py"))
-        if (name := file.relative_to(PACKAGE).as_posix()) != HELPER
-        and not name.startswith(NOT_YET_CONVERTED)
+        if file.relative_to(PACKAGE).as_posix() != HELPER
         for line, reason in violations(file.read_text(encoding="utf-8"))
     ]
     if wrong:

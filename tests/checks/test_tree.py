@@ -16,8 +16,6 @@ import roost
 ROOT = Path(__file__).parents[2]
 SOURCES = {"src", "tests", "property_tests", "bench", "examples", "conftest.py", "dev.py"}
 
-SHIELD = re.compile(r"shield\s*=\s*True")
-DEADLINE = re.compile(r"\b(move_on|fail)_(after|at)\(")
 HOSTS = re.compile(r"pypi\.org|pythonhosted\.org|npmjs\.org|deb(ian)?\.debian\.org|crates\.io")
 MACHINE = re.compile(r"(?<![\w.\]}>)*~-])/(home|root|Users|work|mnt|opt)/\w")
 SLEEP = re.compile(r"\b(?:time|anyio|asyncio|trio)\.sleep\(\s*(?P<seconds>[\d._]+)")
@@ -71,13 +69,6 @@ def none(places: list[str], rule: str) -> None:
 def test_the_tree_is_seen() -> None:
     assert ROOT / "src/roost/exceptions.py" in PYTHON
     assert [file.name for file in TRACKED if file.suffix == ".sql"]
-
-
-def test_every_shield_has_a_deadline_on_its_line() -> None:
-    bare = [
-        place for place, line in lines(PYTHON) if SHIELD.search(line) and not DEADLINE.search(line)
-    ]
-    none(bare, "write `with anyio.move_on_after(seconds, shield=...)`: a shield has a deadline")
 
 
 def test_nobody_names_a_registry_or_a_folder_of_this_machine() -> None:

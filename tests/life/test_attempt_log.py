@@ -29,10 +29,11 @@ def plain() -> Iterator[io.StringIO]:
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logger = logging.getLogger(ATTEMPTS)
     logger.addHandler(handler)
-    level, logger.level = logger.level, logging.INFO
+    level = logger.level
+    logger.setLevel(logging.INFO)
     yield seen
     logger.removeHandler(handler)
-    logger.level = level
+    logger.setLevel(level)
 
 
 async def test_a_failure_that_is_retried_is_a_warning_with_its_traceback(

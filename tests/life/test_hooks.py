@@ -25,7 +25,7 @@ from roost import (
     current_job,
     job,
 )
-from roost._worker import hooks as hooks_module
+from roost._worker.handlers import hooks as hooks_module
 
 pytestmark = pytest.mark.anyio
 
@@ -270,7 +270,7 @@ async def test_a_cancel_during_the_hook_after_comes_too_late(
         assert await client.cancel(job_id) is True
         session = worker._session
         assert session is not None
-        await eventually(lambda: len(session._runtime.cancel_requests) == 1)
+        await eventually(lambda: len(session.state.cancel_requests) == 1)
         go_on.set()
         await eventually(lambda: table.get(job_id).state == "completed")
     assert table.get(job_id).result == 7

@@ -18,7 +18,7 @@ from tests.support.job_table import JobTable
 from tests.support.working import working
 
 from roost import HandlerRegistry, Worker, job
-from roost._worker import process
+from roost._worker.handlers import process
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from tests.support.job_table import JobTable
 from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Worker, current_job, job
-from roost._worker.runtime import Runtime
+from roost._worker.state import WorkerState
 
 pytestmark = pytest.mark.anyio
 
@@ -47,13 +47,13 @@ class Attempts:
                 self.ended.append(attempt)
 
 
-def runtime_of(worker: Worker) -> Runtime:
+def state_of(worker: Worker) -> WorkerState:
     assert worker._session is not None
-    return worker._session._runtime
+    return worker._session.state
 
 
 def parked(worker: Worker) -> int:
-    return len(runtime_of(worker).running._parked)
+    return len(state_of(worker).slots._parked)
 
 
 def is_leased_anew(table: JobTable, job_id: int) -> bool:
@@ -87,13 +87,13 @@ async def test_a_thread_whose_lease_was_lost_ends_before_the_next_attempt_starts
         if concurrency == 2:
             # The thread has its slot, the parked attempt has none: the other one is free.
             await eventually(lambda: parked(worker) == 1)
-            assert len(runtime_of(worker).running) == 1
+            assert len(state_of(worker).slots) == 1
             other_id = table.add("other")
             await eventually(lambda: table.get(other_id).state == "completed")
         assert attempts.started == [1]
         go_on.set()
         await eventually(lambda: table.get(job_id).state == "completed")
-        await eventually(lambda: len(runtime_of(worker).running) == 0)
+        await eventually(lambda: len(state_of(worker).slots) == 0)
     done = table.get(job_id)
     assert (attempts.most, attempts.started) == (1, [1, 2])
     assert (done.result, done.attempt) == ("by 2", 2)

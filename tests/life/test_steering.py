@@ -193,7 +193,7 @@ async def test_a_limited_job_starts_when_another_ends_or_is_due(
 def limited(worker: Worker) -> frozenset[str]:
     """Return the limited tasks that a running worker knows of."""
     assert worker._session is not None
-    return worker._session._runtime.limited_tasks
+    return worker._session.state.limited.names
 
 
 async def test_a_limit_that_a_second_worker_brings_holds_for_the_first(

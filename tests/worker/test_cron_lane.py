@@ -18,8 +18,8 @@ from tests.support.working import working
 from roost import AsyncRoost, CronNotFoundError, HandlerRegistry, Worker, cron, job
 from roost._ops import cron as cron_ops
 from roost._ops.query import Op
+from roost._worker.database import Database
 from roost._worker.lanes.cron import CronLane
-from roost._worker.runtime import Runtime
 from roost.exceptions import DatabaseUnavailableError
 
 pytestmark = pytest.mark.anyio
@@ -217,15 +217,15 @@ async def test_after_the_database_was_away_the_policy_says_what_is_made_up_for(
     for misfire in ("skip", "last", "all"):
         cron(EACH_SECOND, name=misfire, misfire=misfire, handler_registry=registry)(beat)
     away = False
-    call = Runtime.call
+    call = Database.call
 
-    async def maybe(self: Runtime, operation: Op[Any], **options: Any) -> Any:
+    async def maybe(self: Database, operation: Op[Any], **options: Any) -> Any:
         if away and named(operation) in ("next_in", "fire_due"):
             operation.close()
             raise DatabaseUnavailableError("away")
         return await call(self, operation, **options)
 
-    monkeypatch.setattr(Runtime, "call", maybe)
+    monkeypatch.setattr(Database, "call", maybe)
     async with working(Worker(dsn, registry=registry, queues=["other"])):
         await eventually(lambda: bool(seconds(table, "all")))
         away = True
@@ -247,9 +247,9 @@ async def test_a_cancel_while_it_fires_loses_and_doubles_nothing(
 ) -> None:
     monkeypatch.setattr("roost._worker.lanes.cron.backoff", lambda failures: 0.01)
     cuts = 0
-    call = Runtime.call
+    call = Database.call
 
-    async def cut_off(self: Runtime, operation: Op[Any], **options: Any) -> Any:
+    async def cut_off(self: Database, operation: Op[Any], **options: Any) -> Any:
         nonlocal cuts
         if named(operation) != "fire_due" or cuts == 15:
             return await call(self, operation, **options)
@@ -259,7 +259,7 @@ async def test_a_cancel_while_it_fires_loses_and_doubles_nothing(
             return await call(self, operation, **options)
         raise DatabaseUnavailableError("cut off")
 
-    monkeypatch.setattr(Runtime, "call", cut_off)
+    monkeypatch.setattr(Database, "call", cut_off)
     async with working(Worker(dsn, registry=registry_with("beat"), queues=["other"])):
         await eventually(lambda: cuts == 15 or len(seconds(table, "beat")) >= 2)
         so_far = len(seconds(table, "beat"))

@@ -74,7 +74,7 @@ async def test_a_batch_of_due_times_is_kept(table: JobTable, make_worker: MakeWo
 async def test_what_was_not_announced_is_found_before_it_is_due(
     table: JobTable, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_SLEEP", 0.2)
+    monkeypatch.setattr(fetch, "MAX_POLL", 0.2)
     async with working(make_worker(poll_interval=HOUR)):
         ended = table.add("work")
         await eventually(lambda: table.get(ended).state == "completed")
@@ -95,4 +95,4 @@ def test_all_that_is_due_before_the_next_look_is_announced(table: JobTable, dsn:
             table.add("work", queue=f"in {seconds}", scheduled_at=due_in(seconds))
         assert {queue for _, queue in listener.heard()} == {"in 30", "in 59"}
     # So that an enqueue may take half a minute until it commits.
-    assert fetch.MAX_SLEEP <= 60 / 2
+    assert fetch.MAX_POLL <= 60 / 2

@@ -18,7 +18,7 @@ from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, DatabaseUnavailableError, HandlerRegistry, JobInsert, Worker, job
 from roost._ops.query import Op
-from roost._worker.runtime import Runtime
+from roost._worker.database import Database
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ class Faults:
         self.unsent: Counter[str] = Counter()
         self.unanswered: Counter[str] = Counter()
         for name in ("call", "call_for_heartbeat", "call_in_transaction"):
-            monkeypatch.setattr(Runtime, name, self._faulty(getattr(Runtime, name)))
+            monkeypatch.setattr(Database, name, self._faulty(getattr(Database, name)))
         for lane in ("fetch", "settle", "heartbeat"):
             monkeypatch.setattr(f"roost._worker.lanes.{lane}.backoff", lambda failures: 0.01)
 
@@ -50,14 +50,14 @@ class Faults:
         self._ended = True
 
     def _faulty(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        async def faulty(runtime: Runtime, operation: Op[Any], **options: Any) -> Any:
+        async def faulty(database: Database, operation: Op[Any], **options: Any) -> Any:
             assert isinstance(operation, GeneratorType)
             if self._happens(FAULTS):
                 operation.close()
                 self.unsent[operation.__name__] += 1
                 raise DatabaseUnavailableError("not sent")
             await self._delay()
-            answer = await call(runtime, operation, **options)
+            answer = await call(database, operation, **options)
             await self._delay()
             if self._happens(FAULTS):
                 self.unanswered[operation.__name__] += 1

@@ -15,8 +15,8 @@ from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Worker, job
 from roost._ops.claim import Claimed
-from roost._worker.claiming import Claims
-from roost._worker.lanes.control import ControlLane
+from roost._worker.claimer import Claimer
+from roost._worker.lanes.control import CancelLane
 
 pytestmark = pytest.mark.anyio
 
@@ -50,13 +50,13 @@ def gate(registry: HandlerRegistry) -> anyio.Event:
 def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count the looks at cancel requests."""
     looks: Counter[str] = Counter()
-    once = ControlLane.once
+    once = CancelLane.once
 
-    async def counted(lane: ControlLane) -> None:
+    async def counted(lane: CancelLane) -> None:
         await once(lane)
         looks["cancels"] += 1
 
-    monkeypatch.setattr(ControlLane, "once", counted)
+    monkeypatch.setattr(CancelLane, "once", counted)
     return looks
 
 
@@ -177,17 +177,17 @@ async def test_a_cancel_that_is_heard_before_the_claims_answer_is_heeded(
     async with working(worker):
         await eventually(lambda: table.value("select credit from roost.workers") is not None)
         assert worker._session is not None
-        runtime = worker._session._runtime
-        claim = Claims.claim
+        state = worker._session.state
+        claim = Claimer.claim
 
-        async def late(claims: Claims, limit: int, **options: Any) -> Claimed:
+        async def late(claims: Claimer, limit: int, **options: Any) -> Claimed:
             answer = await claim(claims, limit, **options)
             for claimed in answer.jobs:
                 # The claim is committed, and its answer on its way.
                 assert await client.cancel(claimed.lease.job_id)
-                await eventually(lambda: runtime.cancel_heard)
+                await eventually(lambda: state.cancel_announced)
             return answer
 
-        monkeypatch.setattr(Claims, "claim", late)
+        monkeypatch.setattr(Claimer, "claim", late)
         job_id = table.add("hold")
         await eventually(lambda: table.get(job_id).state == "cancelled")

@@ -13,7 +13,8 @@ from tests.support.working import working
 
 from roost import HandlerRegistry, Hooks, Job, JobInsert, SnoozeJob, Worker, job
 from roost._ops.control import cancel_job
-from roost._worker.lanes import execute, fetch
+from roost._worker import prefetch as prefetch_module
+from roost._worker.lanes import execute
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +64,7 @@ async def test_limited_jobs_are_claimed_for_free_slots_only(
     make_worker: MakeWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 60.0)
+    monkeypatch.setattr(prefetch_module, "MAX_PREFETCH_WAIT", 60.0)
     gate = anyio.Event()
     started = 0
 
@@ -122,7 +123,7 @@ async def test_a_rated_task_reaches_its_rate_with_a_prefetch(
     make_worker: MakeWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 0.1)
+    monkeypatch.setattr(prefetch_module, "MAX_PREFETCH_WAIT", 0.1)
 
     @job("work", rate_per_minute=12, registry=registry)
     async def work() -> None:

@@ -25,8 +25,8 @@ from roost import (
     job,
 )
 from roost._ops.claim import Claimed
-from roost._worker.claiming import Claims
-from roost._worker.lanes import fetch
+from roost._worker import prefetch as prefetch_module
+from roost._worker.claimer import Claimer
 
 pytestmark = pytest.mark.anyio
 
@@ -80,7 +80,7 @@ async def test_what_waits_for_a_slot_is_handed_back_and_uses_no_attempt(
     gate: anyio.Event,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 60.0)
+    monkeypatch.setattr(prefetch_module, "MAX_PREFETCH_WAIT", 60.0)
     table.add("stuck", priority=-1)
     table.add_all([JobInsert("work", max_attempts=1)] * 5)
     async with working(make_worker(concurrency=1, prefetch=5, poll_interval=30)):
@@ -100,15 +100,15 @@ async def test_a_claim_in_flight_starts_nothing(
     started: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    claim, go_on = Claims.claim, anyio.Event()
+    claim, go_on = Claimer.claim, anyio.Event()
 
-    async def late(claims: Claims, limit: int, **options: Any) -> Claimed:
+    async def late(claims: Claimer, limit: int, **options: Any) -> Claimed:
         claimed = await claim(claims, limit, **options)
         if claimed.jobs:
             await go_on.wait()  # its answer is on the way
         return claimed
 
-    monkeypatch.setattr(Claims, "claim", late)
+    monkeypatch.setattr(Claimer, "claim", late)
     async with working(make_worker(poll_interval=30)):
         table.add_all([JobInsert("work", max_attempts=1)] * 3)
         await eventually(lambda: table.states() == {"executing": 3})

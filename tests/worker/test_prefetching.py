@@ -11,8 +11,9 @@ from tests.support.job_table import JobTable
 from tests.support.working import working
 
 from roost import HandlerRegistry, JobInsert, Worker, job
+from roost._worker import prefetch as prefetch_module
 from roost._worker.lanes import fetch
-from roost._worker.pace import Pace
+from roost._worker.prefetch import PrefetchController
 
 pytestmark = pytest.mark.anyio
 
@@ -21,10 +22,10 @@ MakeWorker = Callable[..., Worker]
 
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 0.1)
+    monkeypatch.setattr(prefetch_module, "MAX_PREFETCH_WAIT", 0.1)
 
 
-async def test_a_line_behind_stuck_slots_is_handed_back_once(
+async def test_jobs_prefetched_behind_stuck_slots_are_released_once(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     go_on = anyio.Event()
@@ -94,7 +95,7 @@ async def test_without_a_prefetch_no_job_waits_in_the_worker(
         await eventually(lambda: table.states() == {"completed": 10})
 
 
-async def test_a_line_of_short_jobs_is_handed_back_when_they_become_long(
+async def test_prefetched_short_jobs_are_released_when_jobs_become_long(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     short, ended = 3_000, 0
@@ -103,7 +104,7 @@ async def test_a_line_of_short_jobs_is_handed_back_when_they_become_long(
     async def work() -> None:
         nonlocal ended
         if ended > short:
-            await anyio.sleep(0.03)  # less than a line may wait, so the line moves all the time
+            await anyio.sleep(0.09)  # less than they may wait, so that they move all the time
         ended += 1
 
     def handed_back() -> int:
@@ -125,8 +126,8 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     rounds: list[float] = []
     act_at = fetch.FetchLane._act_at
 
-    def counted(lane: fetch.FetchLane) -> float:
-        rounds.append(act_at(lane))
+    def counted(lane: fetch.FetchLane, *, now: float) -> float:
+        rounds.append(act_at(lane, now=now))
         return rounds[-1]
 
     monkeypatch.setattr(fetch.FetchLane, "_act_at", counted)
@@ -134,7 +135,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("prefetch", [20, None], ids=["fixed", "adaptive"])
-async def test_room_for_less_than_half_of_the_line_is_waited_for_and_not_asked_for_in_a_loop(
+async def test_with_room_for_less_than_half_of_the_prefetch_it_waits_and_does_not_loop(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -142,10 +143,10 @@ async def test_room_for_less_than_half_of_the_line_is_waited_for_and_not_asked_f
     monkeypatch: pytest.MonkeyPatch,
     prefetch: int | None,
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 60.0)
+    monkeypatch.setattr(prefetch_module, "MAX_PREFETCH_WAIT", 60.0)
     if prefetch is None:
         # As with jobs that were short until now.
-        monkeypatch.setattr(Pace, "prefetch", property(lambda _: 20))
+        monkeypatch.setattr(PrefetchController, "size", property(lambda _: 20))
     started = 0
     go_on = anyio.Event()
 

@@ -21,10 +21,10 @@ from roost._model.verdict import Lease, Verdict
 from roost._ops.enqueue import insert_job
 from roost._ops.rescue import rescue_jobs
 from roost._ops.settle import settle
-from roost._worker.farewell import Unfinished, hand_back
+from roost._worker.forced_exit import AbandonedWork, hand_back
 from roost._worker.lanes import listen
 from roost._worker.lanes import settle as settle_lane
-from roost._worker.unwritten import Postponed
+from roost._worker.verdicts import PostponedVerdict
 
 pytestmark = pytest.mark.anyio
 
@@ -155,7 +155,7 @@ async def test_a_verdict_whose_row_is_locked_is_tried_less_and_less_often(
 
 def test_verdicts_that_are_put_off_meet_again() -> None:
     """So that a hundred that wait for one lock are one statement and not a hundred."""
-    one, other = (Postponed(Verdict(Lease(n, 1, 1), Event.COMPLETE)) for n in (1, 2))
+    one, other = (PostponedVerdict(Verdict(Lease(n, 1, 1), Event.COMPLETE)) for n in (1, 2))
     for now in (0.0, 0.02, 0.07, 0.2, 0.4, 1.0, 2.0, 3.0):
         one.postpone(now=now)
         other.postpone(now=now + 0.004)
@@ -203,10 +203,10 @@ async def test_a_job_that_could_not_be_settled_by_the_end_keeps_its_lease(
         await eventually(lambda: table.get(other).state == "completed")
     assert (table.get(job_id).state, gated.runs) == ("executing", 1)
     # A forced exit can still write it.
-    unfinished = worker.unfinished()
-    assert unfinished is not None
+    work = worker.abandoned_work()
+    assert work is not None
     with table.connection.transaction():
-        run_sync(table.connection, hand_back(unfinished))
+        run_sync(table.connection, hand_back(work))
     assert (table.get(job_id).state, table.workers()) == ("completed", [])
 
 
@@ -220,7 +220,7 @@ def test_the_last_write_leaves_the_lease_of_what_it_can_not_write(
     leases = {one.lease.job_id: one.lease for one in claimed}
     verdicts = [Verdict(leases[number], Event.CANCEL) for number in (parent, other)]
     with locked(dsn, child), table.connection.transaction():
-        released = table.run(hand_back(Unfinished(worker, verdicts, error_cap=20)))
+        released = table.run(hand_back(AbandonedWork(worker, verdicts, error_cap=20)))
     assert released == [unheard_of]
     states = [table.get(number).state for number in (parent, other, unheard_of, child)]
     assert states == ["executing", "cancelled", "available", "available"]

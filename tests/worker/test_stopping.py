@@ -28,9 +28,9 @@ from roost import (
 )
 from roost._ops.claim import Claimed
 from roost._ops.workers import release_unheld
-from roost._worker.claiming import Claims
-from roost._worker.lanes import fetch
-from roost._worker.running import Reason, RunningJob
+from roost._worker import claimer
+from roost._worker.claimer import Claimer
+from roost._worker.running_job import Reason, RunningJob
 
 pytestmark = pytest.mark.anyio
 
@@ -257,20 +257,20 @@ async def test_a_stop_gives_back_what_a_claim_took_whose_answer_is_lost(
 ) -> None:
     job_id = table.add("quick")
     worker = make_worker()
-    claim = Claims.claim
+    claim = Claimer.claim
 
-    async def lose(self: Claims, limit: int, **options: Any) -> Claimed:
+    async def lose(self: Claimer, limit: int, **options: Any) -> Claimed:
         claimed = await claim(self, limit, **options)
         assert [job.lease.job_id for job in claimed.jobs] == [job_id]
         worker.request_stop()
         raise DatabaseUnavailableError("the answer is lost")
 
     def fail_once(*_: object, **__: object) -> None:
-        monkeypatch.setattr(fetch, "release_unheld", release_unheld)
+        monkeypatch.setattr(claimer, "release_unheld", release_unheld)
         raise DatabaseUnavailableError("nor is it reached the first time")
 
-    monkeypatch.setattr(Claims, "claim", lose)
-    monkeypatch.setattr(fetch, "release_unheld", fail_once)
+    monkeypatch.setattr(Claimer, "claim", lose)
+    monkeypatch.setattr(claimer, "release_unheld", fail_once)
     await getattr(worker, way)()
     left = table.get(job_id)
     assert (left.state, left.attempt, left.errors) == ("available", 0, [])
@@ -495,14 +495,14 @@ async def test_a_sync_handler_that_is_cancelled_before_its_thread_starts_never_r
 ) -> None:
     ran: list[int] = []
     worker = make_worker(shutdown_timeout=0)
-    limited_to = RunningJob.limited_to
+    time_out_after = RunningJob.time_out_after
 
     def limit_and_stop(self: RunningJob, seconds: float) -> anyio.CancelScope:
         worker.request_stop()
         self.cancel(Reason.SHUTDOWN)
-        return limited_to(self, seconds)
+        return time_out_after(self, seconds)
 
-    monkeypatch.setattr(RunningJob, "limited_to", limit_and_stop)
+    monkeypatch.setattr(RunningJob, "time_out_after", limit_and_stop)
 
     @job("sync", registry=registry)
     def sync() -> None:

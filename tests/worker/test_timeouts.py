@@ -13,7 +13,7 @@ from tests.support.job_table import JobTable
 from tests.support.working import working
 
 from roost import HandlerRegistry, Worker, job
-from roost._worker.running import RunningJob
+from roost._worker.running_job import RunningJob
 
 pytestmark = pytest.mark.anyio
 
@@ -23,8 +23,10 @@ MakeWorker = Callable[..., Worker]
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a second of ``timeout_seconds`` be a tenth of one."""
-    original = RunningJob.limited_to
-    monkeypatch.setattr(RunningJob, "limited_to", lambda job, seconds: original(job, seconds / 10))
+    original = RunningJob.time_out_after
+    monkeypatch.setattr(
+        RunningJob, "time_out_after", lambda job, seconds: original(job, seconds / 10)
+    )
 
 
 async def drain(worker: Worker) -> None:

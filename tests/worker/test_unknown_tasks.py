@@ -10,7 +10,7 @@ from tests.support.job_table import JobTable
 from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Worker, fixed, job
-from roost._worker.lanes import unknown_tasks
+from roost._worker.lanes import maintenance
 
 pytestmark = pytest.mark.anyio
 
@@ -56,19 +56,19 @@ async def test_the_warning_comes_once_a_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks = 0
-    once = unknown_tasks.UnknownTasksLane.once
+    once = maintenance.UnknownTasksLane.once
 
-    async def counted(self: unknown_tasks.UnknownTasksLane) -> None:
+    async def counted(self: maintenance.UnknownTasksLane) -> None:
         nonlocal looks
         await once(self)
         looks += 1
 
-    monkeypatch.setattr(unknown_tasks, "INTERVAL", 0.01)
-    monkeypatch.setattr(unknown_tasks.UnknownTasksLane, "once", counted)
+    monkeypatch.setattr(maintenance, "UNKNOWN_TASKS_INTERVAL", 0.01)
+    monkeypatch.setattr(maintenance.UnknownTasksLane, "once", counted)
     table.add("gone")
     async with working(make_worker()):
         await eventually(lambda: looks >= 5)
-        monkeypatch.setattr(unknown_tasks, "WARN_INTERVAL", 0.0)
+        monkeypatch.setattr(maintenance, "WARN_INTERVAL", 0.0)
         before = caplog.text.count("no living worker knows the task gone")
         await eventually(lambda: caplog.text.count("no living worker knows the task gone") > 1)
     assert before == 1

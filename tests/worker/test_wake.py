@@ -6,7 +6,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from roost._worker.wake import Wake
+from roost._worker.lane import Wake
 
 pytestmark = pytest.mark.anyio
 

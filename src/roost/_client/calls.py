@@ -30,7 +30,7 @@ from roost._ops.enqueue import (
 )
 from roost._ops.query import Op
 from roost._ops.settle import complete_now
-from roost._worker.current import current_attempt
+from roost._worker.handlers.current import current_attempt
 from roost._worker.lanes.cron import STALE_AFTER
 from roost.exceptions import (
     InvalidJobError,

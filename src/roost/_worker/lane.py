@@ -147,3 +147,31 @@ def backoff(failures: int) -> float:
     """Seconds to wait after so many failures in a row: 0.1, doubling, capped, jittered."""
     longest = min(0.1 * 2.0 ** min(failures, 10), MAX_BACKOFF)
     return random.uniform(0.5, 1.0) * longest  # noqa: S311  (spreads load, guards nothing)
+
+
+class Wake:
+    """Set by any number of callers, waited for by one.
+
+    What is set before or during a wait is never lost: the waiter looks once more after it. Several
+    settings before it looks are one.
+
+    :ivar is_set: whether the waiter has not looked since the last setting.
+    """
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self.is_set = False
+
+    def set(self) -> None:
+        """Make the waiter look again."""
+        # Each job sets two, which mostly are set already: a flag is cheaper to ask than an event.
+        if not self.is_set:
+            self.is_set = True
+            self._event.set()
+
+    async def wait(self) -> None:
+        """Return when set since the last return; a cancel leaves it set."""
+        await self._event.wait()
+        # No await between the wait and this line: nothing can be set into the old event unseen.
+        self._event = anyio.Event()
+        self.is_set = False

@@ -20,7 +20,8 @@ import anyio
 import attrs
 
 from roost._model.logs import StructuredLogger
-from roost._worker.running import Running, RunningJob
+from roost._worker.running_job import RunningJob
+from roost._worker.slots import Slots
 
 logger = StructuredLogger("roost.worker.loop")
 
@@ -48,11 +49,11 @@ class _Block:
 class LoopWatch:
     """Watches the loop of one worker while `run` runs.
 
-    :param running: the worker's jobs.
+    :param slots: the worker's jobs.
     """
 
-    def __init__(self, running: Running) -> None:
-        self._running = running
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
         self._turned_at = monotonic()
         self._thread_id = 0
         self._over = threading.Event()
@@ -110,7 +111,7 @@ class LoopWatch:
                 "that run: %(jobs)s",
                 trace=stack,
                 seconds=seconds,
-                jobs=[running.claimed.lease.job_id for running in self._running],
+                jobs=[running.claimed.lease.job_id for running in self._slots],
             )
             return
         lease = job.claimed.lease

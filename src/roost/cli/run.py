@@ -16,7 +16,7 @@ from roost._drivers import psycopg_sync
 from roost._drivers.base import run_sync
 from roost._interrupt import INTERRUPTED
 from roost._model.logs import StructuredLogger
-from roost._worker.farewell import hand_back
+from roost._worker.forced_exit import hand_back
 from roost.cli.backend import check_backend, run_on
 from roost.cli.logs import configure
 from roost.cli.modules import load_registry
@@ -102,19 +102,19 @@ def run(
         crash = error
     if crash is not None:
         typer.echo(f"roost: the worker crashed: {type(crash).__name__}: {crash}", err=True)
-    exit_with(0 if crash is None else 1, watchdog, at_once=worker.unfinished() is not None)
+    exit_with(0 if crash is None else 1, watchdog, at_once=worker.abandoned_work() is not None)
 
 
 def _hand_back(worker: Worker, address: str) -> None:
     """Give back what still runs, with its attempt; the process ends right after it."""
-    if (unfinished := worker.unfinished()) is None:
+    if (work := worker.abandoned_work()) is None:
         return
     try:
         with (
             psycopg_sync.connect(address, application_name="roost farewell") as connection,
             connection.transaction(),
         ):
-            run_sync(connection, hand_back(unfinished))
+            run_sync(connection, hand_back(work))
     except RoostError as error:
         logger.error("jobs are left to a rescue: %(error)s", error=str(error))
 

@@ -14,8 +14,9 @@ from roost._model.job import JobInsert
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._ops.cron import Declaration, Fired, declare, fire_due, next_in, renew_declared
+from roost._worker.database import Database
 from roost._worker.lane import backoff
-from roost._worker.runtime import Runtime
+from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.cron")
@@ -34,9 +35,10 @@ class CronLane:
 
     name = "cron"
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-        self._names = [entry.name for entry in runtime.registry.cron_entries]
+    def __init__(self, state: WorkerState, database: Database) -> None:
+        self._state = state
+        self._database = database
+        self._names = [entry.name for entry in state.registry.cron_entries]
         self._unreadable: set[str] = set()
         self._declared = False
         self._renew_at = math.inf
@@ -61,7 +63,7 @@ class CronLane:
                 failures = 0
             task_status.started()
             with anyio.move_on_after(wait):
-                await self._runtime.cron_wake.wait()
+                await self._state.cron_wake.wait()
                 await anyio.sleep(MIN_INTERVAL)
 
     async def once(self) -> float:
@@ -69,10 +71,9 @@ class CronLane:
 
         A cancel, or a connection lost on the way, leaves a tick fired or not, never half.
         """
-        runtime = self._runtime
         await self._keep_declared()
         names = [name for name in self._names if name not in self._unreadable]
-        wait = await runtime.call(next_in(names))
+        wait = await self._database.call(next_in(names))
         if wait is not None and wait <= 0:
             fired = await self._fire(names)
             if fired.job_ids:
@@ -81,7 +82,7 @@ class CronLane:
                 logger.error("cron entries not understood: %(names)s", names=fired.unreadable)
                 self._unreadable.update(fired.unreadable)
                 names = [name for name in names if name not in self._unreadable]
-            wait = await runtime.call(next_in(names))
+            wait = await self._database.call(next_in(names))
         # Somebody else may be firing what is due: look again soon, not at once.
         return MAX_SLEEP if wait is None else min(max(wait, 0.02), MAX_SLEEP)
 
@@ -91,7 +92,7 @@ class CronLane:
         :raises DatabaseUnavailableError: not fired, or it is unknown whether they were.
         """
         try:
-            return await self._runtime.call(fire_due(names))
+            return await self._database.call(fire_due(names))
         except DatabaseUnavailableError:
             raise
         except DatabaseError as error:
@@ -114,7 +115,7 @@ class CronLane:
         :raises DatabaseUnavailableError: not all are known.
         """
         try:
-            await self._runtime.call(declare(entries))
+            await self._database.call(declare(entries))
         except DatabaseUnavailableError:
             raise
         except DatabaseError as error:
@@ -135,9 +136,9 @@ class CronLane:
         if self._declared and monotonic() < self._renew_at:
             return
         if self._declared:
-            await self._runtime.call(renew_declared(self._names))
+            await self._database.call(renew_declared(self._names))
         else:
-            registry = self._runtime.registry
+            registry = self._state.registry
             await self._declare([_declaration(entry, registry) for entry in registry.cron_entries])
         self._declared = True
         self._renew_at = monotonic() + RENEW_INTERVAL

@@ -1,9 +1,11 @@
-"""Execute: run the handlers of claimed jobs, one task a job, and judge how each ended."""
+"""Execute: start the jobs in the slots, call their handlers, and decide how each attempt ended.
+
+Only this lane starts jobs. Other lanes put them into the slots and set ``start_wake``.
+"""
 
 from __future__ import annotations
 
 import decimal
-import math
 from collections.abc import Awaitable
 from contextvars import copy_context
 from time import monotonic
@@ -30,14 +32,15 @@ from roost._model.verdict import (
 )
 from roost._ops.claim import ClaimedJob
 from roost._ops.limits import count_start_now
-from roost._worker.attempt_log import log_lease_lost, log_unsuccessful
-from roost._worker.current import current
-from roost._worker.handler import call_handler, call_in_loop
-from roost._worker.hooks import HOOK_TIMEOUT, MOST_HANGING, HookCalls, HookThreads
-from roost._worker.process import HandlerProcesses
-from roost._worker.running import LINGER, Reason, RunningJob
-from roost._worker.runtime import Runtime
-from roost._worker.task_guard import TaskGuard, guard_for_this_loop
+from roost._worker.database import Database
+from roost._worker.handlers.attempt_log import log_lease_lost, log_unsuccessful
+from roost._worker.handlers.call import call_handler, call_in_loop
+from roost._worker.handlers.current import current
+from roost._worker.handlers.hooks import HOOK_TIMEOUT, MOST_HANGING, HookCalls, HookThreads
+from roost._worker.handlers.process import HandlerProcesses
+from roost._worker.handlers.task_guard import TaskGuard, guard_for_this_loop
+from roost._worker.running_job import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
+from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.execute")
@@ -46,8 +49,8 @@ MAX_START_DELAY = 1.0
 """Seconds between the start that a rate counts and the call of the handler; for this long beyond a
 minute the claim of limited jobs (``limits.sql``) counts a start."""
 MAX_BEGINNING = 32
-"""Tasks that have been made and not begun yet; each that begins makes the next. Of jobs that end at
-once no more are alive then, and a processor's cache holds them."""
+"""Tasks that were created and have not begun, at most; each that begins creates the next. Few tasks
+of jobs that end at once are alive then, so that they fit into a processor's cache."""
 
 _INTERRUPTED = Interrupted()
 _DECIMAL = "decimal_context"
@@ -59,8 +62,9 @@ class ExecuteLane:
 
     name = "execute"
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, state: WorkerState, database: Database) -> None:
+        self._state = state
+        self._database = database
         self._group: TaskGroup | None = None
         self._beginning = 0
         self._held_back = False
@@ -68,13 +72,12 @@ class ExecuteLane:
         self._grace = anyio.CancelScope()
         self._last_wait = anyio.CancelScope()
         # Never the reason to wait, for there are as many slots.
-        self._threads = anyio.CapacityLimiter(runtime.settings.concurrency)
-        self._processes = HandlerProcesses(lease_until=lambda: runtime.lease_until)
+        self._threads = anyio.CapacityLimiter(state.settings.concurrency)
+        self._processes = HandlerProcesses(state)
         self._context = copy_context()
-        self._hook_threads = HookThreads(min(MOST_HANGING, runtime.settings.concurrency))
+        self._hook_threads = HookThreads(min(MOST_HANGING, state.settings.concurrency))
         self._decimal: decimal.Context | None = None
         self._guard: TaskGuard
-        runtime.start_waiting = self.start_waiting
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Keep the group open until cancelled; what still runs then is interrupted."""
@@ -87,101 +90,108 @@ class ExecuteLane:
             async with anyio.create_task_group() as self._group:
                 task_status.started()
                 with self._grace:
-                    await anyio.sleep_forever()
-                for running in self._runtime.running:
+                    while True:
+                        await self._state.start_wake.wait()
+                        self._start()
+                        self._state.fetch_wake.set()
+                for running in self._state.slots:
                     running.cancel(Reason.SHUTDOWN)
                 await anyio.sleep_forever()
         finally:
             self._group = None
             await self._processes.aclose()
 
-    def start_waiting(self) -> None:
-        """Start waiting jobs while there are free slots."""
-        group, runtime = self._group, self._runtime
-        if group is None or group.cancel_scope.cancel_called or runtime.stopping:
+    def _start(self) -> None:
+        """Start prefetched jobs while slots are free. Only here a job is started."""
+        group, state = self._group, self._state
+        if group is None or group.cancel_scope.cancel_called or state.stopping:
             return
         now = monotonic()
         while self._beginning < MAX_BEGINNING:
-            running = runtime.running.start_next(now=now)
+            running = state.slots.start_next(now=now)
             if running is None:
                 self._held_back = False
                 return
             self._beginning += 1
-            # This may be called in a job's task, whose context variables are not for the next job.
-            # A copy, since a context can't be entered twice and the task may begin in here. Not
-            # start_soon, which takes longer to find a name.
+            # Not the context of the calling task, which may be another job's. A copy, since a
+            # context can't be entered twice and an eager task begins in here. Not start_soon, which
+            # takes longer to find a name.
             running.task = self._context.copy().run(
                 group.create_task, self.once(running), name=running.claimed.task
             )
         self._held_back = True
 
     async def once(self, running: RunningJob) -> None:
-        """Run one job and hand its verdict to settle; frees the slot whatever happens."""
-        runtime = self._runtime
+        """Run one job and pass its verdict to the settle lane. The slot is freed in any case."""
+        state = self._state
         self._beginning -= 1
         if self._held_back:
-            self.start_waiting()
+            self._start()
         if self._decimal is not None:
             decimal.setcontext(self._decimal.copy())
         ending: Ending = _INTERRUPTED
         try:
             ending = self._refuse(running) or await self._attempt(running)
-        except BaseException as error:  # noqa: BLE001  (nothing follows in this task but its end)
+        except BaseException as error:  # noqa: BLE001  (the task ends here)
             if not isinstance(error, anyio.get_cancelled_exc_class()):
                 ending = self._failure(error)
-        # No await from here to the end: the slot is freed and the verdict handed over in one step,
-        # also when this task is being cancelled. Nothing is raised either: an error of this task,
-        # and on asyncio a cancel that is not anyio's, would cancel all jobs.
-        runtime.running.finish(running)
+        # No await from here to the end: the slot is freed and the verdict queued in one step, also
+        # while this task is being cancelled. Nothing is raised: an error of this task, and on
+        # asyncio a cancel that is not anyio's, would cancel all jobs.
+        state.slots.finish(running)
         try:
             if type(ending) is Returned and ending.value is None and running.ran_undisturbed:
-                # What most jobs come to, and what `judge` says of it.
-                runtime.settle(Verdict(running.claimed.lease, Event.COMPLETE))
+                # How most jobs end; the verdict of `judge`.
+                state.settle(Verdict(running.claimed.lease, Event.COMPLETE))
             else:
-                self._conclude(running, apply_cancel_reason(running, ending))
+                self._finish_unusual(running, apply_cancel_reason(running, ending))
         except BaseException as error:  # noqa: BLE001  (an application's log handlers may raise)
             self._failure(error)
         if not self._held_back:
-            self.start_waiting()
-        runtime.look.set()
+            self._start()
+        state.fetch_wake.set()
 
     def _failure(self, error: BaseException) -> Ending:
         """Return the ending of an attempt that broke off with ``error``."""
         if is_ctrl_c(error):
             # Raised on in here it would end asyncio's loop on the spot; `Worker.run` raises it
             # after the ordered stop.
-            self._runtime.crashed(error)
+            self._state.stop.fail(error)
             return _INTERRUPTED
         return Raised(error)
 
-    def _conclude(self, running: RunningJob, ending: Ending) -> None:
-        """Hand the verdict to settle and log it, unless others say how the attempt ends."""
-        runtime, claimed = self._runtime, running.claimed
+    def _finish_unusual(self, running: RunningJob, ending: Ending) -> None:
+        """Settle an attempt that did not just return ``None``, and log how it ended.
+
+        A cancelled job is settled here. An attempt without its lease, or whose thread still runs,
+        is not settled.
+        """
+        state, claimed = self._state, running.claimed
         if running.reason is Reason.LEASE_LOST:
-            log_lease_lost(running)  # the worker that has it now says how it ends
+            log_lease_lost(running)  # the worker that has the lease now settles the job
         elif running.abandoned:
-            runtime.abandoned.add(claimed.lease)
+            state.abandoned.add(claimed.lease)
             logger.error(
-                "thread left behind by job %(job_id)d (%(task)s)",
+                "thread of job %(job_id)d (%(task)s) is abandoned: it does not end",
                 job_id=claimed.lease.job_id,
                 task=claimed.task,
             )
         else:
             try:
                 verdict = self._judge(claimed, ending)
-            except BaseException as error:  # noqa: BLE001  (whatever the error's own code raises)
+            except BaseException as error:  # noqa: BLE001  (the error's own code may raise)
                 ending = self._replacement(ending, error)
                 verdict = self._judge(claimed, ending)
-            runtime.settle(verdict._replace(completed=True) if running.completed else verdict)
+            state.settle(verdict._replace(completed=True) if running.completed else verdict)
             if verdict.event is not Event.COMPLETE:
-                runtime.running.failed += verdict.event in (Event.RETRY, Event.DISCARD)
+                state.slots.failed += verdict.event in (Event.RETRY, Event.DISCARD)
                 log_unsuccessful(running, ending, verdict)
 
     def _replacement(self, ending: Ending, error: BaseException) -> Ending:
-        """Return what stands for an ending whose own code raised ``error`` when it was read."""
+        """Return the ending that replaces one whose own code raised ``error`` when it was read."""
         self._failure(error)
         if isinstance(ending, Returned):
-            return Returned(None)  # by Ctrl-C: what else a result raises is noted in its place
+            return Returned(None)  # by Ctrl-C; `judge` handles other errors of a result
         return Raised(RuntimeError(f"the error of this attempt raised {type(error).__name__}"))
 
     def _judge(self, claimed: ClaimedJob, ending: Ending) -> Verdict:
@@ -190,21 +200,21 @@ class ExecuteLane:
             lease=claimed.lease,
             attempt=claimed.attempt,
             max_attempts=claimed.max_attempts,
-            retry=self._runtime.settings.retry,
-            max_result=self._runtime.settings.max_result_bytes,
+            retry=self._state.settings.retry,
+            max_result=self._state.settings.max_result_bytes,
         )
 
     async def stop(self) -> None:
-        """Hand back what hasn't started, and give what runs ``shutdown_timeout`` to end.
+        """Release the jobs that have not started, and give running ones ``shutdown_timeout``.
 
-        What is still running then is interrupted and handed back without using its attempt.
+        Jobs that still run then are interrupted and released without using their attempt.
         """
-        runtime = self._runtime
-        runtime.release(runtime.running.give_up_waiting() + runtime.running.give_up_parked())
-        self.end_by(anyio.current_time() + runtime.settings.shutdown_timeout)
+        state = self._state
+        state.release(state.slots.drain_prefetched() + state.slots.drain_parked())
+        self.end_by(anyio.current_time() + state.settings.shutdown_timeout)
         with self._last_wait:
-            await runtime.running.wait_until_none_runs()
-        for stuck in runtime.running:
+            await state.slots.wait_until_none_runs()
+        for stuck in state.slots:
             logger.error(
                 "handler of job %(job_id)d (%(task)s) does not end",
                 job_id=stuck.claimed.lease.job_id,
@@ -214,32 +224,32 @@ class ExecuteLane:
     def end_by(self, deadline: float) -> None:
         """Interrupt every job at ``deadline``, by the loop's clock; a later one changes nothing."""
         self._grace.deadline = deadline = min(deadline, self._grace.deadline)
-        self._last_wait.deadline = deadline + LINGER
-        for running in self._runtime.running:
+        self._last_wait.deadline = deadline + UNINTERRUPTIBLE_GRACE
+        for running in self._state.slots:
             running.end_by(deadline)
 
     def _refuse(self, running: RunningJob) -> Ending | None:
-        """Say how the attempt ends if its handler must not be called."""
+        """Return the ending if the handler must not be called; ``None``: call it."""
         claimed = running.claimed
-        runtime = self._runtime
-        # A claim's answer may come when its incarnation is already over.
-        if not runtime.holds_leases() or claimed.lease.worker_id != runtime.worker_id:
+        state = self._state
+        # A claim may be answered after its incarnation has ended.
+        if not state.holds_leases() or claimed.lease.worker_id != state.worker_id:
             running.cancel(Reason.LEASE_LOST)
             return _INTERRUPTED
-        if claimed.cancel_requested or runtime.was_cancelled(claimed.lease):
+        if claimed.cancel_requested or state.was_cancelled(claimed.lease):
             return CancelRequested()
-        if claimed.queue in runtime.paused and runtime.is_paused(claimed):
+        if claimed.queue in state.paused and state.is_paused(claimed):
             return _INTERRUPTED
         return None
 
     def _attempt(self, running: RunningJob) -> Awaitable[Ending]:
-        """Call the handler and say how the attempt ended."""
+        """Call the handler, with hooks if there are any, and return the ending."""
         current.set(running)  # in the context of the job's own task, which ends with it
-        hooks = self._runtime.settings.hooks
+        hooks = self._state.settings.hooks
         return self._call(running) if hooks is None else self._call_with_hooks(running, hooks)
 
     async def _call_with_hooks(self, running: RunningJob, hooks: Hooks) -> Ending:
-        """Do the same between the hooks; none of them changes the ending."""
+        """Call the handler between the hooks. No hook changes the ending."""
         try:
             job = running.claimed.job()
         except Exception as error:  # noqa: BLE001  (a row that can't be read is its job's failure)
@@ -250,46 +260,44 @@ class ExecuteLane:
             await calls.before()
             ending = await self._call(running)
         finally:
-            running.ended = True
-            stopping = running.linger_until < math.inf
-            await calls.after(
-                apply_cancel_reason(running, ending), timeout=LINGER if stopping else HOOK_TIMEOUT
-            )
+            running.handler_ended = True
+            stopping = running.is_stopping
+            timeout = UNINTERRUPTIBLE_GRACE if stopping else HOOK_TIMEOUT
+            await calls.after(apply_cancel_reason(running, ending), timeout=timeout)
         return ending
 
     async def _call(self, running: RunningJob) -> Ending:
-        """Call the handler; its time begins here."""
+        """Call the handler; its timeout begins here."""
         claimed = running.claimed
         try:
-            handler = self._runtime.registry.handler_of(claimed.task)
+            handler = self._state.registry.handler_of(claimed.task)
             args = _arguments(handler, claimed)
         except BaseException as error:  # noqa: BLE001  (bad args are this job's failure alone)
             return self._failure(error)
-        if claimed.queue in self._runtime.paused and self._runtime.is_paused(claimed):
-            return _INTERRUPTED  # since the hook was called
-        if claimed.task in self._runtime.limited_tasks and not await self._is_counted(running):
+        if claimed.queue in self._state.paused and self._state.is_paused(claimed):
+            return _INTERRUPTED  # paused since the hook was called
+        if claimed.task in self._state.limited.names and not await self._is_counted(running):
             return _INTERRUPTED
         if claimed.timeout_seconds is None:
             return await self._call_handler(handler, args, running)
-        with running.limited_to(claimed.timeout_seconds):
+        with running.time_out_after(claimed.timeout_seconds):
             return await self._call_handler(handler, args, running)
         return _INTERRUPTED
 
     async def _is_counted(self, running: RunningJob) -> bool:
-        """Make sure that the start which the rate counts is this one; ``False``: hand back the job.
+        """Say whether the rate limit has counted this start; ``False``: release the job.
 
-        It was counted by the claim. After a slow hook, or a claim whose answer took long, the
-        handler would start in another minute than the counted start.
+        The claim counted it. After a slow hook, or a slow answer of the claim, the handler would
+        start later than the counted start: then the start is counted again.
         """
         if monotonic() <= running.counted_from + MAX_START_DELAY:
             return True
         running.counted_from = monotonic()
         try:
-            counted = await self._runtime.call(count_start_now(running.claimed.lease))
+            counted = await self._database.call(count_start_now(running.claimed.lease))
         except DatabaseUnavailableError as error:
             logger.warning(
-                "job %(job_id)d (%(task)s) is handed back, its start could not be counted: "
-                "%(error)s",
+                "job %(job_id)d (%(task)s) is released, its start could not be counted: %(error)s",
                 job_id=running.claimed.lease.job_id,
                 task=running.claimed.task,
                 error=str(error),
@@ -313,22 +321,22 @@ class ExecuteLane:
 
 
 def apply_cancel_reason(running: RunningJob, ending: Ending) -> Ending:
-    """Let the reason of a cancel overrule what the handler made of it."""
+    """Return the ending with the reason of a cancel applied to it."""
     if (reason := running.reason) is None:
         return ending
     match reason:
         case Reason.TIMEOUT:
-            # Also when the handler swallowed the cancel: it took too long.
+            # Also when the handler suppressed the cancel.
             return TimedOut(limit=float(running.claimed.timeout_seconds or 0))
         case Reason.USER:
             return CancelRequested()
         case _:
-            # Work that was finished all the same is not thrown away.
+            # A handler that finished in spite of the cancel keeps its result.
             return ending if isinstance(ending, Returned) else _INTERRUPTED
 
 
 def _arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
-    """Return the handler's keywords: the args, or the fields of their model, and the job."""
+    """Return the handler's keyword arguments: the args or their model's fields, and the job."""
     if handler.args_model is None:
         args = {} if claimed.args_text == "{}" else claimed.args()
     elif claimed.is_oversized:

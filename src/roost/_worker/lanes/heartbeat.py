@@ -8,17 +8,20 @@ for dead because claims and settles wait for a lock.
 from __future__ import annotations
 
 import math
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._model.settings import WorkerSettings
 from roost._ops.workers import forget_worker, register_worker, renew_worker
-from roost._worker.about import event_loop, roost_version
+from roost._worker.database import Database
 from roost._worker.lane import backoff
-from roost._worker.runtime import Runtime
+from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.heartbeat")
@@ -36,8 +39,9 @@ class HeartbeatLane:
 
     name = "heartbeat"
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, state: WorkerState, database: Database) -> None:
+        self._state = state
+        self._database = database
         self._logged_fence = False
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
@@ -54,24 +58,24 @@ class HeartbeatLane:
         cancelling a statement takes a connection too.
         """
         while True:
-            await anyio.sleep(max(0.0, self._runtime.lease_until - monotonic()))
-            if not self._runtime.holds_leases():
+            await anyio.sleep(max(0.0, self._state.lease_until - monotonic()))
+            if not self._state.holds_leases():
                 if not self._logged_fence:
                     self._logged_fence = True
                     logger.error(
                         "leases of worker %(worker_id)d have run out: stopping its %(jobs)d jobs",
-                        worker_id=self._runtime.worker_id,
-                        jobs=len(self._runtime.running),
+                        worker_id=self._state.worker_id,
+                        jobs=len(self._state.slots),
                     )
-                self._runtime.lose_leases()
+                self._state.lose_leases()
                 await anyio.sleep(_FENCED)
 
     async def _renew(self) -> None:
         failures = 0
         while True:
-            wait = self._runtime.settings.heartbeat_interval if not failures else backoff(failures)
+            wait = self._state.settings.heartbeat_interval if not failures else backoff(failures)
             with anyio.move_on_after(min(wait, self._left())):
-                await self._runtime.heartbeat_wake.wait()
+                await self._state.heartbeat_wake.wait()
             try:
                 await self.once()
             except DatabaseUnavailableError as error:
@@ -91,62 +95,62 @@ class HeartbeatLane:
 
     async def register(self) -> None:
         """Start a new incarnation."""
-        settings = self._runtime.settings
+        settings = self._state.settings
         began = monotonic()
-        self._runtime.worker_id = await self._runtime.call_for_heartbeat(
+        self._state.worker_id = await self._database.call_for_heartbeat(
             register_worker(
-                name=self._runtime.name,
+                name=self._state.name,
                 queues=settings.queues,
                 concurrency=settings.concurrency,
                 stale_after=settings.orphan_stale_after,
-                tasks=list(self._runtime.registry),
+                tasks=list(self._state.registry),
                 version=roost_version(),
-                driver=self._runtime.driver.name,
+                driver=self._database.driver_name,
                 event_loop=event_loop(),
             )
         )
         self._logged_fence = False
-        self._runtime.alertness.sleep(now=began)  # as the new row says
-        self._runtime.offer.number = None
-        self._runtime.pauses_wake.set()  # the new row confirms none
-        self._runtime.lease_until = began + self._lease
+        self._state.notify_mode.start_being_notified(now=began)  # as the new row says
+        self._state.credit.revoke()
+        self._state.pause_wake.set()  # the new row confirms none
+        self._state.lease_until = began + self._lease
 
     async def once(self) -> None:
         """Renew once; when the leases are lost, stop the jobs and begin a new incarnation.
 
         :raises DatabaseUnavailableError: not renewed.
         """
-        settings = self._runtime.settings
+        settings = self._state.settings
         began = monotonic()
-        alive = await self._runtime.call_for_heartbeat(
-            renew_worker(self._runtime.worker_id, stale_after=settings.orphan_stale_after),
+        alive = await self._database.call_for_heartbeat(
+            renew_worker(self._state.worker_id, stale_after=settings.orphan_stale_after),
             timeout=max(0.1, min(settings.heartbeat_interval, self._left())),
         )
-        if alive and self._runtime.holds_leases():
-            self._runtime.lease_until = began + self._lease
+        if alive and self._state.holds_leases():
+            self._state.lease_until = began + self._lease
             return
         if alive:
             # Too late, and nobody noticed. The jobs were stopped: without the row they are rescued.
-            await self._runtime.call_for_heartbeat(forget_worker(self._runtime.worker_id))
+            await self._database.call_for_heartbeat(forget_worker(self._state.worker_id))
         logger.error(
             "this worker, %(worker_id)d, was taken for dead: its jobs were stopped",
-            worker_id=self._runtime.worker_id,
+            worker_id=self._state.worker_id,
         )
-        self._runtime.lease_until = -math.inf  # what a claim in flight brings is not started
-        self._runtime.lose_leases()
+        self._state.lease_until = -math.inf  # what a claim in flight brings is not started
+        self._state.lose_leases()
         await self.register()
-        self._runtime.look_again()
+        self._state.wake_fetch()
 
     async def stop(self) -> None:
         """Remove the worker's row: its jobs are settled or handed back by now.
 
         It stays, and expires, when a handler still runs: its job must not run twice at once.
         """
-        if not self._runtime.runs_under_its_row():
+        if not self._state.needs_its_row():
             with anyio.move_on_after(FORGET_TIMEOUT):
                 try:
-                    await self._runtime.call_for_heartbeat(
-                        forget_worker(self._runtime.worker_id), timeout=FORGET_TIMEOUT
+                    await self._database.call_for_heartbeat(
+                        forget_worker(self._state.worker_id), timeout=FORGET_TIMEOUT
                     )
                 except DatabaseUnavailableError as error:
                     logger.warning("worker row left behind: %(error)s", error=str(error))
@@ -154,15 +158,30 @@ class HeartbeatLane:
     @property
     def _lease(self) -> float:
         """Seconds of a lease, counted from before the call: the row can't be written earlier."""
-        settings = self._runtime.settings
+        settings = self._state.settings
         return settings.orphan_stale_after - unwinding_seconds(settings)
 
     def _left(self) -> float:
         """Seconds until the leases run out, > 0 while they hold; a second when they do not."""
-        left = self._runtime.lease_until - monotonic()
+        left = self._state.lease_until - monotonic()
         return left if left > 0 else 1.0
 
 
 def unwinding_seconds(settings: WorkerSettings) -> float:
     """Return the seconds that interrupted jobs have to end before others may take them."""
     return settings.orphan_stale_after * UNWINDING
+
+
+@cache
+def roost_version() -> str | None:
+    """Return the installed version; ``None``: it runs from a folder that was not installed."""
+    try:
+        return version("anyroost")
+    except PackageNotFoundError:
+        return None
+
+
+def event_loop() -> str:
+    """Return the package whose event loop runs: ``asyncio``, ``uvloop`` or ``trio``."""
+    native = anyio.lowlevel.current_token().native_token
+    return type(native).__module__.partition(".")[0]

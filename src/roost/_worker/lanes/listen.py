@@ -1,4 +1,4 @@
-"""Listen: hear of new jobs and of cancels at once. Asking finds them anyway, only later."""
+"""Listen: turn notifications into wakes. Without them the lanes poll, and act later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from roost._drivers.base import Listener, Notification
 from roost._model.logs import StructuredLogger
 from roost._ops.dispatch import DISPATCHED, WATCH
 from roost._ops.workers import notify_probe
-from roost._worker.runtime import Runtime
+from roost._worker.database import Database
+from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.listen")
@@ -25,15 +26,13 @@ JOBS, ROOM, CANCEL = "roost_jobs", "roost_room", "roost_cancel"
 PAUSE, CRON, PROBE = "roost_pause", "roost_cron", "roost_probe"
 """Channels. Payloads: a queue's name; an entry's name; a probe's."""
 PROBE_INTERVAL = 30.0
-"""Seconds of silence after which the connection is asked whether it still hears."""
+"""Seconds without a notification after which the connection is checked."""
 PROBE_TIMEOUT = 10.0
-WATCH_DELAY = 0.15
-"""Seconds that another worker has to accept a job before this one looks whether it has."""
-DEAF_DELAY = 60.0
-"""Seconds before a connection is opened again that answered but heard nothing."""
+NOT_NOTIFIED_DELAY = 60.0
+"""Seconds before a new connection when the last one answered and received no notification."""
 
 
-class _DeafError(DatabaseUnavailableError):
+class _NotNotifiedError(DatabaseUnavailableError):
     """The connection answers, but notifications don't arrive."""
 
 
@@ -42,8 +41,9 @@ class ListenLane:
 
     name = "listen"
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, state: WorkerState, database: Database) -> None:
+        self._state = state
+        self._database = database
         self._tokens = itertools.count(1)
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
@@ -53,30 +53,29 @@ class ListenLane:
         """
         lost = False
         while True:
-            delay = self._runtime.settings.listen_reconnect_delay
-            # New each time, so that its lock says whether this very connection lives.
+            delay = self._state.settings.listen_reconnect_delay
+            # New for each connection: its advisory lock says whether this connection lives.
             own = f"roost_worker_{secrets.token_hex(16)}"
             try:
-                async with self._runtime.driver.listener(
-                    [JOBS, ROOM, CANCEL, PAUSE, CRON, PROBE, own],
-                    application_name=f"roost listen {self._runtime.name}",
+                async with self._database.listener(
+                    [JOBS, ROOM, CANCEL, PAUSE, CRON, PROBE, own]
                 ) as listener:
                     task_status.started()
-                    # Whatever was announced while nobody listened.
+                    # Notifications were lost while the worker did not listen.
                     self._wake_all()
                     await self._check(listener)
-                    self._runtime.listening = True
+                    self._state.listening = True
                     if lost:
                         logger.info("listening again")
                         lost = False
-                    # Only now: behind a pooler the lock would stay with the pooler's connection.
+                    # After the check: a pooler's connection would keep the lock.
                     await listener.lock(own)
-                    self._runtime.offer.listens(own)
-                    self._runtime.look.set()
+                    self._state.credit.listen_on(own)
+                    self._state.fetch_wake.set()
                     while True:
                         await self.once(listener)
-            except _DeafError:
-                delay = DEAF_DELAY
+            except _NotNotifiedError:
+                delay = NOT_NOTIFIED_DELAY
                 logger.error(
                     "notifications don't arrive, polling only: is there a pooler in transaction "
                     "mode in front of Postgres?"
@@ -85,40 +84,40 @@ class ListenLane:
                 logger.warning("not listening, polling only: %(error)s", error=str(error))
             finally:
                 lost = True
-                self._runtime.listening = False
-                self._runtime.offer.channel = None
-                self._runtime.control_wake.set()
-                self._runtime.pauses_wake.set()
+                self._state.listening = False
+                self._state.credit.channel = None
+                self._state.cancel_wake.set()
+                self._state.pause_wake.set()
             task_status.started()
             await anyio.sleep(delay)
 
     async def once(self, listener: Listener) -> None:
-        """Pass one bunch of notifications on, or, after a long silence, check the connection.
+        """Handle the next notifications, or check the connection after `PROBE_INTERVAL` without.
 
-        :raises DatabaseUnavailableError: it is dead, or deaf.
+        :raises DatabaseUnavailableError: the connection is lost, or receives no notifications.
         """
-        heard = None
+        received = None
         with anyio.move_on_after(PROBE_INTERVAL):
-            heard = await listener.receive()
-        if heard is None:
+            received = await listener.receive()
+        if received is None:
             await self._check(listener)
         else:
-            self._pass_on(heard)
-            # What was just started goes first.
+            self._handle(received)
+            # The lanes that were just woken run first.
             await anyio.lowlevel.checkpoint()
 
     async def _check(self, listener: Listener) -> None:
-        """Send a notification and wait to hear it: a connection that answers may still be deaf."""
-        token = f"{self._runtime.name} {next(self._tokens)}"
+        """Send a notification and wait for it: a connection that answers may not receive any."""
+        token = f"{self._state.name} {next(self._tokens)}"
         waiting = anyio.move_on_after(PROBE_TIMEOUT)
         sent = anyio.Event()
         failure: DatabaseUnavailableError | None = None
         async with anyio.create_task_group() as group:
-            # Beside the hearing: what else is announced must not wait until a connection is free.
+            # In a task of its own: other notifications must not wait until a connection is free.
             group.start_soon(self._send_probe, token, waiting, sent)
             try:
                 with waiting:
-                    await self._hear(listener, token)
+                    await self._receive_until(listener, token)
                     group.cancel_scope.cancel()
                     return
             except DatabaseUnavailableError as error:
@@ -129,85 +128,87 @@ class ListenLane:
         with anyio.move_on_after(PROBE_TIMEOUT):
             await listener.probe()
             if sent.is_set():
-                raise _DeafError("notifications don't arrive")
-            return  # it was not heard because it was not sent: that says nothing
+                raise _NotNotifiedError("notifications don't arrive")
+            return  # the probe was not sent: that says nothing of this connection
         raise DatabaseUnavailableError("the listening connection does not answer")
 
     async def _send_probe(self, token: str, waiting: anyio.CancelScope, sent: anyio.Event) -> None:
         """Send a notification and give it `PROBE_TIMEOUT` from then on to arrive."""
         try:
-            await self._runtime.call(notify_probe(token), timeout=PROBE_TIMEOUT)
+            await self._database.call(notify_probe(token), timeout=PROBE_TIMEOUT)
         except DatabaseUnavailableError as error:
-            logger.info("the probe of the listening was not sent: %(error)s", error=str(error))
+            logger.info(
+                "the probe of the listening connection was not sent: %(error)s", error=str(error)
+            )
             waiting.cancel()
         else:
             sent.set()
             waiting.deadline = anyio.current_time() + PROBE_TIMEOUT
 
-    async def _hear(self, listener: Listener, token: str) -> None:
+    async def _receive_until(self, listener: Listener, token: str) -> None:
         while True:
-            heard = await listener.receive()
-            self._pass_on(heard)
-            if Notification(PROBE, token) in heard:
+            received = await listener.receive()
+            self._handle(received)
+            if Notification(PROBE, token) in received:
                 return
 
-    def _pass_on(self, heard: Sequence[Notification]) -> None:
+    def _handle(self, received: Sequence[Notification]) -> None:
         of_jobs = 0
         cancels: set[int] = set()
         own: set[str] = set()
-        for notification in heard:
+        for notification in received:
             if notification.channel == CANCEL:
                 cancels.update(_job_ids(notification.payload))
             elif notification.channel == CRON:
-                self._runtime.cron_wake.set()
+                self._state.cron_wake.set()
             elif notification.channel == PAUSE:
-                self._runtime.pauses_wake.set()
+                self._state.pause_wake.set()
             elif notification.channel in (JOBS, ROOM):
                 of_jobs += self._concerns(notification)
-            elif notification.channel == self._runtime.offer.channel:
+            elif notification.channel == self._state.credit.channel:
                 own.add(notification.payload)
         if cancels:
-            self._look_for_cancels(cancels)
+            self._read_cancels(cancels)
         if own:
             self._read_own(own)
         if of_jobs:
-            self._runtime.alertness.heard(of_jobs, now=monotonic())
-            self._runtime.look_again()
+            self._state.notify_mode.record_notifications(of_jobs, now=monotonic())
+            self._state.wake_fetch()
 
     def _concerns(self, notification: Notification) -> bool:
         """Say whether a job may have become claimable here."""
         if notification.channel == JOBS:
-            return notification.payload in self._runtime.settings.queues
-        return self._runtime.waits_for_room(notification.payload)
+            return notification.payload in self._state.settings.queues
+        return self._state.limited.concerns(notification.payload)
 
     def _read_own(self, payloads: set[str]) -> None:
-        """Have the fetch lane read this worker's row, or look at what others don't accept."""
-        runtime = self._runtime
+        """Have the fetch lane read this worker's row, or watch a job dispatched to another one."""
+        state = self._state
         if DISPATCHED in payloads:
-            runtime.alertness.heard(1, now=monotonic())
-            runtime.offer.told()
+            state.notify_mode.record_notifications(1, now=monotonic())
+            state.credit.notified()
         if WATCH in payloads:
-            runtime.offer.watch_at = min(runtime.offer.watch_at, monotonic() + WATCH_DELAY)
-        runtime.look.set()
+            state.credit.watch()
+        state.fetch_wake.set()
 
     def _wake_all(self) -> None:
-        self._runtime.look_again()
-        self._runtime.control_wake.set()
-        self._runtime.pauses_wake.set()
-        self._runtime.cron_wake.set()
+        self._state.wake_fetch()
+        self._state.cancel_wake.set()
+        self._state.pause_wake.set()
+        self._state.cron_wake.set()
 
-    def _look_for_cancels(self, job_ids: set[int]) -> None:
-        """Have the rows read if one of the jobs is here; else after the claim that may bring it."""
-        if job_ids.isdisjoint(self._runtime.running.ids):
-            self._runtime.cancel_heard = True
+    def _read_cancels(self, job_ids: set[int]) -> None:
+        """Have the rows read now if a job is held here, else after the claim that may bring it."""
+        if job_ids.isdisjoint(self._state.slots.job_ids):
+            self._state.cancel_announced = True
         else:
-            self._runtime.control_wake.set()
+            self._state.cancel_wake.set()
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""
 
 
 def _job_ids(payload: str) -> list[int]:
-    """Return the id of the job that is to be cancelled, none if the payload is not one of ours."""
+    """Return the id of the job that is to be cancelled; none if the payload is not Roost's."""
     job_id, _, _ = payload[:40].partition(":")
     return [int(job_id)] if job_id.isascii() and job_id.isdigit() else []

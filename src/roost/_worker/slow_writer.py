@@ -12,19 +12,23 @@ from time import monotonic
 
 import anyio
 
+from roost._drivers.shield import shielded
 from roost._model.logs import StructuredLogger
 from roost._model.verdict import drop_payload
 from roost._ops.dependencies import LOCK_NOT_AVAILABLE
 from roost._ops.settle import Settled, settle, settle_parents
 from roost._ops.workers import oldest_transaction
-from roost._worker.runtime import Runtime
-from roost._worker.unwritten import Postponed, due, next_due_at
-from roost._worker.writing import (
+from roost._worker.database import Database
+from roost._worker.state import WorkerState
+from roost._worker.verdicts import (
     SETTLE_TIMEOUT,
-    Flight,
-    account,
+    PostponedVerdict,
+    WriteTime,
     completes,
+    due,
     is_heavy,
+    next_due_at,
+    record_written,
     report_lost,
 )
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
@@ -47,39 +51,40 @@ MAX_UNANSWERED_DELAY = 5.0
 """Seconds between two tries of a verdict that was not answered, at most."""
 
 
-class ApartWriter:
-    """Writes `Unwritten.apart`."""
+class SlowWriter:
+    """Writes `VerdictQueue.slow`."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, state: WorkerState, database: Database) -> None:
+        self._state = state
+        self._database = database
         self._writing = anyio.Lock(fast_acquire=True)
-        self.flight = Flight()
+        self.time = WriteTime()
 
     def next_at(self) -> float:
         """Return when there is something to write, by ``time.monotonic``."""
-        return next_due_at(self._runtime.settling.apart, otherwise=math.inf)
+        return next_due_at(self._state.verdicts.slow, otherwise=math.inf)
 
     async def once(self) -> None:
         """Write what is due: completions first, then other ends, then each large result alone."""
         async with self._writing:
             now = monotonic()
-            ready = due(self._runtime.settling.apart, now=now)
+            ready = due(self._state.verdicts.slow, now=now)
             light = [one for one in ready if one.has_children and not is_heavy(one.verdict)]
             completed = [one for one in light if completes(one.verdict)]
             failed = [one for one in light if not completes(one.verdict)]
             for batch in (completed[:MAX_PARENTS], failed[:MAX_PARENTS]):
                 if batch:
                     await self._write(batch)
-            # Also what was large until a note replaced its result.
+            # Includes those whose large result a note has replaced.
             for one in [one for one in ready if one not in light][:1]:
                 await self._write([one])
 
-    async def _write(self, batch: Sequence[Postponed]) -> None:
+    async def _write(self, batch: Sequence[PostponedVerdict]) -> None:
         """Write some in one transaction; where that fails, each in one of its own."""
         with_children = batch[0].has_children
         timeout = PARENTS_TIMEOUT if with_children else SETTLE_TIMEOUT
         try:
-            with self.flight.shield(timeout):
+            with self.time.shield(timeout):
                 settled = await self._send(batch, timeout=timeout)
                 self._written(batch, settled)
                 return
@@ -95,22 +100,22 @@ class ApartWriter:
             if len(batch) == 1:
                 self._failed(batch[0], error)
                 return
-        # Another transaction holds a child of one of them, or one of them can't be written.
+        # A child of one of them is locked, or one of them can't be written.
         for one in batch:
             await self._write([one])
 
-    async def _send(self, batch: Sequence[Postponed], *, timeout: float) -> Settled:
-        runtime, error_cap = self._runtime, self._runtime.settings.error_cap
+    async def _send(self, batch: Sequence[PostponedVerdict], *, timeout: float) -> Settled:
+        error_cap = self._state.settings.error_cap
         verdicts = [one.verdict for one in batch]
-        timeout = self.flight.seconds(timeout)
+        timeout = self.time.seconds(timeout)
         if batch[0].has_children:
-            return await runtime.call_in_transaction(
+            return await self._database.call_in_transaction(
                 settle_parents(verdicts, error_cap=error_cap), timeout=timeout
             )
-        return await runtime.call(settle(verdicts, error_cap=error_cap), timeout=timeout)
+        return await self._database.call(settle(verdicts, error_cap=error_cap), timeout=timeout)
 
-    def _written(self, batch: Sequence[Postponed], settled: Settled) -> None:
-        unwritten = self._runtime.settling
+    def _written(self, batch: Sequence[PostponedVerdict], settled: Settled) -> None:
+        queue = self._state.verdicts
         now = monotonic()
         parents = {verdict.lease for verdict in settled.parents}
         busy = {verdict.lease for verdict in settled.busy}
@@ -122,14 +127,14 @@ class ApartWriter:
                 one.postpone(now=now)
             else:
                 done.add(one)
-        unwritten.apart = [one for one in unwritten.apart if one not in done]
-        account(self._runtime, settled, [one.verdict for one in batch])
+        queue.slow = [one for one in queue.slow if one not in done]
+        record_written(self._state, settled, [one.verdict for one in batch])
         report_lost(settled.lost, unsure={one.verdict.lease for one in batch if one.unsure})
 
-    def _failed(self, one: Postponed, error: DatabaseError) -> None:
-        """Put off a verdict that a database that answers did not write.
+    def _failed(self, one: PostponedVerdict, error: DatabaseError) -> None:
+        """Postpone a verdict that was not written although the database answers.
 
-        After `MAX_REFUSALS` of these its payload is dropped.
+        After `MAX_REFUSALS` such failures a note replaces its payload.
         """
         job_id = one.verdict.lease.job_id
         if error.sqlstate == LOCK_NOT_AVAILABLE:
@@ -154,10 +159,10 @@ class ApartWriter:
         one.postpone(now=monotonic(), at_least=delay)
 
     async def _answers(self) -> bool:
-        """Say whether the database answers something else."""
-        with anyio.move_on_after(self.flight.seconds(CHECK_TIMEOUT), shield=True):
+        """Say whether the database answers another statement."""
+        with shielded(self.time.seconds(CHECK_TIMEOUT)):
             try:
-                await self._runtime.call(oldest_transaction(), timeout=CHECK_TIMEOUT)
+                await self._database.call(oldest_transaction(), timeout=CHECK_TIMEOUT)
             except DatabaseError:
                 return False
             return True

@@ -17,11 +17,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from time import monotonic
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import anyio
 import attrs
 
+from roost._drivers.shield import shielded
 from roost._model.codec import decode
 from roost._model.job import Job
 from roost._model.logs import StructuredLogger
@@ -34,9 +35,12 @@ from roost._model.verdict import (
     Returned,
     sanitize,
 )
-from roost._worker.process_child import ANSWER, LEASE, MOST_BYTES, REQUEST, STOP_SIGNALS
-from roost._worker.running import RunningJob
+from roost._worker.handlers.process_child import ANSWER, LEASE, MOST_BYTES, REQUEST, STOP_SIGNALS
+from roost._worker.running_job import RunningJob
 from roost.exceptions import HandlerProcessError, SnoozeJob
+
+if TYPE_CHECKING:
+    from roost._worker.state import WorkerState
 
 logger = StructuredLogger("roost.worker.process")
 
@@ -48,7 +52,7 @@ its socket open, and whether the lease was renewed meanwhile."""
 END_TIMEOUT = 2.0
 """Seconds for killed processes to end when the worker stops."""
 _PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from roost._worker.process_child import main; "
+    "import sys; sys.path[:] = {path!r}; from roost._worker.handlers.process_child import main; "
     "main({channel}, {lifeline}, {renewals}, {worker}, {main_module!r})"
 )
 
@@ -117,21 +121,21 @@ class _Process:
             os.fdopen(told, "wb", buffering=0),
         )
 
-    async def ask(self, request: bytes, *, lease_until: Callable[[], float]) -> Any:
+    async def ask(self, request: bytes, *, state: WorkerState) -> Any:
         """Send a request and return the decoded answer; a cancel leaves the process unusable.
 
-        :param lease_until: by ``time.monotonic``, when others may run the job. The process ends
-            then by itself, for the worker may be stopped or blocked.
-        :raises HandlerProcessError: it ended, or its answer is none.
+        :param state: its ``lease_until`` says when other workers may run the job. The process ends
+            itself then, since the worker may be stopped or blocked.
+        :raises HandlerProcessError: it ended, or its answer can't be read.
         """
         self.calls += 1
         try:
-            await self._send(REQUEST.pack(self.calls, len(request), lease_until()) + request)
-            header = await self._receive(ANSWER.size, lease_until)
+            await self._send(REQUEST.pack(self.calls, len(request), state.lease_until) + request)
+            header = await self._receive(ANSWER.size, state)
             number, size = ANSWER.unpack(header)
             if number != self.calls or size > MOST_BYTES:
                 raise HandlerProcessError("the process of the handler wrote into Roost's channel")
-            answer = decode((await self._receive(size, lease_until)).decode())
+            answer = decode((await self._receive(size, state)).decode())
         except (OSError, EOFError):
             raise HandlerProcessError(await self._how_it_ended()) from None
         except ValueError:
@@ -147,7 +151,7 @@ class _Process:
             except BlockingIOError:
                 await anyio.wait_writable(self.channel)
 
-    async def _receive(self, size: int, lease_until: Callable[[], float]) -> bytes:
+    async def _receive(self, size: int, state: WorkerState) -> bytes:
         got, told = bytearray(), 0.0
         while len(got) < size:
             try:
@@ -155,12 +159,12 @@ class _Process:
             except BlockingIOError:
                 # Before the wait: what it wrote until it ended is read first.
                 ended = self.popen.poll() is not None
-                left = lease_until() - monotonic()
+                left = state.lease_until - monotonic()
                 with anyio.move_on_after(min(LOOK_INTERVAL, max(left / 4, 0.01))):
                     await anyio.wait_readable(self.channel)
                     continue
-                if lease_until() != told:
-                    told = lease_until()
+                if state.lease_until != told:
+                    told = state.lease_until
                     # Without effect where much waits to be read already: the process is stuck.
                     self.renewals.write(LEASE.pack(told))
                 if ended:
@@ -213,13 +217,10 @@ class _Process:
 
 
 class HandlerProcesses:
-    """The processes of one worker, at most one for each slot.
+    """The processes of one worker, at most one for each slot."""
 
-    :param lease_until: returns, by ``time.monotonic``, when others may take the worker's jobs.
-    """
-
-    def __init__(self, *, lease_until: Callable[[], float]) -> None:
-        self._lease_until = lease_until
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
         self._idle: list[_Process] = []
 
     async def call(
@@ -234,10 +235,10 @@ class HandlerProcesses:
             job: Job = running.claimed.job()
             request = pickle.dumps((func, args, job))
             process = self._take()
-        except Exception as error:  # noqa: BLE001  (the failure of this job alone)
+        except Exception as error:  # noqa: BLE001  (this job's failure alone)
             return Raised(error)
         try:
-            answer = await process.ask(request, lease_until=self._lease_until)
+            answer = await process.ask(request, state=self._state)
         except HandlerProcessError as error:
             await self._end(process, running)
             return Raised(error)
@@ -264,8 +265,7 @@ class HandlerProcesses:
     async def _end(self, process: _Process, running: RunningJob) -> None:
         """Kill a process and hold the job's slot and lease until it is gone."""
         process.kill()
-        with running.lingering():
-            await process.wait()
+        await running.wait_uninterrupted(process.wait)
         if process.popen.returncode is None:
             # Only the kernel can keep it: its job must not run elsewhere meanwhile.
             running.abandoned = True
@@ -280,7 +280,7 @@ class HandlerProcesses:
         idle, self._idle = self._idle, []
         for process in idle:
             process.kill()
-        with anyio.move_on_after(END_TIMEOUT, shield=True):
+        with shielded(END_TIMEOUT):
             for process in idle:
                 await process.wait()
 

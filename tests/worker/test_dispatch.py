@@ -17,9 +17,9 @@ from tests.worker.conftest import hand_over
 from roost import AsyncRoost, HandlerRegistry, Job, Worker, job
 from roost._ops.dispatch import Accepted, accept_dispatched, grant_credit
 from roost._ops.query import Op
-from roost._worker.lanes import fetch
-from roost._worker.lanes.limits import LimitsLane
-from roost._worker.runtime import Runtime
+from roost._worker import dispatch, prefetch
+from roost._worker.lanes.maintenance import LimitsLane
+from roost._worker.state import WorkerState
 
 pytestmark = pytest.mark.anyio
 
@@ -38,10 +38,10 @@ def ran(registry: HandlerRegistry) -> Counter[int]:
     return ran
 
 
-def runtime_of(worker: Worker) -> Runtime:
+def state_of(worker: Worker) -> WorkerState:
     """Return what its lanes share."""
     assert worker._session is not None
-    return worker._session._runtime
+    return worker._session.state
 
 
 async def offers(table: JobTable, count: int = 1) -> None:
@@ -89,7 +89,7 @@ async def test_a_worker_with_one_slot_is_given_the_next_job_when_it_is_free(
         first = await client.enqueue("hold")
         await eventually(lambda: was_handed(table, first))
         second = await client.enqueue("hold")
-        await eventually(lambda: runtime_of(worker).jobs_may_wait)  # it has heard of it
+        await eventually(lambda: state_of(worker).jobs_may_wait)  # it has heard of it
         assert not table.get(second).attempted_at
         gate.set()
         await completed(table, second)
@@ -103,7 +103,9 @@ async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
     make_worker: MakeWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fetch, "MAX_LINE_WAIT", 60.0)  # not as one that has waited for too long
+    monkeypatch.setattr(
+        prefetch, "MAX_PREFETCH_WAIT", 60.0
+    )  # not as one that has waited for too long
     gate = anyio.Event()
 
     @job("hold", registry=registry)
@@ -116,7 +118,7 @@ async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
         await offers(table)
         table.add("hold", args={"wait": True})  # by a claim: its offer stays
         await eventually(lambda: table.states() == {"executing": 1})
-        await eventually(lambda: len(runtime_of(busy).running) == 1)
+        await eventually(lambda: len(state_of(busy).slots) == 1)
         job_id = await client.enqueue("hold", args={"wait": False})
         await eventually(lambda: table.get(job_id).state == "available")
         assert table.get(job_id).attempt == 0
@@ -172,7 +174,7 @@ async def test_what_a_stranger_sends_starts_nothing_and_costs_no_offer(
         await offers(table)
         channel = table.value("select channel from roost.workers")
         [worker_id] = table.workers()
-        number = runtime_of(worker).offer.number
+        number = state_of(worker).credit.number
         row = [7, "default", "tick", "{}", 0, 20, 0, 0, None, None, None, None, False]
         for payload in (
             "dispatched",
@@ -182,10 +184,10 @@ async def test_what_a_stranger_sends_starts_nothing_and_costs_no_offer(
             "dispatched",
         ):
             table.rows("select pg_notify($1::text, $2::text)", channel, payload)
-        await eventually(lambda: runtime_of(worker).offer.watch_at < math.inf)
-        await eventually(lambda: runtime_of(worker).offer.watch_at == math.inf)
-        assert not runtime_of(worker).offer.in_doubt
-        assert runtime_of(worker).offer.number == number
+        await eventually(lambda: state_of(worker).credit.watch_at < math.inf)
+        await eventually(lambda: state_of(worker).credit.watch_at == math.inf)
+        assert not state_of(worker).credit.needs_reconcile
+        assert state_of(worker).credit.number == number
         assert table.value("select credit from roost.workers") == number
         job_id = await client.enqueue("tick")
         await completed(table, job_id)
@@ -206,7 +208,7 @@ async def test_a_flood_of_forged_hand_overs_keeps_no_worker_from_its_jobs(
         reads["accept"] += 1
         return accept_dispatched(worker_id, next_credit=next_credit)
 
-    monkeypatch.setattr(fetch, "accept_dispatched", counted)
+    monkeypatch.setattr(dispatch, "accept_dispatched", counted)
     async with working(make_worker(poll_interval=30)):
         await offers(table)
         channel = table.value("select channel from roost.workers")
@@ -302,10 +304,10 @@ async def test_a_job_of_a_limited_task_is_not_taken_over(
     async with working(worker):
         await offers(table)
         # As where the limit was published a moment after the enqueue looked.
-        runtime_of(worker).limited_tasks = frozenset({"tick"})
+        state_of(worker).limited.names = frozenset({"tick"})
         job_id = await client.enqueue("tick")
         await eventually(lambda: table.get(job_id).state == "available")
-        runtime_of(worker).limited_tasks = frozenset()
+        state_of(worker).limited.names = frozenset()
         await completed(table, job_id)
     assert ran == {job_id: 1}
 

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from roost._drivers.shield import shielded
 from roost._model.hooks import Hooks
 from roost._model.job import Job
 from roost._model.logs import StructuredLogger
@@ -23,8 +24,8 @@ from roost._model.verdict import (
     TimedOut,
     error_record,
 )
-from roost._worker.handler import close_what_is_open, comes_from_outside
-from roost._worker.task_guard import TaskGuard
+from roost._worker.handlers.call import close_what_is_open, comes_from_outside
+from roost._worker.handlers.task_guard import TaskGuard
 from roost.exceptions import JobFailed, JobTimeoutError, WorkerShutdown
 
 logger = StructuredLogger("roost.worker.hooks")
@@ -57,7 +58,7 @@ class HookCalls:
         if (hook := self._hooks.after_job) is not None:
             result = ending.value if isinstance(ending, Returned) else None
             error = _error_of(ending, self._job)
-            with anyio.move_on_after(min(timeout, HOOK_TIMEOUT), shield=True) as bound:
+            with shielded(min(timeout, HOOK_TIMEOUT)) as bound:
                 await self._call(
                     hook, "after_job", bound, result=result, error=error, ctx=self._ctx
                 )

@@ -30,7 +30,7 @@ from roost._model.codec import EncodingError, encode
 from roost._model.job import Job
 from roost._model.lazy import PLAIN_RESULTS, refuse_unawaited
 from roost._model.verdict import error_record, result_as_json
-from roost._worker.current import current
+from roost._worker.handlers.current import current
 from roost.exceptions import SnoozeJob
 
 REQUEST = struct.Struct("!QQd")

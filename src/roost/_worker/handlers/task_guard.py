@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import anyio
 
+from roost._drivers.shield import shielded
+
 CHILDREN_TIMEOUT = 1.0
 """Seconds for the tasks of a group that was left open to end after their cancel."""
 
@@ -92,7 +94,7 @@ class _AsyncioGuard:
             found.append("a pending cancel")
         await self._absorb_cancels(scope, task)
         if left:
-            with anyio.move_on_after(CHILDREN_TIMEOUT, shield=True):
+            with shielded(CHILDREN_TIMEOUT):
                 while any(not child.done() for child in left):
                     await self._asyncio.wait(left)
             await self._absorb_cancels(scope, task)

@@ -20,9 +20,9 @@ from roost._model.lazy import MAX_AWAITS, PLAIN_RESULTS, needs_await, refuse_laz
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.verdict import Ending, Raised, Returned
-from roost._worker.process import HandlerProcesses
-from roost._worker.running import RunningJob
-from roost._worker.task_guard import TaskGuard
+from roost._worker.handlers.process import HandlerProcesses
+from roost._worker.handlers.task_guard import TaskGuard
+from roost._worker.running_job import RunningJob
 
 logger = StructuredLogger("roost.worker.execute")
 
@@ -97,7 +97,7 @@ async def call_in_loop(
 async def _finish(value: Any) -> Any:
     """Await what a handler returned until it is a result.
 
-    :raises TypeError: it is work that is still to be done, such as a generator.
+    :raises TypeError: it is work that was not done, such as a generator.
     """
     for _ in range(MAX_AWAITS):
         if not needs_await(value):
@@ -142,12 +142,12 @@ async def _call_in_thread(
 
     A cancel can't stop a thread, so slot and lease are held until it ends by itself; the handler
     may ask ``anyio.from_thread.check_cancelled()``. What it comes to after a cancel is returned all
-    the same. When the worker stops, ``running.linger`` gets a deadline, after which the thread is
-    left behind.
+    the same. When the worker stops, the thread gets `UNINTERRUPTIBLE_GRACE` and is then
+    abandoned.
     """
     ended = anyio.Event()
     token = anyio.lowlevel.current_token()
-    decided = threading.Lock()  # whoever takes it first decides whether the handler runs
+    decided = threading.Lock()  # the first to take it decides whether the handler runs
     ending: Ending | None = None
 
     def call() -> None:
@@ -170,8 +170,7 @@ async def _call_in_thread(
     except anyio.get_cancelled_exc_class():
         if decided.acquire(blocking=False):
             raise
-        with running.lingering():
-            await ended.wait()
+        await running.wait_uninterrupted(ended.wait)
         if not ended.is_set():
             running.abandoned = True
             raise

@@ -1,9 +1,9 @@
-"""Starts: write into the worker's row how far its prefetched jobs may have started, before they do.
+"""Prefetch mark: write into the worker's row how far its prefetched jobs may have started.
 
-If the worker is killed, what it had prefetched and not started is given back without using an
-attempt, and what may have started uses one: see ``give_back_unstarted.sql``. A prefetched job does
-not start before the mark has passed it. In a stream of short jobs the mark is written some
-milliseconds ahead, so that no start waits for it; for a job on its last attempt it never is.
+A prefetched job starts only after the mark has passed it. If the worker is killed, its jobs behind
+the mark are released without using an attempt, and those before it use one: see
+``release_unstarted.sql``. In a stream of short jobs the mark is written some milliseconds ahead, so
+no start waits for it. For a job on its last attempt it is never written ahead.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from anyio.abc import TaskStatus
 from roost._model.logs import StructuredLogger
 from roost._ops.claim import ClaimedJob
 from roost._ops.workers import mark_started
+from roost._worker.database import Database
 from roost._worker.lane import backoff
-from roost._worker.runtime import Runtime
+from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
-logger = StructuredLogger("roost.worker.starts")
+logger = StructuredLogger("roost.worker.prefetch_mark")
 
 CALL_TIMEOUT = 5.0
 """Seconds for one write. It shares the heartbeat's connection, which no job's lock delays."""
@@ -34,25 +35,26 @@ AHEAD = 0.03
 attempt in vain when the worker is killed. A write costs as much as some five jobs."""
 
 
-class StartsLane:
-    """Moves the mark on when `Running` asks for it."""
+class PrefetchMarkLane:
+    """Moves the mark when `Slots` asks for it."""
 
-    name = "starts"
+    name = "prefetch mark"
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, state: WorkerState, database: Database) -> None:
+        self._state = state
+        self._database = database
         # When, and after how many starts, the window and the one before it began.
         self._windows = [(monotonic(), 0)] * 2
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Write until cancelled. While the database is away, prefetched jobs don't start."""
         task_status.started()
-        running = self._runtime.running
+        slots = self._state.slots
         failures = 0
         while True:
-            await running.cover_wake.wait()
+            await slots.mark_wake.wait()
             ahead = self._ahead()
-            jobs = running.to_cover(ahead=ahead)
+            jobs = slots.to_mark(ahead=ahead)
             if not jobs:
                 continue
             try:
@@ -61,30 +63,30 @@ class StartsLane:
                 failures += 1
                 logger.warning("prefetched jobs can't start yet: %(error)s", error=str(error))
                 await anyio.sleep(backoff(failures))
-                running.cover_wake.set()
+                slots.mark_wake.set()
             else:
                 failures = 0
 
     async def once(self, jobs: Sequence[ClaimedJob], *, ahead: int) -> None:
-        """Write that these may have started, then let them start.
+        """Write that ``jobs`` may have started, then let them start.
 
         :raises DatabaseUnavailableError: not written, or not known; they have not started.
         """
-        runtime, last = self._runtime, jobs[-1]
+        state, last = self._state, jobs[-1]
         is_last_attempt = any(job.attempt >= job.max_attempts for job in jobs)
-        alive = await runtime.call_for_heartbeat(
+        alive = await self._database.call_for_heartbeat(
             mark_started(last.lease.worker_id, last.place, flush=is_last_attempt),
             timeout=CALL_TIMEOUT,
         )
         if alive:
-            runtime.running.cover(last, ahead=ahead)
-            runtime.start_waiting()
+            state.slots.mark(last, ahead=ahead)
+            state.start_wake.set()
         else:
-            runtime.heartbeat_wake.set()  # it finds that the leases are gone, and empties the line
+            state.heartbeat_wake.set()  # it finds that the leases are lost
 
     def _ahead(self) -> int:
-        """Return how many starts to write ahead, by the rate of late."""
-        now, started = monotonic(), self._runtime.running.prefetched_started
+        """Return how many starts to write ahead, by the recent rate."""
+        now, started = monotonic(), self._state.slots.prefetched_started
         if now - self._windows[1][0] > WINDOW:
             self._windows = [self._windows[1], (now, started)]
         since, before = self._windows[0]

@@ -1,0 +1,231 @@
+"""Direct dispatch: an enqueue gives its job to a worker with a free slot, without a claim.
+
+The worker grants credit for one job: a number in its row. An enqueue in a transaction of its own
+may consume the credit (``roost.insert_or_dispatch``): it inserts its job as executing, under a
+lease of this worker, names the job in the worker's row, and notifies the worker. The worker accepts
+the job by reading its row. A notification only makes it look: any role may send one. See decision
+7.
+
+A job that its worker does not accept within `UNACCEPTED_AFTER` is taken over by another worker,
+which the enqueue has notified as well.
+"""
+
+from __future__ import annotations
+
+import math
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import attrs
+
+from roost._model.logs import StructuredLogger
+from roost._ops.claim import ClaimedJob
+from roost._ops.dispatch import accept_dispatched, grant_credit, take_unaccepted
+
+if TYPE_CHECKING:
+    from roost._worker.claimer import ClaimCalls
+    from roost._worker.database import Database
+    from roost._worker.state import WorkerState
+
+logger = StructuredLogger("roost.worker.fetch")
+
+CREDIT_INTERVAL = 0.02
+"""Seconds between two grants of a worker that polls: each costs the server a commit, and whoever
+consumes it a notification."""
+READ_INTERVAL = 0.02
+"""Seconds until the worker's row is read again after no job was found there."""
+MAX_CLAIM = 300
+"""Jobs that are taken over at once, at most."""
+WATCH_DELAY = 0.15
+"""Seconds that another worker has to accept a job before this one looks whether it has."""
+UNACCEPTED_AFTER = 0.1
+"""Seconds after which another worker may take over a job that was not accepted."""
+
+
+@attrs.define
+class Credit:
+    """Credit of one job for direct dispatch.
+
+    While `number` is outstanding, a producer may insert a job that is leased to this worker.
+
+    :param channel: where this worker is notified; ``None``: it does not listen. Each listening
+        connection has a channel of its own: the credit is void when the connection ends.
+    :param number: of the outstanding credit, also while it is not known whether it was granted.
+    :param needs_reconcile: whether to read the row: a job may have been dispatched.
+    :param watch_at: by ``time.monotonic``, when to look for jobs that other workers have not
+        accepted; infinity: none is known of.
+    """
+
+    channel: str | None = None
+    number: int | None = None
+    needs_reconcile: bool = False
+    watch_at: float = math.inf
+    _granted: int = 0
+
+    def listen_on(self, channel: str) -> None:
+        """Use the channel of a new connection. A notification on the last one may be lost."""
+        self.channel = channel
+        self.needs_reconcile = self._granted > 0
+
+    def grant(self) -> int:
+        """Make a credit with a new number outstanding, and return the number."""
+        self._granted += 1
+        self.number = self._granted
+        return self._granted
+
+    def revoke(self) -> None:
+        """Forget the outstanding credit; what it brought is not accepted any more."""
+        self.number = None
+        self.needs_reconcile = False
+
+    def notified(self) -> None:
+        """Record a notification: an outstanding credit may have been consumed."""
+        self.needs_reconcile = self.needs_reconcile or self.number is not None
+
+    def watch(self) -> None:
+        """Record that a job was dispatched to another worker: see whether that accepts it."""
+        self.watch_at = min(self.watch_at, monotonic() + WATCH_DELAY)
+
+    def compare(self, seen: int | None, *, outstanding: int | None) -> None:
+        """Compare what a claim saw in the worker's row with what was outstanding when it began.
+
+        :param seen: the credit's number in the row, 0 for none; ``None``: the claim did not look.
+        """
+        consumed = outstanding is not None and seen is not None and seen != outstanding
+        if consumed and self.number == outstanding:
+            self.needs_reconcile = True
+
+
+class Dispatch:
+    """Grants credit, accepts dispatched jobs, and takes over those that others don't accept."""
+
+    def __init__(self, state: WorkerState, database: Database, calls: ClaimCalls) -> None:
+        self._state = state
+        self._database = database
+        self._calls = calls
+        self._grant_due_at = -math.inf
+        self._read_due_at = -math.inf
+        self._granted_for: tuple[str | None, frozenset[str]] = (None, frozenset())
+
+    def act_at(self) -> float:
+        """Return when to call `once`, by ``time.monotonic``: in the past for now."""
+        credit = self._state.credit
+        if self._may_grant():
+            return -math.inf
+        act_at = math.inf
+        if credit.needs_reconcile and self._state.holds_leases():
+            act_at = self._read_due_at
+        if credit.watch_at < act_at and self._state.room() > 0:
+            act_at = credit.watch_at
+        return act_at
+
+    async def once(self) -> bool:
+        """Do what is due; ``False``: nothing was.
+
+        :raises DatabaseUnavailableError: not done, or not known.
+        """
+        now = monotonic()
+        credit = self._state.credit
+        if credit.needs_reconcile and now >= self._read_due_at and self._state.holds_leases():
+            await self._accept()
+        elif now >= credit.watch_at and (room := self._state.room()) > 0:
+            await self._take_unaccepted(min(room, MAX_CLAIM))
+        elif self._may_grant():
+            await self._grant()
+        else:
+            return False
+        return True
+
+    def _may_grant(self) -> bool:
+        """Say whether a dispatched job would start at once, and none waits in the table."""
+        state = self._state
+        return (
+            state.credit.number is None
+            and state.credit.channel is not None
+            and state.listening
+            and (state.notify_mode.wants_notify or monotonic() >= self._grant_due_at)
+            and not state.jobs_may_wait
+            and state.may_claim()
+            and state.slots.room(0) > 0
+        )
+
+    async def _grant(self) -> None:
+        state, channel = self._state, self._state.credit.channel
+        assert channel is not None, "see _may_grant"  # noqa: S101
+        self._granted_for = channel, state.limited.names
+        number = state.credit.grant()
+        self._grant_due_at = monotonic() + CREDIT_INTERVAL
+        granted = await self._database.call(
+            grant_credit(state.worker_id, number, channel=channel, tasks=state.unlimited_tasks())
+        )
+        if not granted:
+            state.credit.needs_reconcile = True
+
+    async def _accept(self) -> None:
+        """Accept the dispatched job, and in the same statement grant the next credit."""
+        state, credit = self._state, self._state.credit
+        if self._calls.unanswered:
+            await self._calls.release_unknown()
+            return
+        credit.needs_reconcile = False  # a notification from here on is for another look
+        before, credit.number = credit.number, None
+        # It is for the channel and the tasks of the last one.
+        grants = self._may_grant() and self._granted_for == (credit.channel, state.limited.names)
+        next_number = credit.grant() if grants and state.slots.room(0) > 1 else None
+        # Until the answer is here, a notification may be of the next credit.
+        credit.number = before if next_number is None else next_number
+        with self._calls.in_flight():
+            accepted = await self._database.call(
+                accept_dispatched(state.worker_id, next_credit=next_number),
+                timeout=self._calls.timeout,
+            )
+            self._calls.unanswered = False
+            credit.number = accepted.credit
+            now = monotonic()
+            if not accepted.found:
+                self._read_due_at = now + READ_INTERVAL
+            elif next_number is not None:
+                self._grant_due_at = now + CREDIT_INTERVAL
+            # After a crash of the server it may be running already.
+            if accepted.job is not None and not state.knows(accepted.job.lease):
+                self._put([accepted.job])
+
+    async def _take_unaccepted(self, limit: int) -> None:
+        """Take over jobs that were dispatched to workers whose event loops stand still."""
+        state = self._state
+        if self._calls.unanswered:
+            await self._calls.release_unknown()
+            return
+        state.credit.watch_at = math.inf
+        with self._calls.in_flight():
+            jobs = await self._database.call(
+                take_unaccepted(
+                    state.worker_id,
+                    queues=state.settings.queues,
+                    tasks=state.unlimited_tasks(),
+                    limit=limit,
+                    after=UNACCEPTED_AFTER,
+                ),
+                timeout=self._calls.timeout,
+            )
+            self._calls.unanswered = False
+            for job in jobs:
+                logger.warning(
+                    "took over job %(job_id)d, which a worker was handed and did not accept",
+                    job_id=job.lease.job_id,
+                )
+            self._put(jobs)
+
+    def _put(self, jobs: list[ClaimedJob]) -> None:
+        """Put the jobs into the slots, or release those that would wait for long."""
+        state = self._state
+        for job in jobs:
+            # A limit that was declared meanwhile counts its task's claims.
+            has_room = state.may_claim() and (state.slots.room(0) > 0 or state.room() > 0)
+            if job.task in state.limited.names or not has_room:
+                state.release([job])
+            else:
+                state.slots.put([job])
+        if jobs:
+            state.claim_ended()
+            state.start_wake.set()

@@ -1,0 +1,277 @@
+"""One call of `Worker.run`: starts the lanes in order, waits for a stop, stops them in order."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskStatus
+
+from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, cleanup_bound
+from roost._drivers.shield import shielded
+from roost._model.logs import StructuredLogger
+from roost._model.registry import HandlerRegistry
+from roost._model.settings import WorkerSettings
+from roost._ops import schema
+from roost._worker.database import Database
+from roost._worker.forced_exit import AbandonedWork
+from roost._worker.lane import Lane, Lanes, StartedOnce
+from roost._worker.lanes.control import CancelLane, PauseLane
+from roost._worker.lanes.cron import CronLane
+from roost._worker.lanes.drain import DrainLane
+from roost._worker.lanes.execute import ExecuteLane
+from roost._worker.lanes.fetch import FetchLane
+from roost._worker.lanes.heartbeat import HeartbeatLane, event_loop, unwinding_seconds
+from roost._worker.lanes.listen import ListenLane
+from roost._worker.lanes.maintenance import (
+    ArchiveLane,
+    LimitsLane,
+    RescueLane,
+    UnknownTasksLane,
+)
+from roost._worker.lanes.prefetch_mark import PrefetchMarkLane
+from roost._worker.lanes.settle import SettleLane
+from roost._worker.loop_watch import LoopWatch
+from roost._worker.prefetch import PrefetchController
+from roost._worker.slots import Slots
+from roost._worker.state import WorkerState
+from roost.exceptions import DatabaseUnavailableError
+
+logger = StructuredLogger("roost.worker")
+
+STOP_MARGIN = 5.0
+"""Seconds after the grace in which everything else must end. Then it is cut off."""
+SHIELD = 7 * 86_400.0
+"""Seconds of the shield around the work, extended while the event loop runs. A process that was
+suspended for less than this goes on."""
+EXTEND_INTERVAL = 3600.0
+"""Seconds between two extensions of the shield."""
+
+LanesFor = Callable[[WorkerState, Database], Sequence[Lane]]
+"""Returns the lanes that give a worker its work; they start last and stop first."""
+
+
+def serving_lanes(state: WorkerState, database: Database) -> list[Lane]:
+    """Return the lanes of a worker that serves until it is stopped."""
+    settings = state.settings
+    lanes: list[Lane] = []
+    if settings.archive_after_seconds is not None or settings.result_ttl_seconds is not None:
+        lanes.append(ArchiveLane(state, database))
+    if settings.run_cron:
+        lanes.append(CronLane(state, database))
+    return [
+        *lanes,
+        RescueLane(state, database),
+        LimitsLane(state, database),
+        UnknownTasksLane(state, database),
+        FetchLane(state, database),
+    ]
+
+
+def draining_lanes(state: WorkerState, database: Database) -> list[Lane]:
+    """Return the lanes of a worker that ends when nothing is left to do."""
+    return [UnknownTasksLane(state, database), DrainLane(state, database)]
+
+
+class Session:
+    """Runs one worker from its start to the end of its stop."""
+
+    def __init__(
+        self, driver: AsyncDriver, registry: HandlerRegistry, settings: WorkerSettings
+    ) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        most_prefetched = max(64, 16 * settings.concurrency)
+        self.state = WorkerState(
+            name=name,
+            settings=settings,
+            registry=registry,
+            slots=Slots(settings.concurrency),
+            prefetch=PrefetchController(settings.prefetch, most_prefetched),
+        )
+        self._database = Database(driver, worker_name=name)
+        self._execute = ExecuteLane(self.state, self._database)
+        self._settle = SettleLane(self.state, self._database)
+        self._heartbeat = HeartbeatLane(self.state, self._database)
+        self._ended = anyio.Event()
+        self._shield = shielded(SHIELD)
+        self._stop_timed = False
+
+    async def run(self, lanes_for: LanesFor, task_status: TaskStatus[None]) -> None:
+        """Work until a stop is requested, then stop in order.
+
+        The work is a shielded child. A cancel of a scope around this call reaches only
+        `_stop_when_cancelled`, which requests the stop.
+
+        :raises Exception: what a lane crashed with, after the ordered stop.
+        """
+        # Jobs inherit it: a handler's transaction ends before other workers may run its job.
+        bound = cleanup_bound.set(unwinding_seconds(self.state.settings) / 2)
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._stop_when_cancelled)
+                group.start_soon(self._work, lanes_for, task_status, group.cancel_scope)
+                await self._wait_until_ended()
+        finally:
+            cleanup_bound.reset(bound)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        if self.state.stop.crash is not None:
+            raise self.state.stop.crash
+
+    def abandoned_work(self) -> AbandonedWork | None:
+        """Return the leases that are still held and the verdicts that are not written."""
+        state = self.state
+        if not (state.worker_id and state.held_leases()):
+            return None
+        return AbandonedWork(state.worker_id, list(state.verdicts), state.settings.error_cap)
+
+    async def _stop_when_cancelled(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if not self.state.stopping:
+                self.state.stop.request()
+
+    async def _wait_until_ended(self) -> None:
+        """Return when the work has ended. Each interrupt until then requests a stop.
+
+        Interrupts are cancels of the calling task that shields don't hold off, which asyncio's
+        ``task.cancel()`` makes, and a KeyboardInterrupt that trio raises in the main task. The
+        first one is raised again at the end.
+        """
+        interrupt: BaseException | None = None
+        while not self._ended.is_set():
+            try:
+                with shielded(SHIELD):
+                    await self._ended.wait()
+            except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as error:
+                interrupt = interrupt or error
+                self.state.stop.request()
+        if interrupt is not None:
+            raise interrupt
+
+    async def _work(
+        self,
+        lanes_for: LanesFor,
+        task_status: TaskStatus[None],
+        surroundings: anyio.CancelScope,
+    ) -> None:
+        """Start, wait for the stop, stop; then end `_stop_when_cancelled`."""
+        state = self.state
+        ready = StartedOnce(task_status)
+        try:
+            with self._shield:
+                await self._connect()
+                if not state.stopping:
+                    await self._run_lanes(lanes_for(state, self._database), ready)
+        except Exception as error:  # noqa: BLE001  (kept; `run` raises it)
+            state.stop.fail(error)
+        finally:
+            with shielded(CLEANUP_TIMEOUT):
+                await self._database.aclose()
+            if self._shield.cancelled_caught:
+                logger.error("the stop took too long and was cut off")
+            if state.stop.crash is None:
+                ready.started()
+            self._ended.set()
+            surroundings.cancel()
+
+    async def _connect(self) -> None:
+        """Check the schema and register the worker. Retry while the database is unavailable."""
+        settings = self.state.settings
+        with self.state.stop.starting:
+            for retries_left in range(settings.startup_max_retries, -1, -1):
+                try:
+                    # In a transaction: a pooler may use another connection for each statement.
+                    await self._database.call_in_transaction(schema.check())
+                    await LimitsLane(self.state, self._database).publish()
+                    await self._heartbeat.register()
+                except DatabaseUnavailableError as error:
+                    if not retries_left:
+                        raise
+                    logger.warning(
+                        "database unavailable at start, trying %(retries_left)d times more: "
+                        "%(error)s",
+                        retries_left=retries_left,
+                        error=str(error),
+                    )
+                    await anyio.sleep(settings.startup_retry_delay)
+                else:
+                    return
+
+    async def _run_lanes(self, working: Sequence[Lane], ready: StartedOnce) -> None:
+        """Start the lanes from the outermost in; leaving stops them from the inside out."""
+        state, database = self.state, self._database
+        order: list[Lane] = [
+            self._heartbeat,
+            ListenLane(state, database),
+            CancelLane(state, database),
+            PauseLane(state, database),
+            self._settle,
+            PrefetchMarkLane(state, database),
+            self._execute,
+            *working,
+        ]
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._extend_the_shield)
+            group.start_soon(self._time_the_stop)
+            group.start_soon(LoopWatch(state.slots).run)
+            lanes = Lanes(group, on_crash=state.stop.fail)
+            async with AsyncExitStack() as started:
+                for lane in order:
+                    await started.enter_async_context(lanes.running(lane))
+                if not state.stopping:
+                    self._report_ready()
+                    ready.started()
+                await state.stop.requested.wait()
+                logger.info(
+                    "worker is stopping: id %(worker_id)d, %(jobs)d jobs run and get "
+                    "%(shutdown_timeout)g s",
+                    worker_id=state.worker_id,
+                    jobs=len(state.slots),
+                    shutdown_timeout=state.settings.shutdown_timeout,
+                )
+            group.cancel_scope.cancel()
+
+    def _report_ready(self) -> None:
+        state = self.state
+        logger.info(
+            "worker is ready: id %(worker_id)d, name %(worker)s, queues %(queues)s; tasks "
+            "%(tasks)s; concurrency %(concurrency)d, driver %(driver)s, event loop %(event_loop)s",
+            worker_id=state.worker_id,
+            worker=state.name,
+            queues=list(state.settings.queues),
+            tasks=sorted(state.registry),
+            concurrency=state.settings.concurrency,
+            driver=self._database.driver_name,
+            event_loop=event_loop(),
+        )
+
+    async def _extend_the_shield(self) -> None:
+        """Keep the shield's deadline ahead, unless the stop has set a nearer one."""
+        while True:
+            if not self._stop_timed:
+                self._shield.deadline = anyio.current_time() + SHIELD
+            await anyio.sleep(EXTEND_INTERVAL)
+
+    async def _time_the_stop(self) -> None:
+        """Bound the stop from the moment at which it is requested."""
+        stop, grace = self.state.stop, self.state.settings.shutdown_timeout
+        await stop.requested.wait()
+        now = anyio.current_time()
+        if math.isfinite(grace):
+            self._bound_the_stop(now + grace + STOP_MARGIN)
+        self._settle.end_by(now + grace)
+        await stop.hurried.wait()
+        now = anyio.current_time()
+        self._settle.end_by(now)
+        self._bound_the_stop(now + STOP_MARGIN)
+        self._execute.end_by(now)
+
+    def _bound_the_stop(self, deadline: float) -> None:
+        self._stop_timed = True
+        self._shield.deadline = min(self._shield.deadline, deadline)

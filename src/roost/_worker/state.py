@@ -1,0 +1,297 @@
+"""What the lanes of one worker share: data only.
+
+Each method is synchronous, so a cancel can't leave half of a change. Lanes read and change the
+state between awaits. What they want from another lane they put here and set that lane's wake.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from time import monotonic
+
+import anyio
+import attrs
+
+from roost._model.logs import StructuredLogger
+from roost._model.registry import HandlerRegistry
+from roost._model.settings import WorkerSettings
+from roost._model.states import Event
+from roost._model.verdict import Lease, Verdict, error_record
+from roost._ops.claim import Claimed, ClaimedJob
+from roost._worker.dispatch import Credit
+from roost._worker.lane import Wake
+from roost._worker.notify_mode import NotifyMode
+from roost._worker.prefetch import PrefetchController
+from roost._worker.running_job import Reason
+from roost._worker.slots import Slots
+from roost._worker.verdicts import VerdictQueue
+from roost.exceptions import SchemaError, WorkerCrashedError
+
+logger = StructuredLogger("roost.worker")
+
+MAX_UNSETTLED = 10_000
+"""Verdicts that may wait for the database; beyond it nothing new is claimed or started."""
+
+
+@attrs.define(eq=False)
+class Stop:
+    """Whether and how the worker is to stop.
+
+    :param requested: nothing is claimed or started any more.
+    :param hurried: the grace of the running jobs ends now.
+    :param starting: the scope of the first calls to the database; a stop cancels it.
+    :param crash: the first error that no lane can go on after; `Worker.run` raises it.
+    """
+
+    requested: anyio.Event = attrs.field(factory=anyio.Event)
+    hurried: anyio.Event = attrs.field(factory=anyio.Event)
+    starting: anyio.CancelScope = attrs.field(factory=anyio.CancelScope)
+    crash: BaseException | None = None
+
+    def request(self) -> None:
+        """Begin the ordered stop; if it has begun, end the grace now.
+
+        Must be called in the loop's thread. A signal handler may call it: it needs no task.
+        """
+        if self.requested.is_set():
+            self.hurried.set()
+        self.starting.cancel()
+        self.requested.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first cause, log it, and begin the ordered stop."""
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if self.crash is None:
+            self.crash = error
+            if not isinstance(error, (Exception, KeyboardInterrupt, BaseExceptionGroup)):
+                # A SystemExit would end the process as if all were well.
+                self.crash = WorkerCrashedError(f"a lane raised {type(error).__name__}")
+                self.crash.__cause__ = error
+            logger.critical(
+                "worker crashed: %(error)s",
+                # A schema's message says what is wrong; a traceback adds nothing.
+                exc_info=None if isinstance(error, SchemaError) else error,
+                error=error_record(error)["error"],
+            )
+        if not self.requested.is_set():
+            self.request()
+
+
+@attrs.define(eq=False)
+class LimitedTasks:
+    """What is known of the tasks that have a rate or concurrency limit in the database.
+
+    :param names: these tasks, also those that another worker has declared.
+    :param held: leases of their jobs that were claimed here and are not settled yet.
+    :param may_wait: whether their jobs may be claimable since the last claim of them.
+    :param waiting: the tasks of which jobs waited at the last claim; ``None``: no claim of them
+        has been answered.
+    """
+
+    names: frozenset[str] = frozenset()
+    held: set[Lease] = attrs.field(factory=set)
+    may_wait: bool = True
+    waiting: frozenset[str] | None = None
+
+    def concerns(self, task: str) -> bool:
+        """Say whether room in the limit of ``task`` may let one of its jobs be claimed here."""
+        return task in (self.names if self.waiting is None else self.waiting)
+
+
+@attrs.define(eq=False, kw_only=True)
+class WorkerState:
+    """The state of a running worker.
+
+    Times are by ``time.monotonic``: asking for the loop's clock takes ten times as long, and each
+    job asks twice.
+
+    :param name: host and process id.
+    :param slots: the claimed jobs: prefetched, running and parked.
+    :param prefetch: how many claimed jobs may wait for a slot.
+    :param verdicts: what is to be written.
+    :param worker_id: the current incarnation; a new one after its row was lost.
+    :param lease_until: when other workers may take this worker's jobs.
+    :param listening: whether notifications arrive.
+    :param notify_mode: whether producers notify this worker, or it polls.
+    :param credit: of one job that a producer may dispatch to this worker without a claim.
+    :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
+    :param due_at: when a job is due that was put off since the last claim.
+    :param paused: queues of which no job is started; see `ControlLane`.
+    :param cancel_requests: (id, lease number) of this worker's jobs whose rows ask for a cancel, as
+        last read.
+    :param cancel_announced: whether, since the last claim began, a cancel was announced of a job
+        that this worker doesn't hold: the claim's answer may bring it.
+    :param abandoned: leases of jobs whose threads were left behind; this worker keeps them.
+    """
+
+    name: str
+    settings: WorkerSettings
+    registry: HandlerRegistry
+    slots: Slots
+    prefetch: PrefetchController
+    verdicts: VerdictQueue = attrs.field(factory=VerdictQueue)
+    stop: Stop = attrs.field(factory=Stop)
+    worker_id: int = 0
+    lease_until: float = math.inf
+    listening: bool = False
+    notify_mode: NotifyMode = attrs.field(factory=NotifyMode)
+    credit: Credit = attrs.field(factory=Credit)
+    limited: LimitedTasks = attrs.field(factory=LimitedTasks)
+    jobs_may_wait: bool = True
+    due_at: float = math.inf
+    paused: frozenset[str] = frozenset()
+    cancel_requests: frozenset[tuple[int, int]] = frozenset()
+    cancel_announced: bool = False
+    abandoned: set[Lease] = attrs.field(factory=set)
+    fetch_wake: Wake = attrs.field(factory=Wake)
+    start_wake: Wake = attrs.field(factory=Wake)
+    settle_wake: Wake = attrs.field(factory=Wake)
+    slow_settle_wake: Wake = attrs.field(factory=Wake)
+    heartbeat_wake: Wake = attrs.field(factory=Wake)
+    cron_wake: Wake = attrs.field(factory=Wake)
+    cancel_wake: Wake = attrs.field(factory=Wake)
+    pause_wake: Wake = attrs.field(factory=Wake)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was requested: nothing is claimed or started any more."""
+        return self.stop.requested.is_set()
+
+    def wake_fetch(self) -> None:
+        """Tell the fetch lane that there may be jobs."""
+        self.jobs_may_wait = self.limited.may_wait = True
+        self.fetch_wake.set()
+
+    def may_claim(self) -> bool:
+        """Say whether this worker may take jobs at all."""
+        return not self.stopping and self.holds_leases() and len(self.verdicts) < MAX_UNSETTLED
+
+    def room(self) -> int:
+        """Return how many jobs this worker may claim now."""
+        if not self.may_claim():
+            return 0
+        self.prefetch.record_finished(self.slots.finished, now=monotonic())
+        return self.slots.room(self.prefetch.size)
+
+    def put_claimed(self, claimed: Claimed, *, began: float) -> None:
+        """Put the answer of a claim into the slots, and note what else it says.
+
+        :param began: by ``time.monotonic``, when the claim began.
+        """
+        if not claimed.alive:
+            self.heartbeat_wake.set()
+        if claimed.next_due is not None:
+            self.due_in(claimed.next_due)
+        self.slots.reserved = 0
+        if claimed.jobs:
+            self.prefetch.record_claim(began=began, ended=monotonic())
+            self.slots.put_first(claimed.jobs[: claimed.for_slots], since=began)
+            self.slots.put(claimed.jobs[claimed.for_slots :])
+            if self.release_paused():
+                self.pause_wake.set()  # claimed all the same: the queue may have been resumed
+            self.claim_ended()
+        self.start_wake.set()
+
+    def unlimited_tasks(self) -> list[str]:
+        """Return the tasks that this worker knows and that have no limit.
+
+        A job that was inserted before its task got a limit waits until it is marked as limited.
+        """
+        if not self.limited.names:
+            return list(self.registry)
+        return [task for task in self.registry if task not in self.limited.names]
+
+    def due_in(self, seconds: float) -> None:
+        """Note that a job is due in ``seconds``. Wakes no lane."""
+        # A little late rather than a little early: the database's clock and this one differ.
+        self.due_at = min(self.due_at, monotonic() + max(seconds, 0.0) + 0.001)
+
+    # Leases
+
+    def holds_leases(self) -> bool:
+        """Say whether this worker's jobs can't have been taken by another worker."""
+        return monotonic() < self.lease_until
+
+    def held_leases(self) -> set[Lease]:
+        """Return all leases that this worker knows of, including those of earlier incarnations."""
+        unsettled = (verdict.lease for verdict in self.verdicts)
+        return {*self.slots.leases, *unsettled, *self.abandoned}
+
+    def knows(self, lease: Lease) -> bool:
+        """Say whether ``lease`` is one of `held_leases`."""
+        return lease in self.slots or lease in self.abandoned or lease in self.verdicts
+
+    def needs_its_row(self) -> bool:
+        """Say whether a lease of the current incarnation is still needed.
+
+        A handler may still run under it, or its verdict is not written yet.
+        """
+        return any(lease.worker_id == self.worker_id for lease in self.held_leases())
+
+    def lose_leases(self) -> None:
+        """Stop every job, for other workers may run them now (self-fencing)."""
+        self.slots.drain_prefetched()
+        self.slots.drain_parked()
+        self.limited.held.clear()
+        self.limited.may_wait = True
+        for running in self.slots:
+            running.cancel(Reason.LEASE_LOST)
+
+    # Verdicts
+
+    def settle(self, verdict: Verdict) -> None:
+        """Have a verdict written."""
+        self.verdicts.fresh.append(verdict)
+        self.settle_wake.set()
+
+    def release(self, claimed: Iterable[ClaimedJob]) -> None:
+        """Hand back jobs that were never started."""
+        for job in claimed:
+            self.settle(Verdict(job.lease, Event.RELEASE))
+
+    def is_busy(self) -> bool:
+        """Say whether a job is held or a verdict is not written yet."""
+        return bool(len(self.slots) or self.slots.prefetched or self.verdicts)
+
+    # Paused queues
+
+    def is_paused(self, claimed: ClaimedJob) -> bool:
+        """Say whether the job must not be started because its queue is paused."""
+        if claimed.queue not in self.paused:
+            return False
+        # It was claimed all the same: the queue may have been resumed without a notification.
+        self.pause_wake.set()
+        return True
+
+    def release_paused(self) -> list[ClaimedJob]:
+        """Hand back the prefetched jobs of paused queues, and return them."""
+        jobs = self.slots.drain_prefetched(self.paused) if self.paused else []
+        self.release(jobs)
+        return jobs
+
+    # Cancels
+
+    def cancel(self, requests: Iterable[tuple[int, int]]) -> None:
+        """Interrupt the running jobs whose rows ask for it; remember the request for the others.
+
+        :param requests: (job id, lease number) of all jobs of this worker whose rows ask now.
+        """
+        self.cancel_requests = frozenset(requests)
+        for job_id, lease_no in self.cancel_requests:
+            lease = Lease(job_id, self.worker_id, lease_no)
+            running = self.slots.get(lease)
+            if running is not None:
+                running.cancel(Reason.USER)
+            for parked in self.slots.drain_parked(lease):
+                self.settle(Verdict(parked.lease, Event.CANCEL))
+
+    def claim_ended(self) -> None:
+        """Look for cancels again if one was announced that may concern what the claim brought."""
+        if self.cancel_announced:
+            self.cancel_wake.set()
+
+    def was_cancelled(self, lease: Lease) -> bool:
+        """Say whether the row asked for a cancel of this attempt before it started."""
+        return (lease.job_id, lease.lease_no) in self.cancel_requests
