@@ -1,4 +1,4 @@
-"""Take jobs for a worker."""
+"""Lease due jobs to a worker, with and without limits."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 MAX_CLAIMED_ARGS = 32 << 20
-"""Bytes of args, as ``jsonb`` holds them, that a claim brings; as the statements say."""
+"""The most bytes of args, as ``jsonb`` holds them, that a claim returns.
+
+The SQL has the same number.
+"""
 
 
 class ClaimedJob(NamedTuple):
     """A leased job as the worker keeps it: JSON stays text, and times are microseconds since 1970.
 
-    So nothing is made of them for handlers that don't ask. A tuple, since one is made for every
-    job: a frozen attrs class takes four times as long.
+    They are decoded only for handlers that ask. A tuple, because creating a frozen attrs class for
+    every job takes four times as long.
     """
 
     lease: Lease
@@ -58,15 +61,15 @@ class ClaimedJob(NamedTuple):
 
     @property
     def is_oversized(self) -> bool:
-        """Whether the claim did not bring the args, because they are too large.
+        """Whether the args are too large for the claim to return.
 
-        The row was inserted by hand: an enqueue refuses less. In their place is their size, as a
-        JSON string.
+        An enqueue refuses such args, so the row was inserted by hand. ``args_text`` holds their
+        size instead, as a JSON string.
         """
         return self.args_text[0] == '"'
 
     def oversized(self) -> InvalidJobError:
-        """Return the error of such a job, which names the size."""
+        """Return the error for a job with too large args; it names their size."""
         size = int(self.args_text.strip('"'))
         return InvalidJobError(
             f"args of {size:,} bytes are more than a worker takes ({MAX_CLAIMED_ARGS:,})"
@@ -75,7 +78,7 @@ class ClaimedJob(NamedTuple):
     def args(self) -> dict[str, object]:
         """Return the handler's keyword arguments.
 
-        :raises InvalidJobError: the claim did not bring them.
+        :raises InvalidJobError: they are too large; see `is_oversized`.
         """
         if self.is_oversized:
             raise self.oversized()
@@ -83,7 +86,7 @@ class ClaimedJob(NamedTuple):
         return args
 
     def job(self) -> Job:
-        """Return the public view, as it was when it was claimed."""
+        """Return the job as users see it, as of its claim."""
         return Job(
             id=self.lease.job_id,
             queue=self.queue,
@@ -122,17 +125,17 @@ class Position:
 
 @attrs.frozen
 class Claimed:
-    """What a claim brought.
+    """The result of a claim.
 
     :param jobs: the jobs, in running order.
-    :param next_due: seconds until the next waiting job is due; ``None``: none is known, or the
+    :param next_due: seconds until the next waiting job is due; ``None`` if there is none, or if the
         claim was full and did not look.
-    :param alive: whether the worker's row still stands; without it nothing can be claimed.
-    :param credit: the number of the credit in that row (see `roost._ops.dispatch`), 0 when somebody
-        has taken it or none was made; ``None``: not looked at.
-    :param complete: whether every statement was answered; else more may have been claimed.
-    :param for_slots: how many of the first jobs are of limited tasks: these start at once.
-    :param waiting: the limited tasks of which jobs waited, due or not; empty: not looked for.
+    :param alive: whether the worker's row still exists; without it nothing can be claimed.
+    :param credit: the number of the credit in that row (see `roost._ops.dispatch`), 0 if a producer
+        has consumed it or none was granted, ``None`` if the claim did not look.
+    :param complete: whether every statement was answered; if not, more jobs may have been claimed.
+    :param for_slots: how many of the first jobs are of limited tasks. These start at once.
+    :param waiting: the limited tasks that have waiting jobs, due or not; empty if not looked for.
     """
 
     jobs: list[ClaimedJob]
@@ -145,7 +148,7 @@ class Claimed:
 
 
 def as_datetime(microseconds: int) -> datetime:
-    """Return the time that is so long after the beginning of 1970, in UTC."""
+    """Return the time that is ``microseconds`` after the beginning of 1970, in UTC."""
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -166,15 +169,17 @@ def claim_jobs(
     priority follow one another in the order of ``queues``, or of ``after``. A caller that passes
     last those that it has served last lets no queue starve.
 
-    Only jobs of ``tasks`` are taken: a task that this worker doesn't know is left to others. Jobs
-    that are marked as limited are left to `claim_limited_jobs`.
+    Jobs of other tasks than ``tasks`` are left to workers that know them, and jobs that are marked
+    as limited to `claim_limited_jobs`.
 
-    :param after: go on behind these, and leave alone every queue and priority that is not among
-        them; empty: all of ``queues`` from their heads.
+    :param limit: from 1 to 1000.
+    :param after: claim behind these positions, and only in their queues and priorities; empty: in
+        all of ``queues``, from their first jobs.
     :param slots: how many of the jobs start at once; default: all. The others are prefetched.
-    :param prefetch_no: the number of the claim, higher than those before of the same worker.
-    :param soon: whether the prefetched jobs start within moments: then only those on their last
-        attempt get that number, and the others count as started.
+    :param prefetch_no: the number of the claim, higher than that of every earlier claim of the same
+        worker.
+    :param soon: whether the prefetched jobs start within moments. Then only jobs on their last
+        attempt get the number, and the others count as started.
     """
     after = list(after)
     parameters = (
@@ -197,10 +202,15 @@ def claim_limited_jobs(
     tasks: Sequence[str],
     limit: int,
 ) -> Op[Claimed]:
-    """Take jobs of ``limited`` tasks, within their limits, that are among the first ``limit`` due.
+    """Lease jobs of ``limited`` tasks, within their limits, that are among the first ``limit`` due.
 
-    Must run inside a transaction: it locks each such task's limit, over the whole fleet, until the
-    claim is committed. ``next_due`` is when a rate leaves room again.
+    The first jobs of all queues of a priority come before the second ones. Must run inside a
+    transaction: it locks the limit of each of these tasks, for the whole fleet, until the commit.
+
+    :param limited: the limited ones among ``tasks``.
+    :param tasks: all tasks that the worker knows.
+    :returns: ``next_due`` is the time until a rate leaves room again, or until the next limited job
+        is due.
     """
     rows = yield Query(_LIMITS["lock_limits"], (list(queues), list(limited)))
     locked = [task for (task,) in rows]
