@@ -26,7 +26,7 @@ def archived(table: JobTable) -> set[int]:
     return {job_id for (job_id,) in table.rows("select id from roost.jobs_archive")}
 
 
-def test_only_what_ended_long_enough_ago_is_archived(table: JobTable) -> None:
+def test_only_jobs_that_ended_long_enough_ago_are_archived(table: JobTable) -> None:
     old = {ended(table, state, 100) for state in ENDS}
     young = {ended(table, state, 10) for state in ENDS}
     waiting = table.add()
@@ -67,7 +67,7 @@ def test_two_archivers_work_side_by_side(table: JobTable, crew: Any) -> None:
     assert len(archived(table)) == 6
 
 
-def test_results_expire_wherever_the_job_is(table: JobTable) -> None:
+def test_results_of_live_and_archived_jobs_expire(table: JobTable) -> None:
     live, moved = (ended(table, "completed", 100, result="1") for _ in range(2))
     table.change(live, "completed_at = now() - interval '60 seconds'")
     assert table.run(archive_jobs(after=80, limit=10)) == 1

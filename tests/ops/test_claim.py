@@ -108,7 +108,7 @@ def test_a_claim_behind_others_serves_queues_in_the_order_of_the_positions(
         assert [job.lease.job_id for job in claimed.jobs] == taken
 
 
-def test_a_claim_changes_the_row_and_brings_all_that_a_worker_needs(
+def test_a_claim_changes_the_row_and_returns_its_public_columns(
     table: JobTable, worker: int
 ) -> None:
     job_id = table.add(
@@ -184,7 +184,7 @@ def test_future_jobs_at_one_priority_do_not_hide_due_ones_at_the_next(
     assert [job.lease.job_id for job in table.claim(worker).jobs] == [due]
 
 
-def test_unknown_tasks_are_left_and_hide_nothing(table: JobTable, worker: int) -> None:
+def test_jobs_of_unknown_tasks_are_skipped_and_hide_no_others(table: JobTable, worker: int) -> None:
     unknown = [table.add("new", priority=-1) for _ in range(20)]
     known = table.add("old")
     claimed = table.claim(worker, tasks=["old", "older"], limit=5)
@@ -194,7 +194,7 @@ def test_unknown_tasks_are_left_and_hide_nothing(table: JobTable, worker: int) -
         assert table.column(job_id, "lease_no") == 0
 
 
-def test_blocked_jobs_are_left(table: JobTable, worker: int) -> None:
+def test_blocked_jobs_are_not_claimed(table: JobTable, worker: int) -> None:
     job_id = table.add()
     table.change(job_id, "pending_parents = 1")
     assert table.claim(worker).jobs == []
@@ -216,7 +216,7 @@ def test_a_worker_that_is_being_expired_claims_nothing(
     assert table.get(job_id).attempt == 0
 
 
-def test_a_claim_passes_over_what_another_has_locked_and_is_still_full(
+def test_a_claim_skips_rows_that_another_has_locked_and_is_still_full(
     table: JobTable, rival: JobTable, worker: int
 ) -> None:
     other = table.add_worker("other")
@@ -251,7 +251,7 @@ def test_a_claim_that_was_rolled_back_leaves_its_jobs_to_others(
     assert (claimed.lease.job_id, claimed.attempt, claimed.lease.lease_no) == (job_id, 1, 1)
 
 
-def test_a_requested_cancel_is_handed_over_with_the_job(table: JobTable, worker: int) -> None:
+def test_a_claimed_job_carries_its_cancel_request(table: JobTable, worker: int) -> None:
     table.change(table.add(), "cancel_requested = true")
     [claimed] = table.claim(worker).jobs
     assert claimed.cancel_requested
@@ -263,7 +263,7 @@ def test_the_same_queue_twice_brings_each_job_once(table: JobTable, worker: int)
     assert [job.lease.job_id for job in claimed.jobs] == ids
 
 
-def test_what_starts_at_once_is_what_comes_first_also_of_two_queues(table: JobTable) -> None:
+def test_the_first_jobs_in_order_start_at_once_also_of_two_queues(table: JobTable) -> None:
     worker = table.add_worker(queues=["mail", "media"])
     later = table.add(queue="mail")
     first = table.add(queue="media")

@@ -169,7 +169,7 @@ def test_an_enqueue_makes_the_moves_that_have_no_source(table: JobTable, dsn: st
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_a_cancel_says_whether_it_came_in_time(table: JobTable, state: JobState) -> None:
+def test_a_cancel_returns_whether_the_job_had_not_ended(table: JobTable, state: JobState) -> None:
     job_id = arrange(table, state)
     in_time = state in (JobState.AVAILABLE, JobState.EXECUTING, JobState.RETRYABLE)
     assert cancel(table, job_id) is in_time
@@ -181,7 +181,7 @@ def test_a_cancel_says_whether_it_came_in_time(table: JobTable, state: JobState)
 
 
 @pytest.mark.parametrize("state", JobState)
-def test_a_retry_clears_what_is_stale(table: JobTable, state: JobState) -> None:
+def test_a_retry_clears_ends_results_and_cancel_requests(table: JobTable, state: JobState) -> None:
     job_id = arrange(table, state)
     revived = state not in (JobState.AVAILABLE, JobState.EXECUTING)
     errors = table.get(job_id).errors
@@ -232,7 +232,7 @@ def test_a_requested_cancel_does_not_outlive_the_attempt(table: JobTable) -> Non
         assert (table.get(job_id).cancelled_at is None) is (state != "cancelled")
 
 
-def test_no_cancel_is_lost_at_the_instant_of_a_claim(table: JobTable, crew: Any) -> None:
+def test_no_cancel_is_lost_at_the_moment_of_a_claim(table: JobTable, crew: Any) -> None:
     worker = table.add_worker()
     hands = crew.hand(), crew.hand()
     rng = random.Random(2)
@@ -262,7 +262,7 @@ def test_no_cancel_is_lost_at_the_instant_of_a_claim(table: JobTable, crew: Any)
     assert seen == {"cancelled", "executing"}, "the race was never close"
 
 
-def test_unknown_ids_are_told(table: JobTable) -> None:
+def test_an_unknown_id_is_an_error(table: JobTable) -> None:
     for verb in (cancel, retry, lambda table, job_id: table.run(control.state_of(job_id))):
         with pytest.raises(JobNotFoundError, match=str(UNKNOWN)):
             verb(table, UNKNOWN)
@@ -286,7 +286,7 @@ def test_an_archived_job_can_be_read_and_retried_but_not_cancelled(table: JobTab
     assert table.get(job_id).args == claimed.args()
 
 
-def test_a_retry_that_would_break_a_unique_key_names_who_has_it(table: JobTable) -> None:
+def test_a_retry_of_a_job_whose_unique_key_is_taken_names_the_holder(table: JobTable) -> None:
     for archived in (False, True):
         old = table.add(unique_key="k")
         cancel(table, old)
@@ -302,7 +302,9 @@ def test_a_retry_that_would_break_a_unique_key_names_who_has_it(table: JobTable)
         cancel(table, old)
 
 
-def test_a_key_taken_during_a_retry_is_told_too(table: JobTable, crew: Any) -> None:
+def test_a_unique_key_that_is_taken_during_a_retry_is_reported_too(
+    table: JobTable, crew: Any
+) -> None:
     old = table.add(unique_key="k")
     cancel(table, old)
     inserter, reviver = crew.hand(), crew.hand()
@@ -316,7 +318,7 @@ def test_a_key_taken_during_a_retry_is_told_too(table: JobTable, crew: Any) -> N
     assert table.get(old).state == "cancelled"
 
 
-def test_one_taken_key_does_not_undo_a_batch_of_revivals(table: JobTable, crew: Any) -> None:
+def test_one_taken_key_does_not_undo_a_batch_of_retries(table: JobTable, crew: Any) -> None:
     worker = table.add_worker()
     jobs = [table.add(unique_key=f"k{n}", max_attempts=1) for n in range(5)]
     table.claim(worker)
@@ -349,7 +351,7 @@ def test_pages_of_discarded_jobs_are_bounded_and_take_a_key_once(table: JobTable
     assert table.run(control.discarded_page(queue=None, task="x", after=0, limit=4)).ids == []
 
 
-def test_a_paused_queue_claims_nothing_and_says_since_when(table: JobTable) -> None:
+def test_nothing_is_claimed_from_a_paused_queue_and_its_pause_is_listed(table: JobTable) -> None:
     worker = table.add_worker()
     table.add(queue="a")
     there = table.add(queue="b")
@@ -365,7 +367,7 @@ def test_a_paused_queue_claims_nothing_and_says_since_when(table: JobTable) -> N
     assert len(table.claim(worker, queues=["a"]).jobs) == 1
 
 
-def test_what_runs_in_a_paused_queue_ends_is_cancelled_and_rescued(table: JobTable) -> None:
+def test_executing_jobs_of_a_paused_queue_end_are_cancelled_and_rescued(table: JobTable) -> None:
     for event, state in ((Event.COMPLETE, "completed"), (Event.RESCUE_RETRY, "retryable")):
         job_id = arrange(table, JobState.EXECUTING)
         table.run(control.pause_queue("default"))
@@ -378,7 +380,7 @@ def test_what_runs_in_a_paused_queue_ends_is_cancelled_and_rescued(table: JobTab
     assert cancel(table, waiting) is True
 
 
-def test_the_figures_of_queues_and_workers_are_right(table: JobTable) -> None:
+def test_queues_and_workers_are_counted_by_kind_of_job(table: JobTable) -> None:
     worker = table.add_worker("one")
     running = table.add()
     table.claim(worker)

@@ -174,7 +174,7 @@ def test_the_seconds_until_the_next_tick_go_by_the_databases_clock(hand: CronTab
 # Exactly one.
 
 
-def test_many_firers_make_one_job_for_each_tick(make_hand: Callable[[], CronTable]) -> None:
+def test_many_workers_make_one_job_for_each_tick(make_hand: Callable[[], CronTable]) -> None:
     names = [f"entry {number}" for number in range(6)]
     hands = [make_hand() for _ in range(8)]
     hands[0].declare(*(entry("* * * * * *", name) for name in names))
@@ -211,7 +211,7 @@ STATEMENTS = 2
 
 @pytest.mark.parametrize("in_transaction", [False, True])
 @pytest.mark.parametrize("done", range(STATEMENTS + 1))
-def test_a_firer_that_stops_between_two_statements_loses_and_doubles_nothing(
+def test_a_worker_that_stops_between_two_statements_loses_and_doubles_no_tick(
     hand: CronTable, rival: CronTable, done: int, in_transaction: bool
 ) -> None:
     hand.declare(entry(), entry("*/2 * * * *", "other", misfire="all"))
@@ -228,7 +228,7 @@ def test_a_firer_that_stops_between_two_statements_loses_and_doubles_nothing(
     assert rival.ticks("other") == minutes(2)
 
 
-def test_firing_is_as_many_statements_as_the_tests_stop_after(hand: CronTable) -> None:
+def test_firing_takes_as_many_statements_as_the_tests_stop_after(hand: CronTable) -> None:
     hand.declare(entry())
     hand.clock(after(minutes=1))
     operation = cron.fire_due(["it"])
@@ -242,7 +242,7 @@ def test_firing_is_as_many_statements_as_the_tests_stop_after(hand: CronTable) -
 
 
 @pytest.mark.parametrize("done", range(3))
-def test_a_declaration_that_stops_half_way_is_made_good_by_the_next(
+def test_a_declaration_that_stops_half_way_is_completed_by_the_next(
     hand: CronTable, done: int
 ) -> None:
     hand.stop_after(done, cron.declare([declaration(entry())]))
@@ -285,7 +285,7 @@ def test_an_entry_that_changes_after_it_was_read_is_left_alone(
         assert (hand.entry("it"), hand.ticks("it")) == before
 
 
-def test_nobody_waits_for_an_entry_that_is_locked(hand: CronTable, rival: CronTable) -> None:
+def test_a_locked_entry_is_skipped(hand: CronTable, rival: CronTable) -> None:
     hand.declare(entry(), entry(name="other"))
     for each in (hand, rival):
         each.clock(after(minutes=1))
@@ -307,7 +307,7 @@ def test_a_clock_that_is_set_back_fires_no_tick_again(hand: CronTable) -> None:
     assert hand.ticks("it") == minutes(1, 2, 3)
 
 
-def test_what_one_worker_can_not_read_holds_up_nothing(hand: CronTable) -> None:
+def test_an_entry_that_a_worker_can_not_read_delays_no_others(hand: CronTable) -> None:
     hand.declare(entry(), entry(name="new syntax"), entry(name="new zone"))
     hand.rows("update roost.cron set expression = '0 0 # *' where name = 'new syntax'")
     hand.rows("update roost.cron set timezone = 'Mars/Olympus' where name = 'new zone'")
@@ -323,7 +323,7 @@ def test_what_one_worker_can_not_read_holds_up_nothing(hand: CronTable) -> None:
 
 
 @pytest.mark.parametrize("change", [{"expression": "*/2 * * * *"}, {"timezone_name": "Asia/Tokyo"}])
-def test_another_time_table_starts_from_now(hand: CronTable, change: dict[str, Any]) -> None:
+def test_a_changed_schedule_starts_from_now(hand: CronTable, change: dict[str, Any]) -> None:
     hand.declare(entry(misfire="all"))
     hand.clock(after(minutes=5, seconds=1))
     hand.declare(entry(misfire="all", **change))
@@ -331,7 +331,7 @@ def test_another_time_table_starts_from_now(hand: CronTable, change: dict[str, A
     assert hand.entry("it").next_tick_at == after(minutes=6)
 
 
-def test_the_same_time_table_keeps_its_place(hand: CronTable) -> None:
+def test_an_unchanged_schedule_keeps_its_next_tick(hand: CronTable) -> None:
     hand.declare(entry(misfire="all"))
     hand.clock(after(minutes=2, seconds=1))
     hand.declare(entry(misfire="all", args={"new": True}, queue="new", priority=1))
@@ -347,7 +347,7 @@ def test_a_declaration_keeps_a_pause(hand: CronTable) -> None:
     assert hand.entry("it").paused_at == NOON
 
 
-def test_what_nobody_declares_is_stale_and_does_not_fire_until_somebody_does(
+def test_an_entry_that_no_worker_declares_is_stale_and_does_not_fire_until_one_does(
     hand: CronTable,
 ) -> None:
     hand.declare(entry(), entry(name="gone"))
@@ -370,7 +370,7 @@ def test_what_nobody_declares_is_stale_and_does_not_fire_until_somebody_does(
 @pytest.mark.parametrize(
     ("misfire", "fired"), [("skip", []), ("last", minutes(30)), ("all", minutes(*range(1, 31)))]
 )
-def test_missed_ticks_go_by_the_policy(
+def test_missed_ticks_follow_the_misfire_policy(
     hand: CronTable, misfire: Any, fired: list[datetime]
 ) -> None:
     hand.declare(entry(misfire=misfire))
@@ -384,7 +384,7 @@ def test_missed_ticks_go_by_the_policy(
     assert hand.ticks("it") == [*fired, after(minutes=31)]
 
 
-def test_skipping_what_was_missed_keeps_what_is_due_now(hand: CronTable) -> None:
+def test_skipping_missed_ticks_keeps_the_tick_that_is_due_now(hand: CronTable) -> None:
     hand.declare(entry(misfire="skip"))
     hand.clock(after(minutes=30, seconds=5))
     hand.fire("it")
@@ -427,7 +427,9 @@ def test_a_tick_is_skipped_while_the_last_job_has_not_ended(hand: CronTable, sta
 
 
 @pytest.mark.parametrize("ended", ["discarded", "cancelled", "archived"])
-def test_a_job_that_ended_in_any_way_is_no_obstacle(hand: CronTable, ended: str) -> None:
+def test_a_job_that_ended_in_any_way_does_not_skip_the_next_tick(
+    hand: CronTable, ended: str
+) -> None:
     hand.declare(entry(overlap="skip"))
     hand.clock(after(minutes=1))
     [job_id] = hand.fire("it")
@@ -451,7 +453,7 @@ def test_without_overlap_several_ticks_make_one_job(hand: CronTable) -> None:
     assert hand.ticks("all") == minutes(9)
 
 
-def test_jobs_overlap_unless_told_otherwise(hand: CronTable) -> None:
+def test_jobs_overlap_by_default(hand: CronTable) -> None:
     hand.declare(entry())
     for number in (1, 2, 3):
         hand.clock(after(minutes=number))
@@ -489,7 +491,7 @@ def by_entry(hand: CronTable, name: str) -> list[int]:
 # By hand.
 
 
-def test_a_paused_entry_fires_nothing_and_makes_nothing_up(hand: CronTable) -> None:
+def test_a_paused_entry_fires_nothing_and_makes_up_no_ticks(hand: CronTable) -> None:
     hand.declare(entry(misfire="all"))
     hand.clock(after(seconds=20))
     hand.run(cron.pause("it"))
@@ -506,14 +508,14 @@ def test_a_paused_entry_fires_nothing_and_makes_nothing_up(hand: CronTable) -> N
     assert hand.ticks("it") == minutes(11)
 
 
-def test_a_resume_of_what_is_not_paused_changes_nothing(hand: CronTable) -> None:
+def test_a_resume_of_an_entry_that_is_not_paused_changes_nothing(hand: CronTable) -> None:
     hand.declare(entry(misfire="all"))
     hand.clock(after(minutes=2))
     hand.run(cron.resume("it"))
     assert len(hand.fire("it")) == 2
 
 
-def test_a_resume_goes_by_a_time_table_that_changes_meanwhile(
+def test_a_resume_follows_a_schedule_that_changes_meanwhile(
     hand: CronTable, rival: CronTable
 ) -> None:
     hand.declare(entry())
@@ -525,7 +527,7 @@ def test_a_resume_goes_by_a_time_table_that_changes_meanwhile(
     assert (hand.entry("it").paused_at, hand.entry("it").next_tick_at) == (None, after(minutes=5))
 
 
-def test_running_now_leaves_the_time_table_alone(hand: CronTable) -> None:
+def test_running_now_leaves_the_schedule_unchanged(hand: CronTable) -> None:
     hand.declare(entry(args={"day": 1}, queue="q", priority=2, jitter=100), tags=["t"])
     hand.clock(after(seconds=30))
     before = hand.entry("it")
@@ -550,7 +552,7 @@ def test_an_unknown_name_is_an_error(hand: CronTable, verb: Callable[[str], Op[o
 # Who is told.
 
 
-def test_who_sleeps_is_woken_once_for_each_reason(hand: CronTable, dsn: str) -> None:
+def test_workers_are_notified_once_for_each_reason(hand: CronTable, dsn: str) -> None:
     with JobTable(dsn) as listener:
         listener.script("listen roost_cron; listen roost_jobs")
         hand.add_worker(queues=["default", "q"])

@@ -92,7 +92,7 @@ def test_a_child_waits_until_all_its_parents_are_completed(table: JobTable) -> N
     assert dependencies(table) == 0
 
 
-def test_a_parent_that_fails_for_now_keeps_its_children_waiting(table: JobTable) -> None:
+def test_a_parent_that_is_retried_keeps_its_children_waiting(table: JobTable) -> None:
     worker = table.add_worker()
     parent = table.add()
     child = add_child(table, parent)
@@ -104,7 +104,7 @@ def test_a_parent_that_fails_for_now_keeps_its_children_waiting(table: JobTable)
 
 
 @pytest.mark.parametrize("event", [Event.DISCARD, Event.CANCEL])
-def test_a_parent_that_fails_takes_a_deep_subtree_with_it(table: JobTable, event: Event) -> None:
+def test_a_parent_that_fails_cancels_all_descendants(table: JobTable, event: Event) -> None:
     worker = table.add_worker()
     chain = [table.add()]
     for _ in range(50):
@@ -151,7 +151,7 @@ def test_one_of_two_parents_fails_and_the_other_completes_later(table: JobTable)
     assert len(errors_of(table, child)) == 1
 
 
-def test_an_unknown_parent_is_refused_and_the_transaction_goes_on(table: JobTable) -> None:
+def test_an_unknown_parent_is_refused_and_the_transaction_stays_usable(table: JobTable) -> None:
     known = table.add()
     with table.connection.transaction():
         before = table.add()
@@ -180,7 +180,7 @@ def test_a_parent_may_be_inserted_in_the_same_transaction(table: JobTable) -> No
 
 
 @pytest.mark.parametrize("commits", [True, False])
-def test_a_parent_that_is_not_committed_yet_is_waited_for(
+def test_an_enqueue_waits_for_a_parent_that_is_not_committed_yet(
     table: JobTable, crew: Any, commits: bool
 ) -> None:
     other, third = crew.hand(), crew.hand()
@@ -200,7 +200,7 @@ def test_a_parent_that_is_not_committed_yet_is_waited_for(
         assert table.states() == {}
 
 
-def test_a_parent_that_is_just_ending_is_seen_as_it_ends(table: JobTable, crew: Any) -> None:
+def test_an_enqueue_waits_for_a_parent_that_is_ending(table: JobTable, crew: Any) -> None:
     worker = table.add_worker()
     for event, state, pending in (
         (Event.COMPLETE, "available", 0),
@@ -234,7 +234,7 @@ def test_a_child_enqueued_during_the_settle_is_settled_with_its_parent(
     assert claimable(table, worker) == {child}
 
 
-def test_no_child_is_lost_or_early_when_the_parent_ends_at_the_same_instant(
+def test_no_child_is_lost_or_early_when_its_parent_ends_at_the_same_moment(
     table: JobTable, crew: Any
 ) -> None:
     worker = table.add_worker()
@@ -290,7 +290,7 @@ def test_many_children_are_enqueued_at_once_under_one_parent(table: JobTable, cr
     assert claimable(table, worker) == children
 
 
-def test_two_open_transactions_may_hold_one_parent(table: JobTable, crew: Any) -> None:
+def test_two_open_transactions_may_add_children_to_one_parent(table: JobTable, crew: Any) -> None:
     parent = table.add()
     add_child(table, parent)  # the first child marks the parent; those after it only share it
     one, two = crew.hand(), crew.hand()
@@ -300,9 +300,7 @@ def test_two_open_transactions_may_hold_one_parent(table: JobTable, crew: Any) -
     assert dependencies(table) == 3
 
 
-def test_who_holds_a_parent_does_not_delay_the_settles_of_others(
-    table: JobTable, crew: Any
-) -> None:
+def test_a_locked_parent_does_not_delay_the_settles_of_others(table: JobTable, crew: Any) -> None:
     worker = table.add_worker()
     parent, bystander = table.add(), table.add()
     running = table.claim(worker).jobs
@@ -315,7 +313,7 @@ def test_who_holds_a_parent_does_not_delay_the_settles_of_others(
         assert table.get(bystander).state == "completed"
 
 
-def test_who_holds_a_child_delays_only_its_parent(table: JobTable, crew: Any) -> None:
+def test_a_locked_child_delays_only_its_parent(table: JobTable, crew: Any) -> None:
     """An open transaction that adds a grandchild holds the child that is to be released."""
     worker = table.add_worker()
     held, free = table.add(), table.add()
@@ -438,7 +436,7 @@ def test_a_retried_child_waits_for_its_parent_again(table: JobTable) -> None:
 
 
 @pytest.mark.parametrize("event", [Event.COMPLETE, Event.DISCARD])
-def test_a_retried_child_ends_as_its_parent_lets_it(table: JobTable, event: Event) -> None:
+def test_a_retried_child_follows_the_end_of_its_parent(table: JobTable, event: Event) -> None:
     worker = table.add_worker()
     parent = table.add()
     child = add_child(table, parent)
@@ -483,7 +481,7 @@ def test_a_rescue_that_discards_a_parent_cancels_its_children(table: JobTable) -
     assert errors_of(table, child) == [f"ParentFailed: job {parent} was discarded"]
 
 
-def test_two_parents_that_end_at_once_release_their_children_once(
+def test_two_parents_that_end_at_the_same_time_release_their_children_once(
     table: JobTable, crew: Any
 ) -> None:
     worker = table.add_worker()

@@ -99,7 +99,7 @@ def enqueue(table: JobTable, task: str = "work", **fields: Any) -> int:
     return table.run(insert_job(encode_jobs([job]), unique_key=job.unique_key, dispatch=True))
 
 
-def test_the_job_is_leased_to_the_worker_and_sent_to_it(
+def test_a_dispatched_job_is_leased_to_the_worker_and_announced_to_it(
     table: JobTable, receiver: Receiver
 ) -> None:
     job_id = enqueue(
@@ -124,14 +124,16 @@ def test_the_job_is_leased_to_the_worker_and_sent_to_it(
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
 
 
-def test_an_offer_is_for_one_job(table: JobTable, receiver: Receiver) -> None:
+def test_a_credit_is_for_one_job(table: JobTable, receiver: Receiver) -> None:
     enqueue(table)
     enqueue(table)
     assert table.states() == {"executing": 1, "available": 1}
     assert len(receiver.heard()) == 1
 
 
-def test_an_enqueue_in_a_transaction_takes_no_offer(table: JobTable, receiver: Receiver) -> None:
+def test_an_enqueue_in_a_transaction_consumes_no_credit(
+    table: JobTable, receiver: Receiver
+) -> None:
     table.run(insert_job(encode_jobs([JobInsert("work")]), unique_key=None))
     assert table.states() == {"available": 1}
     assert receiver.credit(table) == NUMBER
@@ -147,7 +149,7 @@ def test_an_enqueue_in_a_transaction_takes_no_offer(table: JobTable, receiver: R
         {"queue": "elsewhere"},
     ],
 )
-def test_a_job_that_the_worker_could_not_run_now_or_must_not_lose_is_not_handed_over(
+def test_a_job_that_could_not_start_now_or_has_one_attempt_is_not_dispatched(
     table: JobTable, receiver: Receiver, fields: dict[str, Any]
 ) -> None:
     if "due_in" in fields:
@@ -157,7 +159,7 @@ def test_a_job_that_the_worker_could_not_run_now_or_must_not_lose_is_not_handed_
     assert receiver.credit(table) == NUMBER
 
 
-def test_a_job_whose_time_has_come_is_handed_over(table: JobTable, receiver: Receiver) -> None:
+def test_a_scheduled_job_that_is_due_is_dispatched(table: JobTable, receiver: Receiver) -> None:
     job_id = enqueue(table, scheduled_at=datetime.now(UTC) - timedelta(hours=1))
     assert receiver.accept(table).job() == table.get(job_id)
 
@@ -183,7 +185,7 @@ def fix_the_snapshot(table: JobTable, _: Receiver) -> None:
 
 
 @pytest.mark.parametrize("change", [pause, limit, expire, hang_up, fix_the_snapshot])
-def test_a_worker_that_can_not_take_it_is_not_given_a_job(
+def test_a_worker_that_can_not_run_the_job_gets_no_dispatch(
     table: JobTable, receiver: Receiver, change: Callable[[JobTable, Receiver], None]
 ) -> None:
     change(table, receiver)
@@ -193,12 +195,14 @@ def test_a_worker_that_can_not_take_it_is_not_given_a_job(
     assert receiver.heard() == []
 
 
-def test_who_is_not_given_the_job_is_told_of_it(table: JobTable, receiver: Receiver) -> None:
+def test_a_worker_that_does_not_get_the_job_is_notified_of_it(
+    table: JobTable, receiver: Receiver
+) -> None:
     enqueue(table, max_attempts=1)
     assert receiver.listening.heard() == [("roost_jobs", "default")]
 
 
-def test_a_living_worker_is_preferred_to_a_dead_one_that_was_heard_of_later(
+def test_a_living_worker_is_preferred_to_a_dead_one_with_a_later_heartbeat(
     table: JobTable, make_receiver: Callable[..., Receiver]
 ) -> None:
     living, dead = make_receiver("living"), make_receiver("dead", lives=False)
@@ -211,7 +215,7 @@ def test_a_living_worker_is_preferred_to_a_dead_one_that_was_heard_of_later(
     assert dead.credit(table) == NUMBER
 
 
-def test_a_job_with_a_unique_key_is_handed_over_and_a_duplicate_takes_no_offer(
+def test_a_job_with_a_unique_key_is_dispatched_and_a_duplicate_consumes_no_credit(
     table: JobTable, receiver: Receiver
 ) -> None:
     job_id = enqueue(table, unique_key="once")
@@ -224,7 +228,7 @@ def test_a_job_with_a_unique_key_is_handed_over_and_a_duplicate_takes_no_offer(
     assert receiver.heard() == []
 
 
-def test_who_waits_for_a_unique_key_does_not_lock_the_workers_row(
+def test_an_enqueue_that_waits_for_a_unique_key_does_not_lock_the_workers_row(
     table: JobTable, receiver: Receiver, crew: Crew
 ) -> None:
     rival, heart = crew.hand(), crew.hand()
@@ -239,7 +243,7 @@ def test_who_waits_for_a_unique_key_does_not_lock_the_workers_row(
     assert len(receiver.heard()) == 1
 
 
-def test_nobody_waits_for_a_worker_whose_row_is_locked(
+def test_an_enqueue_does_not_wait_for_a_worker_whose_row_is_locked(
     table: JobTable, receiver: Receiver, crew: Crew
 ) -> None:
     rival = crew.hand()
@@ -253,7 +257,7 @@ def test_nobody_waits_for_a_worker_whose_row_is_locked(
 
 
 @pytest.mark.parametrize("length", [0, 7_600, 1_000_000])
-def test_a_job_of_any_size_is_handed_over_and_its_notification_says_nothing_of_it(
+def test_a_job_of_any_size_is_dispatched_and_its_notification_does_not_contain_it(
     table: JobTable, receiver: Receiver, length: int
 ) -> None:
     job_id = enqueue(table, args={"text": "ü" * length})
@@ -261,7 +265,7 @@ def test_a_job_of_any_size_is_handed_over_and_its_notification_says_nothing_of_i
     assert receiver.accept(table).job() == table.get(job_id)
 
 
-def test_what_was_handed_over_is_accepted_once_and_together_with_the_next_offer(
+def test_a_dispatched_job_is_accepted_once_and_together_with_the_next_credit(
     table: JobTable, receiver: Receiver
 ) -> None:
     claimed = table.add()
@@ -280,16 +284,14 @@ def test_what_was_handed_over_is_accepted_once_and_together_with_the_next_offer(
     assert table.get(claimed).state == "executing"
 
 
-def test_a_job_whose_lease_is_over_is_not_accepted(table: JobTable, receiver: Receiver) -> None:
+def test_a_job_whose_lease_is_lost_is_not_accepted(table: JobTable, receiver: Receiver) -> None:
     job_id = enqueue(table)
     table.change(job_id, "state = 'available', attempt = 0")
     accepted = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 1))
     assert (accepted.credit, accepted.found, accepted.job) == (NUMBER + 1, True, None)
 
 
-def test_a_cancel_that_came_first_is_found_with_the_job(
-    table: JobTable, receiver: Receiver
-) -> None:
+def test_an_accepted_job_carries_its_cancel_request(table: JobTable, receiver: Receiver) -> None:
     job_id = enqueue(table)
     table.change(job_id, "cancel_requested = true")
     assert receiver.accept(table).cancel_requested
@@ -301,7 +303,7 @@ def take(table: JobTable, worker_id: int, **options: Any) -> list[int]:
     return [job.lease.job_id for job in table.run(take_unaccepted(worker_id, **given))]
 
 
-def test_two_others_are_asked_to_watch(
+def test_two_other_workers_are_asked_to_watch(
     table: JobTable, make_receiver: Callable[..., Receiver]
 ) -> None:
     receivers = [make_receiver(f"worker {number}") for number in range(4)]
@@ -311,7 +313,7 @@ def test_two_others_are_asked_to_watch(
     assert sorted(heard) == [[], [DISPATCHED], [WATCH], [WATCH]]
 
 
-def test_what_is_not_accepted_is_taken_over_under_a_lease_of_its_own(
+def test_an_unaccepted_job_is_taken_over_under_a_new_lease(
     table: JobTable, receiver: Receiver
 ) -> None:
     job_id, other = enqueue(table), table.add_worker("other")
@@ -329,7 +331,7 @@ def test_what_is_not_accepted_is_taken_over_under_a_lease_of_its_own(
 @pytest.mark.parametrize(
     "options", [{"after": 60}, {"queues": ["q"]}, {"tasks": ["other"]}, {"limit": 0}]
 )
-def test_what_another_worker_may_not_take_is_left_alone(
+def test_an_unaccepted_job_is_not_taken_over_by_a_worker_that_may_not_run_it(
     table: JobTable, receiver: Receiver, options: dict[str, Any]
 ) -> None:
     job_id, other = enqueue(table), table.add_worker("other")
@@ -338,7 +340,7 @@ def test_what_another_worker_may_not_take_is_left_alone(
 
 
 @pytest.mark.parametrize("change", [pause, hang_up])
-def test_what_was_handed_over_is_left_alone_where_its_worker_may_have_it(
+def test_an_unaccepted_job_is_not_taken_over_while_its_worker_may_have_accepted_it(
     table: JobTable, receiver: Receiver, change: Callable[[JobTable, Receiver], None]
 ) -> None:
     enqueue(table)
@@ -346,19 +348,19 @@ def test_what_was_handed_over_is_left_alone_where_its_worker_may_have_it(
     assert take(table, table.add_worker("other")) == []
 
 
-def test_what_was_accepted_is_not_taken_over(table: JobTable, receiver: Receiver) -> None:
+def test_an_accepted_job_is_not_taken_over(table: JobTable, receiver: Receiver) -> None:
     enqueue(table)
     receiver.accept(table)
     assert take(table, table.add_worker("other")) == []
 
 
-def test_a_worker_whose_row_is_gone_takes_nothing_over(table: JobTable, receiver: Receiver) -> None:
+def test_a_worker_without_a_row_takes_nothing_over(table: JobTable, receiver: Receiver) -> None:
     job_id = enqueue(table)
     assert take(table, 12345) == []
     assert receiver.accept(table).lease.job_id == job_id
 
 
-def test_of_two_that_want_a_job_at_once_one_gets_it(
+def test_one_of_two_workers_gets_a_job_that_both_want(
     table: JobTable, receiver: Receiver, crew: Crew
 ) -> None:
     job_id, other = enqueue(table), table.add_worker("other")
@@ -377,7 +379,7 @@ def test_of_two_that_want_a_job_at_once_one_gets_it(
     assert accepting.result(10).job is None
 
 
-def test_what_is_given_back_takes_the_offer_with_it(table: JobTable, receiver: Receiver) -> None:
+def test_giving_jobs_back_revokes_the_credit(table: JobTable, receiver: Receiver) -> None:
     job_id = enqueue(table)
     with table.connection.transaction():
         assert table.run(release_unheld(receiver.worker_id, held=[])) == [job_id]
@@ -387,7 +389,9 @@ def test_what_is_given_back_takes_the_offer_with_it(table: JobTable, receiver: R
     assert table.states() == {"available": 2}
 
 
-def test_an_offer_is_withdrawn_or_taken(table: JobTable, receiver: Receiver, crew: Crew) -> None:
+def test_a_credit_is_either_revoked_or_consumed(
+    table: JobTable, receiver: Receiver, crew: Crew
+) -> None:
     assert table.run(revoke_credit(receiver.worker_id))
     assert not table.run(revoke_credit(receiver.worker_id))
     assert receiver.grant_credit(table)
@@ -401,7 +405,7 @@ def test_an_offer_is_withdrawn_or_taken(table: JobTable, receiver: Receiver, cre
     assert table.value("select dispatched_job_id from roost.workers") is None
 
 
-def test_a_worker_is_not_taken_for_dead_while_a_job_is_handed_to_it(
+def test_a_worker_is_not_expired_while_a_job_is_dispatched_to_it(
     table: JobTable, receiver: Receiver, crew: Crew
 ) -> None:
     rival = crew.hand()
@@ -416,7 +420,7 @@ def test_a_worker_is_not_taken_for_dead_while_a_job_is_handed_to_it(
     assert (given_back.state, given_back.attempt) == ("available", 0), "it was not accepted"
 
 
-def test_a_worker_that_is_awake_may_offer_too_but_is_told_of_nothing_else(
+def test_a_polling_worker_may_grant_a_credit_and_gets_no_other_notification(
     table: JobTable, receiver: Receiver
 ) -> None:
     table.run(set_wants_notify(receiver.worker_id, wants_notify=False))
@@ -425,7 +429,7 @@ def test_a_worker_that_is_awake_may_offer_too_but_is_told_of_nothing_else(
     assert [table.get(job_id).state for job_id in (first, second)] == ["executing", "available"]
 
 
-def test_who_sleeps_is_told_where_the_offer_of_one_that_is_awake_is_locked(
+def test_another_worker_is_notified_where_the_credit_of_a_polling_one_is_locked(
     table: JobTable, receiver: Receiver, crew: Crew
 ) -> None:
     rival = crew.hand()
@@ -439,12 +443,14 @@ def test_who_sleeps_is_told_where_the_offer_of_one_that_is_awake_is_locked(
     assert table.get(job_id).state == "available"
 
 
-def test_it_notifies_nobody_else(table: JobTable, receiver: Receiver) -> None:
+def test_a_dispatch_notifies_no_other_worker_of_the_queue(
+    table: JobTable, receiver: Receiver
+) -> None:
     enqueue(table)
     assert {channel for channel, _ in receiver.listening.heard()} == {receiver.channel}
 
 
-def test_an_error_gives_the_offer_back(table: JobTable, receiver: Receiver) -> None:
+def test_an_error_restores_the_credit(table: JobTable, receiver: Receiver) -> None:
     table.rows("alter table roost.jobs add constraint never check (task <> 'work') not valid")
     with pytest.raises(DatabaseError, match="never"):
         enqueue(table)

@@ -36,7 +36,7 @@ def test_ids_come_in_the_order_of_the_jobs(table: JobTable) -> None:
     assert list(rows) == list(zip(ids, range(2_000), strict=True))
 
 
-def test_what_is_left_out_has_the_documented_default(table: JobTable) -> None:
+def test_a_field_that_is_left_out_has_the_documented_default(table: JobTable) -> None:
     before = table.value("select clock_timestamp()")
     job_id = table.add("work")
     row = table.get(job_id)
@@ -64,7 +64,7 @@ def test_what_is_left_out_has_the_documented_default(table: JobTable) -> None:
     assert before <= row.scheduled_at == row.inserted_at
 
 
-def test_a_job_of_a_long_transaction_is_due_when_it_was_enqueued(
+def test_a_job_of_a_long_transaction_is_due_at_its_enqueue(
     table: JobTable, rival: JobTable
 ) -> None:
     with table.connection.transaction():
@@ -74,7 +74,7 @@ def test_a_job_of_a_long_transaction_is_due_when_it_was_enqueued(
     assert table.get(job_id).inserted_at - began >= timedelta(seconds=0.05)
 
 
-def test_a_second_active_job_of_a_key_is_refused_with_the_first_ones_id(table: JobTable) -> None:
+def test_a_second_active_job_of_a_key_is_refused_with_the_id_of_the_first(table: JobTable) -> None:
     first = insert(table)
     with table.connection.transaction():
         with pytest.raises(DuplicateUniqueJobError) as caught:
@@ -195,7 +195,7 @@ def heard(listener: JobTable) -> list[str]:
     return [queue for _, queue in listener.heard()]
 
 
-def test_each_queue_is_told_once_of_jobs_that_are_due_soon(
+def test_each_queue_is_notified_once_of_jobs_that_are_due_soon(
     table: JobTable, rival: JobTable
 ) -> None:
     rival.rows("listen roost_jobs")
@@ -209,7 +209,7 @@ def test_each_queue_is_told_once_of_jobs_that_are_due_soon(
     assert sorted(heard(rival)) == ["a", "b", "c"]
 
 
-def test_nobody_is_told_before_the_commit_nor_after_a_rollback(
+def test_nothing_is_notified_before_the_commit_or_after_a_rollback(
     table: JobTable, rival: JobTable
 ) -> None:
     rival.rows("listen roost_jobs")
@@ -226,7 +226,7 @@ def test_nobody_is_told_before_the_commit_nor_after_a_rollback(
     assert heard(rival) == []
 
 
-def test_only_a_living_worker_that_sleeps_on_the_queue_is_told(
+def test_a_queue_is_notified_only_if_a_living_worker_of_it_wants_that(
     table: JobTable, rival: JobTable
 ) -> None:
     rival.rows("listen roost_jobs")
@@ -245,7 +245,7 @@ def test_only_a_living_worker_that_sleeps_on_the_queue_is_told(
     assert heard(rival) == ["default"]
 
 
-def test_a_snapshot_that_can_not_see_who_sleeps_tells_in_any_case(
+def test_a_transaction_with_an_old_snapshot_always_notifies(
     table: JobTable, rival: JobTable
 ) -> None:
     rival.rows("listen roost_jobs")
@@ -258,7 +258,7 @@ def test_a_snapshot_that_can_not_see_who_sleeps_tells_in_any_case(
     assert heard(rival) == ["default"]
 
 
-def test_who_falls_asleep_during_the_transaction_is_told_by_the_next_statement(
+def test_a_worker_that_asks_for_notifications_during_the_transaction_gets_the_next(
     table: JobTable, rival: JobTable
 ) -> None:
     rival.rows("listen roost_jobs")
@@ -271,7 +271,7 @@ def test_who_falls_asleep_during_the_transaction_is_told_by_the_next_statement(
     assert heard(rival) == ["default"]
 
 
-def test_a_duplicate_tells_nobody(table: JobTable, rival: JobTable) -> None:
+def test_a_duplicate_notifies_nothing(table: JobTable, rival: JobTable) -> None:
     table.add_worker()
     insert(table)
     rival.rows("listen roost_jobs")
@@ -288,7 +288,7 @@ def test_the_longest_queue_name_fits_a_notification(table: JobTable, rival: JobT
     assert heard(rival) == [name]
 
 
-def test_each_job_of_one_kind_gets_its_own_id_or_none(table: JobTable) -> None:
+def test_each_job_of_a_homogeneous_batch_gets_its_own_id_or_none(table: JobTable) -> None:
     taken = table.add(unique_key="taken")
     keys = [None, "a", "taken", "b", "a", None, "b", None]
     jobs = [JobInsert("work", {"n": n}, unique_key=key) for n, key in enumerate(keys)]
@@ -307,7 +307,7 @@ def test_each_job_of_one_kind_gets_its_own_id_or_none(table: JobTable) -> None:
 
 
 @pytest.mark.parametrize("count", [99, 100, 250])
-def test_a_batch_of_any_size_leaves_out_what_is_taken_and_keeps_the_first_of_one_key(
+def test_a_batch_of_any_size_leaves_out_taken_keys_and_keeps_the_first_of_one_key(
     table: JobTable, count: int
 ) -> None:
     taken = table.add(unique_key="key 70")
@@ -349,7 +349,7 @@ def test_a_large_batch_with_duplicates_is_undone_with_its_transaction(table: Job
 
 
 @pytest.mark.parametrize("keys", [False, True])
-def test_a_large_batch_tells_once_and_one_that_is_kept_out_tells_nobody(
+def test_a_large_batch_notifies_once_and_one_without_inserts_does_not(
     table: JobTable, rival: JobTable, keys: bool
 ) -> None:
     table.add_worker()
@@ -362,7 +362,7 @@ def test_a_large_batch_tells_once_and_one_that_is_kept_out_tells_nobody(
     assert heard(rival) == ([] if keys else ["default"])
 
 
-def test_jobs_of_one_kind_are_stored_as_others_are(table: JobTable) -> None:
+def test_jobs_of_a_homogeneous_batch_are_stored_as_others_are(table: JobTable) -> None:
     job = JobInsert(
         "work",
         {"n": 1},

@@ -73,7 +73,9 @@ def ids_of(claimed: Claimed) -> list[int]:
     return [job.lease.job_id for job in claimed.jobs]
 
 
-def test_no_more_run_at_once_than_allowed_whoever_claims(table: JobTable, crew: Any) -> None:
+def test_no_more_jobs_execute_at_once_than_allowed_over_all_workers(
+    table: JobTable, crew: Any
+) -> None:
     publish(table, max_concurrency=3)
     table.add_all([JobInsert("work", queue=f"q{n % 2}", priority=n % 3) for n in range(600)])
     running, peak, count = 0, 0, threading.Lock()
@@ -219,7 +221,7 @@ def test_a_backlog_in_one_queue_does_not_keep_out_limited_jobs_of_another(
     assert ids_of(rest) == [behind_the_backlog, limited[2]]
 
 
-def test_a_better_priority_comes_first_in_whatever_queue(table: JobTable) -> None:
+def test_a_better_priority_comes_first_in_any_queue(table: JobTable) -> None:
     worker = table.add_worker()
     publish(table, "slow", max_concurrency=10)
     table.add_all([JobInsert("work", queue="bulk", priority=-1)] * 3)
@@ -229,7 +231,7 @@ def test_a_better_priority_comes_first_in_whatever_queue(table: JobTable) -> Non
     assert len(claim(table, worker, queues=queues, tasks=tasks, limit=4).jobs) == 1
 
 
-def test_the_first_in_order_take_a_task_s_room(table: JobTable) -> None:
+def test_the_first_jobs_in_order_take_the_room_of_a_task(table: JobTable) -> None:
     worker = table.add_worker()
     publish(table, max_concurrency=2)
     jobs = [table.add(queue=queue, priority=priority) for queue, priority in (
@@ -239,7 +241,7 @@ def test_the_first_in_order_take_a_task_s_room(table: JobTable) -> None:
     assert ids_of(claimed) == [jobs[1], jobs[2]]
 
 
-def test_a_lost_worker_gives_its_room_back(table: JobTable) -> None:
+def test_a_dead_worker_gives_its_room_back(table: JobTable) -> None:
     worker, dead = table.add_worker(), table.add_worker(stale_after=0.0)
     publish(table, max_concurrency=1)
     table.add_all([JobInsert("work")] * 2)
@@ -279,7 +281,7 @@ def test_a_claim_waits_for_the_one_before_it(table: JobTable, crew: Any) -> None
     assert call.result(10).jobs == []
 
 
-def test_a_limit_marks_the_jobs_that_were_there(table: JobTable) -> None:
+def test_a_new_limit_marks_the_jobs_that_exist(table: JobTable) -> None:
     worker = table.add_worker()
     waiting, retryable, running = table.add(), table.add(), table.add()
     for claimed in table.claim(worker).jobs:
@@ -409,7 +411,7 @@ def test_the_end_of_a_limited_job_is_announced_when_it_has_children(
     assert ROOM in listener.heard()
 
 
-def test_room_that_a_dead_worker_or_a_lost_claim_leaves_is_announced(
+def test_room_of_a_dead_worker_or_a_lost_claim_is_announced(
     table: JobTable, listener: JobTable
 ) -> None:
     publish(table, max_concurrency=1)
@@ -439,7 +441,9 @@ def test_a_limit_that_is_raised_or_lifted_is_announced(table: JobTable, listener
         assert listener.heard() == [], "nothing has changed"
 
 
-def test_room_is_announced_only_while_a_worker_sleeps(table: JobTable, listener: JobTable) -> None:
+def test_room_is_announced_only_while_a_worker_wants_notifications(
+    table: JobTable, listener: JobTable
+) -> None:
     publish(table, max_concurrency=1)
     table.add()
     worker = table.add_worker()
@@ -450,7 +454,7 @@ def test_room_is_announced_only_while_a_worker_sleeps(table: JobTable, listener:
     assert listener.heard() == []
 
 
-def test_a_start_that_comes_late_is_counted_anew(table: JobTable) -> None:
+def test_a_start_that_comes_late_is_counted_again(table: JobTable) -> None:
     publish(table, rate_per_minute=2)
     jobs = [table.add() for _ in range(3)]
     worker = table.add_worker()
@@ -466,7 +470,7 @@ def test_a_start_that_comes_late_is_counted_anew(table: JobTable) -> None:
     assert claim(table, worker).jobs == []
 
 
-def test_a_start_that_left_the_window_or_was_never_counted_is_not_counted_anew(
+def test_a_start_outside_the_window_or_never_counted_is_not_counted_again(
     table: JobTable,
 ) -> None:
     publish(table, rate_per_minute=2)

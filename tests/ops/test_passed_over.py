@@ -31,7 +31,7 @@ def listening(table: JobTable) -> JobTable:
         ("awaited = true", []),
     ],
 )
-def test_a_job_that_is_waited_for_is_announced_where_it_can_start(
+def test_a_wait_for_a_job_announces_it_if_it_can_start(
     table: JobTable, assignments: str, announced: list[tuple[str, str]]
 ) -> None:
     job_id = table.add()

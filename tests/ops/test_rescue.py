@@ -69,7 +69,7 @@ def test_jobs_of_a_worker_without_a_row_are_rescued_with_a_record(table: JobTabl
     assert rescue(table) == []
 
 
-def test_the_last_attempt_is_not_given_again(table: JobTable) -> None:
+def test_a_crash_of_the_last_attempt_discards_the_job(table: JobTable) -> None:
     job_id = table.add(max_attempts=1)
     table.claim(table.add_worker())
     table.rows("delete from roost.workers")
@@ -121,14 +121,14 @@ def test_two_rescues_share_the_orphans(table: JobTable, rival: JobTable) -> None
     assert len(first) == 4
 
 
-def test_the_age_of_an_attempt_says_nothing(table: JobTable) -> None:
+def test_a_long_attempt_of_a_living_worker_is_not_rescued(table: JobTable) -> None:
     job_id = table.add()
     table.claim(table.add_worker())
     table.change(job_id, "attempted_at = now() - interval '1 year'")
     assert rescue(table) == []
 
 
-def test_a_rescue_tells_the_queue(table: JobTable, rival: JobTable) -> None:
+def test_a_rescue_notifies_the_queue(table: JobTable, rival: JobTable) -> None:
     table.add()
     table.claim(table.add_worker())
     table.rows("delete from roost.workers")

@@ -95,7 +95,7 @@ def test_a_snooze_gives_the_attempt_back_and_writes_no_error(table: JobTable) ->
     assert 45 < due_in(table, row.id) <= 50
 
 
-def test_an_interruption_gives_everything_back(table: JobTable) -> None:
+def test_an_interruption_gives_the_attempt_back(table: JobTable) -> None:
     claimed = claim_one(table)
     table.settle(verdict(claimed, Interrupted()))
     row = table.get(claimed.lease.job_id)
@@ -213,7 +213,7 @@ def test_a_batch_of_all_kinds_is_written_and_the_lost_are_named(table: JobTable)
     }
 
 
-def test_no_verdicts_are_no_statement(table: JobTable) -> None:
+def test_no_verdicts_need_no_statement(table: JobTable) -> None:
     assert table.settle() == []
 
 
@@ -230,7 +230,7 @@ def test_a_row_keeps_the_newest_errors(table: JobTable, cap: int) -> None:
     assert errors[-1]["error"] == "ValueError: number 24"
 
 
-def test_a_lower_cap_shortens_what_is_there(table: JobTable) -> None:
+def test_a_lower_cap_drops_older_errors(table: JobTable) -> None:
     claimed = claim_one(table)
     table.change(
         claimed.lease.job_id,

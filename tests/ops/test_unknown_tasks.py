@@ -24,7 +24,7 @@ def found(table: JobTable, worker: int, *queues: str) -> dict[tuple[str, str], i
     return {(each.queue, each.task): each.jobs for each in unknown}
 
 
-def test_due_jobs_of_a_task_that_nobody_knows_are_counted(table: JobTable) -> None:
+def test_due_jobs_of_a_task_without_a_handler_are_counted(table: JobTable) -> None:
     worker = add_worker(table, "known")
     table.add_all([JobInsert("unknown", priority=n) for n in range(3)] + [JobInsert("known")] * 2)
     late = table.add("unknown")
@@ -47,7 +47,7 @@ def test_a_task_that_another_worker_of_the_queue_knows_is_known(table: JobTable)
     assert found(table, worker) == {("default", "work"): 1}
 
 
-def test_each_queue_is_looked_at_by_its_eldest_living_worker(table: JobTable) -> None:
+def test_each_queue_is_checked_by_its_oldest_living_worker(table: JobTable) -> None:
     elder = add_worker(table, queues=["a", "b"])
     younger = add_worker(table, queues=["b", "c"])
     for queue in ("a", "b", "c"):
@@ -75,7 +75,7 @@ def test_jobs_of_limited_tasks_are_found_too(table: JobTable) -> None:
 
 
 @pytest.mark.parametrize("jobs", [5_000])
-def test_what_is_counted_is_bounded(table: JobTable, jobs: int) -> None:
+def test_the_count_is_bounded(table: JobTable, jobs: int) -> None:
     worker = add_worker(table)
     table.rows(
         "insert into roost.jobs (task) select 'work' from generate_series(1, $1::integer)", jobs

@@ -41,7 +41,7 @@ def fates(table: JobTable, jobs: list[int]) -> list[tuple[str, int]]:
     return [(str(job.state), job.attempt) for job in map(table.get, jobs)]
 
 
-def test_what_never_started_is_given_back_and_what_may_have_is_rescued(table: JobTable) -> None:
+def test_jobs_that_never_started_are_given_back_and_others_are_rescued(table: JobTable) -> None:
     jobs = table.add_all([JobInsert("work", max_attempts=1)] * 6)
     worker = table.add_worker()
     claimed = prefetch(table, worker, slots=2)
@@ -52,14 +52,16 @@ def test_what_never_started_is_given_back_and_what_may_have_is_rescued(table: Jo
     assert table.get(jobs[-1]).errors == []
 
 
-def test_without_a_mark_only_what_was_claimed_for_slots_counts(table: JobTable) -> None:
+def test_without_a_mark_only_jobs_that_were_claimed_for_slots_count_as_started(
+    table: JobTable,
+) -> None:
     jobs = table.add_all([JobInsert("work", max_attempts=1)] * 3)
     prefetch(table, table.add_worker(), slots=1)
     dies(table)
     assert fates(table, jobs) == [("discarded", 1)] + [("available", 0)] * 2
 
 
-def test_the_mark_follows_the_order_of_the_claims_and_in_each_the_running_order(
+def test_the_mark_follows_the_claims_and_within_each_the_running_order(
     table: JobTable,
 ) -> None:
     worker = table.add_worker()
@@ -73,7 +75,7 @@ def test_the_mark_follows_the_order_of_the_claims_and_in_each_the_running_order(
     assert fates(table, late + early) == [("retryable", 1)] * 3 + [("available", 0)]
 
 
-def test_of_jobs_that_start_within_moments_only_the_last_attempts_are_told_apart(
+def test_of_jobs_that_start_within_moments_only_last_attempts_are_marked(
     table: JobTable,
 ) -> None:
     last = table.add("work", max_attempts=1)
@@ -102,7 +104,7 @@ def test_a_worker_that_removes_its_row_gives_back_what_it_did_not_start(table: J
     assert table.run(mark_started(worker, (1, 0, 0, 0), flush=True)) is False
 
 
-def test_what_is_to_be_cancelled_is_left_to_the_rescue(table: JobTable) -> None:
+def test_a_job_with_a_cancel_request_is_left_to_the_rescue(table: JobTable) -> None:
     job_id = table.add("work")
     prefetch(table, table.add_worker(), slots=0)
     table.run(cancel_job(job_id))
@@ -110,7 +112,7 @@ def test_what_is_to_be_cancelled_is_left_to_the_rescue(table: JobTable) -> None:
     assert table.get(job_id).state == "cancelled"
 
 
-def test_nobody_waits_for_a_row_that_is_locked(table: JobTable, dsn: str) -> None:
+def test_a_locked_row_is_skipped(table: JobTable, dsn: str) -> None:
     jobs = table.add_all([JobInsert("work")] * 2)
     prefetch(table, table.add_worker(stale_after=-1), slots=0)
     with JobTable(dsn) as other, other.connection.transaction():
@@ -119,7 +121,7 @@ def test_nobody_waits_for_a_row_that_is_locked(table: JobTable, dsn: str) -> Non
     assert fates(table, jobs) == [("executing", 1), ("available", 0)]
 
 
-def test_a_job_that_was_handed_over_and_not_accepted_did_not_start(table: JobTable) -> None:
+def test_a_dispatched_job_that_was_not_accepted_did_not_start(table: JobTable) -> None:
     job_id = table.add("work")
     worker = table.add_worker(stale_after=-1)
     table.change(job_id, f"state = 'executing', attempt = 1, lease_no = 1, worker_id = {worker}")

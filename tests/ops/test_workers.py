@@ -26,7 +26,9 @@ def test_a_worker_is_renewed_until_its_row_is_gone(table: JobTable) -> None:
     assert table.workers() == []
 
 
-def test_what_a_worker_does_not_know_of_is_given_back_without_an_error(table: JobTable) -> None:
+def test_jobs_that_a_worker_does_not_know_of_are_given_back_without_an_error(
+    table: JobTable,
+) -> None:
     worker, other = table.add_worker(), table.add_worker("other")
     ids = table.add_all([JobInsert("work")] * 5)
     table.claim(other, limit=1)

@@ -63,7 +63,7 @@ def refused(table: JobTable, relation: str, column: str, value: str) -> None:
 
 @pytest.mark.parametrize("value", INFINITE)
 @pytest.mark.parametrize(("relation", "column"), [(r, c) for r in TIMES for c in TIMES[r]])
-def test_a_time_beyond_a_datetime_is_refused(
+def test_a_time_that_python_can_not_represent_is_refused(
     table: JobTable, relation: str, column: str, value: str
 ) -> None:
     refused(table, relation, column, value)

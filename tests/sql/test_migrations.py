@@ -185,12 +185,12 @@ async def test_neither_client_nor_worker_touches_a_newer_schema(dsn: str, table:
             await roost.worker().run_once()
 
 
-def test_a_missing_schema_is_named(empty: JobTable) -> None:
+def test_a_missing_schema_is_reported(empty: JobTable) -> None:
     with pytest.raises(SchemaError, match="no Roost schema"):
         empty.run(schema.check())
 
 
-def test_a_schema_that_stands_behind_is_named(table: JobTable) -> None:
+def test_a_schema_that_is_behind_is_reported(table: JobTable) -> None:
     table.rows("delete from roost.migrations where version = $1::int", schema.newest())
     with pytest.raises(SchemaError, match="not applied yet"):
         table.run(schema.check())

@@ -146,7 +146,7 @@ def verdicts(ids: list[int]) -> str:
     )
 
 
-def test_the_table_is_as_large_as_it_is_said_to_be(large: JobTable) -> None:
+def test_the_table_has_the_size_that_the_other_tests_assume(large: JobTable) -> None:
     assert large.states()["completed"] == FINISHED
     assert large.value("select relpages from pg_class where oid = 'roost.jobs'::regclass") > 3_000
 
@@ -159,12 +159,12 @@ def test_a_claim_walks_its_index_and_finds_its_jobs(large: JobTable) -> None:
     assert sum(node["Actual Rows"] * node["Actual Loops"] for node in locked) >= 10
 
 
-def test_a_claim_of_ten_touches_few_blocks_whatever_lies_in_the_future(large: JobTable) -> None:
+def test_a_claim_of_ten_reads_few_blocks_despite_many_future_jobs(large: JobTable) -> None:
     # Ten rows, five indexes, and the heads: 50,000 future jobs are not among it.
     assert claim(large).blocks < 600
 
 
-def test_a_claim_that_finds_nothing_touches_few_blocks(large: JobTable) -> None:
+def test_a_claim_that_finds_nothing_reads_few_blocks(large: JobTable) -> None:
     assert claim(large, queue="empty").blocks < 30
 
 
@@ -173,7 +173,7 @@ def test_a_larger_claim_costs_in_proportion(large: JobTable) -> None:
     assert hundred < 12 * ten
 
 
-def test_a_claim_behind_another_walks_over_nothing_that_this_one_left(
+def test_a_claim_behind_another_skips_its_dead_index_entries(
     databases: Databases, template: str
 ) -> None:
     with databases.fresh(template) as name, JobTable(databases.dsn_for(name)) as table:
@@ -217,7 +217,7 @@ def test_a_claim_walks_no_more_of_the_heads_than_it_takes(
 
 
 @pytest.mark.parametrize("known", ["a table that was analysed while nothing ran", "this table"])
-def test_verdicts_are_found_one_by_one_whatever_else_runs(
+def test_each_verdict_is_one_probe_however_many_jobs_execute(
     databases: Databases, template: str, known: str
 ) -> None:
     with databases.fresh(template) as name, JobTable(databases.dsn_for(name)) as table:
@@ -264,14 +264,14 @@ def test_other_verdicts_probe_their_rows(large: JobTable, with_children: bool) -
     assert plan.blocks < 800
 
 
-def test_an_insert_touches_only_what_it_adds(large: JobTable) -> None:
+def test_an_insert_reads_few_blocks(large: JobTable) -> None:
     records = encode_jobs([JobInsert("work", unique_key=f"key {n}") for n in range(10)])
     plan = Plan(large, statement("enqueue.insert_jobs"), records)
     assert "jobs" not in plan.scanned
     assert plan.blocks < 400
 
 
-def test_an_insert_of_one_job_touches_less(large: JobTable) -> None:
+def test_an_insert_of_one_job_reads_fewer_blocks(large: JobTable) -> None:
     record = encode_jobs([JobInsert("work", unique_key="key")])
     plan = Plan(large, statement("enqueue.insert_job"), record)
     assert "jobs" not in plan.scanned
