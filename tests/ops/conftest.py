@@ -1,4 +1,4 @@
-"""Several hands on one database, for interleavings that are driven step by step."""
+"""Several sessions on one database, for interleavings that a test drives step by step."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.support.job_table import JobTable
 T = TypeVar("T")
 
 
-class Crew:
-    """Opens connections, and calls that may have to wait for each other.
+class Sessions:
+    """Opens sessions, and makes calls in threads that may wait for each other's locks.
 
     :param dsn: a database with Roost's schema.
     """
@@ -24,18 +24,18 @@ class Crew:
         self._dsn = dsn
         self._stack = stack
         self._threads = threads
-        self._watch = self.hand()
+        self._watch = self.open()
 
-    def hand(self) -> JobTable:
-        """Return a hand on a connection of its own; closed after the test."""
-        return self._stack.enter_context(JobTable(self._dsn, application_name="crew"))
+    def open(self) -> JobTable:
+        """Return a session on a connection of its own, which is closed after the test."""
+        return self._stack.enter_context(JobTable(self._dsn, application_name="sessions"))
 
-    def aside(self, call: Callable[[], T]) -> Future[T]:
+    def in_thread(self, call: Callable[[], T]) -> Future[T]:
         """Make a call in another thread."""
         return self._threads.submit(call)
 
     def until_waiting(self, count: int = 1) -> None:
-        """Return when ``count`` calls wait for locks of others."""
+        """Return when ``count`` calls wait for locks."""
         until(lambda: self._waiting() == count)
 
     def _waiting(self) -> int:
@@ -47,10 +47,10 @@ class Crew:
 
 
 @pytest.fixture
-def crew(dsn: str) -> Iterator[Crew]:
-    """Yield a crew on the test's database."""
+def sessions(dsn: str) -> Iterator[Sessions]:
+    """Yield sessions on the test's database."""
     with ExitStack() as stack:
-        # Left first: the connections, and with them their transactions, end before the threads do.
+        # The connections are closed first, which ends their transactions; then the threads can end.
         threads = ThreadPoolExecutor(16)
         stack.callback(threads.shutdown)
-        yield Crew(dsn, stack, threads)
+        yield Sessions(dsn, stack, threads)

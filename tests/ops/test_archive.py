@@ -1,4 +1,4 @@
-"""The archive and the expiry of results go by the latest end, in bounded batches."""
+"""Jobs are archived, and results expire, by the latest end and in bounded batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENDS = {"completed": "completed_at", "discarded": "discarded_at", "cancelled": "
 
 
 def ended(table: JobTable, state: str, seconds: int, *, result: str | None = None) -> int:
-    """Add a job that ended so many seconds ago."""
+    """Add a job that ended that many seconds ago."""
     job_id = table.add()
     assignments = f"state = '{state}', {ENDS[state]} = now() - interval '{seconds} seconds'"
     table.change(job_id, assignments + (f", result = '{result}'" if result else ""))
@@ -39,7 +39,7 @@ def test_only_jobs_that_ended_long_enough_ago_are_archived(table: JobTable) -> N
 
 
 def test_the_latest_end_counts(table: JobTable) -> None:
-    """A job that was retried ended twice; a stale time of the first end must not count."""
+    """A retried job may still have the time of its first end, which must not count."""
     job_id = ended(table, "completed", 10)
     table.change(job_id, "cancelled_at = now() - interval '1 day'")
     assert table.run(archive_jobs(after=50, limit=100)) == 0
@@ -57,10 +57,10 @@ def test_a_batch_takes_the_oldest_and_no_more_than_asked(table: JobTable) -> Non
     assert table.run(archive_jobs(after=0, limit=4)) == 0
 
 
-def test_two_archivers_work_side_by_side(table: JobTable, crew: Any) -> None:
+def test_two_archivers_work_side_by_side(table: JobTable, sessions: Any) -> None:
     for n in range(6):
         ended(table, "completed", 100 + n)
-    other = crew.hand()
+    other = sessions.open()
     with other.connection.transaction():
         assert other.run(archive_jobs(after=0, limit=3)) == 3
         assert table.run(archive_jobs(after=0, limit=3)) == 3

@@ -1,4 +1,4 @@
-"""What people do to jobs and queues: every verb in every state, and what stands in its way."""
+"""Cancel, retry, requeue and pause, in every state of a job, and the errors."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ DRIVERS: Mapping[Event, Callable[[JobTable, int], object]] = {
 
 
 def arrange(table: JobTable, state: JobState) -> int:
-    """Bring a new job to ``state``."""
+    """Add a job and bring it to ``state``."""
     job_id = table.add()
     if state is JobState.AVAILABLE:
         return job_id
@@ -232,9 +232,9 @@ def test_a_requested_cancel_does_not_outlive_the_attempt(table: JobTable) -> Non
         assert (table.get(job_id).cancelled_at is None) is (state != "cancelled")
 
 
-def test_no_cancel_is_lost_at_the_moment_of_a_claim(table: JobTable, crew: Any) -> None:
+def test_no_cancel_is_lost_at_the_moment_of_a_claim(table: JobTable, sessions: Any) -> None:
     worker = table.add_worker()
-    hands = crew.hand(), crew.hand()
+    tables = sessions.open(), sessions.open()
     rng = random.Random(2)
     seen = set()
     for _ in range(200):
@@ -245,14 +245,14 @@ def test_no_cancel_is_lost_at_the_moment_of_a_claim(table: JobTable, crew: Any) 
         def claim(gate: Any = gate, wait: float = waits[0]) -> None:
             gate.wait()
             time.sleep(wait)
-            hands[0].claim(worker)
+            tables[0].claim(worker)
 
         def stop(gate: Any = gate, wait: float = waits[1], job_id: int = job_id) -> bool:
             gate.wait()
             time.sleep(wait)
-            return cancel(hands[1], job_id)
+            return cancel(tables[1], job_id)
 
-        claimed, stopped = crew.aside(claim), crew.aside(stop)
+        claimed, stopped = sessions.in_thread(claim), sessions.in_thread(stop)
         claimed.result(10)
         assert stopped.result(10) is True
         job = table.get(job_id)
@@ -303,33 +303,33 @@ def test_a_retry_of_a_job_whose_unique_key_is_taken_names_the_holder(table: JobT
 
 
 def test_a_unique_key_that_is_taken_during_a_retry_is_reported_too(
-    table: JobTable, crew: Any
+    table: JobTable, sessions: Any
 ) -> None:
     old = table.add(unique_key="k")
     cancel(table, old)
-    inserter, reviver = crew.hand(), crew.hand()
+    inserter, reviver = sessions.open(), sessions.open()
     with inserter.connection.transaction():
         holder = inserter.add(unique_key="k")
-        call = crew.aside(lambda: retry(reviver, old))
-        crew.until_waiting()
+        call = sessions.in_thread(lambda: retry(reviver, old))
+        sessions.until_waiting()
     with pytest.raises(DuplicateUniqueJobError) as caught:
         call.result(10)
     assert caught.value.existing_id == holder
     assert table.get(old).state == "cancelled"
 
 
-def test_one_taken_key_does_not_undo_a_batch_of_retries(table: JobTable, crew: Any) -> None:
+def test_one_taken_key_does_not_undo_a_batch_of_retries(table: JobTable, sessions: Any) -> None:
     worker = table.add_worker()
     jobs = [table.add(unique_key=f"k{n}", max_attempts=1) for n in range(5)]
     table.claim(worker)
     for job_id in jobs:
         conclude(table, job_id, Event.DISCARD)
     table.add(unique_key="k1")
-    inserter, reviver = crew.hand(), crew.hand()
+    inserter, reviver = sessions.open(), sessions.open()
     with inserter.connection.transaction():
         inserter.add(unique_key="k3")
-        call = crew.aside(lambda: reviver.run(control.revive_jobs(jobs)))
-        crew.until_waiting()
+        call = sessions.in_thread(lambda: reviver.run(control.revive_jobs(jobs)))
+        sessions.until_waiting()
     assert call.result(10) == 3
     assert [table.get(job_id).state for job_id in jobs] == [
         "available", "discarded", "available", "discarded", "available",
@@ -420,7 +420,7 @@ def test_queues_and_workers_are_counted_by_kind_of_job(table: JobTable) -> None:
     assert info.executing == 1
     assert info.started_at <= info.heartbeat_at < info.expires_at
     assert table.get(running).state == "executing"
-    # Claimed to wait for a slot; then its worker says that it may start.
+    # The job is prefetched; then its worker records that it may start.
     table.change(running, "prefetch_no = 1")
     for started, counts in (("null", (0, 1)), ("'{1,1000,0,0}'", (1, 0))):
         table.rows(f"update roost.workers set prefetch_started = {started}")

@@ -1,4 +1,4 @@
-"""Parents and children: nobody starts early, nobody is forgotten, a failure reaches everybody."""
+"""Children start after their parents, none is forgotten, and a failure cancels all of them."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ from roost.exceptions import DatabaseUnavailableError
 ERROR = {"error": "ValueError: no", "trace": ""}
 
 
-def add_child(hand: JobTable, *parents: int, task: str = "work", **fields: Any) -> int:
+def add_child(session: JobTable, *parents: int, task: str = "work", **fields: Any) -> int:
     """Enqueue one child, in a transaction or in the one that is open."""
     job = JobInsert(task, depends_on=list(parents), **fields)
-    with hand.connection.transaction():
-        return hand.run(
+    with session.connection.transaction():
+        return session.run(
             insert_job(encode_jobs([job]), unique_key=job.unique_key, has_parents=bool(parents))
         )
 
 
-def start(hand: JobTable, job_id: int, worker: int) -> ClaimedJob:
-    """Claim one certain job."""
-    for claimed in hand.claim(worker, limit=1000).jobs:
+def start(session: JobTable, job_id: int, worker: int) -> ClaimedJob:
+    """Claim this job."""
+    for claimed in session.claim(worker, limit=1000).jobs:
         if claimed.lease.job_id == job_id:
             return claimed
     raise AssertionError("it can't be claimed")
 
 
-def end(hand: JobTable, claimed: ClaimedJob, event: Event = Event.COMPLETE) -> list[Verdict]:
-    """Write a verdict as the settle lane does; returns what is still to be written."""
+def end(session: JobTable, claimed: ClaimedJob, event: Event = Event.COMPLETE) -> list[Verdict]:
+    """Write a verdict as the settle lane does, and return it if it could not be written yet."""
     error = ERROR if event in (Event.DISCARD, Event.RETRY) else None
     verdict = Verdict(claimed.lease, event, error=error, delay=0 if error else None)
-    first = hand.run(settle([verdict], error_cap=20))
+    first = session.run(settle([verdict], error_cap=20))
     assert not first.lost
     if not first.parents:
         return first.busy
     try:
-        with hand.connection.transaction():
-            second = hand.run(settle_parents(first.parents, error_cap=20))
+        with session.connection.transaction():
+            second = session.run(settle_parents(first.parents, error_cap=20))
     except DatabaseUnavailableError as error:
         if error.sqlstate != LOCK_NOT_AVAILABLE:
             raise
@@ -65,17 +65,17 @@ def end(hand: JobTable, claimed: ClaimedJob, event: Event = Event.COMPLETE) -> l
     return second.busy
 
 
-def claimable(hand: JobTable, worker: int) -> set[int]:
-    return {claimed.lease.job_id for claimed in hand.claim(worker, limit=1000).jobs}
+def claimable(session: JobTable, worker: int) -> set[int]:
+    return {claimed.lease.job_id for claimed in session.claim(worker, limit=1000).jobs}
 
 
-def dependencies(hand: JobTable) -> int:
-    count: int = hand.value("select count(*) from roost.dependencies")
+def dependencies(session: JobTable) -> int:
+    count: int = session.value("select count(*) from roost.dependencies")
     return count
 
 
-def errors_of(hand: JobTable, job_id: int) -> list[str]:
-    return [record["error"] for record in hand.get(job_id).errors]
+def errors_of(session: JobTable, job_id: int) -> list[str]:
+    return [record["error"] for record in session.get(job_id).errors]
 
 
 def test_a_child_waits_until_all_its_parents_are_completed(table: JobTable) -> None:
@@ -181,14 +181,14 @@ def test_a_parent_may_be_inserted_in_the_same_transaction(table: JobTable) -> No
 
 @pytest.mark.parametrize("commits", [True, False])
 def test_an_enqueue_waits_for_a_parent_that_is_not_committed_yet(
-    table: JobTable, crew: Any, commits: bool
+    table: JobTable, sessions: Any, commits: bool
 ) -> None:
-    other, third = crew.hand(), crew.hand()
+    other, third = sessions.open(), sessions.open()
     transaction = other.connection.transaction()
     transaction.__enter__()
     parent = other.add()
-    child = crew.aside(lambda: add_child(third, parent))
-    crew.until_waiting()
+    child = sessions.in_thread(lambda: add_child(third, parent))
+    sessions.until_waiting()
     assert not child.done()
     if commits:
         transaction.__exit__(None, None, None)
@@ -200,7 +200,7 @@ def test_an_enqueue_waits_for_a_parent_that_is_not_committed_yet(
         assert table.states() == {}
 
 
-def test_an_enqueue_waits_for_a_parent_that_is_ending(table: JobTable, crew: Any) -> None:
+def test_an_enqueue_waits_for_a_parent_that_is_ending(table: JobTable, sessions: Any) -> None:
     worker = table.add_worker()
     for event, state, pending in (
         (Event.COMPLETE, "available", 0),
@@ -208,12 +208,12 @@ def test_an_enqueue_waits_for_a_parent_that_is_ending(table: JobTable, crew: Any
     ):
         parent = table.add()
         claimed = start(table, parent, worker)
-        settler, enqueuer = crew.hand(), crew.hand()
+        settler, enqueuer = sessions.open(), sessions.open()
         with settler.connection.transaction():
             verdict = Verdict(claimed.lease, event, error=ERROR if event != "complete" else None)
             settler.run(settle([verdict], error_cap=20))
-            child = crew.aside(functools.partial(add_child, enqueuer, parent))
-            crew.until_waiting()
+            child = sessions.in_thread(functools.partial(add_child, enqueuer, parent))
+            sessions.until_waiting()
         child_id = child.result(10)
         assert table.get(child_id).state == state
         assert table.column(child_id, "pending_parents") == pending
@@ -221,12 +221,12 @@ def test_an_enqueue_waits_for_a_parent_that_is_ending(table: JobTable, crew: Any
 
 
 def test_a_child_enqueued_during_the_settle_is_settled_with_its_parent(
-    table: JobTable, crew: Any
+    table: JobTable, sessions: Any
 ) -> None:
     worker = table.add_worker()
     parent = table.add()
     claimed = start(table, parent, worker)
-    enqueuer = crew.hand()
+    enqueuer = sessions.open()
     with enqueuer.connection.transaction():
         child = add_child(enqueuer, parent)
         assert [v.lease for v in end(table, claimed)] == [claimed.lease]  # busy
@@ -235,10 +235,10 @@ def test_a_child_enqueued_during_the_settle_is_settled_with_its_parent(
 
 
 def test_no_child_is_lost_or_early_when_its_parent_ends_at_the_same_moment(
-    table: JobTable, crew: Any
+    table: JobTable, sessions: Any
 ) -> None:
     worker = table.add_worker()
-    enqueuer, settler = crew.hand(), crew.hand()
+    enqueuer, settler = sessions.open(), sessions.open()
     rng = random.Random(1)
     blocked = free = 0
     for _ in range(300):
@@ -260,8 +260,8 @@ def test_no_child_is_lost_or_early_when_its_parent_ends_at_the_same_moment(
             while end(settler, claimed):
                 pass
 
-        child, done = crew.aside(enqueue), crew.aside(finish)
-        # Never early: while the parent runs nobody can claim the child.
+        child, done = sessions.in_thread(enqueue), sessions.in_thread(finish)
+        # While the parent executes the child can't be claimed.
         child_id = child.result(10)
         done.result(10)
         was_blocked = table.column(parent, "has_children")
@@ -275,36 +275,42 @@ def test_no_child_is_lost_or_early_when_its_parent_ends_at_the_same_moment(
     assert dependencies(table) == 0
 
 
-def test_many_children_are_enqueued_at_once_under_one_parent(table: JobTable, crew: Any) -> None:
+def test_many_children_are_enqueued_at_once_under_one_parent(
+    table: JobTable, sessions: Any
+) -> None:
     worker = table.add_worker()
     parent = table.add()
-    hands = [crew.hand() for _ in range(8)]
+    tables = [sessions.open() for _ in range(8)]
 
-    def enqueue(hand: JobTable) -> list[int]:
-        return [add_child(hand, parent) for _ in range(10)]
+    def enqueue(session: JobTable) -> list[int]:
+        return [add_child(session, parent) for _ in range(10)]
 
-    calls = [crew.aside(lambda hand=hand: enqueue(hand)) for hand in hands]
+    calls = [sessions.in_thread(lambda session=session: enqueue(session)) for session in tables]
     children = {child for call in calls for child in call.result(20)}
     assert len(children) == 80
     end(table, start(table, parent, worker))
     assert claimable(table, worker) == children
 
 
-def test_two_open_transactions_may_add_children_to_one_parent(table: JobTable, crew: Any) -> None:
+def test_two_open_transactions_may_add_children_to_one_parent(
+    table: JobTable, sessions: Any
+) -> None:
     parent = table.add()
-    add_child(table, parent)  # the first child marks the parent; those after it only share it
-    one, two = crew.hand(), crew.hand()
+    add_child(table, parent)  # the first child marks the parent; later ones take a share lock
+    one, two = sessions.open(), sessions.open()
     with one.connection.transaction(), two.connection.transaction():
         add_child(one, parent)
         add_child(two, parent)
     assert dependencies(table) == 3
 
 
-def test_a_locked_parent_does_not_delay_the_settles_of_others(table: JobTable, crew: Any) -> None:
+def test_a_locked_parent_does_not_delay_the_settles_of_others(
+    table: JobTable, sessions: Any
+) -> None:
     worker = table.add_worker()
     parent, bystander = table.add(), table.add()
     running = table.claim(worker).jobs
-    enqueuer = crew.hand()
+    enqueuer = sessions.open()
     with enqueuer.connection.transaction():
         add_child(enqueuer, parent)
         verdicts = [Verdict(job.lease, Event.COMPLETE) for job in running]
@@ -313,13 +319,13 @@ def test_a_locked_parent_does_not_delay_the_settles_of_others(table: JobTable, c
         assert table.get(bystander).state == "completed"
 
 
-def test_a_locked_child_delays_only_its_parent(table: JobTable, crew: Any) -> None:
-    """An open transaction that adds a grandchild holds the child that is to be released."""
+def test_a_locked_child_delays_only_its_parent(table: JobTable, sessions: Any) -> None:
+    """An open transaction that adds a grandchild has locked the child that is to be released."""
     worker = table.add_worker()
     held, free = table.add(), table.add()
     child, other = add_child(table, held), add_child(table, free)
     verdicts = [Verdict(job.lease, Event.COMPLETE) for job in table.claim(worker).jobs]
-    enqueuer = crew.hand()
+    enqueuer = sessions.open()
     with enqueuer.connection.transaction():
         grandchild = add_child(enqueuer, child)
         began = time.monotonic()
@@ -482,23 +488,24 @@ def test_a_rescue_that_discards_a_parent_cancels_its_children(table: JobTable) -
 
 
 def test_two_parents_that_end_at_the_same_time_release_their_children_once(
-    table: JobTable, crew: Any
+    table: JobTable, sessions: Any
 ) -> None:
     worker = table.add_worker()
-    hands = [crew.hand(), crew.hand()]
+    tables = [sessions.open(), sessions.open()]
     for _ in range(30):
         parents = [table.add(), table.add()]
         children = [add_child(table, *parents) for _ in range(5)]
         running = [job for job in table.claim(worker).jobs if job.lease.job_id in parents]
         gate = threading.Barrier(2)
 
-        def finish(hand: JobTable, claimed: ClaimedJob, gate: Any = gate) -> None:
+        def finish(session: JobTable, claimed: ClaimedJob, gate: Any = gate) -> None:
             gate.wait()
-            while end(hand, claimed):
+            while end(session, claimed):
                 pass
 
         calls = [
-            crew.aside(lambda pair=pair: finish(*pair)) for pair in zip(hands, running, strict=True)
+            sessions.in_thread(lambda pair=pair: finish(*pair))
+            for pair in zip(tables, running, strict=True)
         ]
         for call in calls:
             call.result(10)
@@ -511,9 +518,9 @@ def measure(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def in_transaction(hand: JobTable, operation: Any) -> Any:
-    with hand.connection.transaction():
-        return hand.run(operation)
+def in_transaction(session: JobTable, operation: Any) -> Any:
+    with session.connection.transaction():
+        return session.run(operation)
 
 
 def ids_of(jobs: Sequence[ClaimedJob]) -> list[int]:

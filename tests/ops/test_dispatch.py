@@ -1,4 +1,4 @@
-"""A single enqueue gives its job to a worker that has offered to run one, where that is safe."""
+"""An enqueue of one job dispatches it to a worker that has granted a credit, where that is safe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
-from tests.ops.conftest import Crew
+from tests.ops.conftest import Sessions
 from tests.support.conformance.cases import until
 from tests.support.job_table import JobTable
 
@@ -38,31 +38,31 @@ NUMBER = 7
 
 @attrs.frozen
 class Receiver:
-    """A worker that has offered to run a job of the task ``work``, and its listening connection."""
+    """A worker that has granted a credit for the task ``work``, and its listening connection."""
 
     worker_id: int
     channel: str
     listening: JobTable
 
     def heard(self) -> list[str]:
-        """Return the payloads that have arrived on its channel by now."""
+        """Return the payloads that have arrived on its channel."""
         return [payload for channel, payload in self.listening.heard() if channel == self.channel]
 
     def grant_credit(self, table: JobTable) -> bool:
-        """Make the next offer."""
+        """Grant the next credit."""
         return table.run(
             grant_credit(self.worker_id, NUMBER + 1, channel=self.channel, tasks=["work"])
         )
 
     def accept(self, table: JobTable) -> ClaimedJob:
-        """Accept the job that was handed to it."""
+        """Accept the job that was dispatched to it."""
         accepted = table.run(accept_dispatched(self.worker_id, next_credit=None))
         assert accepted.found
         assert accepted.job is not None
         return accepted.job
 
     def credit(self, table: JobTable) -> int | None:
-        """Return the number that stands in its row."""
+        """Return the number of the credit in its row."""
         number: int | None = table.value(
             "select credit from roost.workers where id = $1::bigint", self.worker_id
         )
@@ -70,13 +70,13 @@ class Receiver:
 
 
 @pytest.fixture
-def make_receiver(crew: Crew, table: JobTable) -> Callable[..., Receiver]:
-    """Return a function that adds a worker which is ready to be given a job."""
+def make_receiver(sessions: Sessions, table: JobTable) -> Callable[..., Receiver]:
+    """Return a function that adds a worker with a credit."""
 
     def make(name: str = "tester", *, lives: bool = True, **fields: Any) -> Receiver:
         worker_id = table.add_worker(name, **fields)
         channel = f"roost_worker_{worker_id}"
-        listening = crew.hand()
+        listening = sessions.open()
         listening.rows(f"listen {channel}")
         listening.rows("listen roost_jobs")
         if lives:
@@ -89,12 +89,12 @@ def make_receiver(crew: Crew, table: JobTable) -> Callable[..., Receiver]:
 
 @pytest.fixture
 def receiver(make_receiver: Callable[..., Receiver]) -> Receiver:
-    """Return a worker that is ready to be given a job."""
+    """Return a worker with a credit."""
     return make_receiver()
 
 
 def enqueue(table: JobTable, task: str = "work", **fields: Any) -> int:
-    """Enqueue a job alone, as a client does in a transaction of its own."""
+    """Enqueue one job, as a client does in a transaction of its own."""
     job = JobInsert(task, **fields)
     return table.run(insert_job(encode_jobs([job]), unique_key=job.unique_key, dispatch=True))
 
@@ -119,7 +119,7 @@ def test_a_dispatched_job_is_leased_to_the_worker_and_announced_to_it(
     assert job.job() == table.get(job_id)
     assert table.get(job_id).state == "executing"
     assert table.get(job_id).attempt == 1
-    # The lease is one like any other.
+    # The lease is valid like that of a claim.
     assert table.settle(Verdict(job.lease, Event.RELEASE)) == []
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
 
@@ -229,13 +229,13 @@ def test_a_job_with_a_unique_key_is_dispatched_and_a_duplicate_consumes_no_credi
 
 
 def test_an_enqueue_that_waits_for_a_unique_key_does_not_lock_the_workers_row(
-    table: JobTable, receiver: Receiver, crew: Crew
+    table: JobTable, receiver: Receiver, sessions: Sessions
 ) -> None:
-    rival, heart = crew.hand(), crew.hand()
+    rival, heart = sessions.open(), sessions.open()
     rival.script("begin")
     rival.run(insert_job(encode_jobs([JobInsert("work", unique_key="k")]), unique_key="k"))
-    waiting = crew.aside(lambda: enqueue(table, unique_key="k"))
-    crew.until_waiting()
+    waiting = sessions.in_thread(lambda: enqueue(table, unique_key="k"))
+    sessions.until_waiting()
     heart.script("set lock_timeout = '1s'")
     assert heart.run(renew_worker(receiver.worker_id, stale_after=60))
     rival.script("rollback")
@@ -244,9 +244,9 @@ def test_an_enqueue_that_waits_for_a_unique_key_does_not_lock_the_workers_row(
 
 
 def test_an_enqueue_does_not_wait_for_a_worker_whose_row_is_locked(
-    table: JobTable, receiver: Receiver, crew: Crew
+    table: JobTable, receiver: Receiver, sessions: Sessions
 ) -> None:
-    rival = crew.hand()
+    rival = sessions.open()
     rival.script("begin")
     rival.run(renew_worker(receiver.worker_id, stale_after=60))
     table.script("set lock_timeout = '1s'")
@@ -274,7 +274,7 @@ def test_a_dispatched_job_is_accepted_once_and_together_with_the_next_credit(
     assert (nothing.credit, nothing.found, nothing.job) == (NUMBER, False, None)
     handed = enqueue(table)
     assert table.run(accept_dispatched(receiver.worker_id + 1, next_credit=1)).credit is None
-    assert not receiver.grant_credit(table), "what was handed over is accepted first"
+    assert not receiver.grant_credit(table), "a dispatched job is accepted first"
     accepted = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 1))
     assert accepted.job is not None
     assert (accepted.credit, accepted.job.lease.job_id) == (NUMBER + 1, handed)
@@ -298,7 +298,7 @@ def test_an_accepted_job_carries_its_cancel_request(table: JobTable, receiver: R
 
 
 def take(table: JobTable, worker_id: int, **options: Any) -> list[int]:
-    """Take over what is not accepted, as a worker that looks for it, and return the ids."""
+    """Take over unaccepted jobs, as another worker does, and return their ids."""
     given = {"queues": ["default"], "tasks": ["work"], "limit": 5, "after": 0.0, **options}
     return [job.lease.job_id for job in table.run(take_unaccepted(worker_id, **given))]
 
@@ -361,20 +361,20 @@ def test_a_worker_without_a_row_takes_nothing_over(table: JobTable, receiver: Re
 
 
 def test_one_of_two_workers_gets_a_job_that_both_want(
-    table: JobTable, receiver: Receiver, crew: Crew
+    table: JobTable, receiver: Receiver, sessions: Sessions
 ) -> None:
     job_id, other = enqueue(table), table.add_worker("other")
-    rival = crew.hand()
+    rival = sessions.open()
     rival.script("begin")
     assert rival.run(accept_dispatched(receiver.worker_id, next_credit=None)).job is not None
     assert take(table, other) == []  # and waits for no lock
     rival.script("rollback")
     rival.script("begin")
     assert take(rival, other) == [job_id]
-    accepting = crew.aside(
+    accepting = sessions.in_thread(
         lambda: receiver.listening.run(accept_dispatched(receiver.worker_id, next_credit=None))
     )
-    crew.until_waiting()
+    sessions.until_waiting()
     rival.script("commit")
     assert accepting.result(10).job is None
 
@@ -390,15 +390,17 @@ def test_giving_jobs_back_revokes_the_credit(table: JobTable, receiver: Receiver
 
 
 def test_a_credit_is_either_revoked_or_consumed(
-    table: JobTable, receiver: Receiver, crew: Crew
+    table: JobTable, receiver: Receiver, sessions: Sessions
 ) -> None:
     assert table.run(revoke_credit(receiver.worker_id))
     assert not table.run(revoke_credit(receiver.worker_id))
     assert receiver.grant_credit(table)
     table.script("begin")
     job_id = enqueue(table)
-    withdrawn = crew.aside(lambda: receiver.listening.run(revoke_credit(receiver.worker_id)))
-    crew.until_waiting()
+    withdrawn = sessions.in_thread(
+        lambda: receiver.listening.run(revoke_credit(receiver.worker_id))
+    )
+    sessions.until_waiting()
     table.script("commit")
     assert withdrawn.result(10)
     assert table.get(job_id).state == "executing"
@@ -406,9 +408,9 @@ def test_a_credit_is_either_revoked_or_consumed(
 
 
 def test_a_worker_is_not_expired_while_a_job_is_dispatched_to_it(
-    table: JobTable, receiver: Receiver, crew: Crew
+    table: JobTable, receiver: Receiver, sessions: Sessions
 ) -> None:
-    rival = crew.hand()
+    rival = sessions.open()
     table.run(renew_worker(receiver.worker_id, stale_after=0.2))
     table.script("begin")
     job_id = enqueue(table)
@@ -430,9 +432,9 @@ def test_a_polling_worker_may_grant_a_credit_and_gets_no_other_notification(
 
 
 def test_another_worker_is_notified_where_the_credit_of_a_polling_one_is_locked(
-    table: JobTable, receiver: Receiver, crew: Crew
+    table: JobTable, receiver: Receiver, sessions: Sessions
 ) -> None:
-    rival = crew.hand()
+    rival = sessions.open()
     table.run(set_wants_notify(receiver.worker_id, wants_notify=False))
     table.add_worker("sleeper")
     rival.script("begin")

@@ -1,4 +1,4 @@
-"""What an enqueue puts into the table, what it keeps out, and whom it tells."""
+"""Rows that an enqueue inserts, duplicates that it leaves out, and its notifications."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
-from tests.ops.conftest import Crew
+from tests.ops.conftest import Sessions
 from tests.support.job_table import JobTable
 
 from roost import DuplicateUniqueJobError, JobInsert
@@ -79,7 +79,7 @@ def test_a_second_active_job_of_a_key_is_refused_with_the_id_of_the_first(table:
     with table.connection.transaction():
         with pytest.raises(DuplicateUniqueJobError) as caught:
             insert(table)
-        other = insert(table, "other")  # the transaction goes on
+        other = insert(table, "other")  # the transaction stays usable
     assert (caught.value.unique_key, caught.value.existing_id) == ("key", first)
     assert table.get(other).unique_key == "other"
     assert table.states() == {"available": 2}
@@ -163,7 +163,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_enqueues_that_race_with_an_end_have_only_documented_outcomes(
     dsn: str, table: JobTable
 ) -> None:
-    """The winner may end between the refused insert and the look for it."""
+    """The holder of the key may end between the refused insert and the read of its id."""
     done = threading.Event()
 
     def keep_ending() -> None:
@@ -191,7 +191,7 @@ def test_enqueues_that_race_with_an_end_have_only_documented_outcomes(
 
 
 def heard(listener: JobTable) -> list[str]:
-    """Return the queues that were announced until now."""
+    """Return the queues that were announced so far."""
     return [queue for _, queue in listener.heard()]
 
 
@@ -252,7 +252,7 @@ def test_a_transaction_with_an_old_snapshot_always_notifies(
     raw = table.connection.raw
     raw.execute(b"begin isolation level repeatable read")
     raw.execute(b"select 1")
-    rival.add_worker()  # which this transaction will never see
+    rival.add_worker()  # this transaction never sees it
     table.add()
     raw.execute(b"commit")
     assert heard(rival) == ["default"]
@@ -319,21 +319,21 @@ def test_a_batch_of_any_size_leaves_out_taken_keys_and_keeps_the_first_of_one_ke
     for n, job_id in enumerate(ids):
         if job_id is not None:
             assert table.column(job_id, "args") == {"n": n}
-    # And now all are taken.
+    # Now all keys are taken.
     assert set(table.run(insert_homogeneous(encode_batch(jobs).text, keys=keys))) == {None}
     assert table.run(insert_batch(encode_batch(jobs))) == []
 
 
 def test_a_large_batch_waits_for_a_key_that_another_transaction_has_taken(
-    table: JobTable, crew: Crew
+    table: JobTable, sessions: Sessions
 ) -> None:
-    rival = crew.hand()
+    rival = sessions.open()
     jobs = [JobInsert("work", unique_key=f"key {n}") for n in range(200)]
     for end, kept in (("rollback", 200), ("commit", 199)):
         rival.script("begin")
         rival.add(unique_key="key 150")
-        waiting = crew.aside(lambda: table.run(insert_batch(encode_batch(jobs))))
-        crew.until_waiting()
+        waiting = sessions.in_thread(lambda: table.run(insert_batch(encode_batch(jobs))))
+        sessions.until_waiting()
         rival.script(end)
         assert len(waiting.result(10)) == kept
         rival.rows("delete from roost.jobs")

@@ -1,4 +1,4 @@
-"""Limits are exact over the fleet, whoever claims, whenever they were published."""
+"""Limits are exact over all workers, whenever they were published."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from roost._sql import statements
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def publish(hand: JobTable, task: str = "work", **limits: int) -> None:
-    hand.run(publish_limits({task: TaskDefaults(**limits)}))  # type: ignore[arg-type]  # only whole numbers
-    hand.run(mark_limited_jobs())
+def publish(session: JobTable, task: str = "work", **limits: int) -> None:
+    session.run(publish_limits({task: TaskDefaults(**limits)}))  # type: ignore[arg-type]  # only whole numbers
+    session.run(mark_limited_jobs())
 
 
-def mark_until_all_are(hand: JobTable) -> None:
-    """Transactions of other databases on the server count too: other tests may be in one."""
+def mark_until_all_are(session: JobTable) -> None:
+    """Mark jobs until no transaction on the server can have missed the limit."""
 
     def all_are() -> bool:
-        hand.run(mark_limited_jobs())
-        return hand.value("select all_marked from roost.limits") is True
+        session.run(mark_limited_jobs())
+        return session.value("select all_marked from roost.limits") is True
 
     until(all_are, within=30)
 
 
 def claim(
-    hand: JobTable,
+    session: JobTable,
     worker: int,
     *,
     limit: int = 100,
@@ -53,17 +53,17 @@ def claim(
     queues: Sequence[str] = ("default",),
 ) -> Claimed:
     """Claim limited jobs."""
-    with hand.connection.transaction():
-        return hand.run(
+    with session.connection.transaction():
+        return session.run(
             claim_limited_jobs(
                 worker_id=worker, queues=queues, limited=list(tasks), tasks=tasks, limit=limit
             )
         )
 
 
-def complete(hand: JobTable, *jobs: ClaimedJob, event: Event = Event.COMPLETE) -> None:
+def complete(session: JobTable, *jobs: ClaimedJob, event: Event = Event.COMPLETE) -> None:
     delay = 0.0 if event in (Event.SNOOZE, Event.RETRY) else None
-    settled = hand.run(
+    settled = session.run(
         settle([Verdict(job.lease, event, delay=delay) for job in jobs], error_cap=20)
     )
     assert not settled.lost
@@ -74,31 +74,33 @@ def ids_of(claimed: Claimed) -> list[int]:
 
 
 def test_no_more_jobs_execute_at_once_than_allowed_over_all_workers(
-    table: JobTable, crew: Any
+    table: JobTable, sessions: Any
 ) -> None:
     publish(table, max_concurrency=3)
     table.add_all([JobInsert("work", queue=f"q{n % 2}", priority=n % 3) for n in range(600)])
     running, peak, count = 0, 0, threading.Lock()
     done = 0
 
-    def work(hand: JobTable, worker: int) -> None:
+    def work(session: JobTable, worker: int) -> None:
         nonlocal running, peak, done
         while done < 600:
-            jobs = claim(hand, worker, limit=2, queues=["q0", "q1"]).jobs
+            jobs = claim(session, worker, limit=2, queues=["q0", "q1"]).jobs
             with count:
                 running += len(jobs)
                 peak = max(peak, running)
             for job in jobs:
-                # Counted as ended before it is: the count is never above the truth.
+                # Counted as ended before it is, so that the count is never too high.
                 with count:
                     running -= 1
                     done += 1
-                complete(hand, job)
+                complete(session, job)
 
     calls = []
     for _ in range(4):
-        hand, worker = crew.hand(), table.add_worker()
-        calls.append(crew.aside(lambda hand=hand, worker=worker: work(hand, worker)))
+        session, worker = sessions.open(), table.add_worker()
+        calls.append(
+            sessions.in_thread(lambda session=session, worker=worker: work(session, worker))
+        )
     for call in calls:
         call.result(60)
     assert peak <= 3
@@ -107,23 +109,25 @@ def test_no_more_jobs_execute_at_once_than_allowed_over_all_workers(
     assert table.value("select max(attempt) from roost.jobs") == 1
 
 
-def test_no_more_are_started_in_a_minute_than_allowed(table: JobTable, crew: Any) -> None:
+def test_no_more_are_started_in_a_minute_than_allowed(table: JobTable, sessions: Any) -> None:
     publish(table, rate_per_minute=500)
     table.add_all([JobInsert("work")] * 700)
 
-    def work(hand: JobTable, worker: int) -> int:
+    def work(session: JobTable, worker: int) -> int:
         taken = misses = 0
         while misses < 3:
-            jobs = claim(hand, worker, limit=7).jobs
-            complete(hand, *jobs)
+            jobs = claim(session, worker, limit=7).jobs
+            complete(session, *jobs)
             taken += len(jobs)
             misses += not jobs
         return taken
 
     calls = []
     for _ in range(4):
-        hand, worker = crew.hand(), table.add_worker()
-        calls.append(crew.aside(lambda hand=hand, worker=worker: work(hand, worker)))
+        session, worker = sessions.open(), table.add_worker()
+        calls.append(
+            sessions.in_thread(lambda session=session, worker=worker: work(session, worker))
+        )
     taken = [call.result(60) for call in calls]
     assert sum(taken) == 500
     assert sum(1 for n in taken if n) > 1, "only one claimed"
@@ -268,14 +272,14 @@ def test_a_paused_queue_gives_no_limited_jobs(table: JobTable) -> None:
     assert claim(table, table.add_worker()).jobs == []
 
 
-def test_a_claim_waits_for_the_one_before_it(table: JobTable, crew: Any) -> None:
+def test_a_claim_waits_for_the_one_before_it(table: JobTable, sessions: Any) -> None:
     publish(table, max_concurrency=1)
     table.add_all([JobInsert("work")] * 2)
-    worker, first, second = table.add_worker(), crew.hand(), crew.hand()
+    worker, first, second = table.add_worker(), sessions.open(), sessions.open()
     with first.connection.transaction():
         assert len(claim(first, worker).jobs) == 1
-        call = crew.aside(lambda: claim(second, worker))
-        crew.until_waiting()
+        call = sessions.in_thread(lambda: claim(second, worker))
+        sessions.until_waiting()
         table.add("other")
         assert len(table.claim(worker, tasks=["other"]).jobs) == 1, "others don't wait"
     assert call.result(10).jobs == []
@@ -302,9 +306,9 @@ def test_a_new_limit_marks_the_jobs_that_exist(table: JobTable) -> None:
     assert table.column(ended, "limited") is True
 
 
-def test_a_job_that_could_not_be_marked_is_marked_later(table: JobTable, crew: Any) -> None:
+def test_a_job_that_could_not_be_marked_is_marked_later(table: JobTable, sessions: Any) -> None:
     job_id = table.add()
-    holder = crew.hand()
+    holder = sessions.open()
     with holder.connection.transaction():
         holder.rows("select from roost.jobs where id = $1::bigint for update", job_id)
         publish(table, max_concurrency=1)
@@ -319,10 +323,10 @@ def test_a_job_that_could_not_be_marked_is_marked_later(table: JobTable, crew: A
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_jobs_of_transactions_that_were_open_are_marked(
-    table: JobTable, crew: Any, isolation: str, when: str
+    table: JobTable, sessions: Any, isolation: str, when: str
 ) -> None:
-    """Enqueued before or after the limit was published, in a transaction that began before."""
-    producer, marker = crew.hand(), crew.hand()
+    """The transaction began before the limit was published, and enqueues before or after that."""
+    producer, marker = sessions.open(), sessions.open()
     with producer.connection.transaction():
         producer.script(f"set transaction isolation level {isolation}")
         producer.rows("select count(*) from roost.limits")
@@ -369,13 +373,13 @@ def test_children_are_marked_when_they_are_released(table: JobTable) -> None:
 
 
 ROOM = ("roost_room", "work")
-"""What is announced when a job of the task has ended: a job in any queue may start."""
+"""The notification when a job of the task ends: a job of any queue may start."""
 
 
 @pytest.fixture
-def listener(crew: Any) -> JobTable:
-    """Return a connection that hears of jobs and of room."""
-    listener: JobTable = crew.hand()
+def listener(sessions: Any) -> JobTable:
+    """Return a connection that listens for jobs and for room."""
+    listener: JobTable = sessions.open()
     listener.script("listen roost_jobs; listen roost_room")
     return listener
 
@@ -490,7 +494,7 @@ def test_a_start_outside_the_window_or_never_counted_is_not_counted_again(
 
 
 def test_the_plans_stay_cheap_on_a_large_table(table: JobTable) -> None:
-    """A generic plan walks no finished row, and is far from where the JIT begins (100,000)."""
+    """A generic plan walks no finished row, and costs far less than the JIT starts at (100,000)."""
     worker = table.add_worker()
     publish(table, "slow", max_concurrency=1000, rate_per_minute=9000)
     table.rows(

@@ -1,4 +1,4 @@
-"""Dead workers are forgotten, and their jobs taken back."""
+"""Rows of dead workers are removed, and their jobs are rescued."""
 
 from __future__ import annotations
 

@@ -181,7 +181,9 @@ def test_a_verdict_of_an_earlier_claim_changes_nothing(table: JobTable, ending: 
     worker = table.add_worker()
     job_id = table.add()
     [old] = table.claim(worker).jobs
-    table.settle(verdict(old, Raised(SnoozeJob(0))))  # the attempt is given back, the lease is not
+    table.settle(
+        verdict(old, Raised(SnoozeJob(0)))
+    )  # the attempt number goes down, the lease number does not
     [new] = table.claim(worker).jobs
     assert (new.attempt, new.lease.lease_no) == (old.attempt, old.lease.lease_no + 1)
     before = table.rows("select * from roost.jobs")

@@ -1,4 +1,4 @@
-"""Due jobs that no living worker of their queue has a handler for are found, and counted."""
+"""Due jobs for which no living worker of their queue has a handler are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker that died had claimed and never started uses no attempt."""
+"""Jobs that a dead worker had claimed and never started use no attempt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prefetch(
 
 
 def dies(table: JobTable) -> None:
-    """Let all workers expire, and rescue what they leave."""
+    """Let all workers expire, and rescue their jobs."""
     table.rows("update roost.workers set expires_at = now() - interval '1 second'")
     table.run(expire_workers())
     with table.connection.transaction():

@@ -34,7 +34,7 @@ def test_jobs_that_a_worker_does_not_know_of_are_given_back_without_an_error(
     table.claim(other, limit=1)
     table.claim(worker)
     table.change(ids[4], "cancel_requested = true")
-    # Of the second job it knows the lease; of the third only that of an earlier attempt.
+    # The worker knows the lease of the second job, and an older lease of the third.
     held = [Lease(ids[1], worker, 1), Lease(ids[2], worker, 0), Lease(ids[3], other, 1)]
     assert release(table, worker, held=held) == ids[2:]
     assert [table.get(job_id).state for job_id in ids] == [

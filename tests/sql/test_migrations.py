@@ -1,4 +1,4 @@
-"""The schema goes up, down and up again, once, in anybody's transaction, whoever else does it."""
+"""Migrations go up, down and up again, in any transaction, also beside other processes."""
 
 from __future__ import annotations
 

@@ -280,7 +280,7 @@ def test_an_insert_of_one_job_reads_fewer_blocks(large: JobTable) -> None:
 
 PROBES: list[tuple[str, tuple[object, ...], int]] = [
     ("read.get_job", (150_000,), 20),
-    ("enqueue.find_active_by_unique_key", ("nobody has it",), 20),
+    ("enqueue.find_active_by_unique_key", ("free",), 20),
     ("rescue.rescue_jobs", (500, 20, [], "{}"), 5_000),
     ("workers.renew_worker", (1, 100.0), 50),
     ("rescue.expire_workers", (), 50),

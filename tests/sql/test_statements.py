@@ -37,7 +37,7 @@ def test_no_statement_of_a_file_is_overlooked(file: Path) -> None:
     names = re.findall(r"^--\s*name:\s*(.*)$", text, flags=re.MULTILINE)
     assert names == list(statements(file.stem))
     assert len(names) == len(set(names))
-    # Nothing stands before the first name, where nobody would find it.
+    # Text before the first name would be ignored.
     assert text.startswith("-- name: ")
 
 

@@ -1,4 +1,4 @@
-"""Who locks a waiting job for a moment has the workers look again: a claim passed over it."""
+"""A statement that locks a waiting job notifies workers, since a claim may have skipped the job."""
 
 from __future__ import annotations
 
