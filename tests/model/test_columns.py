@@ -51,8 +51,9 @@ def test_a_task_declares_what_its_defaults_hold() -> None:
     assert entry - {"task"} <= inspect.signature(cron).parameters.keys()
 
 
-@pytest.mark.parametrize("column", INSERTED.keys() - {"args", "unique_key"})
+@pytest.mark.parametrize("column", OTHER)
 def test_jobs_that_differ_in_a_column_are_not_homogeneous(column: str) -> None:
+    assert OTHER.keys() == INSERTED.keys() - {"args", "unique_key"}
     same = JobInsert("work", {"n": 1})
     assert encode_batch([same, JobInsert("work", {"n": 2})]).homogeneous
     assert not encode_batch([same, attrs.evolve(same, **{column: OTHER[column]})]).homogeneous
