@@ -1,4 +1,4 @@
-"""Workers that are killed, stopped and taken for dead: their jobs are run again, once each."""
+"""Workers that are killed, stopped and considered dead: their jobs are run again, once each."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_what_a_stopped_worker_says_after_its_job_was_rescued_changes_nothing(
     for victim in victims:
         victim.send(signal.SIGCONT)
     for victim in victims:
-        victim.logged("was taken for dead")
+        victim.logged("was considered dead")
     # Each goes on under a new incarnation.
     chaos.until(lambda: len(chaos.table.workers()) == 2)
     assert min(chaos.table.workers()) > max(before)
@@ -125,7 +125,7 @@ def test_a_verdict_that_is_written_after_a_rescue_changes_nothing(chaos: Chaos) 
         victim.send(signal.SIGCONT)
     for victim in victims:
         victim.logged("lease lost")
-        victim.logged("was taken for dead")
+        victim.logged("was considered dead")
     assert len(chaos.journal(event="ended")) == 4
     assert list(chaos.table.rows("select j::text from roost.jobs as j order by id")) == finished
 

@@ -146,7 +146,7 @@ def test_a_thread_that_goes_on_does_not_hold_the_process(
     run.signal()
 
     assert run.ends() == 0
-    assert "thread left behind" in run.output
+    assert "is abandoned: it does not end" in run.output
     job = table.get(job_id)
     assert (job.state, job.attempt, job.errors) == ("available", 0, [])
     assert table.workers() == []

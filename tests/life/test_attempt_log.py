@@ -128,7 +128,7 @@ async def test_an_attempt_that_the_stop_interrupts_is_for_information(
     async with working(make_worker(shutdown_timeout=0)):
         await started.wait()
     [line] = plain.getvalue().splitlines()
-    assert line.startswith(f"INFO job {job_id} (work) was interrupted and is given back;")
+    assert line.startswith(f"INFO job {job_id} (work) was interrupted and is released;")
 
 
 async def test_success_and_snooze_are_not_logged(

@@ -300,7 +300,7 @@ class ClaimCalls:
             raise
         self.unanswered = False
         if released:
-            logger.warning("gave back jobs of a lost claim: %(jobs)s", jobs=released)
+            logger.warning("released jobs of an unanswered claim: %(jobs)s", jobs=released)
             self._state.jobs_may_wait = self._state.limited.may_wait = True
 
     async def release_at_stop(self) -> None:
@@ -314,11 +314,14 @@ class ClaimCalls:
                 try:
                     await self.release_unknown()
                 except DatabaseUnavailableError as error:
-                    logger.warning("nothing given back yet: %(error)s", error=str(error))
+                    logger.warning(
+                        "jobs of an unanswered claim are not released yet: %(error)s",
+                        error=str(error),
+                    )
                     await anyio.sleep(backoff(1))
                 else:
                     return
-        logger.warning("could not give back what may have been claimed; it will be rescued")
+        logger.warning("jobs of an unanswered claim could not be released; they will be rescued")
 
 
 def _together(first: Claimed, then: Claimed) -> Claimed:

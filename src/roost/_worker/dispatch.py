@@ -3,8 +3,8 @@
 The worker grants credit for one job: a number in its row. An enqueue in a transaction of its own
 may consume the credit (``roost.insert_or_dispatch``): it inserts its job as executing, under a
 lease of this worker, names the job in the worker's row, and notifies the worker. The worker accepts
-the job by reading its row. A notification only makes it look: any role may send one. See decision
-7.
+the job by reading its row. A notification is only a reason to read it: any role may send one. See
+decision 7.
 
 A job that its worker does not accept within `UNACCEPTED_AFTER` is taken over by another worker,
 which the enqueue has notified as well.
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 logger = StructuredLogger("roost.worker.fetch")
 
 CREDIT_INTERVAL = 0.02
-"""Seconds between two grants of a worker that polls: each costs the server a commit, and whoever
-consumes it a notification."""
+"""Seconds between two grants of a worker that polls: each costs the server a commit, and the
+producer that consumes it a notification."""
 READ_INTERVAL = 0.02
 """Seconds until the worker's row is read again after no job was found there."""
 MAX_CLAIM = 300
 """Jobs that are taken over at once, at most."""
 WATCH_DELAY = 0.15
-"""Seconds that another worker has to accept a job before this one looks whether it has."""
+"""Seconds that another worker has to accept a job before this one takes over unaccepted jobs."""
 UNACCEPTED_AFTER = 0.1
 """Seconds after which another worker may take over a job that was not accepted."""
 
@@ -52,8 +52,8 @@ class Credit:
         connection has a channel of its own: the credit is void when the connection ends.
     :param number: of the outstanding credit, also while it is not known whether it was granted.
     :param needs_reconcile: whether to read the row: a job may have been dispatched.
-    :param watch_at: by ``time.monotonic``, when to look for jobs that other workers have not
-        accepted; infinity: none is known of.
+    :param watch_at: by ``time.monotonic``, when to take over jobs that other workers have not
+        accepted; infinity: no such job is known.
     """
 
     channel: str | None = None
@@ -74,7 +74,7 @@ class Credit:
         return self._granted
 
     def revoke(self) -> None:
-        """Forget the outstanding credit; what it brought is not accepted any more."""
+        """Forget the outstanding credit. A job that was dispatched with it is not accepted."""
         self.number = None
         self.needs_reconcile = False
 
@@ -87,9 +87,11 @@ class Credit:
         self.watch_at = min(self.watch_at, monotonic() + WATCH_DELAY)
 
     def compare(self, seen: int | None, *, outstanding: int | None) -> None:
-        """Compare what a claim saw in the worker's row with what was outstanding when it began.
+        """Compare the credit that a claim read in the worker's row with the outstanding one.
 
-        :param seen: the credit's number in the row, 0 for none; ``None``: the claim did not look.
+        :param seen: the credit's number in the row, 0 for none; ``None``: the claim did not
+            read it.
+        :param outstanding: the number when the claim began.
         """
         consumed = outstanding is not None and seen is not None and seen != outstanding
         if consumed and self.number == outstanding:
@@ -120,9 +122,9 @@ class Dispatch:
         return act_at
 
     async def once(self) -> bool:
-        """Do what is due; ``False``: nothing was.
+        """Accept, take over or grant, whichever is due; ``False``: nothing is due.
 
-        :raises DatabaseUnavailableError: not done, or not known.
+        :raises DatabaseUnavailableError: not done, or that is not known.
         """
         now = monotonic()
         credit = self._state.credit
@@ -167,7 +169,7 @@ class Dispatch:
         if self._calls.unanswered:
             await self._calls.release_unknown()
             return
-        credit.needs_reconcile = False  # a notification from here on is for another look
+        credit.needs_reconcile = False  # a notification from here on needs another read
         before, credit.number = credit.number, None
         # It is for the channel and the tasks of the last one.
         grants = self._may_grant() and self._granted_for == (credit.channel, state.limited.names)

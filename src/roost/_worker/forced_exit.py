@@ -31,7 +31,7 @@ class AbandonedWork:
 
 
 def hand_back(work: AbandonedWork) -> Op[list[int]]:
-    """Write the verdicts, give back every other job with its attempt, and remove the worker's row.
+    """Write the verdicts, release every other job with its attempt, and remove the worker's row.
 
     Call only immediately before ``os._exit()``, in a transaction: after the commit other workers
     may run these jobs.
@@ -39,7 +39,7 @@ def hand_back(work: AbandonedWork) -> Op[list[int]]:
     The row stays if a verdict can't be written because another transaction has locked its job. Such
     a job keeps its lease until the row expires: its handler has finished.
 
-    :returns: the ids of the jobs that were given back.
+    :returns: the ids of the released jobs.
     """
     settled = yield from settle(work.unwritten, error_cap=work.error_cap)
     busy = settled.busy

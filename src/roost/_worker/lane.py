@@ -52,7 +52,7 @@ class Lanes:
             yield
         finally:
             try:
-                # Also after a crash: what it held is still to be handed back.
+                # Also after a crash: its jobs are still to be released.
                 await lane.stop()
             except anyio.get_cancelled_exc_class():
                 raise
@@ -90,16 +90,16 @@ class Lanes:
 
 
 class StartedOnce:
-    """A task status that may be told twice."""
+    """A task status on which ``started`` may be called twice."""
 
     def __init__(self, status: TaskStatus[None]) -> None:
         self._status = status
-        self._told = False
+        self._started = False
 
     def started(self, value: None = None) -> None:  # noqa: ARG002  (the protocol's)
-        """Tell the starter, the first time."""
-        if not self._told:
-            self._told = True
+        """Report the start, the first time."""
+        if not self._started:
+            self._started = True
             self._status.started()
 
 
@@ -144,18 +144,18 @@ async def every(
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: 0.1, doubling, capped, jittered."""
+    """Return the seconds to wait after ``failures`` in a row: 0.1, doubling, capped, jittered."""
     longest = min(0.1 * 2.0 ** min(failures, 10), MAX_BACKOFF)
     return random.uniform(0.5, 1.0) * longest  # noqa: S311  (spreads load, guards nothing)
 
 
 class Wake:
-    """Set by any number of callers, waited for by one.
+    """Wakes one waiter; any number of callers may set it.
 
-    What is set before or during a wait is never lost: the waiter looks once more after it. Several
-    settings before it looks are one.
+    A setting before or during a wait is never lost: the waiter returns once more. Several settings
+    before it returns count as one.
 
-    :ivar is_set: whether the waiter has not looked since the last setting.
+    :ivar is_set: whether the waiter has not returned since the last setting.
     """
 
     def __init__(self) -> None:
@@ -163,7 +163,7 @@ class Wake:
         self.is_set = False
 
     def set(self) -> None:
-        """Make the waiter look again."""
+        """Make the waiter return."""
         # Each job sets two, which mostly are set already: a flag is cheaper to ask than an event.
         if not self.is_set:
             self.is_set = True

@@ -1,8 +1,8 @@
 """Notice that the event loop stands still, and log which job blocks it and for how long.
 
 A handler that blocks holds up every job of its worker, the heartbeat included: after a while other
-workers take its jobs and can say no more than that this worker is dead. A thread looks from
-outside, so that nothing is done per job.
+workers take its jobs and can only say that this worker is dead. A thread checks from
+outside, so that no job costs anything.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from roost._worker.slots import Slots
 logger = StructuredLogger("roost.worker.loop")
 
 INTERVAL = 0.5
-"""Seconds between two turns that the loop is expected to make, and between two looks at them."""
+"""Seconds between two turns that the loop is expected to make, and between two checks."""
 MOST = 1.0
 """Seconds without a turn that count as blocked."""
 AGAIN = 10.0
 """The line is logged again when the loop has been blocked this many times longer."""
 SUSPENDED = 0.1
-"""A process that slept through a look and used less of that time was not running at all."""
+"""Share of the time between two checks: a process that used less of the processor was suspended."""
 MOST_FRAMES = 25
 _WAITING = ("selectors.py", "_io_epoll.py", "_io_kqueue.py", "runners.py")
 """Where the loop itself waits for something to do."""
@@ -80,12 +80,12 @@ class LoopWatch:
             self._over.set()
 
     def _watch(self) -> None:
-        """In the thread: look whether the loop has turned."""
-        looked_at, used, report_after = monotonic(), time.process_time(), MOST
+        """In the thread: check whether the loop has turned."""
+        checked_at, used, report_after = monotonic(), time.process_time(), MOST
         while not self._over.wait(INTERVAL):
             now, now_used, turned_at = monotonic(), time.process_time(), self._turned_at
-            slept, used_meanwhile = now - looked_at, now_used - used
-            looked_at, used = now, now_used
+            slept, used_meanwhile = now - checked_at, now_used - used
+            checked_at, used = now, now_used
             if slept > 2 * INTERVAL and used_meanwhile < SUSPENDED * slept:
                 continue  # the whole process was stopped, or got no processor
             blocked = now - turned_at - INTERVAL

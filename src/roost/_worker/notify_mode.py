@@ -8,10 +8,10 @@ network drivers: Mogul and Ramakrishnan, "Eliminating Receive Livelock in an Int
 Kernel", 1997; Linux calls it NAPI.
 
 No job may be overlooked when a worker wants notifications again. A transaction may have read the
-worker's row just before that, then it notifies nobody and commits later. But it wrote its jobs
-before it read the row, so it has a transaction number. The worker takes a number (`xid_horizon`)
-after it has written its row, and polls at growing intervals until every transaction with a smaller
-number has ended.
+worker's row just before that, then it does not notify this worker, and commits later. But it wrote
+its jobs before it read the row, so it has a transaction number. The worker takes a number
+(`xid_horizon`) after it has written its row, and polls at growing intervals until every transaction
+with a smaller number has ended.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MAX_POLL_INTERVAL = 0.02
 class NotifyMode:
     """Counts notifications and found jobs. ``now`` is by ``time.monotonic``, in seconds.
 
-    :param wants_notify: whether it wants to be notified; what its row says.
+    :param wants_notify: whether its row asks producers to notify it.
     :param xid_horizon: each transaction that may not have seen this in the row has a smaller
         number; ``None``: not asked for yet.
     """

@@ -1,4 +1,4 @@
-"""A job in a slot: its scopes, why it was cancelled, and what is known of its end."""
+"""A job in a slot: its scopes, why it was cancelled, and how its thread is waited for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_SHIELD = 60.0
 
 
 class Reason(Enum):
-    """Why a running job is being cancelled; recorded before the cancel, since all look alike."""
+    """Why a running job is being cancelled. It is recorded before the cancel."""
 
     TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"

@@ -81,7 +81,7 @@ class Stop:
 
 @attrs.define(eq=False)
 class LimitedTasks:
-    """What is known of the tasks that have a rate or concurrency limit in the database.
+    """The tasks that have a rate or concurrency limit in the database.
 
     :param names: these tasks, also those that another worker has declared.
     :param held: leases of their jobs that were claimed here and are not settled yet.
@@ -110,14 +110,14 @@ class WorkerState:
     :param name: host and process id.
     :param slots: the claimed jobs: prefetched, running and parked.
     :param prefetch: how many claimed jobs may wait for a slot.
-    :param verdicts: what is to be written.
+    :param verdicts: the verdicts that are not written yet.
     :param worker_id: the current incarnation; a new one after its row was lost.
     :param lease_until: when other workers may take this worker's jobs.
     :param listening: whether notifications arrive.
     :param notify_mode: whether producers notify this worker, or it polls.
     :param credit: of one job that a producer may dispatch to this worker without a claim.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
-    :param due_at: when a job is due that was put off since the last claim.
+    :param due_at: when the next job is due, as far as this worker knows.
     :param paused: queues of which no job is started; see `ControlLane`.
     :param cancel_requests: (id, lease number) of this worker's jobs whose rows ask for a cancel, as
         last read.
@@ -247,7 +247,7 @@ class WorkerState:
         self.settle_wake.set()
 
     def release(self, claimed: Iterable[ClaimedJob]) -> None:
-        """Hand back jobs that were never started."""
+        """Release jobs that were never started."""
         for job in claimed:
             self.settle(Verdict(job.lease, Event.RELEASE))
 
@@ -266,7 +266,7 @@ class WorkerState:
         return True
 
     def release_paused(self) -> list[ClaimedJob]:
-        """Hand back the prefetched jobs of paused queues, and return them."""
+        """Release the prefetched jobs of paused queues, and return them."""
         jobs = self.slots.drain_prefetched(self.paused) if self.paused else []
         self.release(jobs)
         return jobs
@@ -288,7 +288,7 @@ class WorkerState:
                 self.settle(Verdict(parked.lease, Event.CANCEL))
 
     def claim_ended(self) -> None:
-        """Look for cancels again if one was announced that may concern what the claim brought."""
+        """Have the cancel requests read again if one may concern a job that the claim brought."""
         if self.cancel_announced:
             self.cancel_wake.set()
 

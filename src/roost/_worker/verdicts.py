@@ -66,7 +66,7 @@ class VerdictQueue:
 
     :param fresh: not tried yet, or tried without an answer; the oldest first.
     :param unsure: how many of the first in ``fresh`` were tried without an answer.
-    :param later: those whose rows somebody had locked.
+    :param later: those whose rows were locked.
     :param slow: those that may take long: of jobs with children, and with large results.
     """
 
@@ -105,7 +105,7 @@ def next_due_at(postponed: Iterable[PostponedVerdict], *, otherwise: float) -> f
 SETTLE_TIMEOUT = 30.0
 """Seconds that one batch may take before it counts as not written."""
 HEAVY = 256 << 10
-"""Characters of a result from which on its verdict is written apart from the others."""
+"""Characters of a result above which `SlowWriter` writes its verdict."""
 
 
 class WriteTime:
@@ -141,7 +141,7 @@ def is_heavy(verdict: Verdict) -> bool:
 
 
 def record_written(state: WorkerState, settled: Settled, sent: Iterable[Verdict]) -> None:
-    """Let the other lanes know what was written of the verdicts that were sent."""
+    """Tell the other lanes which of the sent verdicts were written."""
     ended = sent
     if settled.parents or settled.busy:
         kept = {verdict.lease for verdict in (*settled.parents, *settled.busy)}

@@ -104,8 +104,8 @@ class Worker:
 
         Every job is a child of one task group and nothing outlives this call. `request_stop`, a
         cancel of this call and a lane that crashes end it in the same way: nothing new is claimed,
-        what hasn't started is handed back, what runs gets ``shutdown_timeout`` seconds and is then
-        interrupted and handed back without using its attempt, and what was decided is written.
+        jobs that have not started are released, running jobs get ``shutdown_timeout`` seconds, are
+        then interrupted and released without using their attempt, and all verdicts are written.
         A second cancel ends the grace, as a second `request_stop` does: a second ``task.cancel()``
         on asyncio, or one after an enclosing scope was cancelled. To cancel a scope twice can't be
         noticed; call `request_stop` for that.

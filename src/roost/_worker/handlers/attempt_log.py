@@ -1,6 +1,6 @@
 """Log how attempts ended that did not complete: one line each, with the traceback of the error.
 
-Nothing here changes what becomes of a job, whatever a log handler does.
+Nothing that a log handler does changes the job.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ logger = StructuredLogger("roost.worker.attempts")
 def log_unsuccessful(running: RunningJob, ending: Ending, verdict: Verdict) -> None:
     """Log an attempt whose verdict is anything but its completion.
 
-    A failure that is retried is a warning, the last one an error; a cancel and an attempt that is
-    given back are for information. A snooze is what the handler asked for, and not logged.
+    A failure that is retried is a warning, the last one an error; a cancel and a released attempt
+    are logged for information. A snooze is not logged: the handler asked for it.
     """
     match verdict.event:
         case Event.RETRY:
@@ -50,7 +50,7 @@ def log_unsuccessful(running: RunningJob, ending: Ending, verdict: Verdict) -> N
         case Event.RELEASE:
             _log(
                 logging.INFO,
-                "job %(job_id)d (%(task)s) was interrupted and is given back; queue %(queue)s, "
+                "job %(job_id)d (%(task)s) was interrupted and is released; queue %(queue)s, "
                 "attempt %(attempt)d of %(max_attempts)d does not count, after %(seconds).3f s",
                 running,
             )
@@ -103,7 +103,7 @@ def _log(
     if not logger.is_enabled_for(level):
         return
     claimed = running.claimed
-    # A filter of the application may raise what it likes: the worker goes on.
+    # A log filter of the application may raise any error: the worker goes on.
     with contextlib.suppress(Exception):
         logger.log(
             level,

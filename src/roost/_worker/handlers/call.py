@@ -141,9 +141,8 @@ async def _call_in_thread(
     """Run a sync handler in a worker thread and stay until the thread has ended.
 
     A cancel can't stop a thread, so slot and lease are held until it ends by itself; the handler
-    may ask ``anyio.from_thread.check_cancelled()``. What it comes to after a cancel is returned all
-    the same. When the worker stops, the thread gets `UNINTERRUPTIBLE_GRACE` and is then
-    abandoned.
+    may ask ``anyio.from_thread.check_cancelled()``. Its ending after a cancel is returned as well.
+    When the worker stops, the thread gets `UNINTERRUPTIBLE_GRACE` and is then abandoned.
     """
     ended = anyio.Event()
     token = anyio.lowlevel.current_token()
@@ -174,6 +173,6 @@ async def _call_in_thread(
         if not ended.is_set():
             running.abandoned = True
             raise
-        # Not raised again: the cancel is known to the scope, and what was done must not be lost.
+        # Not raised again: the scope knows of the cancel, and the result must not be lost.
     assert ending is not None  # noqa: S101  (set before the event)
     return ending

@@ -119,7 +119,7 @@ class HookThreads:
         self._changing = threading.Lock()
 
     async def call(self, hook: Callable[[], Any]) -> None:
-        """Call ``hook``, and await what it returns if that is to be awaited."""
+        """Call ``hook``, and await the result if it is awaitable."""
         if self._hanging >= self._most:
             self._report(skipping=True)
             return

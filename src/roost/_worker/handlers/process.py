@@ -46,8 +46,8 @@ logger = StructuredLogger("roost.worker.process")
 
 MAX_IDLE = 300.0
 """Seconds after which a process that ran nothing is ended, at the next call."""
-LOOK_INTERVAL = 1.0
-"""Seconds between two looks at a process, at most: whether it has ended while something else keeps
+CHECK_INTERVAL = 1.0
+"""Seconds between two checks of a process, at most: whether it has ended while something else keeps
 its socket open, and whether the lease was renewed meanwhile."""
 END_TIMEOUT = 2.0
 """Seconds for killed processes to end when the worker stops."""
@@ -63,7 +63,7 @@ class _Process:
 
     :param channel: requests go out and answers come in.
     :param lifeline: the process ends when this is closed, also by the death of the worker.
-    :param renewals: here it is told until when the worker's lease holds.
+    :param renewals: the worker writes here until when its lease holds.
     :param idle_since: by ``time.monotonic``, when it last answered.
     """
 
@@ -83,7 +83,7 @@ class _Process:
         """
         ours, theirs = socket.socketpair()
         lifeline, kept = os.pipe()
-        renewals, told = os.pipe()
+        renewals, renewals_end = os.pipe()
         try:
             program = _PROGRAM.format(
                 path=sys.path,
@@ -106,19 +106,19 @@ class _Process:
         except BaseException:
             ours.close()
             os.close(kept)
-            os.close(told)
+            os.close(renewals_end)
             raise
         finally:
             theirs.close()
             os.close(lifeline)
             os.close(renewals)
         ours.setblocking(False)
-        os.set_blocking(told, False)
+        os.set_blocking(renewals_end, False)
         return cls(
             popen,
             ours,
             os.fdopen(kept, "wb", buffering=0),
-            os.fdopen(told, "wb", buffering=0),
+            os.fdopen(renewals_end, "wb", buffering=0),
         )
 
     async def ask(self, request: bytes, *, state: WorkerState) -> Any:
@@ -152,21 +152,21 @@ class _Process:
                 await anyio.wait_writable(self.channel)
 
     async def _receive(self, size: int, state: WorkerState) -> bytes:
-        got, told = bytearray(), 0.0
+        got, sent_lease = bytearray(), 0.0
         while len(got) < size:
             try:
                 piece = self.channel.recv(min(size - len(got), 1 << 20))
             except BlockingIOError:
-                # Before the wait: what it wrote until it ended is read first.
+                # Asked before the wait: the bytes that it wrote before its end are read first.
                 ended = self.popen.poll() is not None
                 left = state.lease_until - monotonic()
-                with anyio.move_on_after(min(LOOK_INTERVAL, max(left / 4, 0.01))):
+                with anyio.move_on_after(min(CHECK_INTERVAL, max(left / 4, 0.01))):
                     await anyio.wait_readable(self.channel)
                     continue
-                if state.lease_until != told:
-                    told = state.lease_until
+                if state.lease_until != sent_lease:
+                    sent_lease = state.lease_until
                     # Without effect where much waits to be read already: the process is stuck.
-                    self.renewals.write(LEASE.pack(told))
+                    self.renewals.write(LEASE.pack(sent_lease))
                 if ended:
                     raise EOFError from None
             else:
@@ -176,7 +176,7 @@ class _Process:
         return bytes(got)
 
     async def _how_it_ended(self) -> str:
-        with anyio.move_on_after(LOOK_INTERVAL):
+        with anyio.move_on_after(CHECK_INTERVAL):
             await self.wait()
         code = self.popen.returncode
         if code is None:
@@ -192,7 +192,7 @@ class _Process:
         return self.popen.poll() is None
 
     def kill(self) -> None:
-        """End it and what it started; `wait` says when it is gone."""
+        """Kill it and the processes that it started; `wait` returns when it has ended."""
         if self.popen.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.popen.pid, signal.SIGKILL)
@@ -228,8 +228,8 @@ class HandlerProcesses:
     ) -> Ending:
         """Call ``func`` in a process and return its ending.
 
-        A cancel kills the process, and what it started, and stays until it is gone. One that dies
-        by itself is the attempt's failure, as is one that can't be started.
+        A cancel kills the process and those that it started, and waits until it has ended. One that
+        dies or can't be started fails the attempt.
         """
         try:
             job: Job = running.claimed.job()

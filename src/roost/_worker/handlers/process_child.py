@@ -45,7 +45,7 @@ STOP_SIGNALS = [
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 LEASE_INTERVAL = 0.5
-"""Seconds between two looks at the lease, and whether the worker is still the parent."""
+"""Seconds between two checks of the lease, and of whether the worker is still the parent."""
 
 
 def main(
@@ -178,7 +178,7 @@ class _Watch:
 
     When the worker ends, also by SIGKILL, the kernel does it on Linux, as soon as the other end of
     the lifeline is closed: also while the handler holds the interpreter lock. Elsewhere, and where
-    a fork of the worker keeps that end open, a thread does. It also looks at the lease: the worker
+    a fork of the worker keeps that end open, a thread does. It also checks the lease: the worker
     may be stopped or blocked, and then others run the job.
     """
 
@@ -204,16 +204,16 @@ class _Watch:
         poll.register(self._lifeline, select.POLLIN)
         poll.register(self._renewals, select.POLLIN)
         while os.getppid() == self._worker:
-            # Not longer than the look interval: a request may set a lease meanwhile.
+            # Not longer than the check interval: a request may set a lease meanwhile.
             left = min(LEASE_INTERVAL, self.lease_until - time.monotonic())
             ready = dict(poll.poll(max(0.0, left) * 1000))
             if self._lifeline in ready:
                 break
             if self._renewals in ready:
-                told = os.read(self._renewals, 1 << 12)
-                if not told:
+                renewals = os.read(self._renewals, 1 << 12)
+                if not renewals:
                     break
-                self._renew(told)
+                self._renew(renewals)
             elif time.monotonic() >= self.lease_until:
                 break
         with contextlib.suppress(ProcessLookupError):
@@ -221,7 +221,7 @@ class _Watch:
         time.sleep(LEASE_INTERVAL)  # the signal is on its way
         os._exit(1)
 
-    def _renew(self, told: bytes) -> None:
-        """Take the newest of what was told; one that comes after the answer changes nothing."""
-        if len(told) >= LEASE.size and self.lease_until < math.inf:
-            [self.lease_until] = LEASE.unpack(told[-LEASE.size :])
+    def _renew(self, renewals: bytes) -> None:
+        """Use the newest renewal. One that arrives after the answer changes nothing."""
+        if len(renewals) >= LEASE.size and self.lease_until < math.inf:
+            [self.lease_until] = LEASE.unpack(renewals[-LEASE.size :])

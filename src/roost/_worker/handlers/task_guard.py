@@ -22,14 +22,14 @@ CHILDREN_TIMEOUT = 1.0
 
 
 class TaskGuard(Protocol):
-    """Looks at the current task when users' code in it has ended."""
+    """Checks the current task when users' code in it has ended."""
 
     def is_clean(self, scope: Any) -> bool:
         """Say whether ``scope`` is the innermost open one, and no cancel of the task is pending."""
         ...
 
     async def clean(self, scope: Any) -> str:
-        """Close what is open inside ``scope``, absorb pending cancels, and say what there was."""
+        """Close what is open inside ``scope``, absorb pending cancels, and return their names."""
         ...
 
     def ends_with_its_loop(self) -> bool:
@@ -42,7 +42,7 @@ def guard_for_this_loop() -> TaskGuard:
     on_trio = anyio.get_cancelled_exc_class().__module__.startswith("trio")
     try:
         guard: TaskGuard = _TrioGuard() if on_trio else _AsyncioGuard()
-        with anyio.CancelScope() as scope:  # noqa: ASYNC100  (only looked at)
+        with anyio.CancelScope() as scope:  # noqa: ASYNC100  (only read)
             if guard.is_clean(scope):
                 return guard
     except (AttributeError, KeyError, ImportError):
@@ -141,8 +141,8 @@ class _TrioGuard:
             if nurseries and nurseries[-1].cancel_scope is inner:
                 found.append("a task group")
                 inner.cancel()
-                # What its tasks raise has no reader any more; as in any nursery, it is waited
-                # until they have ended.
+                # Nothing handles the errors of its tasks any more. As in any nursery, wait until
+                # they have ended.
                 await nurseries[-1]._nested_child_finished(None)
             else:
                 found.append("a cancel scope")

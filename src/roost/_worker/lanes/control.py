@@ -19,7 +19,7 @@ from roost.exceptions import DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker.control")
 
-DEAF_INTERVAL = 0.5
+NOT_LISTENING_INTERVAL = 0.5
 """Seconds between two reads while the listening connection is down."""
 MIN_INTERVAL = 0.02
 """Seconds between two reads at least, however many requests are announced."""
@@ -47,7 +47,9 @@ class CancelLane:
         failures = 0
         while True:
             state = self._state
-            interval = state.settings.heartbeat_interval if state.listening else DEAF_INTERVAL
+            interval = (
+                state.settings.heartbeat_interval if state.listening else NOT_LISTENING_INTERVAL
+            )
             with anyio.move_on_after(interval if not failures else backoff(failures)):
                 await state.cancel_wake.wait()
             try:
@@ -75,7 +77,7 @@ class CancelLane:
 class PauseLane:
     """Starts no job of a paused queue, and confirms that in the worker's row.
 
-    A claim finds nothing in a paused queue. What was claimed or dispatched before is stopped here:
+    A claim finds nothing in a paused queue. Jobs that were claimed or dispatched before stop here:
     after this lane has read that a queue is paused, `ExecuteLane` calls no handler of its jobs, and
     the prefetched ones are released. Then the row says so, and ``pause_queue`` returns. This lane
     ends after the last job.
@@ -104,7 +106,9 @@ class PauseLane:
                 failures = 0
                 await anyio.sleep(MIN_INTERVAL)
             state = self._state
-            interval = state.settings.heartbeat_interval if state.listening else DEAF_INTERVAL
+            interval = (
+                state.settings.heartbeat_interval if state.listening else NOT_LISTENING_INTERVAL
+            )
             with anyio.move_on_after(interval if not failures else backoff(failures)):
                 await state.pause_wake.wait()
 

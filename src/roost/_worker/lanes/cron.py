@@ -1,4 +1,4 @@
-"""Cron: fire each due tick once. Every worker does it for the entries it declares; none leads."""
+"""Cron: fire each due tick once. Every worker fires the entries it declares; there is no leader."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from roost.exceptions import DatabaseError, DatabaseUnavailableError
 logger = StructuredLogger("roost.worker.cron")
 
 MAX_SLEEP = 30.0
-"""Seconds between two looks at most: a notification may be lost, and clocks drift apart."""
+"""Seconds between two reads at most: a notification may be lost, and clocks drift apart."""
 MIN_INTERVAL = 0.02
-"""Seconds between two looks at least, however often the lane is woken."""
+"""Seconds between two reads at least, however often the lane is woken."""
 RENEW_INTERVAL = 60.0
 """Seconds between two declarations; `STALE_AFTER` is three of them."""
 STALE_AFTER = 3 * RENEW_INTERVAL
@@ -83,7 +83,7 @@ class CronLane:
                 self._unreadable.update(fired.unreadable)
                 names = [name for name in names if name not in self._unreadable]
             wait = await self._database.call(next_in(names))
-        # Somebody else may be firing what is due: look again soon, not at once.
+        # Another worker may be firing the due ticks: read again soon, not at once.
         return MAX_SLEEP if wait is None else min(max(wait, 0.02), MAX_SLEEP)
 
     async def _fire(self, names: Sequence[str]) -> Fired:
@@ -142,7 +142,7 @@ class CronLane:
             await self._declare([_declaration(entry, registry) for entry in registry.cron_entries])
         self._declared = True
         self._renew_at = monotonic() + RENEW_INTERVAL
-        self._unreadable.clear()  # somebody may have mended them
+        self._unreadable.clear()  # they may have been repaired
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""

@@ -21,7 +21,7 @@ class DrainLane(FetchLane):
     def __init__(self, state: WorkerState, database: Database) -> None:
         super().__init__(state, database)
         if state.limited.names:
-            # Prefetched jobs that wait for too long are handed back, and this call would not run
+            # Prefetched jobs that wait for too long are released, and this call would not run
             # them.
             state.prefetch.fixed = 0
         self._seen: set[int] = set()
@@ -65,6 +65,6 @@ class DrainLane(FetchLane):
         return claimed
 
     async def stop(self) -> None:
-        """Hand back the jobs that would have run twice."""
+        """Release the jobs that would have run twice."""
         await super().stop()
         self._state.release(self._seen_again)

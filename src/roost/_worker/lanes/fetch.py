@@ -27,7 +27,7 @@ logger = StructuredLogger("roost.worker.fetch")
 
 MAX_CLAIM = 300
 """Jobs in one claim at most. Measured in November 2026: larger ones save the server a microsecond a
-job and cost the worker more, on trio a sixth of a drain's rate: what it holds leaves the caches."""
+job and cost the worker more, on trio a sixth of a drain's rate: its jobs leave the caches."""
 MAX_POLL = 30.0
 """Seconds between two polls at most, however long ``poll_interval``. An enqueue announces only jobs
 that are due within a minute, and it may commit late: a poll must find the others before that."""
@@ -171,9 +171,9 @@ class FetchLane:
                 await state.fetch_wake.wait()
 
     async def until_started(self) -> None:
-        """Return when the execute lane has started what it can of the jobs in the slots.
+        """Return when the execute lane has started all jobs that it can.
 
-        Before, these jobs look as if they had to wait for slots.
+        Before that, jobs that are about to start count as prefetched.
         """
         while self._state.start_wake.is_set:
             await self._state.fetch_wake.wait()

@@ -1,8 +1,8 @@
 """Heartbeat: keep this worker's leases, and know when they are gone.
 
-A worker that could not renew for ``orphan_stale_after`` stops its own jobs (self-fencing): by then,
-and not earlier, others may run them. It renews on a connection of its own, so that it is not taken
-for dead because claims and settles wait for a lock.
+A worker that could not renew for 90 % of ``orphan_stale_after`` stops its own jobs (self-fencing).
+After all of it, other workers may run them. It renews on a connection of its own, so that it is not
+considered dead because claims and settles wait for a lock.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = StructuredLogger("roost.worker.heartbeat")
 UNWINDING = 0.1
 """Share of ``orphan_stale_after`` that interrupted jobs have to end before others may take them."""
 _FENCED = 0.1
-"""Seconds between two looks whether there is a lease again."""
+"""Seconds between two checks whether there is a lease again."""
 FORGET_TIMEOUT = 1.0
 """Seconds to remove the worker's row at the end; left behind, it expires by itself."""
 
@@ -54,7 +54,7 @@ class HeartbeatLane:
     async def _fence(self) -> None:
         """Stop the jobs when the leases run out.
 
-        Apart from the renewing, because a call that nobody answers ends seconds after its timeout:
+        A task of its own, because a call without an answer ends seconds after its timeout:
         cancelling a statement takes a connection too.
         """
         while True:
@@ -130,10 +130,11 @@ class HeartbeatLane:
             self._state.lease_until = began + self._lease
             return
         if alive:
-            # Too late, and nobody noticed. The jobs were stopped: without the row they are rescued.
+            # The renewal came too late, and no rescue has removed the row. The jobs were stopped:
+            # without the row they are rescued.
             await self._database.call_for_heartbeat(forget_worker(self._state.worker_id))
         logger.error(
-            "this worker, %(worker_id)d, was taken for dead: its jobs were stopped",
+            "this worker, %(worker_id)d, was considered dead: its jobs were stopped",
             worker_id=self._state.worker_id,
         )
         self._state.lease_until = -math.inf  # what a claim in flight brings is not started
@@ -142,9 +143,10 @@ class HeartbeatLane:
         self._state.wake_fetch()
 
     async def stop(self) -> None:
-        """Remove the worker's row: its jobs are settled or handed back by now.
+        """Remove the worker's row: its jobs are settled or released by now.
 
-        It stays, and expires, when a handler still runs: its job must not run twice at once.
+        When a handler still runs, the row stays until it expires: its job must not run twice at
+        once.
         """
         if not self._state.needs_its_row():
             with anyio.move_on_after(FORGET_TIMEOUT):

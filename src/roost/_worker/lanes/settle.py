@@ -2,7 +2,7 @@
 
 A batch is written at once when none is in flight; what arrives meanwhile is the next batch. One
 that the database did not take is kept and written again: the handlers have run, and nothing here
-may make them run again. `SlowWriter` writes beside this what may take long.
+may make them run again. `SlowWriter` writes the verdicts that may take long.
 """
 
 from __future__ import annotations

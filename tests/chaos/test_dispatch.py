@@ -58,7 +58,7 @@ def test_a_frozen_worker_keeps_one_job_until_it_is_taken_for_dead(chaos: Chaos) 
     assert all(chaos.table.get(job_id).attempt == 1 for job_id in jobs)
     victim.send(signal.SIGCONT)
     # It hears of the job now, whose lease is gone with its incarnation.
-    victim.logged("was taken for dead")
+    victim.logged("was considered dead")
     all_offer(chaos, 2)
     assert starts(chaos) == dict.fromkeys(jobs, 1)
 
