@@ -82,9 +82,10 @@ class RefusingProxy:
                 self._answer(client, attrs.evolve(self._refusal, severity="FATAL"))
                 return
             server.sendall(startup)
-            threading.Thread(target=_copy, args=(server, client), daemon=True).start()
+            answers = _Answers(server, client)
+            threading.Thread(target=answers.copy, daemon=True).start()
             try:
-                while self._serve_series(client, server):
+                while self._serve_series(client, server, answers):
                     pass
             finally:
                 # Wakes the other direction.
@@ -92,7 +93,9 @@ class RefusingProxy:
                     with suppress(OSError):
                         each.shutdown(socket.SHUT_RDWR)
 
-    def _serve_series(self, client: socket.socket, server: socket.socket) -> bool:
+    def _serve_series(
+        self, client: socket.socket, server: socket.socket, answers: _Answers
+    ) -> bool:
         """Handle messages up to a query or a Sync, and say whether the connection is still open.
 
         All or none: the server would commit the first half of a series together with the next.
@@ -106,7 +109,8 @@ class RefusingProxy:
                 server.sendall(message)
             return True
         self._answer(client, refusal)
-        if refusal.severity == "FATAL":
+        if refusal.severity == "FATAL" or answers.in_transaction:
+            # The server still has the transaction, in which the client's next statements would be.
             return False
         # As a server does: whatever comes after the error is skipped until the client's Sync.
         while kind not in _LAST_OF_SERIES:
@@ -152,12 +156,24 @@ def _exactly(source: socket.socket, count: int) -> bytes:
     return data
 
 
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while chunk := source.recv(65536):
-            sink.sendall(chunk)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
+class _Answers:
+    """What the server of one connection answers, copied to the client."""
+
+    def __init__(self, server: socket.socket, client: socket.socket) -> None:
+        self.in_transaction = False
+        self._server = server
+        self._client = client
+
+    def copy(self) -> None:
+        """Copy message by message until one side is closed."""
+        with suppress(OSError, EOFError):
+            while True:
+                kind, message = _read_message(self._server)
+                if kind == b"Z":  # ReadyForQuery
+                    self.in_transaction = message[5:] != b"I"
+                self._client.sendall(message)
+        with suppress(OSError):
+            self._client.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
