@@ -1,9 +1,9 @@
 """Roost: a background job queue for asyncio and trio whose only infrastructure is Postgres.
 
-The public names, re-exported by hand; everything with a leading underscore may change.
+This package has the public names. Names with a leading underscore may change at any time.
 """
 
-from roost import _interrupt  # first, for a Ctrl-C during the other imports
+from roost import _interrupt  # first, to handle a Ctrl-C during the other imports
 
 # isort: split
 from roost._client.async_api import AsyncRoost

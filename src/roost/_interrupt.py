@@ -1,6 +1,6 @@
-"""Let a Ctrl-C end the command without a traceback while its modules are being imported.
+"""End the command without a traceback on a Ctrl-C while its modules are imported.
 
-Nothing of Roost may be imported here: this is run before all of it.
+This module must not import any other of Roost, since it runs before them.
 """
 
 import os
@@ -10,12 +10,12 @@ import threading
 from pathlib import Path
 
 INTERRUPTED = 130
-"""The exit code of a command that a Ctrl-C ended: 128 + SIGINT."""
+"""Exit code of a command ended by Ctrl-C: 128 + SIGINT."""
 
 
 def is_command() -> bool:
-    """Say whether this process is ``python -m roost`` or the script ``roost`` beside its Python."""
-    if sys.argv[:1] == ["-m"]:  # while the package of a `python -m` is looked for
+    """Return whether this is ``python -m roost``, or the script ``roost`` of this Python."""
+    if sys.argv[:1] == ["-m"]:  # while `python -m` imports the package
         options = sys.orig_argv
         return "-m" in options and options[options.index("-m") + 1 :][:1] == ["roost"]
     script = Path(sys.argv[0] if sys.argv else "")
@@ -39,9 +39,9 @@ def restore_sigint() -> None:
 
 
 def _exit(*_: object) -> None:
-    # Not SystemExit, which some of what runs during an import would report and swallow.
+    # Not SystemExit: some code that runs during imports would report and swallow it.
     os._exit(INTERRUPTED)
 
 
-if is_command():  # by the first import of the package, before that of all it needs
+if is_command():  # on the first import of the package, before its dependencies
     exit_on_sigint()

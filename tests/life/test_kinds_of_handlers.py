@@ -186,7 +186,7 @@ async def test_a_result_that_nothing_has_run_is_a_failure(
     assert await make_worker().run_once() == 1
     row = table.get(job_id)
     assert row.state == "discarded"
-    assert "nothing has run it" in row.errors[0]["error"]
+    assert "which has not run" in row.errors[0]["error"]
     assert RAN == []
 
 

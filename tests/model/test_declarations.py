@@ -95,7 +95,9 @@ def test_a_model_that_does_not_fit_the_handler_is_refused(registry: HandlerRegis
 def test_a_parameter_that_has_no_name_is_refused(registry: HandlerRegistry) -> None:
     def by_position(a: int, /) -> None: ...
 
-    with pytest.raises(InvalidSettingError, match=rf"by_position {HERE} takes 'a' by its position"):
+    with pytest.raises(
+        InvalidSettingError, match=rf"'a' of .*by_position {HERE} is positional-only"
+    ):
         job("one", registry=registry)(by_position)
 
 
@@ -174,11 +176,11 @@ def test_a_cron_entry_must_have_the_arguments_of_its_handler(registry: HandlerRe
 
 def test_a_cron_entrys_arguments_must_be_what_the_model_takes(registry: HandlerRegistry) -> None:
     tick = cron("* * * * *", name="tick", handler_registry=registry, args={"a": "x"})
-    with pytest.raises(InvalidSettingError, match="args of cron entry 'tick' are not what Args"):
+    with pytest.raises(InvalidSettingError, match="does not accept the args of cron entry 'tick'"):
         tick(job("one", args_model=Args, registry=registry)(takes))
     assert registry.cron_entries == ()
     below = cron("* * * * *", handler_registry=registry, args={"a": "x", "b": "y"})(takes_too)
-    with pytest.raises(InvalidSettingError, match="are not what Args"):
+    with pytest.raises(InvalidSettingError, match=r"Args of .* does not accept"):
         job("two", args_model=Args, registry=registry)(below)
     # The model has a default for b.
     defaults = cron("* * * * *", name="good", handler_registry=registry, args={"a": 1})

@@ -52,7 +52,7 @@ def utc_ticks(expression: str, after: str, count: int) -> list[str]:
         ("* H * * *", "'h' is not a valid hour"),
         ("* * * *", "has 4 fields, not 5"),
         ("* * * * * * 2030", "has 7 fields, not 5"),
-        ("@fortnightly", "is none of @annually, @daily, "),
+        ("@fortnightly", "is not one of @annually, @daily, "),
         ("0 0 31 2 *", "never fires"),
         ("0 0 30 2 mon#1,tue#1", "can't be combined with the day of month '30'"),
         ("", "must be text, not ''"),

@@ -193,7 +193,7 @@ class AsyncRoost(AsyncAdmin):
         :raises InvalidJobError: a value can't be stored; the message names the job. Nothing was
             inserted.
         """
-        given = calls.listed(jobs)
+        given = calls.as_list(jobs)
         call = calls.enqueue_many(self._registry, given)
         if call is not None:
             await self._run(call, conn, transactional=transactional)
@@ -215,7 +215,7 @@ class AsyncRoost(AsyncAdmin):
         :param transactional: as for `enqueue`.
         :raises InvalidJobError: as for `enqueue_many`.
         """
-        call = calls.enqueue_all(self._registry, calls.listed(jobs))
+        call = calls.enqueue_all(self._registry, calls.as_list(jobs))
         return [] if call is None else await self._run(call, conn, transactional=transactional)
 
     async def complete_current_job(self, conn: Any, *, result: object = None) -> None:

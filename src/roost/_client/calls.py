@@ -1,6 +1,6 @@
-"""Every verb of the clients, once: checked arguments in, an operation out.
+"""Every verb of the clients: checks the arguments and returns the database call to make.
 
-The facades differ only in how they wait: each of their methods runs one of these calls.
+Both clients run these calls; they differ only in how they wait.
 """
 
 from __future__ import annotations
@@ -44,20 +44,21 @@ from roost.exceptions import (
 T = TypeVar("T")
 
 PAUSE_TIMEOUT = 10.0
-"""Seconds that `pause_queue` waits for the workers; they take milliseconds."""
+"""Seconds that `pause_queue` waits for the workers to confirm; usually they take milliseconds."""
 FIRST_PAUSE_DELAY = 0.005
+"""Seconds until `pause_queue` asks again whether all have confirmed; it doubles each time."""
 MAX_PAUSE_DELAY = 0.1
-"""Seconds between two looks whether they have confirmed it; the delay doubles."""
+"""Seconds; the longest such delay."""
 BULK_TIMEOUT = 3_600.0
-"""Seconds for a verb that works through any number of jobs, a batch at a time."""
+"""Seconds for a verb that changes any number of jobs in batches."""
 
 
 @attrs.frozen
 class DatabaseCall(Generic[T]):
     """An operation and how to run it.
 
-    :param in_transaction: all its statements commit together.
-    :param timeout: seconds for the whole of it.
+    :param in_transaction: whether its statements are committed together.
+    :param timeout: seconds for the whole operation.
     """
 
     operation: Op[T]
@@ -71,7 +72,7 @@ def setup_schema() -> DatabaseCall[object]:
 
 
 Task: TypeAlias = str | Callable[..., Any] | TaskCall[Any]
-"""What can be enqueued: a task's name, its function, or a call of it."""
+"""A task as ``enqueue`` accepts it: its name, its function, or a call of it."""
 
 
 def name_of(registry: HandlerRegistry, task: Task) -> str:
@@ -96,7 +97,7 @@ def enqueue(
     """
     if isinstance(task, TaskCall):
         job = _fill_from_call(job, task)
-    job = _complete(registry, job)
+    job = _with_task_defaults(registry, job)
     record = encode_jobs([job], registry)
     parents = job.depends_on or ()
     operation = insert_job(
@@ -108,21 +109,24 @@ def enqueue(
     return DatabaseCall(operation, in_transaction=bool(parents))
 
 
-def listed(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
-    """Return several jobs as a list; they may come from an iterator."""
+def as_list(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
+    """Return the jobs as a list.
+
+    :raises InvalidJobError: it is a single job, or an element is none.
+    """
     one = isinstance(jobs, (str, JobInsert, TaskCall)) or not isinstance(jobs, Iterable)
-    given = [] if one else list(jobs)
-    for job in given:
+    found = [] if one else list(jobs)
+    for job in found:
         one = one or not (isinstance(job, (str, JobInsert, TaskCall)) or callable(job))
     if one:
-        raise InvalidJobError("several jobs must be a list of JobInsert, calls, tasks or names")
-    return given
+        raise InvalidJobError("several jobs must be a list of JobInsert, calls, functions or names")
+    return found
 
 
 def enqueue_many(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
 ) -> DatabaseCall[list[int]] | None:
-    """Insert several jobs, all or none; ``None``: there are none."""
+    """Insert several jobs, all or none; ``None`` if ``jobs`` is empty."""
     inserts, parents = _job_inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
@@ -134,7 +138,7 @@ def enqueue_many(
 def enqueue_all(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
 ) -> DatabaseCall[list[int | None]] | None:
-    """Insert several jobs, all or none, and say which id is whose."""
+    """Insert several jobs, all or none, and return the id of each."""
     inserts, parents = _job_inserts(registry, jobs)
     if parents:
         records = encode_jobs(inserts, registry)
@@ -152,9 +156,11 @@ def enqueue_all(
 def _job_inserts(
     registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
 ) -> tuple[list[JobInsert], set[int]]:
-    """Return the jobs with their tasks' defaults, and the parents that they name."""
+    """Return the jobs with their tasks' defaults, and the ids of all their parents."""
     inserts = [
-        _complete(registry, job if isinstance(job, JobInsert) else _job_insert(registry, job))
+        _with_task_defaults(
+            registry, job if isinstance(job, JobInsert) else _job_insert(registry, job)
+        )
         for job in jobs
     ]
     parents = {parent for job in inserts for parent in job.depends_on or ()}
@@ -180,14 +186,14 @@ def _is_unset(value: object) -> bool:
     return value is None or is_default(value)
 
 
-def _complete(registry: HandlerRegistry, job: JobInsert) -> JobInsert:
+def _with_task_defaults(registry: HandlerRegistry, job: JobInsert) -> JobInsert:
     if callable(job.task):
         job = attrs.evolve(job, task=registry.name_of(job.task))
     return with_defaults(job, registry)
 
 
 def complete_current(result: object) -> DatabaseCall[None]:
-    """Settle the job that the calling code belongs to, by its lease."""
+    """Complete the job that the calling code is part of, if its lease still holds."""
     attempt = current_attempt()
     text = result_as_json(result)
 
@@ -199,10 +205,10 @@ def complete_current(result: object) -> DatabaseCall[None]:
 
 
 def _checked_id(job_id: int) -> int:
-    """Refuse what is no job's id.
+    """Return the id if it can be one.
 
-    :raises InvalidJobError: it is not a whole number.
-    :raises JobNotFoundError: it is beyond what an id can be.
+    :raises InvalidJobError: it is not an int.
+    :raises JobNotFoundError: it is out of the range of ids.
     """
     if not isinstance(job_id, int) or isinstance(job_id, bool):
         raise InvalidJobError(f"a job's id must be an int, not {job_id!r}")
@@ -222,17 +228,17 @@ def status(job_id: int) -> DatabaseCall[JobState]:
 
 
 def cancel(job_id: int) -> DatabaseCall[bool]:
-    """Cancel one job and what waits for it."""
+    """Cancel one job and the jobs that depend on it."""
     return DatabaseCall(control.cancel_job(_checked_id(job_id)), in_transaction=True)
 
 
 def retry(job_id: int) -> DatabaseCall[bool]:
-    """Revive one job."""
+    """Make one job available again."""
     return DatabaseCall(control.retry_job(_checked_id(job_id)))
 
 
 def requeue_discarded(queue: str | None, task: str | None, limit: int | None) -> DatabaseCall[int]:
-    """Revive discarded jobs in batches."""
+    """Make discarded jobs available again, in batches."""
     for what, name in (("queue", queue), ("task", task)):
         if name is not None:
             check_name(what, name)
@@ -247,18 +253,18 @@ def pause_queue(queue: str) -> DatabaseCall[None]:
 
 
 def unconfirmed_workers(queue: str) -> DatabaseCall[dict[str, float]]:
-    """Read which workers may still start jobs of a paused queue."""
+    """Read which workers have not confirmed the pause of a queue."""
     return DatabaseCall(control.unconfirmed_workers(queue))
 
 
 def pause_not_confirmed(
     queue: str, workers: Mapping[str, float], timeout: float
 ) -> PauseNotConfirmedError:
-    """Return the error that says which workers have not confirmed a pause."""
-    named = ", ".join(f"{name} (last heard of {ago:.0f} s ago)" for name, ago in workers.items())
+    """Return the error that names the workers that have not confirmed a pause."""
+    named = ", ".join(f"{name} (last heartbeat {ago:.0f} s ago)" for name, ago in workers.items())
     return PauseNotConfirmedError(
-        f"queue {queue!r} is paused, but within {timeout} s these workers have not confirmed that "
-        f"they start none of its jobs: {named}",
+        f"queue {queue!r} is paused, but these workers have not confirmed it within {timeout} s: "
+        f"{named}",
         queue,
         list(workers),
     )
@@ -301,12 +307,12 @@ def run_cron_now(name: str) -> DatabaseCall[int]:
 
 
 def await_outcome(job_id: int, *, timeout: float = CALL_TIMEOUT) -> DatabaseCall[JobOutcome | None]:
-    """Read how a job ended, or ask for its end to be announced."""
+    """Read how a job ended, or request a notification when it ends."""
     return DatabaseCall(read.await_outcome(_checked_id(job_id)), timeout=timeout)
 
 
 def check_wait(timeout: float | None, poll_interval: float) -> None:
-    """Refuse a wait that can't be meant.
+    """Check the parameters of a wait.
 
     :raises InvalidSettingError: a number of seconds is out of its range.
     """
@@ -321,7 +327,12 @@ def check_wait(timeout: float | None, poll_interval: float) -> None:
 def check_outcome(
     job_id: int, outcome: JobOutcome | None, timeout: float | None, *, raise_on_failure: bool
 ) -> JobOutcome:
-    """Return a good outcome; ``None`` is one that did not come in time."""
+    """Return the outcome of a wait, or raise what it means.
+
+    :param outcome: ``None``: the job did not end within ``timeout``.
+    :raises JobTimeoutError: see ``outcome``.
+    :raises JobFailed: the job was discarded or cancelled, and ``raise_on_failure`` is set.
+    """
     if outcome is None:
         raise JobTimeoutError(f"job {job_id} has not ended within {timeout:g} s")
     if raise_on_failure and outcome.state != JobState.COMPLETED:

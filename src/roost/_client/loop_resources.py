@@ -1,7 +1,7 @@
-"""What a client has in each event loop: a connection pool, and the calls that wait for jobs.
+"""Gives a client its own connections in each event loop that uses it.
 
-A connection belongs to the loop that opened it, and to its process. A client may be used in several
-loops: one after the other, as with repeated ``asyncio.run``, or at once, in threads.
+A connection belongs to the event loop that opened it, and to its process. A client may be used in
+several loops: one after the other, as with repeated ``asyncio.run``, or at once, in threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from roost.exceptions import ClosedError
 
 @attrs.define(eq=False)
 class LoopResources:
-    """What one loop of one process has."""
+    """A client's connection pool and waiting calls in one event loop of one process.
+
+    :ivar guard: an async generator that the loop finishes when it ends, which closes the pool.
+    """
 
     pool: AsyncPool
     waiting: Waiting
@@ -28,24 +31,24 @@ class LoopResources:
 
 
 class ResourcesByLoop:
-    """Gives each event loop its own `LoopResources`, made at the loop's first use.
+    """Gives each event loop its own `LoopResources`, created on first use.
 
-    The connections of a loop are closed when it ends: asyncio and trio finish the open async
-    generators of a loop then, and one of them is ours. A loop that was closed without that is found
-    by the next loop that comes.
+    A loop's connections are closed when it ends: asyncio and trio then finish the loop's open async
+    generators, and each `LoopResources` has one. If a loop was closed without that, the next loop
+    that uses the client, or `aclose`, drops its resources.
 
-    :param max_size: connections that each loop opens at most.
+    :param max_size: most connections of each loop.
     """
 
     def __init__(self, driver: AsyncDriver, *, max_size: int) -> None:
         self._driver = driver
         self._max_size = max_size
         self._by_loop: dict[object, LoopResources] = {}
-        self._parents: list[LoopResources] = []
+        self._inherited: list[LoopResources] = []
         self._closed = False
 
     async def current(self) -> LoopResources:
-        """Return what the running loop has.
+        """Return the resources of the running loop.
 
         :raises ClosedError: the client was closed.
         """
@@ -60,7 +63,8 @@ class ResourcesByLoop:
     async def aclose(self) -> None:
         """Refuse further use, and close the running loop's connections.
 
-        Those of other loops are closed when they come back, or when their loop ends.
+        Connections of other loops are closed when they return to their pool, or when their loop
+        ends.
         """
         self._closed = True
         self._drop_ended()
@@ -77,8 +81,8 @@ class ResourcesByLoop:
 
     async def _open(self, loop: object) -> LoopResources:
         self._drop_ended()
-        if (foreign := self._by_loop.get(loop)) is not None:
-            self._parents.append(foreign)
+        if (inherited := self._by_loop.get(loop)) is not None:
+            self._inherited.append(inherited)
         pool = self._driver.pool(max_size=self._max_size, application_name="roost")
         found = self._by_loop[loop] = LoopResources(pool, Waiting(self._driver))
         found.guard = self._guard(loop, found)
@@ -96,7 +100,7 @@ class ResourcesByLoop:
                 found.pool.terminate_idle()
 
     def _drop_ended(self) -> None:
-        """Let go of what loops have left that were closed without ending their generators."""
+        """Drop the resources of loops that were closed without finishing their generators."""
         for loop, found in list(self._by_loop.items()):
             is_closed = getattr(loop, "is_closed", None)
             if is_closed is None or not is_closed():
@@ -105,5 +109,5 @@ class ResourcesByLoop:
             if found.process == current_process():
                 found.pool.abandon_idle()
             else:
-                # Deleted here, it could close what the parent still uses.
-                self._parents.append(found)
+                # Keep them: their deletion could close connections that the parent process uses.
+                self._inherited.append(found)

@@ -110,7 +110,7 @@ class Roost:
         transactional: bool = True,
     ) -> int:
         """Bulk-insert in a single round-trip; see `AsyncRoost.enqueue_many`."""
-        given = calls.listed(jobs)
+        given = calls.as_list(jobs)
         call = calls.enqueue_many(self._registry, given)
         if call is not None:
             self._run(call, conn, transactional=transactional)
@@ -124,7 +124,7 @@ class Roost:
         transactional: bool = True,
     ) -> list[int | None]:
         """Bulk-insert, and return the ids; see `AsyncRoost.enqueue_all`."""
-        call = calls.enqueue_all(self._registry, calls.listed(jobs))
+        call = calls.enqueue_all(self._registry, calls.as_list(jobs))
         return [] if call is None else self._run(call, conn, transactional=transactional)
 
     def complete_current_job(self, conn: Any, *, result: object = None) -> None:

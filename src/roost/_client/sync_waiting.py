@@ -1,8 +1,8 @@
-"""Wait for jobs to end, any number of threads on one listening connection.
+"""Wait for jobs to end: any number of threads share one listening connection.
 
 The blocking form of `roost._client.waiting`: one of the waiting threads listens for all. As in the
-pool of the blocking driver there is no lock: a signal handler may raise an exception between any
-two steps, and a process may be forked at any time.
+pool of the blocking driver there is no lock, since a signal handler may raise an exception between
+any two steps, and the process may be forked at any time.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ logger = StructuredLogger("roost.client.waiting")
 
 CHANNEL = "roost_finished"
 
-TURN = 0.5
-"""Seconds that a thread listens before it lets another one have its turn."""
+MAX_TURN = 0.5
+"""Seconds that a thread listens before it passes the turn to another."""
 
-LOOK_INTERVAL = 1.0
-"""Seconds between two looks whether the listening thread has gone without saying so."""
+HOLDER_CHECK_INTERVAL = 1.0
+"""Seconds between two checks whether the listening thread has left without passing its turn."""
 
-LOOK_TIMEOUT = 1.0
-"""Seconds that the first look at the job may take at least, however short the caller's timeout."""
+FIRST_QUERY_TIMEOUT = 1.0
+"""Seconds that the first query may take even if the caller's timeout is shorter."""
 
 
 class SyncWaiting:
@@ -43,31 +43,33 @@ class SyncWaiting:
     def wait(
         self,
         job_id: int,
-        look: Callable[[float], JobOutcome | None],
+        query: Callable[[float], JobOutcome | None],
         *,
         deadline: float,
         poll_interval: float,
     ) -> JobOutcome | None:
-        """Return the outcome when there is one; ``None`` at the deadline.
+        """Return the job's outcome; ``None`` at the deadline.
 
-        :param look: asks the database, within the seconds that it is given.
+        :param query: returns the outcome, or ``None`` if the job has not ended; it gets the seconds
+            that it may take.
         :param deadline: by ``time.monotonic``.
-        :raises DatabaseUnavailableError: no look had an answer before the deadline.
+        :param poll_interval: seconds between two queries without a notification.
+        :raises DatabaseUnavailableError: no query succeeded before the deadline.
         """
         state = self._states.get()
         waiter = _Waiter(job_id)
-        looked, failure = False, None
-        least = LOOK_TIMEOUT
+        answered, failure = False, None
+        shortest = FIRST_QUERY_TIMEOUT
         try:
             state.waiters[waiter] = None
             while True:
-                waiter.told = False
+                waiter.needs_query = False
                 try:
-                    outcome = look(max(deadline - monotonic(), least))
-                    looked = True
+                    outcome = query(max(deadline - monotonic(), shortest))
+                    answered = True
                 except DatabaseUnavailableError as error:
                     logger.warning(
-                        "can't look for job %(job_id)d now: %(error)s",
+                        "can't query job %(job_id)d now: %(error)s",
                         job_id=job_id,
                         error=str(error),
                     )
@@ -75,34 +77,36 @@ class SyncWaiting:
                 if outcome is not None:
                     return outcome
                 if monotonic() >= deadline:
-                    if failure is not None and not looked:
+                    if failure is not None and not answered:
                         raise failure
                     return None
-                self._hear(state, waiter, until=min(monotonic() + poll_interval, deadline))
-                least = 0.05
+                self._wait_for_wakeup(
+                    state, waiter, until=min(monotonic() + poll_interval, deadline)
+                )
+                shortest = 0.05
         finally:
-            waiter.left = True
+            waiter.has_left = True
             state.waiters.pop(waiter, None)
             self._leave(state, waiter)
 
-    def _hear(self, state: _State, waiter: _Waiter, *, until: float) -> None:
-        """Return when it is time to look: at ``until``, or before; listen if no other thread is."""
+    def _wait_for_wakeup(self, state: _State, waiter: _Waiter, *, until: float) -> None:
+        """Return when it is time to query, at ``until`` at the latest; listen if no thread does."""
         can_listen = True
-        while not waiter.told and (left := until - monotonic()) > 0:
+        while not waiter.needs_query and (left := until - monotonic()) > 0:
             turn = state.turn
             holder = turn.take(waiter) if can_listen else None
             if holder is waiter:
                 can_listen = self._listen(state, turn, waiter, left)
-            elif holder is not None and holder.left:
-                state.turn = turn.following()
+            elif holder is not None and holder.has_left:
+                state.turn = turn.next_turn()
             else:
                 try:
-                    waiter.bell.get(timeout=min(left, LOOK_INTERVAL))
+                    waiter.wakeups.get(timeout=min(left, HOLDER_CHECK_INTERVAL))
                 except Empty:
                     continue
 
     def _listen(self, state: _State, turn: _Turn, waiter: _Waiter, left: float) -> bool:
-        """Listen for all, for a while, and pass the turn on; ``False``: it is impossible now."""
+        """Listen for all for a while, then pass the turn; ``False``: can't listen now."""
         listener = turn.listener
         kept: SyncListener | None = None
         try:
@@ -110,77 +114,85 @@ class SyncWaiting:
                 listener = self._driver.listener(
                     [CHANNEL], application_name="roost wait", timeout=left
                 )
-                # What ended before this moment was not announced to it.
-                state.tell(None)
+                # It was not notified of jobs that ended before this moment.
+                state.mark_ended(None)
             else:
-                heard = listener.receive(timeout=min(left, TURN))
-                state.tell({notification.payload for notification in heard})
+                received = listener.receive(timeout=min(left, MAX_TURN))
+                state.mark_ended({notification.payload for notification in received})
             kept = listener
         except DatabaseUnavailableError as error:
-            logger.warning("not listening, looking only: %(error)s", error=str(error))
+            logger.warning(
+                "no listening connection, polling instead: %(error)s",
+                error=str(error),
+            )
         finally:
-            following = turn.following()
+            following = turn.next_turn()
             following.listener = kept
             state.turn = following
-            state.call_another(waiter)
+            state.wake_another(waiter)
             if kept is None and listener is not None:
                 listener.close()
         return kept is not None
 
     def _leave(self, state: _State, waiter: _Waiter) -> None:
-        """Close the listening connection if no other thread waits; else call one to listen."""
+        """Wake another thread to listen; close the listening connection if there is none."""
         if state.waiters:
-            state.call_another(waiter)
+            state.wake_another(waiter)
             return
         turn = state.turn
         if turn.listener is not None and turn.take(waiter) is waiter:
-            state.turn = turn.following()
+            state.turn = turn.next_turn()
             turn.listener.close()
 
 
 @attrs.define(eq=False)
 class _Waiter:
-    """One call that waits. ``told``: look at the job now. ``left``: it waits no more."""
+    """One call that waits.
+
+    :ivar needs_query: a notification says that the job has ended, or that it may have.
+    :ivar has_left: the call has ended.
+    :ivar wakeups: an item wakes the thread.
+    """
 
     job_id: int
-    told: bool = False
-    left: bool = False
-    bell: SimpleQueue[None] = attrs.field(factory=SimpleQueue)
+    needs_query: bool = False
+    has_left: bool = False
+    wakeups: SimpleQueue[None] = attrs.field(factory=SimpleQueue)
 
 
 class _Turn:
-    """The right to listen. Its first taker has it, and passes it on by making the following one."""
+    """The right to listen. The first thread that takes it holds it; it passes on the next turn."""
 
     listener: SyncListener | None = None
 
     def take(self, waiter: _Waiter) -> _Waiter:
-        """Return who has it: ``waiter``, unless another was first."""
+        """Return the holder: ``waiter``, unless another thread was first."""
         holder: _Waiter = self.__dict__.setdefault("holder", waiter)
         return holder
 
-    def following(self) -> _Turn:
-        """Return the turn after this one, the same one to all who ask."""
+    def next_turn(self) -> _Turn:
+        """Return the turn after this one, the same to every caller."""
         following: _Turn = self.__dict__.setdefault("next", _Turn())
         return following
 
 
 @attrs.define(eq=False)
 class _State:
-    """What one process has."""
+    """The waiters of one process."""
 
     waiters: dict[_Waiter, None] = attrs.field(factory=dict)
     turn: _Turn = attrs.field(factory=_Turn)
 
-    def tell(self, ended: set[str] | None) -> None:
-        """Let the waiters of these jobs look, or all of them."""
+    def mark_ended(self, ended: set[str] | None) -> None:
+        """Wake the waiters of these jobs; ``None``: all waiters."""
         for waiter in list(self.waiters):
             if ended is None or str(waiter.job_id) in ended:
-                waiter.told = True
-                waiter.bell.put(None)
+                waiter.needs_query = True
+                waiter.wakeups.put(None)
 
-    def call_another(self, leaving: _Waiter) -> None:
-        """Wake one waiter, which goes on listening."""
+    def wake_another(self, leaving: _Waiter) -> None:
+        """Wake one waiter, which continues listening."""
         for waiter in list(self.waiters):
-            if waiter is not leaving and not waiter.told:
-                waiter.bell.put(None)
+            if waiter is not leaving and not waiter.needs_query:
+                waiter.wakeups.put(None)
                 return

@@ -1,8 +1,8 @@
-"""Wait for jobs to end, any number of waiters on one listening connection.
+"""Wait for jobs to end: any number of waiters share one listening connection.
 
-There is no background task: one of the waiters listens for all, and when it leaves another goes on
-with the same connection. The last to leave closes it. A waiter also looks by itself from time to
-time, so that a notification that gets lost costs a ``poll_interval`` and no more.
+There is no background task. One of the waiters receives the notifications for all; when it leaves,
+another continues with the same connection. The last waiter closes the connection. Each waiter also
+queries its job every ``poll_interval`` seconds, in case a notification is lost.
 """
 
 from __future__ import annotations
@@ -23,22 +23,25 @@ logger = StructuredLogger("roost.client.waiting")
 
 CHANNEL = "roost_finished"
 
-LOOK_TIMEOUT = 1.0
-"""Seconds that the first look at the job may take at least, however short the caller's timeout."""
+FIRST_QUERY_TIMEOUT = 1.0
+"""Seconds that the first query may take even if the caller's timeout is shorter."""
 
 
 @attrs.define(eq=False)
 class _Waiter:
-    """One call that waits. ``told``: the job has ended. ``called``: look at what changed.
+    """One call that waits.
 
-    ``answered``: the database has said at least once that the job has not ended.
+    :ivar needs_query: a notification says that the job has ended.
+    :ivar answered: a query has succeeded at least once.
+    :ivar failure: the last error of a query.
+    :ivar wakeup: set when ``needs_query`` or the receiver has changed.
     """
 
     job_id: int
-    told: bool = False
+    needs_query: bool = False
     answered: bool = False
     failure: DatabaseUnavailableError | None = None
-    called: anyio.Event = attrs.field(factory=anyio.Event)
+    wakeup: anyio.Event = attrs.field(factory=anyio.Event)
 
 
 class Waiting:
@@ -50,42 +53,46 @@ class Waiting:
         self._listener: Listener | None = None
         self._listener_exit: AsyncExitStack | None = None
         self._connecting = anyio.Lock()
-        self._pump: _Waiter | None = None
+        self._receiver: _Waiter | None = None
 
     async def wait(
         self,
         job_id: int,
-        look: Callable[[], Awaitable[JobOutcome | None]],
+        query: Callable[[], Awaitable[JobOutcome | None]],
         *,
         timeout: float,
         poll_interval: float,
     ) -> JobOutcome | None:
-        """Return the outcome when ``look`` has one; a cancel leaves nothing behind.
+        """Return the job's outcome, or ``None`` after ``timeout``; a cancel leaves nothing behind.
 
-        :param timeout: seconds, or ``math.inf``. Then ``None`` is returned; the first look may take
-            ``LOOK_TIMEOUT`` seconds even if this is shorter.
-        :raises DatabaseUnavailableError: no look had an answer in this time.
+        :param query: returns the outcome, or ``None`` if the job has not ended.
+        :param timeout: seconds, or ``math.inf``. The first query may take ``FIRST_QUERY_TIMEOUT``
+            seconds even if this is shorter.
+        :param poll_interval: seconds between two queries without a notification.
+        :raises DatabaseUnavailableError: no query succeeded in this time.
         """
         waiter = _Waiter(job_id)
         deadline = anyio.current_time() + timeout
         self._waiters[waiter] = None
         try:
-            with anyio.CancelScope(deadline=max(deadline, anyio.current_time() + LOOK_TIMEOUT)):
-                if (outcome := await self._look(waiter, look)) is not None:
+            with anyio.CancelScope(
+                deadline=max(deadline, anyio.current_time() + FIRST_QUERY_TIMEOUT)
+            ):
+                if (outcome := await self._query(waiter, query)) is not None:
                     return outcome
             with anyio.CancelScope(deadline=deadline):
                 while True:
-                    waiter.told = False
-                    # Listen first, then look: what ends in between is heard.
-                    if (outcome := await self._look(waiter, look, self._listen)) is not None:
+                    waiter.needs_query = False
+                    # Listen first, then query, so that no end in between is missed.
+                    if (outcome := await self._query(waiter, query, self._listen)) is not None:
                         return outcome
                     with anyio.move_on_after(poll_interval):
-                        await self._hear(waiter)
+                        await self._wait_for_wakeup(waiter)
         finally:
             del self._waiters[waiter]
-            if self._pump is None:
-                # It may have been called to listen, and leaves instead.
-                self._call_another(waiter)
+            if self._receiver is None:
+                # It may have been woken to receive, and leaves instead.
+                self._wake_another(waiter)
             if not self._waiters:
                 with shielded(CLEANUP_TIMEOUT):
                     await self._stop_listening()
@@ -94,20 +101,20 @@ class Waiting:
             raise waiter.failure or DatabaseUnavailableError(message)
         return None
 
-    async def _look(
+    async def _query(
         self,
         waiter: _Waiter,
-        look: Callable[[], Awaitable[JobOutcome | None]],
+        query: Callable[[], Awaitable[JobOutcome | None]],
         prepare: Callable[[], Awaitable[None]] | None = None,
     ) -> JobOutcome | None:
-        """Look at the job; ``None``: it has not ended, or the database is away."""
+        """Return the outcome; ``None``: the job has not ended, or the database is unavailable."""
         try:
             if prepare is not None:
                 await prepare()
-            outcome = await look()
+            outcome = await query()
         except DatabaseUnavailableError as error:
             logger.warning(
-                "can't look for job %(job_id)d now: %(error)s",
+                "can't query job %(job_id)d now: %(error)s",
                 job_id=waiter.job_id,
                 error=str(error),
             )
@@ -116,40 +123,43 @@ class Waiting:
         waiter.answered = True
         return outcome
 
-    async def _hear(self, waiter: _Waiter) -> None:
-        """Return when the waiter's job has ended; listen for all if nobody does."""
-        while not waiter.told:
-            if self._pump is None and self._listener is not None:
-                self._pump = waiter
+    async def _wait_for_wakeup(self, waiter: _Waiter) -> None:
+        """Return when the waiter's job has ended; receive for all if no other waiter does."""
+        while not waiter.needs_query:
+            if self._receiver is None and self._listener is not None:
+                self._receiver = waiter
                 try:
                     await self._receive(self._listener)
                 finally:
-                    self._pump = None
-                    self._call_another(waiter)
+                    self._receiver = None
+                    self._wake_another(waiter)
             else:
-                await waiter.called.wait()
-                waiter.called = anyio.Event()
+                await waiter.wakeup.wait()
+                waiter.wakeup = anyio.Event()
 
     async def _receive(self, listener: Listener) -> None:
-        """Pass on what arrives once."""
+        """Receive one batch of notifications and wake the waiters that it concerns."""
         try:
-            heard = await listener.receive()
+            received = await listener.receive()
         except DatabaseUnavailableError as error:
-            logger.warning("not listening, looking only: %(error)s", error=str(error))
+            logger.warning(
+                "no listening connection, polling instead: %(error)s",
+                error=str(error),
+            )
             if self._listener is listener:
                 await self._stop_listening()
             return
-        ended = {notification.payload for notification in heard}
+        ended = {notification.payload for notification in received}
         for waiter in self._waiters:
             if str(waiter.job_id) in ended:
-                waiter.told = True
-                waiter.called.set()
+                waiter.needs_query = True
+                waiter.wakeup.set()
 
-    def _call_another(self, leaving: _Waiter) -> None:
-        """Wake one waiter that goes on listening."""
+    def _wake_another(self, leaving: _Waiter) -> None:
+        """Wake one waiter, which becomes the receiver."""
         for waiter in self._waiters:
-            if waiter is not leaving and not waiter.told:
-                waiter.called.set()
+            if waiter is not leaving and not waiter.needs_query:
+                waiter.wakeup.set()
                 return
 
     async def _listen(self) -> None:

@@ -1,8 +1,9 @@
-"""A pydantic model as a job's args: written so that the worker reads it back equal, or refused.
+"""Dump a pydantic model as a job's args, so that the worker reads back an equal model.
 
-A model may be written in a way that it can't read (`SecretStr`, computed fields that are forbidden
-as input, ``Json[...]``, aliases, serializers of the user's). So what was written is read again and
-compared. Models whose fields all are of plain types are not: they are known by their class.
+Some models can't read what they write: `SecretStr`, computed fields that are forbidden as input,
+``Json[...]``, aliases, custom serializers. So each dump is read again and compared, and a model
+that differs is refused. Models whose fields all have plain types need no check; this is remembered
+for each class.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from roost.exceptions import InvalidJobError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# Its fields are written by their names; a dict that a user passed may have aliases.
+# Models are dumped with field names; a dict that a user passed may have aliases.
 _BY_NAME: dict[str, Any] = {"by_name": True, "by_alias": True}
 
 _Options = Mapping[str, Any]
-# A value that is not of its field's type (model_construct, an assignment) is an error.
+# "error": refuse a value that is not of its field's type (from model_construct, an assignment).
 _WAYS: tuple[_Options, ...] = (
     {"by_alias": False, "warnings": "error"},
     # Without computed fields, and Json[...] as the text that it is read from.
@@ -39,25 +40,26 @@ _WAYS: tuple[_Options, ...] = (
 def read_model(model: type[Model], text: str) -> Model:
     """Return the model of a job's args, which are JSON text.
 
-    Read as JSON, not as Python values: so a strict model takes the text of a UUID or a time.
+    It is validated as JSON, not as Python values, so that a strict model accepts the text of a UUID
+    or a time.
 
-    :raises ValidationError: pydantic's, or whatever a validator of the user's raises.
+    :raises ValidationError: pydantic's; a user's validator may raise other errors.
     """
     try:
         return model.model_validate_json(text, **_BY_NAME)
     except ValidationError as error:
         if error.errors(include_url=False, include_input=False)[0]["type"] != "json_invalid":
             raise
-    # Its parser stops at a depth that Postgres and `decode` don't.
+    # pydantic's parser refuses deep nesting that Postgres and `decode` accept.
     from roost._model.codec import decode
 
     return model.model_validate(decode(text), **_BY_NAME)
 
 
 def handler_arguments(model: BaseModel, *, accepted: frozenset[str] | None) -> dict[str, Any]:
-    """Return what a handler gets of its model: its fields, and extra ones that it has a name for.
+    """Return a handler's keyword arguments: the model's fields and the extra ones it accepts.
 
-    :param accepted: the handler's parameters; ``None``: it takes any keyword.
+    :param accepted: the handler's parameters; ``None``: it accepts any keyword.
     """
     arguments = {name: getattr(model, name) for name in type(model).model_fields}
     extra = model.__pydantic_extra__ or {}
@@ -67,11 +69,12 @@ def handler_arguments(model: BaseModel, *, accepted: frozenset[str] | None) -> d
 
 
 def dump_model(args: BaseModel, *, reader: type[BaseModel] | None) -> dict[str, Any]:
-    """Return a model as a dict of JSON values that reads back equal.
+    """Return a model as a dict of JSON values from which an equal model is read.
 
-    :param reader: the handler's model, if it is known here; else the model itself stands for it.
-    :raises InvalidJobError: the model would arrive as another, or can't be written. The message
-        names the field and no value.
+    :param reader: the handler's model, or ``None`` if it is not known here; then the model's own
+        class is used.
+    :raises InvalidJobError: the model can't be dumped, or would be read as a different one. The
+        message names the field and no value.
     """
     model = type(args)
     if reader is None or reader is model:
@@ -87,7 +90,7 @@ def dump_model(args: BaseModel, *, reader: type[BaseModel] | None) -> dict[str, 
             refused = refused or error
         else:
             return dumped
-    assert refused is not None  # noqa: S101  (there are ways)
+    assert refused is not None  # noqa: S101  (there is a first way)
     raise refused
 
 
@@ -95,7 +98,7 @@ def _dump(args: BaseModel, way: _Options) -> dict[str, Any]:
     name = type(args).__name__
     try:
         dumped: object = args.model_dump(mode="json", **way)
-    except Exception as error:  # users' serializers run here
+    except Exception as error:  # user-defined serializers run here
         raise InvalidJobError(f"args can't be stored: {name}: {error}") from error
     if not isinstance(dumped, dict):
         raise InvalidJobError(
@@ -113,15 +116,15 @@ def _check_reads_back(
     for name in (*model.model_fields, *(args.__pydantic_extra__ or ())):
         if not _equal(_value(args, name), _value(same, name)):
             raise InvalidJobError(
-                f"args would not arrive as they are: the field {name!r} of {model.__name__} "
-                f"reads back as another value{_hint(_value(args, name))}"
+                f"args would change on the way: the field {name!r} of {model.__name__} is read "
+                f"back as another value{_hint(_value(args, name))}"
             )
     if reader is not model:
         read = _read(reader, text)
         if from_json(_as_text(_dump(read, way))) != from_json(text):
             raise InvalidJobError(
-                f"args would not arrive as they are: {model.__name__} has fields that the "
-                f"handler's {reader.__name__} reads differently or leaves out"
+                f"args would change on the way: {model.__name__} has fields that the handler's "
+                f"{reader.__name__} reads differently or ignores"
             )
 
 
@@ -137,14 +140,14 @@ def _read(model: type[BaseModel], text: str) -> BaseModel:
         return read_model(model, text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
+        place = ".".join(map(str, first["loc"])) or "the top level"
         raise InvalidJobError(
-            f"args would not arrive: {model.__name__} does not read what it writes, "
-            f"at {place}: {first['msg']}"
+            f"args could not be read by the handler: {model.__name__} does not accept its own "
+            f"dump, at {place}: {first['msg']}"
         ) from None
-    except Exception as error:  # users' validators run here
+    except Exception as error:  # user-defined validators run here
         raise InvalidJobError(
-            f"args would not arrive: reading {model.__name__} raised {type(error).__name__}"
+            f"args could not be read by the handler: {model.__name__} raised {type(error).__name__}"
         ) from error
 
 
@@ -161,7 +164,7 @@ def _equal(value: object, other: object) -> bool:
 
 
 def _arrives_as(sent: type, read: type) -> bool:
-    # A subclass of a plain type, such as pendulum's times, arrives as the plain type.
+    # A subclass of a plain type, such as pendulum's times, is read back as the plain type.
     return sent is read or (
         read in _PLAIN and issubclass(sent, read) and not issubclass(sent, (Enum, bool))
     )
@@ -169,7 +172,7 @@ def _arrives_as(sent: type, read: type) -> bool:
 
 def _hint(value: object) -> str:
     if hasattr(value, "get_secret_value"):
-        return ": a secret is masked in JSON; store it elsewhere and pass what finds it"
+        return ": a secret is masked in JSON; store it elsewhere and pass its key"
     if isinstance(value, datetime) and _has_odd_offset(value):
         return ": its UTC offset has seconds; pass value.astimezone(UTC)"
     return ""
@@ -180,10 +183,11 @@ _PLAIN_CONFIG = frozenset(("frozen", "title", "strict", "validate_assignment", "
 
 
 class _PlainField(NamedTuple):
-    """What the value of a plain model's field must still be asked for.
+    """A field of a plain model.
 
-    :param kind: its type.
-    :param inside: of a container, the type of its items or values.
+    :param kind: the field's type.
+    :param inside: for a container, the type of its items or values.
+    :param nullable: whether it may be ``None``.
     """
 
     name: str
@@ -196,7 +200,7 @@ _known: WeakKeyDictionary[type[BaseModel], tuple[_PlainField, ...] | None] = Wea
 
 
 def _plain_fields(model: type[BaseModel]) -> tuple[_PlainField, ...] | None:
-    """Return what is known of a plain model's class; ``None``: it is not plain."""
+    """Return the fields of a model whose fields all have plain types; else ``None``."""
     try:
         return _known[model]
     except KeyError:
@@ -205,7 +209,7 @@ def _plain_fields(model: type[BaseModel]) -> tuple[_PlainField, ...] | None:
 
 
 def _has_plain_values(args: BaseModel, fields: tuple[_PlainField, ...]) -> bool:
-    """Say whether the values are what the fields say; nothing that was not validated is."""
+    """Return whether each value has its field's type; values may have skipped validation."""
     values = vars(args)
     for name, kind, inside, nullable in fields:
         value: Any = values.get(name)
@@ -236,7 +240,7 @@ def _examine(model: type[BaseModel]) -> tuple[_PlainField, ...] | None:
 
 
 def _examine_field(name: str, field: FieldInfo) -> _PlainField | None:
-    """Return what is known of a field; ``None``: it is not plain."""
+    """Return the field if its type is plain and it has no options; else ``None``."""
     names = (field.alias, field.validation_alias, field.serialization_alias)
     if any(alias is not None for alias in names) or field.exclude or field.metadata:
         return None
@@ -253,7 +257,7 @@ def _examine_field(name: str, field: FieldInfo) -> _PlainField | None:
 
 
 def _has_code_of_its_own(model: type[BaseModel]) -> bool:
-    """Say whether a model is read or written in its own way, by its settings or its methods."""
+    """Return whether a model's config or methods change how it is validated or dumped."""
     config = {**model.model_config}
     if config.pop("extra", "ignore") == "allow" or not config.keys() <= _PLAIN_CONFIG:
         return True
@@ -267,7 +271,7 @@ def _has_code_of_its_own(model: type[BaseModel]) -> bool:
 
 
 def _is_inherited(model: type[BaseModel], name: str) -> bool:
-    """Say whether a method is `BaseModel`'s."""
+    """Return whether a method is inherited from `BaseModel`."""
     return not any(name in vars(base) for base in model.__mro__[: -len(BaseModel.__mro__)])
 
 

@@ -1,8 +1,8 @@
-"""JSON in and out: what users pass and return, as text that ``jsonb`` takes.
+"""Encode values as JSON text that ``jsonb`` accepts, and decode it.
 
-pydantic's serializer does the work (UUID, datetime, Decimal, dataclasses, models). It also writes
-things that ``jsonb`` refuses or that don't come back as they went in; those are found here, before
-the database sees them: NaN and infinities, NUL and lone surrogates, keys that aren't strings.
+pydantic serializes UUID, datetime, Decimal, dataclasses and models. It also writes values that
+``jsonb`` refuses or that would be read back changed. This module refuses them before the database
+is used: NaN and infinities, NUL and lone surrogates, keys that are not strings.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 MAX_DEPTH = 200
-"""Deeper nesting than this is refused; Postgres's own parser gives up at about 6,000."""
+"""Levels of nesting that are accepted; Postgres's parser accepts about 6,000."""
 MAX_DIGITS = 4_000
-"""Of a whole number: Python reads 4,300 and Postgres 131,072."""
+"""Digits of a whole number that are accepted; Python reads 4,300 and Postgres 131,072."""
 _MANY_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 
 
 class EncodingError(ValueError):
-    """The value has no JSON form that ``jsonb`` accepts; the message says where and why."""
+    """A value has no JSON form that ``jsonb`` accepts; the message says where and why."""
 
 
 def encode(value: object) -> str:
-    """Return what is sent to a handler as JSON text.
+    """Return args or metadata as JSON text.
 
-    :raises EncodingError: it can't be stored, or would arrive as something else.
+    :raises EncodingError: the value can't be stored, or would be read back as another.
     """
     return _encode(value, _check_sent)
 
 
 def encode_result(value: object) -> str:
-    """Return what a handler returned as JSON text; of bytes and secrets, what pydantic makes.
+    """Return a handler's result as JSON text; bytes and secrets are written as pydantic does.
 
-    :raises EncodingError: it can't be stored.
+    :raises EncodingError: the value can't be stored.
     """
     return _encode(value, _check_offset)
 
@@ -56,10 +56,10 @@ def _encode(value: object, check: _Check) -> str:
     except (PydanticSerializationError, ValueError, RecursionError) as error:
         raise EncodingError(str(error)) from error
     except Exception as error:
-        # Users' own mappings, properties and serializers run here.
+        # User-defined mappings, properties and serializers run here.
         kind = type(error).__name__
-        raise EncodingError(f"{kind} while it was read: {_message(error)}") from error
-    # Rare markers first; only a text that has one is looked at closely.
+        raise EncodingError(f"reading it raised {kind}: {_message(error)}") from error
+    # Only a text that has one of these rare markers is parsed and checked.
     if (
         "NaN" in text
         or "Infinity" in text
@@ -82,17 +82,17 @@ def decode(text: str) -> Any:
     try:
         return from_json(text)
     except TypeError:
-        raise ValueError("the stored text is no UTF-8") from None
+        raise ValueError("the stored text is not UTF-8") from None
     except ValueError:
-        # It stops at 200 levels. What `_check_keys` can't look into, an iterator or a serializer of
-        # the user's, is written up to 255 levels deep.
+        # pydantic's parser accepts 200 levels. An iterator or a user's serializer, which
+        # `_check_keys` can't inspect, is written up to 255 levels deep.
         return json.loads(text)
 
 
 def _is_plain(value: object, depth: int) -> bool:
-    """Say whether it is of dicts and lists only, with keys that are strings and not too deep.
+    """Return whether it consists of dicts with text keys, lists and scalars, and is not too deep.
 
-    That is most of what is sent, and it takes a third of the time of looking closely.
+    Most values do, and this takes a third of the time of `_check_keys`.
     """
     if depth > MAX_DEPTH:
         return False
@@ -107,7 +107,7 @@ def _is_plain(value: object, depth: int) -> bool:
     else:
         return False
     for item in items:
-        # The exact type first, which is cheaper to ask for.
+        # The exact type first: that test is cheaper.
         if type(item) in _PLAIN or isinstance(item, _LEAVES):
             continue
         if not _is_plain(item, depth + 1):
@@ -118,7 +118,7 @@ def _is_plain(value: object, depth: int) -> bool:
 def _check_keys(value: object, path: str, depth: int, check: _Check) -> None:
     if depth > MAX_DEPTH:
         raise EncodingError(f"nested deeper than {MAX_DEPTH} levels")
-    # An exact type first: to ask for the abstract one costs more than all the rest.
+    # The exact type first: the test for the abstract class costs more than all the rest.
     if type(value) is dict or isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -130,7 +130,7 @@ def _check_keys(value: object, path: str, depth: int, check: _Check) -> None:
             if not isinstance(item, _LEAVES):
                 _check_keys(item, f"{path}[{index}]", depth + 1, check)
     elif isinstance(value, BaseModel):
-        # Its own serializers write bytes.
+        # A model's serializers may write bytes.
         inside = _check_in_model if check is _check_sent else check
         for name, item in value:
             if not isinstance(item, _LEAVES):
@@ -140,7 +140,7 @@ def _check_keys(value: object, path: str, depth: int, check: _Check) -> None:
 
 
 def _check_sent(value: object, path: str) -> None:
-    """Refuse what pydantic would write as something else, without a word."""
+    """Refuse values that pydantic would silently write as another."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise EncodingError(
             f"bytes{_at(path)} have no JSON form: pass text (value.decode(), base64), or a model "
@@ -152,7 +152,7 @@ def _check_sent(value: object, path: str) -> None:
 def _check_in_model(value: object, path: str) -> None:
     if hasattr(type(value), "get_secret_value"):
         raise EncodingError(
-            f"a secret{_at(path)} is masked in JSON: store it elsewhere and pass what finds it"
+            f"a secret{_at(path)} is masked in JSON: store it elsewhere and pass its key"
         )
     _check_offset(value, path)
 
@@ -163,7 +163,7 @@ def _check_offset(value: object, path: str) -> None:
     offset = value.utcoffset()
     if offset is not None and offset % _MINUTE:
         raise EncodingError(
-            f"the UTC offset {offset}{_at(path)} has seconds, which JSON has no form for; "
+            f"the UTC offset {offset}{_at(path)} has seconds, which JSON can't express; "
             "pass value.astimezone(UTC)"
         )
 

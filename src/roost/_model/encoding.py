@@ -1,4 +1,4 @@
-"""From a `JobInsert` to the record that an enqueue sends: every value checked, all of it JSON."""
+"""Encode jobs as the JSON that an enqueue sends; every value is checked."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from roost.exceptions import InvalidJobError
 class Batch:
     """Several jobs, encoded for one statement.
 
-    :param text: JSON: an array of records; or, ``homogeneous``, an object of ``common``, the
-        record of what all have in common, ``args``, an array, and maybe ``keys``, the unique keys.
+    :param text: JSON: an array with a record for each job. If ``homogeneous``, an object instead:
+        ``common``, the record of the columns that all jobs share; ``args``, an array; and
+        ``keys``, an array of unique keys, if there are any.
+    :param homogeneous: whether the jobs differ in args and unique keys only.
     """
 
     text: str
@@ -43,7 +45,7 @@ def encode_batch(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = N
 
 
 def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | None) -> str | None:
-    """Return jobs that differ in args and keys only; ``None``: they don't, or one is refused."""
+    """Return the jobs as one object; ``None`` if they differ in more, or one is invalid."""
     first = jobs[0] if jobs else None
     if first is None or first.depends_on:
         return None
@@ -66,12 +68,12 @@ def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | N
             for args_of_one in args:
                 _check_size(first, args_of_one, first.metadata, maximum)
     except (InvalidJobError, EncodingError):
-        return None  # `encode_jobs` says which job it is
+        return None  # `encode_jobs` finds the invalid job
     return text
 
 
 def _is_like(job: JobInsert, first: JobInsert) -> bool:
-    """Say whether two jobs differ in args and key only.
+    """Return whether two jobs differ in args and unique key only.
 
     Every other column stands here: a loop over their names takes twice as long, 0.5 instead of
     0.2 µs a job (November 2026).
@@ -100,7 +102,7 @@ def _equal(value: object, other: object) -> bool:
 
 
 def _equal_tags(tags: object, checked: object) -> bool:
-    """Say whether ``tags`` are those that were checked; a task's defaults are a new list each."""
+    """Return whether two lists of text are equal, item types included."""
     return (
         type(tags) is list
         and type(checked) is list
@@ -110,7 +112,7 @@ def _equal_tags(tags: object, checked: object) -> bool:
 
 
 def _equal_metadata(metadata: object, checked: object) -> bool:
-    """Say whether two flat dicts are equal; a nested one is equal only to itself."""
+    """Return whether two flat dicts are equal; a nested dict is equal only to itself."""
     return (
         type(metadata) is dict
         and type(checked) is dict
@@ -125,16 +127,16 @@ def _equal_metadata(metadata: object, checked: object) -> bool:
 
 
 _COMPARED = frozenset((str, int, bool, type(None)))
-"""Not floats: 0.0 == -0.0."""
+"""No floats, since 0.0 == -0.0."""
 
 
 def encode_jobs(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = None) -> str:
     """Return the jobs as one JSON array, for one statement.
 
-    :param registry: where the models of the tasks' handlers are looked up; a model that is passed
-        as args must read back equal as the handler's.
-    :raises InvalidJobError: a value can't be stored; the message names it, and its place when
-        there are several jobs.
+    :param registry: has the models of the tasks' handlers. A model that is passed as args must be
+        read back equal by the handler's model.
+    :raises InvalidJobError: a value can't be stored. The message names it, and the job's position
+        if there are several.
     """
     records = []
     for index, job in enumerate(jobs):
@@ -145,7 +147,7 @@ def encode_jobs(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = No
     try:
         text = encode(records)
     except EncodingError:
-        # Which job it was is asked only now, so that good batches are encoded in one call.
+        # The invalid job is searched only now, so that valid batches are encoded in one call.
         for index, (job, record) in enumerate(zip(jobs, records, strict=True)):
             refused = _why_refused(job, record)
             if refused is not None:
@@ -167,7 +169,7 @@ def _max_args_bytes(registry: HandlerRegistry | None) -> int:
 
 
 def _may_exceed(text: str, maximum: int) -> bool:
-    """Say whether a job of this text may be too large; each is measured only then."""
+    """Return whether a job of this text may be too large; only then is each job measured."""
     return (len(text) if text.isascii() else 4 * len(text)) > maximum
 
 
@@ -176,8 +178,8 @@ def _check_size(job: JobInsert, args: object, metadata: object, maximum: int) ->
     if size > maximum:
         raise InvalidJobError(
             f"args and metadata of task {job.task!r} are {size:,} bytes of JSON, more than "
-            f"max_args_bytes of the registry ({maximum:,}): store them elsewhere and pass what "
-            "finds them, or raise the limit"
+            f"max_args_bytes of the registry ({maximum:,}): store the data elsewhere and pass "
+            "its key, or raise the limit"
         )
 
 
@@ -190,7 +192,7 @@ def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
 
 
 def _dumped_args(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
-    """Return the args as a dict; a model's NaN stays one, and is refused later."""
+    """Return the args as a dict. NaN in a model stays NaN and is refused when it is encoded."""
     task, args = job.task, job.args
     if args is None:
         return {}
@@ -210,7 +212,7 @@ def _dumped_args(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, 
 
 
 def _check_extras(args: BaseModel, handler: Handler) -> None:
-    """Refuse extra fields that the handler has no parameter for: it would not get them."""
+    """Refuse extra fields of a model that the handler has no parameter for and would not get."""
     if handler.accepted is None:
         return
     lost = (args.__pydantic_extra__ or {}).keys() - handler.accepted

@@ -1,4 +1,4 @@
-"""What a user's function is: read once, when it is registered."""
+"""Inspect a user's function when it is registered."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ RunIn: TypeAlias = Literal["thread", "process"]
 
 
 def identity(func: Callable[..., Any]) -> tuple[int, int]:
-    """Return what stays the same each time that a function, or a bound method, is looked up."""
+    """Return a key that is the same each time a function, or a bound method, is looked up."""
     return id(getattr(func, "__self__", None)), id(getattr(func, "__func__", func))
 
 
 def is_async(func: Callable[..., Any]) -> bool:
-    """Say whether a call of ``func`` has to be awaited."""
+    """Return whether a call of ``func`` must be awaited."""
     while isinstance(func, functools.partial):
         func = func.func
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(
@@ -29,9 +29,10 @@ def is_async(func: Callable[..., Any]) -> bool:
 
 
 def check_run_in(name: str, func: Callable[..., Any], run_in: object, *, awaited: bool) -> None:
-    """Refuse a place to run in that ``func`` can't run in.
+    """Refuse a ``run_in`` that is unknown, or a process for a function that can't run in one.
 
-    :raises InvalidSettingError: it is async, or can't be found from another process.
+    :raises InvalidSettingError: see above. An async function, or one that is not at the top of a
+        module, can't run in a process.
     """
     if run_in not in ("thread", "process"):
         raise InvalidSettingError(f'run_in must be "thread" or "process", not {run_in!r}')
@@ -42,13 +43,13 @@ def check_run_in(name: str, func: Callable[..., Any], run_in: object, *, awaited
     qualname = getattr(func, "__qualname__", "<")
     if "<" in qualname:
         raise InvalidSettingError(
-            f"task {name!r} can't run in a process: only a function at the top of a module can be "
-            "found from there"
+            f"task {name!r} can't run in a process: another process finds functions at the top of "
+            "a module only"
         )
 
 
 def accepted_keywords(func: Callable[..., Any]) -> frozenset[str] | None:
-    """Return the names of the keywords that ``func`` takes; ``None``: any, or it can't be told."""
+    """Return the keywords that ``func`` accepts; ``None``: any, or they can't be read."""
     try:
         parameters = inspect.signature(func).parameters.values()
     except (TypeError, ValueError):
@@ -60,7 +61,7 @@ def accepted_keywords(func: Callable[..., Any]) -> frozenset[str] | None:
 
 
 def origin(func: Callable[..., Any]) -> tuple[str, str]:
-    """Where a function was written: the same for both copies of a module that is imported twice."""
+    """Return file and qualified name, the same for all imports of a module."""
     code = _code(func)
     inner = _inner(func)
     name = getattr(inner, "__qualname__", repr(inner))
@@ -68,24 +69,24 @@ def origin(func: Callable[..., Any]) -> tuple[str, str]:
 
 
 Run: TypeAlias = tuple[object, object]
-"""One run of a module: its names, and its spec, which a reload replaces."""
+"""One execution of a module: its globals, and its spec, which a reload replaces."""
 
 
 def run_of_module(func: Callable[..., Any]) -> Run:
-    """Return the run of its module that is defining ``func``; ask while it does."""
+    """Return the execution of the module that defines ``func``; valid only during it."""
     names = getattr(inspect.unwrap(_inner(func)), "__globals__", {})
     return names, names.get("__spec__")
 
 
 def is_same(known: Callable[..., Any], func: Callable[..., Any], *, run: Run) -> bool:
-    """Say whether ``func`` is what ``known`` is: itself, or its copy by a further import.
+    """Return whether ``func`` is ``known``, or a copy of it made by another import.
 
-    A module that is reloaded, or imported under a second name, runs its functions' definitions once
-    more: they stand in the same file under the same name. Within one run of a module that is not
-    enough: two lambdas, or two functions of one name, are told apart by their code. A closure that
-    is made several times is one function.
+    A module that is reloaded, or imported under a second name, defines its functions again, with
+    the same file and qualified name. Within one execution of a module their code must be the same,
+    too: that tells apart two lambdas, or two functions of one name. Closures of one definition
+    count as one function.
 
-    :param run: the run of its module that defined ``known``.
+    :param run: the execution of the module that defined ``known``.
     """
     if known is func:
         return True
@@ -100,14 +101,14 @@ def is_same(known: Callable[..., Any], func: Callable[..., Any], *, run: Run) ->
 
 
 def location(func: Callable[..., Any]) -> str:
-    """Return what a function is called and where it was written, for messages."""
+    """Return a function's name, file and line, for messages."""
     where = place(func)
     name = getattr(_inner(func), "__qualname__", None) or repr(_inner(func))
     return f"{name} ({where})" if where else name
 
 
 def place(func: Callable[..., Any]) -> str:
-    """Return file and line of a function; empty for what was not written in Python."""
+    """Return file and line of a function; empty if it is not written in Python."""
     code = _code(func)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
@@ -132,5 +133,5 @@ def _code(func: Callable[..., Any]) -> types.CodeType | None:
 
 
 def _is_interactive(func: Callable[..., Any]) -> bool:
-    """Say whether a function was typed in at a prompt, where it may be defined again."""
+    """Return whether a function was typed at a prompt, where users define functions again."""
     return hasattr(sys, "ps1") and getattr(func, "__module__", None) == "__main__"

@@ -1,4 +1,4 @@
-"""Refuse handlers that no job could call, where they are declared."""
+"""Refuse handlers, args models and cron args that don't fit together, at their declaration."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from roost.exceptions import InvalidSettingError
 
 
 def check_handler(name: str, func: object) -> None:
-    """Refuse what can't be a handler.
+    """Refuse an object that can't be a handler.
 
     :raises InvalidSettingError: it is a class, can't be called, or can't be called by keywords.
     """
     if isinstance(func, type):
         raise InvalidSettingError(
-            f"task {name!r}: @job decorates a function, and {func.__qualname__} of "
+            f"task {name!r}: @job decorates functions, and {func.__qualname__} of "
             f"{func.__module__} is a class"
         )
     if not callable(func):
@@ -29,15 +29,15 @@ def check_handler(name: str, func: object) -> None:
     for parameter in () if inspect.isbuiltin(func) else _parameters(func):
         if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
             raise InvalidSettingError(
-                f"task {name!r}: a handler is called by keywords, and {location(func)} takes "
-                f"{parameter.name!r} by its position only"
+                f"task {name!r}: a handler is called with keywords, and {parameter.name!r} of "
+                f"{location(func)} is positional-only"
             )
 
 
 def check_args_model(
     name: str, func: Callable[..., Any], args_model: object, *, job_parameter: str | None
 ) -> None:
-    """Refuse an ``args_model`` that is no model, or whose fields don't fit the handler.
+    """Refuse an ``args_model`` that is not a model, or whose fields don't fit the handler.
 
     :raises InvalidSettingError: see above.
     """
@@ -76,16 +76,16 @@ def check_cron_args(
 ) -> None:
     """Refuse a cron entry whose args its handler can't be called with.
 
-    :raises InvalidSettingError: the model does not take them, or without a model one is missing, or
-        the handler has no parameter for one.
+    :raises InvalidSettingError: the model does not accept them; or, without a model, one is
+        missing, or the handler has no parameter for one.
     """
     if args_model is not None:
         try:
             read_model(args_model, encode(dict(args)))
         except ValidationError as error:
             raise InvalidSettingError(
-                f"args of cron entry {name!r} are not what {args_model.__name__} of "
-                f"{location(func)} takes: {error}"
+                f"{args_model.__name__} of {location(func)} does not accept the args of cron entry "
+                f"{name!r}: {error}"
             ) from error
         return
     missing = {*_required(func)} - {*args, job_parameter}
@@ -107,7 +107,7 @@ def check_cron_args(
 _UNKNOWN: tuple[inspect.Parameter, ...] = (
     inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
 )
-"""What can't be read, such as a function of an extension, may take anything."""
+"""A function whose signature can't be read, such as one in C, may accept anything."""
 
 
 def _parameters(func: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:

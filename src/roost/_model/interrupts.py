@@ -1,4 +1,4 @@
-"""Tell a user's Ctrl-C from a ``KeyboardInterrupt`` that a job's own code raised."""
+"""Distinguish a user's Ctrl-C from a ``KeyboardInterrupt`` that a job's own code raised."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _RAISES = frozenset(
 
 
 def is_ctrl_c(error: BaseException) -> bool:
-    """Say whether ``error`` is a ``KeyboardInterrupt`` that the process's SIGINT handler raised.
+    """Return whether ``error`` is a ``KeyboardInterrupt`` raised by the process's SIGINT handler.
 
-    Then its traceback ends in that handler, whichever event loop installed it. Python's own handler
-    is written in C and has no frame: then the traceback ends where the signal came, which is no
-    ``raise`` statement.
+    If so, its traceback ends in that handler, whichever event loop installed it. Python's default
+    handler is written in C and has no frame; its traceback ends at the interrupted instruction,
+    which is not a ``raise``.
     """
     if not isinstance(error, KeyboardInterrupt) or error.__traceback__ is None:
         return False

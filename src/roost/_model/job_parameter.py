@@ -1,4 +1,4 @@
-"""Find the parameter of a handler that gets the running `Job`, by its annotation."""
+"""Find the parameter of a handler that is annotated with `Job` and gets the running job."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from roost._model.job import Job
 
 
 def job_parameter(func: Callable[..., Any]) -> str | None:
-    """Return the name of the parameter that is annotated with `Job`, if there is one.
+    """Return the name of the parameter that is annotated with `Job`, or ``None``.
 
-    ``Job | None``, ``Optional[Job]``, ``Annotated[Job, ...]`` and strings of these count too. An
-    annotation may name what exists for type checkers only; then its text decides.
+    ``Job | None``, ``Optional[Job]``, ``Annotated[Job, ...]`` and strings of these count too. If an
+    annotation can't be evaluated, since a name exists for type checkers only, its text decides.
 
     :param func: a function, a method, a `functools.partial` or an object with ``__call__``. A
-        parameter that a partial has bound is left alone.
+        parameter that a partial has bound is ignored.
     """
     bound: set[str] = set()
     while isinstance(func, functools.partial):
@@ -47,8 +47,8 @@ def _names_job(annotation: object, scope: dict[str, Any]) -> bool:
     if isinstance(annotation, str):
         text = annotation
         try:
-            annotation = eval(text, scope)  # noqa: S307  (the user's own source, as typing does)
-        except Exception:  # noqa: BLE001  (it may name what exists for type checkers only)
+            annotation = eval(text, scope)  # noqa: S307  (user's source; typing does the same)
+        except Exception:  # noqa: BLE001  (a name may exist for type checkers only)
             return _says_job(text)
         if isinstance(annotation, str):  # a string in a string
             return _says_job(annotation)
@@ -71,7 +71,7 @@ def _says_job(annotation: str | None) -> bool:
 
 
 def _is_job(node: ast.expr) -> bool:
-    """Say whether an expression is ``Job``, maybe with an alternative, by its names alone."""
+    """Return whether an expression is ``Job``, or has it as an alternative, by its names."""
     match node:
         case ast.Name(id="Job") | ast.Attribute(value=ast.Name(id="roost"), attr="Job"):
             return True

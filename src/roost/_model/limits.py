@@ -1,4 +1,4 @@
-"""Throttling a task over the fleet: what is allowed to be declared."""
+"""Check the limits that a task declares for all workers together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from roost.exceptions import InvalidSettingError
 
 
 def check_limits(rate_per_minute: int | None, max_concurrency: int | None) -> None:
-    """Refuse limits that can't be meant.
+    """Refuse limits that are out of their range.
 
     :raises InvalidSettingError: one is not a whole number ≥ 1, or more than the database can store.
     """

@@ -1,7 +1,7 @@
-"""Log lines whose message says everything, and whose data are fields of the record as well.
+"""Log lines with the data in the message and as fields of the record.
 
-An application with a plain format sees the data in the message; one that logs JSON gets each value
-by its name. The template of a message is constant, so that lines of one kind can be grouped.
+A plain formatter shows the data in the message; a JSON formatter gets each value by its name. The
+message template is constant, so that lines of one kind can be grouped.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 
 MAX_SHOWN = 20
-"""Entries of a list that a message shows; the field has them all."""
+"""Entries of a list that a message shows; the field has all."""
 
 
 class StructuredLogger:
     """A logger whose keywords fill the message and become fields of the record.
 
-    ``logger.warning("claim failed: %(error)s", error=str(error))`` makes a record whose message
-    shows the error and that has the attribute ``error``. The message is a literal that names each
-    keyword; a test holds that. Line breaks inside values are escaped in the message, so that a
-    value can't forge a line. Nothing is formatted when the level is off.
+    ``logger.warning("claim failed: %(error)s", error=str(error))`` logs a message that shows the
+    error, in a record with the attribute ``error``. The message is a literal that names each
+    keyword; a test checks that. Line breaks in values are escaped, so that a value can't forge a
+    line. Nothing is formatted while the level is off.
 
-    :param name: the name of the standard logger that is used, such as ``roost.worker.fetch``.
+    :param name: name of the standard logger, such as ``roost.worker.fetch``.
     """
 
     __slots__ = ("_logger",)
@@ -29,11 +29,11 @@ class StructuredLogger:
         self._logger = logging.getLogger(name)
 
     def is_enabled_for(self, level: int) -> bool:
-        """Say whether a line of ``level`` would be made; for callers whose data cost something."""
+        """Return whether ``level`` is on, for callers whose data are expensive."""
         return self._logger.isEnabledFor(level)
 
     def info(self, message: str, /, **data: object) -> None:
-        """Log what goes as it should."""
+        """Log normal progress."""
         self._log(logging.INFO, message, None, data)
 
     def warning(
@@ -45,19 +45,19 @@ class StructuredLogger:
         trace: str | None = None,
         **data: object,
     ) -> None:
-        """Log what Roost deals with by itself; ``trace`` is shown below the line."""
+        """Log a problem that Roost handles by itself; ``trace`` is as for `log`."""
         self._log(logging.WARNING, message, exc_info, data, trace=trace)
 
     def error(
         self, message: str, /, *, exc_info: BaseException | None = None, **data: object
     ) -> None:
-        """Log what somebody should look at."""
+        """Log a problem that needs attention."""
         self._log(logging.ERROR, message, exc_info, data)
 
     def critical(
         self, message: str, /, *, exc_info: BaseException | None = None, **data: object
     ) -> None:
-        """Log what ends the worker or the process."""
+        """Log a problem that ends the worker or the process."""
         self._log(logging.CRITICAL, message, exc_info, data)
 
     def log(
@@ -70,10 +70,10 @@ class StructuredLogger:
         trace: str | None = None,
         **data: object,
     ) -> None:
-        """Log at a level that is known at run time only.
+        """Log at a level that is computed at run time.
 
-        :param trace: the traceback of ``exc_info`` as text, where it has been formatted already;
-            formatters of the standard library show it instead of formatting it again.
+        :param trace: the traceback of ``exc_info`` as text, if it is formatted already; the
+            standard library's formatters then don't format it again.
         """
         self._log(level, message, exc_info, data, trace=trace)
 
@@ -89,7 +89,7 @@ class StructuredLogger:
         logger = self._logger
         if not logger.isEnabledFor(level):
             return
-        # An empty mapping would be taken for one more argument of the message.
+        # logging would format an empty mapping as a positional argument.
         shown = ({name: _shown(value) for name, value in data.items()},) if data else ()
         file, line, function, _ = logger.findCaller(stacklevel=3)
         info = None if error is None else (type(error), error, error.__traceback__)
@@ -102,7 +102,7 @@ class StructuredLogger:
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` with its line breaks and other control characters escaped."""
+    """Return ``text`` with line breaks and other control characters escaped."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,14 +1,14 @@
-"""Cron expressions: parsed by croniter, placed on the real time line here.
+"""Compute the ticks of a cron expression: croniter parses it, this module handles time zones.
 
-Time zones follow Debian's cron, as its manual (cron(8)) and cronsim have it. An expression whose
-minute or hour begins with ``*`` goes by real time: it fires each real hour, twice in the hour that
-a clock repeats and never in the one that it leaves out. Every other expression means a time of day:
-it fires once, at the first of two equal times, and right after the gap that swallowed it.
+Clock changes are handled as in Debian's cron (manual cron(8), and cronsim). An expression whose
+minute or hour begins with ``*`` follows real time: it fires in each real hour, so twice in a
+repeated hour and never in a skipped one. Any other expression is a time of day: it fires once, at
+the first of two equal times, and immediately after the gap that skipped it.
 
-croniter is only asked about naive local times, where it can't go wrong about zones, and some of its
-readings are corrected: a range of one value (``28-28``) is that value and not every day, a range
-that runs over the end keeps its step (``22-3/2``), and a day field that begins with ``*`` restricts
-together with the other one.
+croniter gets naive local times only, since it handles zones wrongly, and some of its readings are
+corrected: a range of one value (``28-28``) is that value and not every day, a range that wraps
+around keeps its step (``22-3/2``), and a day field that begins with ``*`` restricts together with
+the other one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from roost.exceptions import InvalidSettingError
 FIELDS = ("minute", "hour", "day of month", "month", "day of week", "second")
 _SECOND, _DAY = timedelta(seconds=1), timedelta(days=1)
 _FEW = 16
-"""Ticks of a stretch of time that are found in their order, without halving it."""
+"""Most ticks of a time span that are enumerated; a span with more is halved."""
 _RANGE = re.compile(r"(\w+)-(\w+)(?:/(\d+))?")
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -42,9 +42,9 @@ _MONTH, _WEEKDAY = 3, 4
 
 @attrs.frozen
 class Schedule:
-    """When an expression fires.
+    """The ticks of a cron expression.
 
-    :param expression: five fields, or six with seconds last, or ``@daily`` and its like.
+    :param expression: five fields, or six with seconds last; or ``@daily`` and similar names.
     :param timezone_name: an IANA name; ``None``: UTC.
     :raises InvalidSettingError: one of them is not valid; the message names the field.
     """
@@ -81,8 +81,8 @@ class Schedule:
     def last_until(self, until: datetime, *, after: datetime, limit: int = 1) -> list[datetime]:
         """Return the newest ``limit`` ticks after ``after`` up to ``until``, oldest first.
 
-        Halves the time and looks into the newer part first, so that neither a long absence nor a
-        short period costs much.
+        Halves the time span and searches the newer half first, so that neither a long span nor a
+        short period is expensive.
         """
         if limit <= 0:
             return []
@@ -94,20 +94,20 @@ class Schedule:
         return self.last_until(middle, after=after, limit=limit - len(newer)) + newer
 
     def _next_time_of_day(self, moment: datetime) -> datetime:
-        # Wall times in their order are instants in their order, several at the end of a gap.
+        # Wall times in order are instants in order; those in a gap are all the gap's end.
         for wall in self._wall_times(self._first_pass(moment)):
             tick = self._after_gap(wall)
             if tick > moment:
                 return tick
-        raise AssertionError("croniter goes on for ever")
+        raise AssertionError("croniter's times have no end")
 
     def _first_pass(self, moment: datetime) -> datetime:
-        """Return the wall time of ``moment``; where a clock repeats times, that of their end."""
+        """Return the wall time of ``moment``; in repeated time, that of the repetition's end."""
         local = moment.astimezone(self._zone)
         wall = local.replace(tzinfo=None, fold=0)
         if not local.fold:
             return wall
-        # Each of the repeated times was met before: don't ask for them, there may be thousands.
+        # The repeated times have fired before; skip them, since there may be thousands.
         offset = self._offset(moment - _DAY)
         change = self._first_change(moment - _DAY, moment, offset)
         return wall if change is None else change.replace(tzinfo=None) + offset - _SECOND
@@ -120,7 +120,7 @@ class Schedule:
             change = self._first_change(moment, tick, offset)
             if change is None:
                 return tick
-            # The clock was changed on the way: go on by the new one, that second included.
+            # The clock changed in between: continue with the new offset, from that second on.
             moment, offset = change - _SECOND, self._offset(change)
 
     def _wall_times(self, after: datetime) -> Iterator[datetime]:
@@ -129,11 +129,11 @@ class Schedule:
             yield times.get_next()
 
     def _after_gap(self, wall: datetime) -> datetime:
-        """Return the instant of a wall time, or the end of the gap that it stands in."""
+        """Return the instant of a wall time, or the end of the gap that skips it."""
         tick = wall.replace(tzinfo=self._zone, fold=0).astimezone(UTC)
         if tick.astimezone(self._zone).replace(tzinfo=None, fold=0) == wall:
             return tick
-        # With fold=0 a time in a gap is read by the offset before it, and so lies behind the gap.
+        # With fold=0 a time in a gap is read with the offset before the gap, so it is after it.
         change = self._first_change(tick - _DAY, tick, self._offset(tick - _DAY))
         return tick if change is None else change
 
@@ -142,9 +142,9 @@ class Schedule:
         return timedelta(0) if offset is None else offset
 
     def _first_change(self, begin: datetime, end: datetime, offset: timedelta) -> datetime | None:
-        """Return the first second in (begin, end] in which another offset is in force."""
+        """Return the first second in (begin, end] that has another offset, or ``None``."""
         low = begin
-        # A day at a time: no zone changes its clock and changes it back within one.
+        # A day at a time: no zone changes its clock and changes it back within a day.
         while low < end:
             high = min(low + _DAY, end)
             if self._offset(high) != offset:
@@ -161,7 +161,7 @@ class Schedule:
 
 @functools.lru_cache(maxsize=1024)
 def schedule_of(expression: str, timezone_name: str | None) -> Schedule:
-    """Return a `Schedule`, the same one each time: making one takes about a millisecond."""
+    """Return a `Schedule`, cached: creating one takes about a millisecond."""
     return Schedule(expression, timezone_name)
 
 
@@ -186,7 +186,7 @@ _NAMED = {
 def _check_fields(expression: str, fields: Sequence[str]) -> None:
     if len(fields) == 1 and fields[0].startswith("@"):
         raise InvalidSettingError(
-            f"cron expression {expression!r} is none of {', '.join(sorted(_NAMED))}"
+            f"cron expression {expression!r} is not one of {', '.join(sorted(_NAMED))}"
         )
     if len(fields) not in (5, 6):
         raise InvalidSettingError(
@@ -196,13 +196,13 @@ def _check_fields(expression: str, fields: Sequence[str]) -> None:
     for index, (name, field) in enumerate(zip(FIELDS, fields, strict=False)):
         alone = ["*"] * len(fields)
         alone[index] = field
-        # h and r are croniter's own: a hash and a random number, another one in each process.
+        # croniter's h and r are a hash and a random number, different in each process.
         if re.fullmatch(r"[hr](\(.*\))?(/\d+)?", field) or not croniter.is_valid(" ".join(alone)):
             raise InvalidSettingError(
                 f"cron expression {expression!r}: {field!r} is not a valid {name}"
             )
     if re.search("#|l", fields[_WEEKDAY]) and fields[2][0] not in "*?":
-        # croniter forgets the days of the month, where cron's rule is: the one or the other.
+        # croniter ignores the days of the month; by cron's rule either field may match.
         raise InvalidSettingError(
             f"cron expression {expression!r}: the day of week {fields[_WEEKDAY]!r} can't be "
             f"combined with the day of month {fields[2]!r}"
@@ -219,7 +219,7 @@ def _check_that_it_fires(expression: str, text: str) -> None:
 
 
 def _without_ranges(index: int, field: str) -> str:
-    """Return the field with each range written out, for croniter misreads some."""
+    """Return the field with each range written out, since croniter misreads some."""
     return ",".join(_written_out(index, term) for term in field.split(","))
 
 

@@ -19,14 +19,14 @@ def _queues(value: Iterable[str]) -> tuple[str, ...]:
         raise InvalidSettingError(f"queues must be several names, such as ({value!r},)")
     names = tuple(dict.fromkeys(value))
     if not names:
-        raise InvalidSettingError("queues must name one queue at least")
+        raise InvalidSettingError("queues must have at least one name")
     for name in names:
         check_name("a queue", name, error=InvalidSettingError)
     return names
 
 
 MAX_SECONDS = 36_525 * 86_400.0
-"""A century. Postgres's calendar, and the sleep of an event loop, end somewhere."""
+"""A century. Postgres's calendar, and the sleep of an event loop, are finite."""
 
 
 def _whole(minimum: int) -> Callable[[object, Any, Any], None]:
@@ -66,13 +66,13 @@ def _retry_strategy(_: object, field: Any, value: object) -> None:
         return
     if value in (exponential, fixed, linear):
         name = getattr(value, "__name__", "")
-        raise InvalidSettingError(f"{field.name} must be what {name}(...) returns: call it")
+        raise InvalidSettingError(f"{field.name} must be the result of {name}(...): call it")
     if not callable(value) or isinstance(value, type) or is_async(value):
         raise InvalidSettingError(f"{field.name} must be a function of the attempt, not {value!r}")
     try:
         signature = inspect.signature(value)
     except (TypeError, ValueError):
-        return  # what can't be read may take anything
+        return  # no signature can be read, so it may accept anything
     try:
         signature.bind(1)
     except TypeError as error:
@@ -123,8 +123,8 @@ class WorkerSettings:
         if self.heartbeat_interval * 2 > self.orphan_stale_after:
             raise InvalidSettingError(
                 f"heartbeat_interval ({self.heartbeat_interval:g} s) must be at most half of "
-                f"orphan_stale_after ({self.orphan_stale_after:g} s), or one lost heartbeat "
-                "looks like a death"
+                f"orphan_stale_after ({self.orphan_stale_after:g} s), so that one lost heartbeat "
+                "does not look like a dead worker"
             )
 
     @classmethod
@@ -134,7 +134,7 @@ class WorkerSettings:
 
     @property
     def retry(self) -> BackoffStrategy:
-        """The retry strategy in force."""
+        """The retry strategy to use."""
         return self.retry_strategy or _DEFAULT_RETRY
 
 

@@ -1,8 +1,8 @@
-"""The states of a job and the one table of moves between them.
+"""The states of a job, and the one table of moves between them.
 
-Everything that changes a state, SQL included, is a row of `MOVES`; the diagram in the documentation
-is drawn from it. Scheduled, snoozed and blocked jobs are ``available``: ``scheduled_at`` and the
-count of unfinished parents tell them apart.
+Every change of a state, in SQL too, is a row of `MOVES`; the diagram in the documentation is drawn
+from it. Scheduled, snoozed and blocked jobs are ``available``; ``scheduled_at`` and the count of
+unfinished parents tell them apart.
 """
 
 from enum import Enum, StrEnum
@@ -11,9 +11,9 @@ import attrs
 
 
 class JobState(str, Enum):  # noqa: UP042  (as on the API page; see decision 11)
-    """Where a job stands. A ``str``: it compares equal to the column's text.
+    """A job's state. It is a ``str`` that equals the column's text.
 
-    ``str()`` and formatting give ``JobState.AVAILABLE``; the text alone is ``state.value``.
+    ``str()`` and formatting return ``JobState.AVAILABLE``; the text alone is ``state.value``.
     """
 
     AVAILABLE = "available"
@@ -29,7 +29,7 @@ ACTIVE = frozenset(JobState) - TERMINAL
 
 
 class Event(StrEnum):
-    """What can happen to a job."""
+    """An event that changes a job's state."""
 
     ENQUEUE = "enqueue"
     CLAIM = "claim"
@@ -50,9 +50,10 @@ class Event(StrEnum):
 
 @attrs.frozen
 class Move:
-    """One allowed change: in ``source``, ``event`` leads to ``target``.
+    """One allowed change: in state ``source``, ``event`` leads to ``target``.
 
-    ``attempt`` is what the move adds to the count of attempts.
+    :param source: ``None``: the job does not exist yet.
+    :param attempt: change of the job's ``attempt``.
     """
 
     source: JobState | None
@@ -65,7 +66,7 @@ _S, _E = JobState, Event
 
 MOVES: tuple[Move, ...] = (
     Move(None, _E.ENQUEUE, _S.AVAILABLE),
-    # A claim that its enqueue has made, for a worker that waits.
+    # The enqueue has claimed the job for a waiting worker.
     Move(None, _E.DISPATCH, _S.EXECUTING, +1),
     Move(_S.AVAILABLE, _E.CLAIM, _S.EXECUTING, +1),
     Move(_S.RETRYABLE, _E.CLAIM, _S.EXECUTING, +1),
@@ -78,14 +79,14 @@ MOVES: tuple[Move, ...] = (
     Move(_S.EXECUTING, _E.RESCUE_RETRY, _S.RETRYABLE),
     Move(_S.EXECUTING, _E.RESCUE_DISCARD, _S.DISCARDED),
     Move(_S.EXECUTING, _E.RESCUE_CANCEL, _S.CANCELLED),
-    # It was snoozed or given back, and somebody had asked for its cancel.
+    # It was snoozed or released after a cancel was requested.
     Move(_S.EXECUTING, _E.RELEASE_CANCEL, _S.CANCELLED, -1),
     Move(_S.AVAILABLE, _E.CANCEL, _S.CANCELLED),
     Move(_S.RETRYABLE, _E.CANCEL, _S.CANCELLED),
-    # A child: after its enqueue, and at once.
+    # A child whose parent fails after its enqueue, or has failed before.
     Move(_S.AVAILABLE, _E.PARENT_FAILED, _S.CANCELLED),
     Move(None, _E.PARENT_FAILED, _S.CANCELLED),
-    # Only people do this; nothing else leaves an end.
+    # Only an admin's retry leaves a terminal state.
     Move(_S.COMPLETED, _E.REVIVE, _S.AVAILABLE),
     Move(_S.DISCARDED, _E.REVIVE, _S.AVAILABLE),
     Move(_S.CANCELLED, _E.REVIVE, _S.AVAILABLE),

@@ -1,4 +1,4 @@
-"""What may be stored in a job, checked before the database is touched."""
+"""Check the values of a job before the database is used."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ MAX_INT = 2**31 - 1
 MAX_ID = 2**63 - 1
 EARLIEST = datetime(2, 1, 1, tzinfo=UTC)
 LATEST = datetime(9998, 12, 31, tzinfo=UTC)
-"""What comes back from the database must be a datetime in every zone."""
+"""A time that is read from the database must be a datetime in every time zone."""
 MAX_NAME = 200
-"""Characters of a queue, task or tag: an index entry and a NOTIFY payload have room for it."""
+"""Most characters of a queue, task or tag, so that it fits an index entry and a NOTIFY payload."""
 DEFAULT_MAX_ARGS_BYTES = 16 << 20
-"""Bytes of the JSON text of args and metadata together, unless a registry says otherwise. Brokers
-allow 256 KiB to 10 MB; what is larger belongs into a store, with its key in the args."""
+"""Default of a registry's ``max_args_bytes``. Brokers allow 256 KiB to 10 MB. Larger data belongs
+in a store, with its key in the args."""
 MAX_KEY = 500
-"""Characters of a unique key: an index entry has room for four bytes of each."""
+"""Most characters of a unique key, so that an index entry has room for four bytes of each."""
 
 
 def check_name(
     what: str, value: object, error: type[RoostError] = InvalidJobError, *, maximum: int = MAX_NAME
 ) -> None:
-    """Refuse a name that is blank, too long, of several lines, or not storable as text.
+    """Refuse a name that is blank, too long, has several lines, or can't be stored as text.
 
-    Control characters are refused too: they can't be seen, and a log line must stay one line.
-    ``roost.enqueue`` in SQL refuses the same.
+    Control characters are refused too: they are invisible, and a log line must stay one line. The
+    SQL function ``roost.enqueue`` refuses the same.
     """
     if not isinstance(value, str):
         raise error(f"{what} must be a str, not {type(value).__name__}")
     if not value or len(value) > maximum:
         raise error(f"{what} must have 1 to {maximum} characters, not {len(value)}")
     if "\0" in value or not (value.isascii() or _is_utf8(value)):
-        raise error(f"{what} holds a character that Postgres can't store: {value!r}")
-    # One look settles nearly all names; others may still be good, such as those with emoji.
+        raise error(f"{what} has a character that Postgres can't store: {value!r}")
+    # isprintable() accepts nearly all names; some others are valid too, such as those with emoji.
     if not value.isprintable() and _UNSEEN.search(value):
         raise error(f"{what} must be one line without control characters, not {value!r}")
     if value.isspace():
@@ -54,7 +54,7 @@ def check_int(
     minimum: int,
     maximum: int = MAX_INT,
 ) -> None:
-    """Refuse what is not a whole number from ``minimum`` to ``maximum``; a bool is not a number."""
+    """Refuse a value that is not an int from ``minimum`` to ``maximum``; a bool is none."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise error(f"{what} must be an int, not {value!r}")
     if not minimum <= value <= maximum:
@@ -70,7 +70,7 @@ def check_tags(what: str, tags: object, error: type[RoostError] = InvalidJobErro
 
 
 def check_ids(what: str, ids: object, error: type[RoostError] = InvalidJobError) -> None:
-    """Refuse what is not a list of job ids."""
+    """Refuse a value that is not a list, tuple or set of job ids."""
     if not isinstance(ids, (list, tuple, set, frozenset)):
         raise error(f"{what} must be a list of job ids, not {ids!r}")
     for job_id in ids:
@@ -78,13 +78,13 @@ def check_ids(what: str, ids: object, error: type[RoostError] = InvalidJobError)
 
 
 def check_dict(what: str, value: object, error: type[RoostError] = InvalidJobError) -> None:
-    """Refuse what is not a dict; what it holds is checked when it is encoded."""
+    """Refuse a value that is not a dict; its content is checked when it is encoded."""
     if not isinstance(value, dict):
         raise error(f"{what} must be a dict, not {type(value).__name__}")
 
 
 def check_time(what: str, value: object, error: type[RoostError] = InvalidJobError) -> None:
-    """Refuse what is not a datetime; `as_utc` refuses those that mean no instant."""
+    """Refuse a value that is not a datetime; `as_utc` refuses datetimes that can't be stored."""
     if not isinstance(value, datetime):
         raise error(f"{what} must be a datetime, not {type(value).__name__}")
 
@@ -92,14 +92,14 @@ def check_time(what: str, value: object, error: type[RoostError] = InvalidJobErr
 def as_utc(value: datetime) -> datetime:
     """Return the same instant as a plain datetime in UTC, exact to the microsecond.
 
-    JSON has no room for the seconds of an offset, and a subclass may be no time at all, such as
+    JSON can't express an offset with seconds, and a subclass may not be a time at all, such as
     ``pandas.NaT``.
 
-    :raises InvalidJobError: ``value`` is naive, too early or too late, or no time.
+    :raises InvalidJobError: ``value`` is naive, too early, too late, or not a time.
     """
     try:
         offset = value.utcoffset()
-    except Exception as error:  # a time zone of the user's runs here
+    except Exception as error:  # a user-defined time zone runs here
         raise InvalidJobError(
             f"scheduled_at can't be read: its time zone raised {type(error).__name__}: {error}"
         ) from error

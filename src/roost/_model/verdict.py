@@ -1,7 +1,7 @@
-"""What an attempt ended in, decided by pure code.
+"""Decide what the ending of an attempt means for its job.
 
-`judge` turns the ending of an attempt into a `Verdict`; the settle lane writes it. Nothing here
-waits, reads a clock or knows of SQL.
+`judge` turns an `Ending` into a `Verdict`, which the settle lane writes. Nothing here waits, reads
+a clock or knows SQL.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from roost._model.states import Event, JobState, move
 from roost.exceptions import JobTimeoutError, SnoozeJob
 
 MAX_ERROR_CHARS = 1_000
-"""Characters of an error's text that a row keeps."""
+"""Most characters of an error's text that are stored."""
 MAX_TRACE_CHARS = 8_000
-"""Characters of a traceback that a row keeps: the last ones, where the error is."""
-
+"""Most characters of a traceback that are stored: the last ones, where the error is."""
 
 DEFAULT_MAX_RESULT_BYTES = 16 << 20
-"""Bytes of a result's JSON text that are stored, unless a worker is told otherwise."""
+"""Default of a worker's ``max_result_bytes``."""
 MAX_RESULT_BYTES = 200 << 20
-"""Bytes that may be allowed at most: ``jsonb`` holds 255 MB."""
+"""Largest value of ``max_result_bytes``; ``jsonb`` holds 255 MB."""
 
 
 class Lease(NamedTuple):
-    """The right to finish one claimed attempt; a write that doesn't hold it changes nothing.
+    """The right to finish one claimed attempt. A write without a valid lease changes nothing.
 
-    A tuple, as what is made for every job is: it takes half the time of a frozen attrs class.
+    A named tuple: one is created for every job, in half the time of a frozen attrs class.
     """
 
     job_id: int
@@ -41,7 +40,7 @@ class Lease(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """The handler returned ``value``. A tuple, as `Lease` is."""
+    """The handler returned ``value``. A named tuple, for the same reason as `Lease`."""
 
     value: object
 
@@ -54,7 +53,7 @@ class Raised:
 
 
 class RemoteError(Exception):
-    """A handler's error in another process, of which only the record came back."""
+    """An error of a handler in another process, known by its error record only."""
 
     def __init__(self, record: dict[str, str]) -> None:
         super().__init__(record["error"])
@@ -70,12 +69,12 @@ class TimedOut:
 
 @attrs.frozen
 class Interrupted:
-    """The worker stopped it, or never started it: the attempt doesn't count."""
+    """The worker interrupted the attempt or never started it; it is not counted."""
 
 
 @attrs.frozen
 class CancelRequested:
-    """A user's cancel ended it."""
+    """The attempt was cancelled by a user."""
 
 
 Ending: TypeAlias = Returned | Raised | TimedOut | Interrupted | CancelRequested
@@ -84,12 +83,12 @@ Ending: TypeAlias = Returned | Raised | TimedOut | Interrupted | CancelRequested
 class Verdict(NamedTuple):
     """What to write for one lease.
 
-    :param event: the move it makes; see `roost._model.states.MOVES`.
+    :param event: the event of the move; see `roost._model.states.MOVES`.
     :param result: the handler's result as JSON text.
-    :param delay: seconds until the job is due again; ``None`` leaves its time as it was.
-    :param error: ``{"error", "trace"}``, without attempt and time: the database adds them.
-    :param completed: whether the handler has written its completion itself, which stands if its
-        transaction was committed; if not, this verdict does.
+    :param delay: seconds until the job is due again; ``None``: its time is unchanged.
+    :param error: ``{"error", "trace"}``; the database adds attempt and time.
+    :param completed: whether the handler has completed the job in a transaction of its own. If that
+        was committed, it decides; otherwise this verdict does.
     """
 
     lease: Lease
@@ -101,12 +100,12 @@ class Verdict(NamedTuple):
 
     @property
     def state(self) -> JobState:
-        """The state that the job goes to."""
+        """The job's state after the move."""
         return move(JobState.EXECUTING, self.event).target
 
     @property
     def attempt(self) -> int:
-        """What the move adds to the count of attempts."""
+        """The change of the job's ``attempt``."""
         return move(JobState.EXECUTING, self.event).attempt
 
 
@@ -119,9 +118,13 @@ def judge(
     retry: BackoffStrategy,
     max_result: int = DEFAULT_MAX_RESULT_BYTES,
 ) -> Verdict:
-    """Decide what ``ending`` means for a job in its ``attempt``-th attempt of ``max_attempts``.
+    """Return the verdict on an attempt.
 
-    :param max_result: bytes of a result's JSON text; a note replaces a longer one.
+    :param ending: how the attempt ended.
+    :param attempt: its number, from 1.
+    :param max_attempts: a job that fails in this attempt, or a later one, is discarded.
+    :param retry: says how long a failed job waits.
+    :param max_result: longest JSON text of a result, in bytes; a longer one is replaced by a note.
     """
     match ending:
         case Returned(value=value):
@@ -145,15 +148,15 @@ def judge(
 
 
 def result_as_json(value: object, *, maximum: int = DEFAULT_MAX_RESULT_BYTES) -> str:
-    """Return a result's JSON text; for what has none, or one that is too long, a note that says so.
+    """Return a result's JSON text, or that of a note if it can't be stored or is too long.
 
-    The work is done and must not be done again, so a result that can't be stored does not fail the
-    job: it is replaced by ``{"roost.unserializable": "<type>: <why>"}``.
+    The work is done and must not be repeated, so the job does not fail. The note is
+    ``{"roost.unserializable": "<type>: <why>"}``.
 
-    :param maximum: bytes of the text.
+    :param maximum: longest text, in bytes.
     """
     try:
-        # Not even made where it is sure to be too long: that blocks the event loop for seconds.
+        # A text that is certainly too long is not encoded: that blocks the event loop for seconds.
         size = len(value) if type(value) in (str, list, dict) else 0  # type: ignore[arg-type]
         if size <= maximum:
             text = encode_result(value)
@@ -164,15 +167,15 @@ def result_as_json(value: object, *, maximum: int = DEFAULT_MAX_RESULT_BYTES) ->
     except EncodingError as error:
         why = str(error)
     except BaseException as error:
-        # The code of the user's value ran, and may raise anything.
+        # User-defined code ran and may raise anything.
         if is_ctrl_c(error):
             raise
-        why = f"{_kind_of(error)} while it was read"
+        why = f"reading it raised {_kind_of(error)}"
     return encode({"roost.unserializable": sanitize(f"{_kind_of(value)}: {why}", MAX_ERROR_CHARS)})
 
 
 def error_record(error: BaseException) -> dict[str, str]:
-    """Return ``{"error": "Type: message", "trace": …}``, bounded and storable, whatever raised."""
+    """Return ``{"error": "Type: message", "trace": …}`` of an error, bounded and storable."""
     if isinstance(error, RemoteError):
         return error.record
     kind = _kind_of(error)
@@ -195,13 +198,13 @@ def error_record(error: BaseException) -> dict[str, str]:
 
 
 def _kind_of(value: object) -> str:
-    """Return the name of the value's class, which a metaclass can't change."""
+    """Return the name of the value's class, even if a metaclass overrides it."""
     name: str = type.__dict__["__qualname__"].__get__(type(value))
     return name
 
 
 def sanitize(text: str, maximum: int, *, keep_end: bool = False) -> str:
-    """Return ``text`` without what ``jsonb`` refuses, at most ``maximum`` characters long."""
+    """Return ``text`` without characters that ``jsonb`` refuses, cut to ``maximum`` characters."""
     if len(text) > maximum:
         text = "…" + text[1 - maximum :] if keep_end else text[: maximum - 1] + "…"
     return (
@@ -210,7 +213,7 @@ def sanitize(text: str, maximum: int, *, keep_end: bool = False) -> str:
 
 
 def drop_payload(verdict: Verdict, why: str) -> Verdict:
-    """Return the same verdict without what the database refused to store."""
+    """Return the verdict with notes for the result and the error that the database refused."""
     note = sanitize(why, MAX_ERROR_CHARS)
     return verdict._replace(
         result=None if verdict.result is None else encode({"roost.unserializable": note}),
@@ -219,7 +222,7 @@ def drop_payload(verdict: Verdict, why: str) -> Verdict:
 
 
 def settle_record(verdict: Verdict) -> dict[str, Any]:
-    """Return a verdict as the settle statement takes it."""
+    """Return a verdict as the settle statement reads it."""
     return {
         "id": verdict.lease.job_id,
         "worker_id": verdict.lease.worker_id,
