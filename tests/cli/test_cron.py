@@ -44,7 +44,7 @@ def columns(line: str) -> list[str]:
 
 
 def test_without_entries_it_says_so(says: Says) -> None:
-    assert says("list") == ["No worker has declared an entry."]
+    assert says("list") == ["No worker has declared a cron entry."]
 
 
 @pytest.mark.usefixtures("declared")

@@ -48,7 +48,7 @@ def test_once_runs_what_is_there_and_exits(
     run = roost_command("run", "-m", "tasks", "--once", "--dsn", dsn)
 
     assert run.ends() == 0
-    assert "nothing more to do: 5 jobs have run, 0 of them failed" in run.output
+    assert "no more jobs: 5 have run, 0 of them failed" in run.output
     assert [table.get(job_id).result for job_id in ids] == [1, 2, 3, 4, 5]
 
 
@@ -60,7 +60,7 @@ def test_once_says_how_many_jobs_failed(
     table.add("quick", args={"number": "text"}, max_attempts=5)
     run = roost_command("run", "-m", "tasks", "--once", "--dsn", dsn)
     assert run.ends() == 0
-    assert "WARNING roost.cli: nothing more to do: 3 jobs have run, 2 of them failed" in run.output
+    assert "WARNING roost.cli: no more jobs: 3 have run, 2 of them failed" in run.output
 
 
 INTERRUPTS_ITSELF = """
@@ -137,7 +137,7 @@ def test_the_tasks_of_several_registries_are_served_together(
     assert run.ends() == 0
     assert table.get(own).result == "mine"
     assert table.get(shared).result == 1
-    assert "2 jobs have run, 0 of them failed" in run.output
+    assert "2 have run, 0 of them failed" in run.output
 
 
 def test_a_worker_that_crashes_exits_with_1_and_says_why(
@@ -165,7 +165,7 @@ def test_a_worker_that_crashes_exits_with_1_and_says_why(
         (["-m", "../tasks.py"], "name a module, not a file: -m tasks, from the folder "),
         (["-m", "my-tasks.py"], "'my-tasks.py' can't be one: rename it"),
         (["-m", "bare"], "the module 'bare' registers no task"),
-        (["-m", "tasks:registry"], "'tasks:registry' names no HandlerRegistry"),
+        (["-m", "tasks:registry"], "'tasks:registry' is not a HandlerRegistry"),
         (["-m", "tasks", "--concurrency", "0"], "concurrency must be a whole number"),
         (["-m", "tasks", "--backend", "trio", "--uvloop"], "can't be used on trio"),
         (["-m", "tasks", "--backend", "curio"], "Invalid value"),

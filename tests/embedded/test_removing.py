@@ -140,7 +140,7 @@ def test_what_a_killed_initdb_left_is_replaced_and_a_link_there_is_not(
     data_dir.mkdir()
     (data_dir / "cluster.new").symlink_to(tmp_path)
     (tmp_path / "PG_VERSION").write_text("mine")
-    with pytest.raises(EmbeddedPostgresError, match="in the way"), server(data_dir):
+    with pytest.raises(EmbeddedPostgresError, match="was not made by Roost"), server(data_dir):
         pytest.fail("it started")
     assert (tmp_path / "PG_VERSION").read_text() == "mine"
     (data_dir / "cluster.new").unlink()

@@ -1,4 +1,4 @@
-"""The command ``roost``. The only place that chooses an event loop and handles signals."""
+"""The command ``roost``. Only this package chooses an event loop and handles signals."""
 
 from roost import _interrupt
 
@@ -6,10 +6,10 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line of this process and exit: 0 done, 1 failed, 2 asked wrongly."""
+    """Run this process's command line and exit: 0 success, 1 failure, 2 wrong usage."""
     if _interrupt.is_command():
         _interrupt.exit_on_sigint()
-    from roost.cli.app import main as command  # which takes a while
+    from roost.cli.app import main as command  # slow, so signals are handled before it
 
     _interrupt.restore_sigint()
     command()

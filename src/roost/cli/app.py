@@ -1,4 +1,4 @@
-"""The command's tree and its way out. Each command is a file of its own beside this one."""
+"""All commands, and the exit code of an error. Each command has a file beside this one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ app = typer.Typer(
     help="A background job queue for asyncio and trio whose only infrastructure is Postgres.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",  # so that the lines of a docstring's paragraph are joined
-    # Its tracebacks show the values of variables, and a DSN may be one of them.
+    rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
+    # Rich tracebacks show the values of variables, such as a DSN with its password.
     pretty_exceptions_enable=False,
 )
 app.command()(run)
@@ -28,7 +28,7 @@ app.add_typer(schema.migrate, name="migrate")
 
 
 def main() -> None:
-    """Run the command line of this process and exit: 0 done, 1 failed, 2 asked wrongly."""
+    """Run this process's command line and exit: 0 success, 1 failure, 2 wrong usage."""
     try:
         app(prog_name="roost")
     except RoostError as error:

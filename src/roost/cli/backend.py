@@ -1,4 +1,4 @@
-"""Run an async function on the event loop that was asked for."""
+"""Run an async function on the event loop that an option names."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 
 def check_backend(backend: Backend, *, uvloop: bool = False, driver: Driver | None = None) -> None:
-    """Make sure that the loop is there.
+    """Check that the event loop is installed and fits the other options.
 
-    :raises InvalidSettingError: its package is missing, or uvloop or asyncpg is asked for on trio.
+    :raises InvalidSettingError: its package is missing, or uvloop or asyncpg is to run on trio.
     """
     if driver is Driver.ASYNCPG and backend is not Backend.ASYNCIO:
         raise InvalidSettingError(
@@ -31,9 +31,9 @@ def check_backend(backend: Backend, *, uvloop: bool = False, driver: Driver | No
 
 
 def run_on(backend: Backend, function: Callable[[], Awaitable[T]], *, uvloop: bool = False) -> T:
-    """Run ``function`` to its end and return what it returns.
+    """Run ``function`` on an event loop and return its result.
 
-    An error that came through task groups comes out without them, if it is the only one.
+    If it fails with exception groups that hold a single error, that error is raised without them.
     """
     options = {"use_uvloop": True} if uvloop else {}
     try:

@@ -1,4 +1,4 @@
-"""``roost cron``: see cron entries, and steer them."""
+"""``roost cron``: list, pause, resume and run cron entries."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from roost.cli.options import Dsn, resolve_dsn
 
 T = TypeVar("T")
 
-app = typer.Typer(help="See cron entries, and steer them.", no_args_is_help=True)
+app = typer.Typer(help="List, pause, resume and run cron entries.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The entry's name, as `roost cron list` shows it.")]
 
 
 @app.command("list")
 def list_entries(*, dsn: Dsn = None) -> None:
-    """List the entries: what they run, when, and when they last did. Times are in UTC."""
+    """List the entries with their task, schedule and last run. Times are in UTC."""
     entries = _run(dsn, cron.list_entries(stale_after=STALE_AFTER))
     if not entries:
-        typer.echo("No worker has declared an entry.")
+        typer.echo("No worker has declared a cron entry.")
         return
     rows = [_HEADINGS, *map(_row, entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -38,21 +38,21 @@ def list_entries(*, dsn: Dsn = None) -> None:
 
 @app.command()
 def pause(name: Name, *, dsn: Dsn = None) -> None:
-    """Let an entry fire nothing, on any worker, until it is resumed."""
+    """Pause an entry on all workers, until it is resumed."""
     _run(dsn, cron.pause(name))
     typer.echo(f"paused   {name}")
 
 
 @app.command()
 def resume(name: Name, *, dsn: Dsn = None) -> None:
-    """Let a paused entry fire again. What was due meanwhile is not made up for."""
+    """Resume a paused entry. Ticks that were due while it was paused are skipped."""
     _run(dsn, cron.resume(name))
     typer.echo(f"resumed  {name}")
 
 
 @app.command("run")
 def run_now(name: Name, *, dsn: Dsn = None) -> None:
-    """Enqueue an entry's job once, now, also if it is paused. Its time table goes on."""
+    """Enqueue an entry's job once, now, even if it is paused. Its schedule stays the same."""
     job_id = _run(dsn, cron.run_now(name))
     typer.echo(f"enqueued {name} as job {job_id}")
 

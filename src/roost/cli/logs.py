@@ -1,4 +1,4 @@
-"""Logging of the command: to stderr, with the data of a record behind its message."""
+"""The command's logging: to stderr, each message followed by the data of its record."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _STANDARD = {
 
 
 def configure(level: LogLevel, *, as_json: bool = False) -> None:
-    """Send what is logged to stderr. A handler that the user's module sets up later adds to it."""
+    """Log to stderr. Handlers that the user's module adds later work beside this one."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
     logging.basicConfig(level=level.value.upper(), handlers=[handler])
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:
-    """Return what the call passed as ``extra``."""
+    """Return the fields that the logging call passed as ``extra``."""
     return {name: value for name, value in vars(record).items() if name not in _STANDARD}
 
 
@@ -40,17 +40,17 @@ class LineFormatter(logging.Formatter):
     """``2026-11-23T20:15:00.123Z INFO shop.mail: sent to=ada``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, and below it the traceback if there is one."""
+        """Return the line, followed by the traceback if there is one."""
         message = record.getMessage()
         words = [f"{_moment(record)} {record.levelname} {record.name}: {message}"]
-        # What fills the message is in it already.
+        # The message shows its own arguments.
         shown = record.args if isinstance(record.args, Mapping) else {}
         words += [
             f"{name}={_value(value)}" for name, value in extras(record).items() if name not in shown
         ]
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, RoostError):
-            # Raised on purpose, with a message that says what to do: where is of no use.
+            # Its message says what to do, so a traceback would not help.
             if str(error) not in message:
                 words.append(f"error={_value(f'{type(error).__name__}: {error}')}")
             return " ".join(words)
@@ -66,7 +66,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the object; values that JSON doesn't know become text."""
+        """Return the object; a value that JSON can't express becomes text."""
         shown: dict[str, object] = {
             "time": _moment(record),
             "level": record.levelname.lower(),
@@ -80,14 +80,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
-    """Return the traceback, as it was formatted before if it was."""
+    """Return the traceback. It is formatted once and kept in the record."""
     if record.exc_info and not record.exc_text:
         record.exc_text = formatter.formatException(record.exc_info)
     return record.exc_text
 
 
 def _value(value: object) -> str:
-    """Return a value that is told from its neighbours: quoted if it isn't one plain word."""
+    """Return a value as text, quoted unless it is one plain word."""
     text = str(value)
     plain = text and text.isprintable() and not any(sign in text for sign in " =\"'")
     return text if plain else json.dumps(text, ensure_ascii=False)

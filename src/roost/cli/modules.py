@@ -1,4 +1,4 @@
-"""Import the modules that ``-m`` names and find the tasks that they register."""
+"""Import the modules of ``-m`` and return the registry of their tasks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from roost import HandlerRegistry, InvalidSettingError
 from roost._model.registry import default_registry
 
 FRAMES = 5
-"""How many of an import error's frames are shown: the last ones are the user's."""
+"""Number of frames of an import error to show. The last ones are in the user's code."""
 
 
 def load_registry(names: Sequence[str]) -> HandlerRegistry:
-    """Import ``package.module`` or ``package.module:registry`` from the current folder.
+    """Import modules from the current folder and return one registry with all of their tasks.
 
-    Return the one registry that they fill, or one with the tasks of all.
-
+    :param names: each ``package.module`` or ``package.module:registry``.
     :raises InvalidSettingError: a module can't be imported, or registers no task.
-    :raises DuplicateTaskError: two registries have different functions under one name.
+    :raises DuplicateTaskError: two registries have different functions for one task name.
     """
     folder = str(Path.cwd())
     if sys.path[:1] != [folder]:
@@ -62,7 +61,7 @@ def _load(name: str) -> HandlerRegistry:
     if attribute:
         registry = getattr(module, attribute, None)
         if not isinstance(registry, HandlerRegistry):
-            raise InvalidSettingError(f"{name!r} names no HandlerRegistry")
+            raise InvalidSettingError(f"{name!r} is not a HandlerRegistry")
         if not len(registry):
             raise InvalidSettingError(f"the registry {name!r} has no task")
         return registry
@@ -81,7 +80,7 @@ def _is_file(name: str) -> bool:
 
 
 def _name_a_module(name: str, attribute: str) -> str:
-    """Say how the module in a file is named."""
+    """Return the message for a file name: the name of its module, if it can have one."""
     folder = Path.cwd()
     parts = list(Path(os.path.relpath(name, folder)).with_suffix("").parts)
     hint = ""
@@ -98,7 +97,7 @@ def _name_a_module(name: str, attribute: str) -> str:
 
 
 def _mentions_a_task(values: dict[str, object], module_name: str) -> bool:
-    """Say whether a module that was imported before has tasks all the same."""
+    """Return whether a module has tasks of the default registry, if it was imported earlier."""
     functions = [default_registry.handler_of(task).func for task in default_registry]
     return any(
         getattr(function, "__module__", None) == module_name
@@ -108,7 +107,7 @@ def _mentions_a_task(values: dict[str, object], module_name: str) -> bool:
 
 
 def _gist(error: Exception) -> str:
-    """Return the error and the frames that led to it, without those of the import machinery."""
+    """Return the error with its last frames, without those of the import system."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and a worker's settings as options."""
+"""Options that several commands have, and an option for each of a worker's settings."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Dsn = Annotated[
     str | None,
     typer.Option(
         "--dsn",
-        help="Where the database is: postgresql://user:password@host/name. Default: the "
-        "environment's ROOST_DSN, else DATABASE_URL. Other users of this machine may see the "
-        "arguments of a process, so a password is better kept in the environment.",
+        help="The database, as postgresql://user:password@host/name. Default: the environment "
+        "variable ROOST_DSN, else DATABASE_URL. Other users of this machine can see a process's "
+        "arguments, so keep a password in the environment.",
         show_default=False,
     ),
 ]
@@ -38,14 +38,14 @@ class Backend(StrEnum):
 
 
 class Driver(StrEnum):
-    """The drivers that reach the database."""
+    """The database drivers."""
 
     PSYCOPG = "psycopg"
     ASYNCPG = "asyncpg"
 
 
 class LogLevel(StrEnum):
-    """The least important messages to show."""
+    """The lowest level of log messages to show."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -58,30 +58,30 @@ ChosenDriver = Annotated[
     Driver | None,
     typer.Option(
         "--driver",
-        help="What to reach the database with; asyncpg runs on asyncio only. Default: what the "
-        "DSN says, such as postgresql+asyncpg://, else psycopg.",
+        help="The database driver; asyncpg runs on asyncio only. Default: the driver that the DSN "
+        "names, as in postgresql+asyncpg://, else psycopg.",
         show_default=False,
     ),
 ]
 
 
 def resolve_dsn(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the option's value, else that of the first of `DSN_VARIABLES` that is set.
+    """Return the DSN of the option, or else of the first of `DSN_VARIABLES` that is set.
 
-    :raises InvalidSettingError: there is none.
+    :raises InvalidSettingError: neither is given.
     """
     for dsn in (given, *map(environment.get, DSN_VARIABLES)):
         if dsn:
             return dsn
-    raise InvalidSettingError("no database is named: use --dsn, or set ROOST_DSN or DATABASE_URL")
+    raise InvalidSettingError("no database is given: use --dsn, or set ROOST_DSN or DATABASE_URL")
 
 
 def takes_worker_settings(command: F) -> F:
-    """Give a command that takes ``**settings`` an option for each of a worker's settings.
+    """Replace a command's ``**settings`` by an option for each of a worker's settings.
 
-    Names, types, defaults and help come from `WorkerSettings`, so a setting is an option as soon as
-    it exists. Left out: what the command has itself, and functions and objects, which no word can
-    express. Under ``python -OO`` there are no docstrings, and so no help.
+    Names, types, defaults and help come from `WorkerSettings` and `Worker`, so a new setting is an
+    option at once. Left out are the command's own parameters, and settings that are functions or
+    objects. Under ``python -OO`` there are no docstrings, and so no help.
     """
     shown = inspect.signature(command)
     own = get_type_hints(command, include_extras=True)
@@ -116,7 +116,7 @@ def takes_worker_settings(command: F) -> F:
 
 
 def _meanings() -> dict[str, str]:
-    """Return what `Worker` says of each parameter, as one plain sentence."""
+    """Return the text of each ``:param`` in the docstring of `Worker`, by its name."""
     said = re.findall(
         r":param (\w+): (.*?)(?=\n *:(?:param|raises)|\Z)", Worker.__doc__ or "", re.DOTALL
     )

@@ -1,4 +1,4 @@
-"""``roost run``: a worker as a process of its own."""
+"""``roost run``: run a worker as a process."""
 
 from __future__ import annotations
 
@@ -44,37 +44,39 @@ def run(
         typer.Option(
             "--module",
             "-m",
-            help="A module with tasks, importable from the current folder; repeat it for more. "
-            "package.module:registry names a HandlerRegistry of your own.",
+            help="A module with tasks, importable from the current folder; repeat it for several. "
+            "package.module:registry is a HandlerRegistry of your own.",
         ),
     ],
     queue: Annotated[
         list[str],
-        typer.Option("--queue", "-q", help="A queue to serve; repeat it for more."),
+        typer.Option("--queue", "-q", help="A queue to serve; repeat it for several."),
     ] = DEFAULT_QUEUES,
     dsn: Dsn = None,
     backend: ChosenBackend = Backend.ASYNCIO,
     uvloop: Annotated[bool, typer.Option("--uvloop", help="Use uvloop, on asyncio.")] = False,
     driver: ChosenDriver = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Run what is available now, then exit.")
+        bool, typer.Option("--once", help="Run the jobs that are available now, then exit.")
     ] = False,
     log_level: Annotated[
-        LogLevel, typer.Option(help="The least important messages to show.")
+        LogLevel, typer.Option(help="The lowest level of log messages to show.")
     ] = LogLevel.INFO,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON, a line each.")] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Log JSON, one line a message.")
+    ] = False,
     **settings: Any,
 ) -> None:
-    """Run a worker until it is told to stop.
+    """Run a worker until a signal stops it.
 
-    The first SIGTERM, SIGINT or SIGHUP stops it: running jobs get --shutdown-timeout, and are then
-    interrupted and handed back without using their attempt, also those that can't be interrupted:
-    the process ends under them. A second signal ends that time at once, a third the process.
-    Exits with 0 after a stop, 1 after a crash, 2 if it was called wrongly, 130 after a Ctrl-C that
-    came before there was anything to stop. --once exits with 0 also if jobs failed, and says how
-    many did.
+    The first SIGTERM, SIGINT or SIGHUP stops it. Running jobs get --shutdown-timeout; jobs that
+    still run after it are interrupted and handed back, and their attempt does not count. If a job
+    can't be interrupted, it is handed back too, and the process exits. A second signal ends the
+    timeout at once, and a third exits the process. Exit codes: 0 after a stop, 1 after a crash, 2
+    for wrong usage, 130 after a Ctrl-C before the worker started. With --once the code is 0 even
+    if jobs failed; a message says how many did.
     """
-    # Until there is something to stop in order; as a container's first process it has no default.
+    # For the time before the worker starts. A container's first process has no default handlers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))
     check_backend(backend, uvloop=uvloop, driver=driver)
@@ -84,7 +86,7 @@ def run(
     worker = Worker(address, registry=registry, driver=driver, queues=queue, **settings)
     watchdog = Watchdog(partial(_hand_back, worker, address))
     crash: BaseException | None
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the event loops know
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # event loops handle this one
     try:
         crash = run_on(
             backend,
@@ -93,7 +95,7 @@ def run(
             ),
             uvloop=uvloop,
         )
-    except KeyboardInterrupt:  # before the loop took over
+    except KeyboardInterrupt:  # it came before the event loop handled signals
         sys.exit(INTERRUPTED)
     except SystemExit:
         raise
@@ -106,23 +108,26 @@ def run(
 
 
 def _hand_back(worker: Worker, address: str) -> None:
-    """Give back what still runs, with its attempt; the process ends right after it."""
+    """Hand back the jobs that still run, so that their attempt doesn't count.
+
+    Called immediately before the process exits.
+    """
     if (work := worker.abandoned_work()) is None:
         return
     try:
         with (
-            psycopg_sync.connect(address, application_name="roost farewell") as connection,
+            psycopg_sync.connect(address, application_name="roost forced exit") as connection,
             connection.transaction(),
         ):
             run_sync(connection, hand_back(work))
     except RoostError as error:
-        logger.error("jobs are left to a rescue: %(error)s", error=str(error))
+        logger.error("jobs not handed back; a rescue will run them: %(error)s", error=str(error))
 
 
 async def _work(
     worker: Worker, *, watchdog: Watchdog, grace: float, once: bool
 ) -> Exception | None:
-    """Run the worker to its end and return what it crashed with."""
+    """Run the worker until it stops. Return the error that it crashed with, if it did."""
     async with anyio.create_task_group() as group:
         group.start_soon(
             partial(handle_signals, worker.request_stop, watchdog=watchdog, grace=grace)
@@ -132,13 +137,13 @@ async def _work(
                 jobs = await worker.run_once()
                 report = logger.warning if worker.failed else logger.info
                 report(
-                    "nothing more to do: %(jobs)d jobs have run, %(failed)d of them failed",
+                    "no more jobs: %(jobs)d have run, %(failed)d of them failed",
                     jobs=jobs,
                     failed=worker.failed,
                 )
             else:
                 await worker.run()
-        except Exception as error:  # noqa: BLE001  (whatever it is, it ends this process)
+        except Exception as error:  # noqa: BLE001  (any error ends this process)
             return error
         finally:
             group.cancel_scope.cancel()

@@ -12,17 +12,17 @@ from roost._drivers.redact import redact
 from roost._ops import schema
 from roost.cli.options import Dsn, resolve_dsn
 
-migrate = typer.Typer(help="Change and look at the schema.", no_args_is_help=True)
+migrate = typer.Typer(help="Apply, undo and list migrations.", no_args_is_help=True)
 
 
 def init(*, dsn: Dsn = None) -> None:
-    """Create Roost's schema, or bring it up to date. Safe to run again, and in several places."""
+    """Create Roost's schema or bring it up to date. Safe to repeat and to run several at once."""
     _up(resolve_dsn(dsn))
 
 
 @migrate.command()
 def up(*, dsn: Dsn = None) -> None:
-    """Apply the migrations that the database doesn't have yet, all or none."""
+    """Apply all missing migrations, in one transaction."""
     _up(resolve_dsn(dsn))
 
 
@@ -36,7 +36,7 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     dsn: Dsn = None,
 ) -> None:
-    """Undo every migration above a version, newest first, all or none. Its data is lost."""
+    """Undo all migrations above a version, newest first, in one transaction. Their data is lost."""
     address = resolve_dsn(dsn)
     with psycopg_sync.connect(address, application_name="roost migrate") as connection:
         steps = run_sync(connection, schema.status())
@@ -56,7 +56,7 @@ def down(
 
 @migrate.command()
 def status(*, dsn: Dsn = None) -> None:
-    """List the migrations and whether the database has them. Exits with 1 if one is missing."""
+    """List the migrations, and whether each is applied. Exits with 1 if one is missing."""
     with psycopg_sync.connect(resolve_dsn(dsn), application_name="roost migrate") as connection:
         steps = run_sync(connection, schema.status())
     for step in steps:

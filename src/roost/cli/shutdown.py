@@ -1,8 +1,7 @@
-"""How the process ends: signals ask the worker to stop, and a watchdog ends what does not.
+"""End the worker's process: signals ask for a stop, and a watchdog exits if that takes too long.
 
-A handler may hold the process up in ways that no event loop can end: a thread that goes on, a
-coroutine that swallows its cancel, or one that blocks the loop itself. So the watchdog is a thread,
-and it hears of signals without the loop's help.
+An event loop can't end every handler: a thread goes on, a coroutine swallows its cancellation, or
+it blocks the loop itself. So the watchdog is a thread, and receives signals without the loop.
 """
 
 from __future__ import annotations
@@ -29,24 +28,23 @@ from roost._model.logs import StructuredLogger
 logger = StructuredLogger("roost.cli")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-AFTER_FIRST = 2.0
-"""Seconds beyond the grace. A worker needs a fraction of them; what it could not write by then is
-the farewell's to write."""
-AFTER_SECOND = 2.0
-"""Seconds after a second signal."""
-FOR_THREADS = 0.3
-"""Seconds in which threads without a job end; what is there afterwards still runs a handler."""
-FOR_EXIT = 5.0
-"""Seconds for the interpreter's own exit: exit handlers, and other threads that are to end."""
-LAST_WORDS = 1.0
-"""Seconds for logging and flushing before the process is ended."""
-FAREWELL = 1.5
-"""Seconds for the very last write."""
+STOP_MARGIN = 2.0
+"""Seconds after the grace until the watchdog exits. A worker needs a fraction of them."""
+FORCED_STOP_TIMEOUT = 2.0
+"""Seconds from the second signal until the watchdog exits."""
+THREADS_TIMEOUT = 0.3
+"""Seconds for idle threads to end. A thread that is alive after them still runs a handler."""
+EXIT_TIMEOUT = 5.0
+"""Seconds for the interpreter's own exit: its exit handlers and the threads that it waits for."""
+FLUSH_TIMEOUT = 1.0
+"""Seconds for logging and flushing before `os._exit`."""
+FINAL_WRITE_TIMEOUT = 1.5
+"""Seconds for the last write to the database before `os._exit`."""
 
 
 @attrs.frozen
 class _Deadline:
-    """Be gone at a time of the monotonic clock."""
+    """When to exit, by the monotonic clock; with which exit code, and the reason to log."""
 
     at: float
     code: int
@@ -54,19 +52,20 @@ class _Deadline:
 
 
 class Watchdog:
-    """Ends the process when a deadline that was set has passed.
+    """A thread that exits the process when a deadline has passed.
 
-    :param farewell: called at the very end, from another thread; it gets `FAREWELL` seconds.
+    :param final_write: called from another thread immediately before the process exits. It gets
+        `FINAL_WRITE_TIMEOUT` seconds.
     """
 
-    def __init__(self, farewell: Callable[[], None]) -> None:
-        self._farewell = farewell
-        self._ending = threading.Lock()
+    def __init__(self, final_write: Callable[[], None]) -> None:
+        self._final_write = final_write
+        self._exiting = threading.Lock()
         self._deadlines: queue.SimpleQueue[_Deadline] = queue.SimpleQueue()
         threading.Thread(target=self._watch, name="roost watchdog", daemon=True).start()
 
     def exit_within(self, seconds: float, *, code: int, why: str | None = None) -> None:
-        """Exit with ``code`` unless the process has ended by itself; the nearest deadline holds."""
+        """Exit with ``code`` after ``seconds``. The earliest of several deadlines counts."""
         self._deadlines.put(_Deadline(time.monotonic() + seconds, code, why))
 
     def _watch(self) -> None:
@@ -76,24 +75,29 @@ class Watchdog:
             try:
                 deadline = self._deadlines.get(timeout=None if left is None else max(left, 0))
             except queue.Empty:
-                assert nearest is not None  # noqa: S101  (without a deadline it waits for ever)
+                assert nearest is not None  # noqa: S101  (without a deadline, get() has no timeout)
                 self.exit_now(nearest.code, why=nearest.why)
             if nearest is None or deadline.at < nearest.at:
                 nearest = deadline
 
     def exit_now(self, code: int, *, why: str | None = None) -> NoReturn:
-        """End the process without waiting for threads; what was logged and printed gets out."""
-        self._ending.acquire()  # for ever: whoever comes second waits for the end
-        _within(LAST_WORDS, partial(_flush, why))
-        _within(FAREWELL, self._farewell)
+        """Flush logs and output, make the final write, and exit without waiting for threads.
+
+        :param why: the reason, logged as an error.
+        """
+        self._exiting.acquire()  # never released: a second caller waits until the process is gone
+        _within(FLUSH_TIMEOUT, partial(_flush, why))
+        _within(FINAL_WRITE_TIMEOUT, self._final_write)
         os._exit(code)
 
 
 def _within(seconds: float, function: Callable[[], None]) -> None:
-    """Call ``function`` and stop waiting for it after ``seconds``; what it raises is shown."""
-    # In a thread, for who holds the lock of a log handler or of a full pipe may be what is stuck.
+    """Call ``function`` in a thread, and wait for it at most ``seconds``.
+
+    It may hang: a stuck handler may hold the lock of a log handler or of a full pipe.
+    """
     thread = threading.Thread(target=function, daemon=True)
-    with suppress(RuntimeError):  # no thread can be started late in the interpreter's exit
+    with suppress(RuntimeError):  # late in the interpreter's exit no thread can start
         thread.start()
         thread.join(seconds)
 
@@ -108,58 +112,60 @@ def _flush(why: str | None) -> None:
 
 
 def exit_with(code: int, watchdog: Watchdog, *, at_once: bool) -> NoReturn:
-    """Exit as Python does, but without waiting for threads that handlers left behind.
+    """Exit like Python, but don't wait for threads in which handlers still run.
 
-    :param at_once: skip also what Python does at its exit, for there is a job in such a thread.
+    :param at_once: also skip Python's exit handlers. Set it if a job still runs in such a thread.
     """
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # a late one must not change the code
-    deadline = time.monotonic() + FOR_THREADS
-    # On trio the interpreter's exit doesn't wait for threads; anyio's own on asyncio hold it up.
+        signal.signal(number, signal.SIG_IGN)  # a late signal must not change the exit code
+    deadline = time.monotonic() + THREADS_TIMEOUT
+    # The interpreter's exit waits for anyio's threads on asyncio, and not on trio.
     workers = [t for t in threading.enumerate() if type(t).__module__.startswith("anyio.")]
     for thread in workers:
         thread.join(max(deadline - time.monotonic(), 0))
     if at_once or any(thread.is_alive() for thread in workers):
         watchdog.exit_now(code)
-    watchdog.exit_within(FOR_EXIT, code=code)
+    watchdog.exit_within(EXIT_TIMEOUT, code=code)
     sys.exit(code)
 
 
-def heeded_signals() -> list[signal.Signals]:
+def stop_signals() -> list[signal.Signals]:
     """Return the signals that stop the worker.
 
-    A hangup, the end of the terminal or of the ssh session, is one unless the process was started
-    to survive it: nohup has it ignored.
+    SIGHUP, the end of the terminal or of the ssh session, stops it unless the process was started
+    with SIGHUP ignored, as nohup does.
     """
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
 
 
 async def handle_signals(stop: Callable[[], None], *, watchdog: Watchdog, grace: float) -> None:
-    """Call ``stop`` at the first and at the second signal; exit at the third. Runs until cancelled.
+    """Call ``stop`` at each signal, and exit at the third. Runs until it is cancelled.
 
-    :param grace: seconds that ``stop`` gives to what runs.
+    :param stop: stops the worker at its first call, and ends the grace at its second.
+    :param watchdog: exits the process if a stop takes too long, and at the third signal.
+    :param grace: seconds that running jobs get after the first signal.
     """
-    heeded = heeded_signals()
-    with anyio.open_signal_receiver(*heeded) as received, _overheard(watchdog, grace, heeded):
+    numbers = stop_signals()
+    with anyio.open_signal_receiver(*numbers) as received, _watched(watchdog, grace, numbers):
         async for number in received:
             logger.info("signal received: %(signal)s", signal=signal.Signals(number).name)
             stop()
 
 
 @contextmanager
-def _overheard(watchdog: Watchdog, grace: float, heeded: Sequence[int]) -> Iterator[None]:
-    """Let a thread hear of each signal before the loop does, and pass it on to the loop.
+def _watched(watchdog: Watchdog, grace: float, stops: Sequence[int]) -> Iterator[None]:
+    """Receive each signal in a thread, set the watchdog, and pass the signal on to the loop.
 
-    A Python-level signal handler will not do: it runs in the main thread, and a signal that comes
-    just before that thread sleeps in C stays unheard until the sleep is over (seen in a test).
+    A Python signal handler can't do this: it runs in the main thread. If that thread begins to
+    sleep in C just after a signal, the handler runs only after the sleep (seen in a test).
     """
     ours, for_signals = socket.socketpair()
     for_signals.setblocking(False)
-    loops = signal.set_wakeup_fd(for_signals.fileno(), warn_on_full_buffer=False)
+    loop_fd = signal.set_wakeup_fd(for_signals.fileno(), warn_on_full_buffer=False)
     listener = threading.Thread(
         target=_listen,
-        args=(ours, loops, watchdog, grace, heeded),
+        args=(ours, loop_fd, watchdog, grace, stops),
         name="roost signals",
         daemon=True,
     )
@@ -167,27 +173,27 @@ def _overheard(watchdog: Watchdog, grace: float, heeded: Sequence[int]) -> Itera
     try:
         yield
     finally:
-        signal.set_wakeup_fd(loops)
-        for_signals.close()  # which ends the thread
-        listener.join(LAST_WORDS)
+        signal.set_wakeup_fd(loop_fd)
+        for_signals.close()  # ends the thread
+        listener.join(FLUSH_TIMEOUT)
 
 
 def _listen(
-    ours: socket.socket, loops: int, watchdog: Watchdog, grace: float, heeded: Sequence[int]
+    ours: socket.socket, loop_fd: int, watchdog: Watchdog, grace: float, stops: Sequence[int]
 ) -> None:
     deadlines = chain(
         [
-            (grace + AFTER_FIRST, "the stop took too long"),
-            (AFTER_SECOND, "the forced stop took too long"),
+            (grace + STOP_MARGIN, "the stop took too long"),
+            (FORCED_STOP_TIMEOUT, "the forced stop took too long"),
         ],
         repeat((0.0, "third signal")),
     )
     with ours:
         while numbers := ours.recv(64):
             for number in numbers:
-                if number in heeded:
+                if number in stops:
                     seconds, why = next(deadlines)
                     watchdog.exit_within(seconds, code=1, why=why)
-            if loops != -1:
-                with suppress(OSError):  # full: the loop is awake anyway
-                    os.write(loops, numbers)
+            if loop_fd != -1:
+                with suppress(OSError):  # the buffer is full: the loop has a reason to wake already
+                    os.write(loop_fd, numbers)

@@ -1,7 +1,7 @@
-"""A real Postgres server for development and tests, without installing one.
+"""Run a Postgres server for development and tests, without an installation.
 
 >>> with roost.embedded.server() as pg:
-...     client = RoostClient(pg.dsn)
+...     roost = Roost(pg.dsn)
 """
 
 from roost.embedded.binaries import find_binaries

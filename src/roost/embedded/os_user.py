@@ -1,4 +1,4 @@
-"""Which operating-system user the server runs as. Postgres refuses to run as root."""
+"""The operating-system user that runs the server. Postgres refuses to run as root."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ class OsUser:
     def run(
         self, command: Sequence[str | Path], *, timeout: float, pass_fds: Sequence[int] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program as this user, away from the caller's folder, terminal and ``PG*``.
+        """Run a program as this user, in ``/``, without the terminal and without ``PG*`` variables.
 
         :param timeout: seconds until it is killed.
-        :raises EmbeddedPostgresError: it can't be executed or took longer than ``timeout``.
+        :param pass_fds: file descriptors that it inherits.
+        :raises EmbeddedPostgresError: it can't be executed, or took longer than ``timeout``.
         """
         arguments = [str(part) for part in command]
         try:
-            return subprocess.run(  # noqa: S603  (programs that were looked for, no shell)
+            return subprocess.run(  # noqa: S603  (known programs, no shell)
                 arguments,
                 check=False,
                 stdin=subprocess.DEVNULL,
@@ -46,7 +47,7 @@ class OsUser:
                 timeout=timeout,
                 cwd="/",
                 env=_environment(os.environ),
-                # A Ctrl-C in the terminal is for the Python process: it stops the server itself.
+                # A Ctrl-C in the terminal reaches only the Python process, which stops the server.
                 start_new_session=True,
                 umask=0o077,
                 pass_fds=pass_fds,
@@ -58,27 +59,30 @@ class OsUser:
             raise EmbeddedPostgresError(f"can't run {arguments[0]}: {error}") from error
 
     def can_enter(self, folder: Path) -> bool:
-        """Say whether this user can reach what is inside ``folder``.
+        """Return whether this user can reach the files in ``folder``.
 
-        Asked of the system by trying, because modes alone don't tell (ACLs, capabilities).
+        It is tried: modes alone don't tell, because of ACLs and capabilities.
         """
         if not self.drop_privileges:
             return os.access(folder, os.X_OK)
         return self.run(["test", "-x", folder], timeout=10).returncode == 0
 
     def make_private_folder(self, folder: Path) -> None:
-        """Create ``folder`` for this user alone, or check that it is. Needs the change lock."""
+        """Create ``folder`` for this user alone. The caller holds the change lock.
+
+        :raises EmbeddedPostgresError: it exists, and is a link or another user's.
+        """
         folder.mkdir(mode=0o700, exist_ok=True)
-        # Ours and not yet this user's: just made, or made by one of us that was killed right there.
+        # It belongs to root: it was made just now, or its maker was killed before the next line.
         if self.drop_privileges and folder.lstat().st_uid == 0:
             os.chown(folder, self.uid, self.gid, follow_symlinks=False)
         check_owner(folder, self.uid)
 
 
 def check_owner(folder: Path, uid: int) -> None:
-    """Refuse a folder that is a link or somebody else's.
+    """Check that ``folder`` is a folder of the user ``uid``, and not a link.
 
-    :raises EmbeddedPostgresError: it is one of these.
+    :raises EmbeddedPostgresError: it is not.
     """
     found = folder.lstat()
     if not folder.is_dir() or folder.is_symlink():
@@ -92,11 +96,13 @@ def check_owner(folder: Path, uid: int) -> None:
 
 @functools.cache
 def server_user() -> OsUser:
-    """Return the user to run the server as: us, or for root ``postgres``, else ``nobody``.
+    """Return the user to run the server as.
 
-    :raises EmbeddedPostgresError: we are root and neither of them exists.
+    That is the user of this process; for root it is ``postgres``, or ``nobody`` without that one.
+
+    :raises EmbeddedPostgresError: this is root, and neither user exists.
     """
-    import pwd  # not on Windows, where this module must be importable
+    import pwd  # Windows has none, and must be able to import this module
 
     if os.geteuid() != 0:
         return OsUser(
@@ -115,6 +121,6 @@ def server_user() -> OsUser:
 
 
 def _environment(ours: Mapping[str, str]) -> dict[str, str]:
-    # PGPORT, PGDATA and the like would steer the server; the locale would translate its messages.
+    # PGPORT, PGDATA and others would configure the server; a locale would translate its messages.
     kept = {name: value for name, value in ours.items() if not name.startswith(("PG", "LC_"))}
     return {**kept, "LC_ALL": "C"}

@@ -1,4 +1,4 @@
-"""Where the files of one embedded server are. Every process must come to the same answer."""
+"""The paths of one embedded server. Every process must compute the same ones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from roost.embedded.os_user import OsUser, check_owner
 SOCKET_NAME = ".s.PGSQL.5432"
 
 LONGEST_SOCKET_PATH = 103
-"""Bytes of a socket's path that every system takes: Linux has room for 107, macOS for 103."""
+"""Bytes that every system allows for the path of a socket: 107 on Linux, 103 on macOS."""
 
-
-SHORT_HOME = Path("/tmp")  # noqa: S108  (the owner of what is used there is checked)
-"""Where the socket goes when its path in the data folder is too long or too odd."""
+SHORT_HOME = Path("/tmp")  # noqa: S108  (the owner is checked)
+"""The folder of the socket if its path in the data folder is too long or has odd characters."""
 
 
 @attrs.frozen(kw_only=True)
 class Paths:
-    """The files of one server: what the user named, or for root possibly somewhere else."""
+    """The paths of one server, in the user's folder or, for root, possibly in another one."""
 
     home: Path
     socket_dir: Path
@@ -37,24 +36,24 @@ class Paths:
 
     @property
     def log(self) -> Path:
-        """What the server says; the last lines go into error messages."""
+        """The server's log; its last lines go into error messages."""
         return self.cluster / "postgres.log"
 
     @property
     def change_lock(self) -> Path:
-        """Held exclusively while the server is made, started or stopped."""
+        """The lock that a process holds while it creates, starts or stops the server."""
         return self.home / "change.lock"
 
     @property
     def use_lock(self) -> Path:
-        """Held shared by every user; who gets it exclusively is the last."""
+        """The lock that each user shares; a user that can lock it exclusively is the last one."""
         return self.home / "use.lock"
 
 
 def make_paths(data_dir: Path, os_user: OsUser) -> Paths:
-    """Create the data folder if it is missing and return where things are.
+    """Return the paths of a data folder, and create the folder if it is missing.
 
-    :raises EmbeddedPostgresError: it can't be made, or belongs to somebody else.
+    :raises EmbeddedPostgresError: it can't be created, or belongs to another user.
     """
     wanted = Path(os.path.realpath(data_dir.expanduser()))
     try:
@@ -65,13 +64,15 @@ def make_paths(data_dir: Path, os_user: OsUser) -> Paths:
 
 
 def make_socket_dir(paths: Paths, os_user: OsUser) -> None:
-    """Create the folder of the socket, again if a clean-up of /tmp took it. Needs the change lock.
+    """Create the socket's folder if it is missing, for example after a clean-up of /tmp.
 
-    :raises EmbeddedPostgresError: it belongs to somebody else.
+    The caller holds the change lock.
+
+    :raises EmbeddedPostgresError: it belongs to another user.
     """
     parent = paths.socket_dir.parent
     if parent != paths.home:
-        # In a sticky /tmp nobody but its owner can replace a folder once it was found to be ours.
+        # In a sticky /tmp only its owner can replace a folder, so one check is enough.
         parent.mkdir(mode=0o711 if os_user.drop_privileges else 0o700, exist_ok=True)
         check_owner(parent, os.geteuid())
     os_user.make_private_folder(paths.socket_dir)
@@ -83,8 +84,8 @@ def _make_home(wanted: Path, os_user: OsUser) -> Path:
         raise EmbeddedPostgresError(
             f"{wanted} is a Postgres data directory that Roost did not make: choose another folder"
         )
-    # No mode is ever changed to let the server's user in: the folder above may be private for a
-    # reason. The files go where that user can be, at a name that follows from the wanted one.
+    # No mode is changed to let the server's user in: a folder above may be private on purpose. The
+    # files go to a folder that this user can enter; its name is a hash of the wanted path.
     home = wanted
     if not os_user.can_enter(wanted):
         home = make_root_home() / f"data-{_digest(wanted)}"
@@ -95,11 +96,11 @@ def _make_home(wanted: Path, os_user: OsUser) -> Path:
 
 def _socket_dir(home: Path) -> Path:
     inside = home / "socket"
-    # libpq reads a comma as a list of hosts; other drivers trip over other characters in a URL.
+    # libpq reads a comma as a list of hosts; other drivers fail at other characters in a URL.
     plain = re.fullmatch(r"[A-Za-z0-9_./-]+", str(inside))
     if plain and len(os.fsencode(inside / SOCKET_NAME)) <= LONGEST_SOCKET_PATH:
         return inside
-    # Not $TMPDIR or $XDG_RUNTIME_DIR: they may differ between processes that must meet here.
+    # Not $TMPDIR or $XDG_RUNTIME_DIR: they may differ between processes that use this server.
     return SHORT_HOME / f"roost-{os.geteuid()}" / _digest(home)
 
 

@@ -1,4 +1,4 @@
-"""Ask a server on a unix socket whether it takes connections, without a driver."""
+"""Check whether a server on a unix socket accepts connections, without a driver."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from pathlib import Path
 
 STARTUP = b"user\0postgres\0database\0postgres\0application_name\0roost-probe\0\0"
 PROTOCOL_3 = 196608
-
-
 CANNOT_CONNECT_NOW = b"C57P03\0"
 
 
 def is_ready(socket_path: Path, *, timeout: float) -> bool:
-    """Say whether a server takes connections there, as libpq's ``PQping`` does.
+    """Return whether a server accepts connections at a socket, as libpq's ``PQping`` does.
 
-    One that is starting, recovering or shutting down says so, and one that is gone says nothing:
-    both are False. One that is full answers with another error: it runs, so that is True.
+    False if there is no server, or if it is starting, recovering or shutting down. True if it has
+    no free connection: it is running.
 
     :param timeout: seconds for each step of the exchange.
     """

@@ -1,4 +1,4 @@
-"""Delete what the launcher made, and nothing else; no link is followed."""
+"""Delete only files that Roost or its server created. Links are not followed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from roost.embedded.errors import EmbeddedPostgresError
 
 MARKER = "roost.embedded"
-"""The file in a cluster's folder that says that the launcher made it."""
+"""A file in each cluster's folder that Roost created."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC if os.name != "nt" else 0
 _LOCKS = ("use.lock", "change.lock")
@@ -28,14 +28,14 @@ _OF_POSTGRES = frozenset(
 
 
 def mark(cluster: Path) -> None:
-    """Write the marker into a cluster's folder that is ready."""
+    """Write the marker into the folder of a complete cluster."""
     (cluster / MARKER).write_text("Made by roost.embedded, whose remove() deletes this folder.\n")
 
 
 def check_removable(home: Path) -> None:
-    """Make sure that the launcher made the cluster in ``home``.
+    """Check that Roost created the cluster in ``home``.
 
-    :raises EmbeddedPostgresError: it did not, or a link is in the way. Nothing was changed.
+    :raises EmbeddedPostgresError: it did not, or the cluster is a link. Nothing was changed.
     """
     for name in ("cluster", "cluster.new"):
         if (home / name).is_symlink():
@@ -47,12 +47,12 @@ def check_removable(home: Path) -> None:
             )
     elif not all(_is_lock(home / name) for name in _LOCKS):
         raise EmbeddedPostgresError(
-            f"{home} is no data folder of roost.embedded: nothing was deleted"
+            f"{home} is not a data folder of roost.embedded: nothing was deleted"
         )
 
 
 def delete_home(home: Path) -> None:
-    """Delete the launcher's files in ``home``, and the folder if nothing else is in it."""
+    """Delete Roost's files in ``home``, and the folder if it is empty then."""
     check_removable(home)
     with _opened(home) as folder:
         for name in ("cluster", "cluster.new"):
@@ -64,29 +64,29 @@ def delete_home(home: Path) -> None:
 
 
 def delete_unfinished(cluster: Path) -> None:
-    """Delete the data directory that an initdb left when it was killed.
+    """Delete the data directory of an initdb that was killed.
 
-    :raises EmbeddedPostgresError: it is a link, or other files are in it.
+    :raises EmbeddedPostgresError: it is a link, or contains other files.
     """
     if not cluster.is_symlink():
         with _opened(cluster.parent) as folder:
             delete_cluster(cluster.name, folder)
     if cluster.is_symlink() or cluster.exists():
-        raise EmbeddedPostgresError(f"{cluster} is in the way, and not Roost's: move it away")
+        raise EmbeddedPostgresError(f"{cluster} was not made by Roost: move it away")
 
 
 def delete_cluster(name: str, parent: int) -> None:
-    """Delete a data directory of Postgres, except for entries that aren't Postgres' own.
+    """Delete a data directory of Postgres. Files that Postgres did not create are kept.
 
-    :param parent: the file descriptor of the folder that it is in.
+    :param parent: the file descriptor of the folder that contains it.
     """
     try:
         folder = os.open(name, _FOLDER, dir_fd=parent)
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
-        # The marker last: a removal that was interrupted can be repeated.
-        for entry in sorted(os.listdir(folder), key=MARKER.__eq__):  # noqa: PTH208  (by its descriptor)
+        # The marker is last, so an interrupted removal can be repeated.
+        for entry in sorted(os.listdir(folder), key=MARKER.__eq__):  # noqa: PTH208  (by descriptor)
             if entry not in _OF_POSTGRES and not entry.startswith("pg_"):
                 continue
             if stat.S_ISDIR(os.stat(entry, dir_fd=folder, follow_symlinks=False).st_mode):
@@ -95,12 +95,12 @@ def delete_cluster(name: str, parent: int) -> None:
                 os.unlink(entry, dir_fd=folder)
     finally:
         os.close(folder)
-    with suppress(OSError):  # something else is in it
+    with suppress(OSError):  # it still contains other files
         os.rmdir(name, dir_fd=parent)
 
 
 def delete_socket_dir(socket_dir: Path, socket_name: str) -> None:
-    """Delete the server's sockets, and their folder if nothing else is in it."""
+    """Delete the server's socket and its lock, and their folder if it is empty then."""
     with suppress(OSError), _opened(socket_dir) as folder:
         for entry in (socket_name, f"{socket_name}.lock"):
             with suppress(FileNotFoundError):
@@ -109,7 +109,7 @@ def delete_socket_dir(socket_dir: Path, socket_name: str) -> None:
 
 
 def delete_if_empty(folder: Path) -> None:
-    """Delete a folder that nothing is in; a link stays."""
+    """Delete a folder if it is empty. A link is kept."""
     with suppress(OSError):
         folder.rmdir()
 

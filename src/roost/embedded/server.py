@@ -1,6 +1,6 @@
-"""Use a server together with other processes; the last one out stops it.
+"""Share a server with other processes; the last user stops it.
 
-The kernel's file locks count the users, so a user that is killed is no longer counted.
+Each user holds a shared file lock. The kernel releases the lock of a killed user.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from roost.embedded.paths import SOCKET_NAME, make_paths
 from roost.embedded.removal import check_removable, delete_home, delete_if_empty, delete_socket_dir
 
 CHANGE_TIMEOUT = 2 * START_TIMEOUT + STOP_TIMEOUT
-"""Seconds to wait for others who make, start or stop the server."""
+"""Seconds to wait while another process creates, starts or stops the server."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,13 +31,13 @@ class Server:
     """A running server. Connect as the superuser ``postgres``; there is no password."""
 
     dsn: str
-    """The maintenance database ``postgres``."""
+    """The DSN of the maintenance database ``postgres``."""
 
     data_dir: Path
-    """Where the data is; see `server` for when root finds it elsewhere than it asked for."""
+    """The data folder. For root it may differ from the folder given to `server`; see there."""
 
     bin_dir: Path
-    """The Postgres programs in use."""
+    """The folder of the Postgres programs in use."""
 
     version: str
     """Their version, such as ``"18.1"``."""
@@ -57,27 +57,27 @@ def server(
     settings: Mapping[str, object] | None = None,
     bin_dir: str | os.PathLike[str] | None = None,
 ) -> Iterator[Server]:
-    """Run a Postgres server for as long as somebody uses it.
+    """Run a Postgres server for the duration of a ``with`` block.
 
-    Makes the data folder when it is missing and starts the server when it doesn't run. Several
+    Creates the data folder if it is missing, and starts the server if it is not running. Several
     processes and threads may use one folder at once: they share one server, and the last one to
-    leave stops it. It blocks, for about a second at the first use; call it from a thread in async
-    code.
+    leave its block stops the server. The call blocks, for about a second at the first use; in async
+    code call it from a thread.
 
-    As root the server runs as ``postgres``, or ``nobody``. If that user can't reach ``data_dir``,
-    the data is kept in ``/var/lib/roost/data-<hash of the path>`` instead, and likewise the
-    binaries are copied to ``/var/lib/roost``.
+    For root the server runs as ``postgres``, or ``nobody``. If that user can't reach ``data_dir``,
+    the data is in ``/var/lib/roost/data-<hash of the path>`` instead. In the same way the programs
+    are copied to ``/var/lib/roost``.
 
-    A user that is killed leaves the server running for the others, or, if it was the only one, for
-    the next one to find and to stop. A process that was forked inside the block does not stop the
-    server and must not outlive it.
+    If a process is killed inside the block, the server keeps running for the other users, or until
+    the next user stops it. A process that was forked inside the block does not stop the server, and
+    must end before it.
 
-    :param data_dir: a folder for this server alone; delete it, unused, to begin afresh.
-    :param settings: Postgres settings by name, such as ``{"fsync": False}``. They apply if this
-        call starts the server, and not if it runs already.
+    :param data_dir: a folder for this server alone. To start again without data, use `remove`.
+    :param settings: Postgres settings by name, such as ``{"fsync": False}``. They apply only if
+        this call starts the server.
     :param bin_dir: the folder of the Postgres programs; default: see `find_binaries`.
-    :raises BinariesNotFoundError: there is no Postgres to run.
-    :raises DataVersionError: the data was made by another major version.
+    :raises BinariesNotFoundError: no Postgres was found.
+    :raises DataVersionError: another major version created the data.
     :raises EmbeddedPostgresError: it can't be started or stopped; the message says why.
     """
     cluster, use_lock, change_lock = _locked(data_dir, bin_dir)
@@ -104,17 +104,17 @@ def server(
 def remove(
     data_dir: str | os.PathLike[str], *, bin_dir: str | os.PathLike[str] | None = None
 ) -> None:
-    """Delete a server's data for good, stopping a server that a killed user left running.
+    """Delete a server's data. A server that a killed user left running is stopped first.
 
-    Only what `server` made is deleted. Other files stay, and so do the folders that they are in.
-    Does nothing if there is no such folder.
+    Only files that `server` created are deleted. Other files and their folders are kept. Does
+    nothing if the folder does not exist.
 
-    :raises EmbeddedPostgresError: it is in use, `server` did not make it, or ``data_dir`` is a
-        link; nothing was deleted.
+    :raises EmbeddedPostgresError: the server is in use, `server` did not create the folder, or
+        ``data_dir`` is a link. Nothing was deleted.
     """
     folder = Path(data_dir).expanduser()
     if folder.is_symlink():
-        raise EmbeddedPostgresError(f"{folder} is a link: name the folder that it leads to")
+        raise EmbeddedPostgresError(f"{folder} is a link: give the folder that it points to")
     if not folder.exists():
         return
     cluster = open_cluster(folder, bin_dir)
@@ -124,7 +124,7 @@ def remove(
     except OSError as error:
         raise EmbeddedPostgresError(f"can't delete {folder}: {error}") from error
     finally:
-        if cluster.paths.home != folder.resolve():  # root's, which may have been made just now
+        if cluster.paths.home != folder.resolve():  # root's, which open_cluster may have created
             delete_if_empty(cluster.paths.home)
     delete_if_empty(folder)
 
@@ -144,7 +144,7 @@ def _remove(cluster: Cluster) -> None:
 def open_cluster(
     data_dir: str | os.PathLike[str], bin_dir: str | os.PathLike[str] | None
 ) -> Cluster:
-    """Return the server of ``data_dir``, which may not exist yet; creates its folder only."""
+    """Return the server of ``data_dir``. Creates the folder if it is missing, and nothing else."""
     if sys.platform == "win32":
         raise EmbeddedPostgresError(
             "the embedded Postgres needs Linux or macOS: give Roost the DSN of a server instead"
@@ -159,9 +159,9 @@ def open_cluster(
 def _locked(
     data_dir: str | os.PathLike[str], bin_dir: str | os.PathLike[str] | None
 ) -> tuple[Cluster, FileLock, FileLock]:
-    """Return the server, its lock for users, not yet held, and the change lock, held.
+    """Return the server, its use lock (not held), and its change lock (held).
 
-    Begins anew when another process removed the folder in the meantime.
+    Starts again if another process removed the folder in the meantime.
     """
     while True:
         cluster = open_cluster(data_dir, bin_dir)
@@ -179,7 +179,7 @@ def _leave(cluster: Cluster, use_lock: FileLock) -> None:
         change_lock.exclusive(timeout=CHANGE_TIMEOUT)
         if use_lock.try_exclusive():
             cluster.stop()
-        use_lock.close()  # before the change lock: the next one to leave must not still see us
+        use_lock.close()  # before the change lock, so that the next user to leave does not count us
 
 
 def _dsn(socket_dir: Path, database: str) -> str:
