@@ -66,7 +66,7 @@ class Settle(Tables):
                 self._fail(row, f"ValueError: {text}", f"ValueError: {text}\n", wait, error_cap)
             case TimeOut(limit=limit, retry_in=wait):
                 text = f"JobTimeoutError: timed out after {limit} s"
-                self._fail(row, text, f"roost.exceptions.{text}\n", wait, error_cap)
+                self._fail(row, text, f"roost.{text}\n", wait, error_cap)
             case Snooze(seconds=seconds):
                 self._give_back(row, in_seconds=seconds)
             case Release():
