@@ -104,7 +104,7 @@ async def test_prefetched_short_jobs_are_released_when_jobs_become_long(
     async def work() -> None:
         nonlocal ended
         if ended > short:
-            await anyio.sleep(0.09)  # less than they may wait, so that they move all the time
+            await anyio.sleep(0.09)  # sleeps: shorter than a prefetched job may wait, so jobs move
         ended += 1
 
     def handed_back() -> int:
