@@ -1,4 +1,4 @@
-"""What goes into `AsyncRoost` comes out of the row, through a bounded number of connections."""
+"""`AsyncRoost` stores every field, on a bounded number of connections."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Order(BaseModel):
     lines: list[Line]
 
 
-async def test_models_and_dicts_of_rich_values_are_stored_alike(client: AsyncRoost) -> None:
+async def test_models_and_dicts_of_rich_values_are_stored_the_same(client: AsyncRoost) -> None:
     at = datetime(2026, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))
     number = uuid4()
     model = Order(number=number, lines=[Line(price=Decimal("1.10"), at=at)])
@@ -124,7 +124,7 @@ async def test_a_time_of_any_zone_is_the_same_instant(client: AsyncRoost, zone: 
     assert row.scheduled_at.tzinfo is UTC
 
 
-async def test_both_hours_of_the_fall_back_are_told_apart(client: AsyncRoost) -> None:
+async def test_both_hours_of_the_fall_back_are_distinguished(client: AsyncRoost) -> None:
     zone = ZoneInfo("America/New_York")
     local = datetime(2030, 11, 3, 1, 30, tzinfo=zone)
     first = await client.get(await client.enqueue("work", scheduled_at=local))
@@ -132,7 +132,7 @@ async def test_both_hours_of_the_fall_back_are_told_apart(client: AsyncRoost) ->
     assert second.scheduled_at - first.scheduled_at == timedelta(hours=1)
 
 
-async def test_the_edges_of_time_come_back(client: AsyncRoost) -> None:
+async def test_the_earliest_and_latest_times_are_read_back(client: AsyncRoost) -> None:
     for edge in (datetime(2, 1, 2, tzinfo=UTC), datetime(9998, 12, 30, tzinfo=UTC)):
         assert (
             await client.get(await client.enqueue("work", scheduled_at=edge))
@@ -179,7 +179,9 @@ async def test_explicit_keywords_win_also_when_they_equal_the_signatures_default
     assert list(rows)[1:] == [("default", 0, 20), ("slow", 7, 3)]
 
 
-async def test_a_function_that_is_no_task_is_refused(client: AsyncRoost, table: JobTable) -> None:
+async def test_a_function_that_is_not_a_task_is_refused(
+    client: AsyncRoost, table: JobTable
+) -> None:
     with pytest.raises(UnknownTaskError, match="decorate it"):
         await client.enqueue(len)
     assert table.states() == {}
@@ -224,7 +226,7 @@ async def test_no_jobs_are_no_statement(client: AsyncRoost, table: JobTable) -> 
     assert table.connections("roost") == 0
 
 
-async def test_one_job_or_something_else_is_not_taken_for_several(
+async def test_a_single_job_or_another_object_is_refused_as_several(
     client: AsyncRoost, table: JobTable
 ) -> None:
     wrong: list[Any] = [JobInsert("work"), [JobInsert("work"), None], [5], "work", None, 5]

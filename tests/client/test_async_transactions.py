@@ -1,4 +1,4 @@
-"""``conn=``: the job is there when, and only when, the caller's transaction commits."""
+"""``conn=``: the job exists if and only if the caller's transaction commits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 class ShoutingCursor(psycopg.AsyncCursor[Any]):
-    """A cursor that gives other rows than the tuples of the database."""
+    """A cursor that returns other rows than tuples."""
 
     async def fetchall(self) -> Any:
         return ["HELLO"]
@@ -36,7 +36,7 @@ class ShoutingCursor(psycopg.AsyncCursor[Any]):
 
 
 class ShoutingConnection(psycopg.AsyncConnection[Any]):
-    """A connection whose class chooses cursor and rows."""
+    """A connection with cursor and row factories of its class."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -96,7 +96,7 @@ ANYWHERE: dict[str, Opening] = {
 def transaction(
     request: pytest.FixtureRequest, anyio_backend_name: str, client: AsyncRoost, dsn: str
 ) -> Callable[[], AbstractAsyncContextManager[Any]]:
-    """Return a function that opens a transaction of each kind."""
+    """Return functions that open a transaction, one for each kind of connection."""
     name: str = request.param
     if name in PLAIN and anyio_backend_name != "asyncio":
         pytest.skip("psycopg's own AsyncConnection is for asyncio")
@@ -113,7 +113,7 @@ class Undo(Exception):  # noqa: N818
 
 @asynccontextmanager
 async def undone(block: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
-    """Leave ``block`` with an error."""
+    """Leave ``block`` with an error, so that it rolls back."""
     with suppress(Undo):
         async with block as conn:
             yield conn
@@ -144,7 +144,7 @@ async def test_a_rollback_leaves_none(
     assert table.value("select count(*) from roost.dependencies") == 0
 
 
-async def test_the_callers_own_changes_share_its_fate(
+async def test_the_callers_own_changes_are_committed_or_rolled_back_too(
     client: AsyncRoost, table: JobTable, transaction: Transaction
 ) -> None:
     table.script("create table orders (id int)")
@@ -159,7 +159,7 @@ async def test_the_callers_own_changes_share_its_fate(
     assert table.states() == {"available": 1}
 
 
-async def test_the_connection_is_left_as_it_was(
+async def test_the_callers_connection_is_not_changed(
     client: AsyncRoost, table: JobTable, transaction: Transaction
 ) -> None:
     async with transaction() as conn:

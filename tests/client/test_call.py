@@ -1,4 +1,4 @@
-"""`roost.call`: a task and its arguments, bound by name, accepted wherever a task is."""
+"""`roost.call`: a task with its arguments, which every enqueue accepts."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_extra_keywords_are_spread() -> None:
     assert roost.call(collect, a=1, b=2).args == {"a": 1, "b": 2}
 
 
-def test_what_the_function_does_not_take_is_refused() -> None:
+def test_arguments_that_the_function_does_not_accept_are_refused() -> None:
     wrong: Any = roost.call
     for args, kwargs in (((), {"nobody": 1}), ((1, "a", "b"), {}), ((1,), {"user_id": 2})):
         with pytest.raises(InvalidJobError, match=r"send\(\) can't be called like this"):
             wrong(send, *args, **kwargs)
 
 
-def test_what_has_no_name_can_not_be_stored() -> None:
+def test_an_argument_without_a_name_can_not_be_stored() -> None:
     def spread(*numbers: int) -> None: ...
 
     def positional(n: int, /) -> None: ...
@@ -52,7 +52,7 @@ def test_what_has_no_name_can_not_be_stored() -> None:
             roost.call(func, 1)
 
 
-def test_options_make_a_new_call_and_add_up() -> None:
+def test_options_return_a_new_call_and_accumulate() -> None:
     bare = roost.call(send, 1)
     one = bare.options(queue="mail", priority=3)
     two = one.options(priority=4, tags=["a"])
@@ -62,7 +62,7 @@ def test_options_make_a_new_call_and_add_up() -> None:
     assert two.args == bare.args
 
 
-def test_nothing_is_run() -> None:
+def test_the_function_is_not_called() -> None:
     def explode() -> None:
         raise AssertionError
 
@@ -75,7 +75,7 @@ def declared(registry: HandlerRegistry) -> None:
 
 
 @pytest.mark.usefixtures("declared")
-def test_options_of_the_call_win_over_the_tasks_and_those_of_enqueue_over_both(
+def test_options_of_enqueue_override_the_calls_and_those_the_tasks(
     dsn: str, registry: HandlerRegistry
 ) -> None:
     with Roost(dsn, registry=registry) as client:
@@ -92,13 +92,13 @@ def test_options_of_the_call_win_over_the_tasks_and_those_of_enqueue_over_both(
             client.enqueue(chosen, args={"user_id": 2})
 
 
-def test_a_call_of_a_function_that_is_no_task_is_refused(dsn: str, table: JobTable) -> None:
+def test_a_call_of_a_function_that_is_not_a_task_is_refused(dsn: str, table: JobTable) -> None:
     with Roost(dsn) as client, pytest.raises(roost.UnknownTaskError, match="decorate it"):
         client.enqueue(roost.call(send, 1))
     assert table.states() == {}
 
 
-# One JSON through every door.
+# Every way to enqueue stores the same JSON.
 
 
 class Line(BaseModel):
@@ -125,7 +125,7 @@ async def client(
 
 
 @pytest.mark.anyio
-async def test_every_door_stores_the_same_json(
+async def test_every_way_to_enqueue_stores_the_same_json(
     client: AsyncRoost, dsn: str, registry: HandlerRegistry, table: JobTable
 ) -> None:
     job("take", args_model=Order, registry=registry)(take)

@@ -37,7 +37,7 @@ def seen(table: JobTable) -> list[int]:
 INSERT = "insert into effects values (%s)"
 
 
-async def test_effects_and_completion_are_there_together(
+async def test_effects_and_completion_are_committed_together(
     client: AsyncRoost, table: JobTable, registry: HandlerRegistry
 ) -> None:
     states = []
@@ -59,7 +59,7 @@ async def test_effects_and_completion_are_there_together(
     assert (row.state, row.result, row.attempt, row.errors) == ("completed", {"n": 7}, 1, [])
 
 
-async def test_a_rollback_leaves_neither_and_the_job_is_retried(
+async def test_a_rollback_undoes_both_and_the_job_is_retried(
     client: AsyncRoost, table: JobTable, registry: HandlerRegistry
 ) -> None:
     @job("work", registry=registry)
@@ -118,7 +118,7 @@ async def test_an_error_after_the_commit_changes_nothing(
     assert (row.state, row.attempt, row.errors, seen(table)) == ("completed", 1, [], [job_id])
 
 
-async def test_a_lost_lease_is_told_and_nothing_commits(
+async def test_a_lost_lease_raises_and_nothing_is_committed(
     client: AsyncRoost, table: JobTable, registry: HandlerRegistry
 ) -> None:
     told = []
@@ -126,7 +126,7 @@ async def test_a_lost_lease_is_told_and_nothing_commits(
     @job("work", registry=registry)
     async def work() -> None:
         job_id = current_job().id
-        # Somebody took the worker for dead and has the job now.
+        # A rescue considered the worker dead, and another worker has the job.
         table.change(job_id, "lease_no = lease_no + 1")
         try:
             async with client.transaction() as conn:
@@ -169,7 +169,9 @@ async def test_children_are_released(
     assert table.states() == {"completed": 3}
 
 
-async def test_waiters_are_told(client: AsyncRoost, registry: HandlerRegistry, dsn: str) -> None:
+async def test_waiters_are_notified(
+    client: AsyncRoost, registry: HandlerRegistry, dsn: str
+) -> None:
     @job("work", registry=registry)
     async def work() -> None:
         async with client.transaction() as conn:

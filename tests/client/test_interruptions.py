@@ -1,4 +1,4 @@
-"""The blocking client in bad company: signal handlers that raise, forks, locks and dead servers."""
+"""The blocking client survives raising signal handlers, forks, locks and dead servers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def silent_server() -> Iterator[str]:
 
 
 def run(program: str, *args: str, folder: Path, seconds: float = 60) -> str:
-    """Run a program in a process of its own and return what it prints."""
+    """Run a program in another process and return its output."""
     path = folder / "program.py"
     path.write_text(textwrap.dedent(program))
     command = [sys.executable, "-W", "error", str(path), *args]
@@ -114,7 +114,7 @@ def test_an_enqueue_in_the_callers_transaction_ends_too(
         assert conn.execute("select 1").fetchone() == (1,)
 
 
-def test_threads_that_wait_for_a_silent_server_wait_no_longer_than_they_asked(
+def test_threads_that_wait_for_a_silent_server_end_in_time(
     silent_server: str,
 ) -> None:
     took: list[float] = []
@@ -135,7 +135,7 @@ def test_threads_that_wait_for_a_silent_server_wait_no_longer_than_they_asked(
     assert max(took) < 5, took
 
 
-def test_a_wait_of_no_time_looks_once(client: Roost, table: JobTable) -> None:
+def test_a_wait_with_timeout_zero_queries_once(client: Roost, table: JobTable) -> None:
     job_id = table.add()
     with pytest.raises(JobTimeoutError):
         client.wait_for(job_id, timeout=0)
@@ -215,7 +215,7 @@ def test_an_interrupted_connection_is_not_used_again(dsn: str, table: JobTable) 
     pool.close()
 
 
-def test_a_place_whose_user_never_came_to_its_end_is_free_again(dsn: str) -> None:
+def test_a_pool_slot_of_an_interrupted_caller_is_freed(dsn: str) -> None:
     """As after an exception between ``__enter__`` and the body of a ``with``."""
     pool = PsycopgSyncDriver(dsn).pool(max_size=1)
     for _ in range(3):
@@ -231,7 +231,7 @@ def test_a_place_whose_user_never_came_to_its_end_is_free_again(dsn: str) -> Non
 WAITING_FORK = """
     import os, sys, threading, time, warnings
     import roost
-    warnings.simplefilter("ignore")  # of forking with threads, which is what this is about
+    warnings.simplefilter("ignore")  # about forking with threads, which is tested here
     dsn, moment = sys.argv[1:3]
     client = roost.Roost(dsn)
     first, second = client.enqueue("t"), client.enqueue("t")
@@ -244,7 +244,7 @@ WAITING_FORK = """
 
     thread = threading.Thread(target=wait)
     thread.start()
-    time.sleep(float(moment))  # sleeps: the moment of the fork is what is varied
+    time.sleep(float(moment))  # sleeps: the moment of the fork is varied
     children = []
     for number in range(3):
         pid = os.fork()

@@ -17,7 +17,7 @@ KEYS = 3
 
 @pytest.fixture(params=["repeatable read", "serializable"])
 def strict_dsn(request: pytest.FixtureRequest, dsn: str) -> str:
-    """Return the DSN of a database with such a default, in which others insert and end jobs."""
+    """Return the DSN of a database with this default, in which other sessions change jobs."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(
@@ -55,7 +55,7 @@ async def test_an_enqueue_of_its_own_never_fails_by_serialization(
     assert ended == 60
 
 
-def test_nor_does_one_of_the_blocking_client(strict_dsn: str) -> None:
+def test_an_enqueue_of_the_blocking_client_never_fails_by_serialization(strict_dsn: str) -> None:
     with Roost(strict_dsn) as client, ThreadPoolExecutor(10) as threads:
 
         def one(number: int) -> int:

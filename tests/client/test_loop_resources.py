@@ -46,7 +46,7 @@ def silent_server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("driver", "backend", "options"), LOOPS)
-def test_a_client_goes_on_in_the_next_loop_and_leaves_nothing_in_the_last(
+def test_a_client_works_in_the_next_loop_and_leaves_nothing_in_the_last(
     dsn: str, table: JobTable, driver: str, backend: str, options: dict[str, object]
 ) -> None:
     client = AsyncRoost(dsn, driver=driver)
@@ -65,7 +65,7 @@ def test_a_client_goes_on_in_the_next_loop_and_leaves_nothing_in_the_last(
     assert table.states() == {"available": 12}
 
 
-def test_one_client_serves_loops_of_both_kinds(dsn: str, table: JobTable) -> None:
+def test_one_client_works_on_asyncio_and_trio_loops(dsn: str, table: JobTable) -> None:
     client = AsyncRoost(dsn)
     for backend in ("asyncio", "trio", "asyncio", "trio"):
         anyio.run(client.enqueue, "work", backend=backend)
@@ -87,7 +87,7 @@ JUST_CLOSED = """
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_the_connections_of_a_loop_that_was_just_closed_go_with_the_next_use(
+def test_the_connections_of_a_loop_closed_abruptly_are_dropped_on_the_next_use(
     dsn: str, table: JobTable, tmp_path: Path, driver: str
 ) -> None:
     path = tmp_path / "program.py"
@@ -244,7 +244,7 @@ def test_a_forked_process_has_connections_of_its_own(
 
 @needs_fork
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
-def test_a_process_may_be_forked_inside_of_a_running_loop(
+def test_a_process_may_be_forked_in_a_running_loop(
     dsn: str, table: JobTable, tmp_path: Path, driver: str
 ) -> None:
     run(FORKING_INSIDE, dsn, driver, folder=tmp_path)
@@ -252,7 +252,7 @@ def test_a_process_may_be_forked_inside_of_a_running_loop(
 
 
 @pytest.mark.parametrize(("driver", "backend", "options"), LOOPS)
-def test_a_wait_of_no_time_looks_once(
+def test_a_wait_with_timeout_zero_queries_once(
     dsn: str, table: JobTable, driver: str, backend: str, options: dict[str, object]
 ) -> None:
     async def use() -> None:
@@ -271,7 +271,7 @@ def test_a_wait_of_no_time_looks_once(
 
 @pytest.mark.parametrize(("driver", "backend", "options"), LOOPS)
 @pytest.mark.parametrize("timeout", [0, 1])
-def test_a_wait_for_a_silent_server_ends_in_its_time(
+def test_a_wait_for_a_silent_server_ends_in_time(
     silent_server: str, driver: str, backend: str, options: dict[str, object], timeout: float
 ) -> None:
     took: list[float] = []

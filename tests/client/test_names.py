@@ -1,4 +1,4 @@
-"""Names and ids that can't be meant are refused wherever they come in."""
+"""Invalid names and ids are refused by every verb and declaration."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GOOD = [
     "a\u00a0b",
 ]
 
-DOORS: dict[str, Callable[[Roost, str], object]] = {
+ENTRY_POINTS: dict[str, Callable[[Roost, str], object]] = {
     "task": lambda client, name: client.enqueue(name),
     "queue": lambda client, name: client.enqueue("work", queue=name),
     "unique_key": lambda client, name: client.enqueue("work", unique_key=name),
@@ -53,7 +53,7 @@ DOORS: dict[str, Callable[[Roost, str], object]] = {
     "one of many": lambda client, name: client.enqueue_many(
         [JobInsert("work"), JobInsert("work", queue=name)]
     ),
-    "many alike": lambda client, name: client.enqueue_many([JobInsert(name)] * 3),
+    "many homogeneous": lambda client, name: client.enqueue_many([JobInsert(name)] * 3),
     "many keys": lambda client, name: client.enqueue_all([JobInsert("work", unique_key=name)]),
     "pause": lambda client, name: client.pause_queue(name),
     "resume": lambda client, name: client.resume_queue(name),
@@ -69,18 +69,18 @@ DOORS: dict[str, Callable[[Roost, str], object]] = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 def test_a_name_that_is_blank_or_not_one_line_is_refused(
-    dsn: str, table: JobTable, door: str
+    dsn: str, table: JobTable, entry_point: str
 ) -> None:
     with Roost(dsn) as client:
         for name in BAD:
             with pytest.raises((InvalidJobError, InvalidSettingError)):
-                DOORS[door](client, name)
+                ENTRY_POINTS[entry_point](client, name)
         assert table.states() == {}
-        assert table.connections("roost") == 0  # before the database was asked
+        assert table.connections("roost") == 0  # before the database was used
         for name in GOOD:
-            DOORS[door](client, name)
+            ENTRY_POINTS[entry_point](client, name)
 
 
 def test_the_function_in_sql_refuses_the_same(dsn: str, table: JobTable) -> None:
@@ -100,7 +100,7 @@ def test_the_function_in_sql_refuses_the_same(dsn: str, table: JobTable) -> None
 
 
 @pytest.mark.parametrize("job_id", [2**63, 10**30, -(2**70)])
-def test_an_id_beyond_what_the_database_has_is_of_no_job(dsn: str, job_id: int) -> None:
+def test_an_id_out_of_the_databases_range_is_not_found(dsn: str, job_id: int) -> None:
     with Roost(dsn) as client:
         for verb in (client.get, client.status, client.cancel, client.retry, client.wait_for):
             with pytest.raises(JobNotFoundError):
@@ -125,7 +125,7 @@ def test_an_id_beyond_what_the_database_has_is_of_no_job(dsn: str, job_id: int) 
         {"shutdown_timeout": 10**30},
     ],
 )
-def test_a_setting_that_the_database_can_not_take_is_refused_when_it_is_given(
+def test_a_setting_out_of_the_databases_range_is_refused(
     wrong: dict[str, Any],
 ) -> None:
     with pytest.raises(InvalidSettingError, match=next(iter(wrong))):
@@ -133,6 +133,6 @@ def test_a_setting_that_the_database_can_not_take_is_refused_when_it_is_given(
 
 
 @pytest.mark.parametrize("limit", ["rate_per_minute", "max_concurrency"])
-def test_so_is_a_limit(limit: str) -> None:
+def test_a_limit_out_of_the_databases_range_is_refused(limit: str) -> None:
     with pytest.raises(InvalidSettingError, match=limit):
         TaskDefaults(**{limit: 2**31})  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a retry does to a job that depends on others."""
+"""A retry of a job that depends on others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Roost`, the client that blocks: all its verbs, from many threads, after forks and losses."""
+"""`Roost`: its verbs, many threads, forks, and lost connections."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def declared(registry: HandlerRegistry) -> Callable[..., Any]:
 
 
 def work_off(dsn: str, registry: HandlerRegistry, *queues: str) -> int:
-    """Run the jobs that are there."""
+    """Run the available jobs."""
 
     async def run() -> int:
         async with AsyncRoost(dsn, registry=registry) as client:
@@ -98,7 +98,7 @@ def test_several_jobs_at_once(client: Roost, table: JobTable) -> None:
     assert table.states() == {"available": 2}
 
 
-def test_its_errors_are_those_of_the_other_client(client: Roost) -> None:
+def test_its_errors_are_those_of_the_async_client(client: Roost) -> None:
     client.enqueue("work", unique_key="key")
     with pytest.raises(DuplicateUniqueJobError):
         client.enqueue("work", unique_key="key")
@@ -114,7 +114,7 @@ def test_its_errors_are_those_of_the_other_client(client: Roost) -> None:
             by_name("none")
 
 
-def test_jobs_are_cancelled_retried_and_looked_at(client: Roost) -> None:
+def test_jobs_are_cancelled_retried_and_read(client: Roost) -> None:
     job_id = client.enqueue("work")
     assert client.status(job_id) is JobState.AVAILABLE
     assert client.cancel(job_id)
@@ -197,7 +197,7 @@ def test_twenty_threads_share_ten_connections(client: Roost, table: JobTable) ->
 
 
 def test_the_eleventh_caller_waits_for_a_connection(client: Roost, table: JobTable) -> None:
-    """Ten threads are held by a locked table; the eleventh finishes after they are let go."""
+    """Ten threads wait for a locked table; the eleventh finishes after the lock is released."""
     with psycopg.connect(client_dsn(table)) as blocker:
         blocker.execute("lock table roost.jobs in exclusive mode")
         with ThreadPoolExecutor(11) as threads:
@@ -242,7 +242,7 @@ def test_a_closed_client_has_no_connections_and_refuses_every_call(
             refused()
 
 
-def test_a_with_closes_it_also_after_an_error(dsn: str, table: JobTable) -> None:
+def test_with_closes_the_client_also_after_an_error(dsn: str, table: JobTable) -> None:
     with pytest.raises(JobNotFoundError), Roost(dsn) as client:
         client.get(987654)
     until(lambda: table.connections("roost") == 0)
@@ -297,7 +297,7 @@ def test_connections_that_were_killed_are_replaced(client: Roost, table: JobTabl
     assert table.states() == {"available": 4}
 
 
-def test_a_restarted_server_is_found_again(restartable_server: Any) -> None:
+def test_the_client_reconnects_to_a_restarted_server(restartable_server: Any) -> None:
     with Roost(restartable_server.dsn) as client:
         first = client.enqueue("work")
         restartable_server.restart("fast")
@@ -309,14 +309,16 @@ def test_a_restarted_server_is_found_again(restartable_server: Any) -> None:
         assert [client.status(first), client.status(second)] == ["available"] * 2
 
 
-def test_a_server_that_is_not_there_is_a_typed_error() -> None:
+def test_an_unreachable_server_is_a_typed_error() -> None:
     client = Roost("postgresql://127.0.0.1:1/none?connect_timeout=2")
     with client, pytest.raises(DatabaseUnavailableError):
         client.enqueue("work")
 
 
 @pytest.mark.parametrize("scheme", ["postgresql+psycopg", "postgresql+asyncpg", "postgres"])
-def test_the_dsn_of_an_async_application_serves_too(dsn: str, table: JobTable, scheme: str) -> None:
+def test_the_dsn_of_an_async_application_is_accepted(
+    dsn: str, table: JobTable, scheme: str
+) -> None:
     with Roost(dsn.replace("postgresql://", f"{scheme}://", 1)) as client:
         client.enqueue("work")
     assert table.states() == {"available": 1}

@@ -1,4 +1,4 @@
-"""Every call says what is wrong with the schema, or which right is missing, and what to do."""
+"""Errors say what is wrong with the schema, or which privilege is missing, and what to do."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def clients(anyio_backend_name: str, empty_dsn: str) -> AsyncIterator[list
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
-async def test_a_call_before_the_schema_is_made_says_how_to_make_it(
+async def test_a_call_before_the_schema_exists_says_how_to_create_it(
     clients: list[AsyncRoost], verb: Callable[[Any], Any]
 ) -> None:
     for client in clients:
@@ -72,7 +72,7 @@ async def test_a_call_before_the_schema_is_made_says_how_to_make_it(
 
 
 @pytest.mark.parametrize("foreign", FOREIGN.values(), ids=FOREIGN)
-async def test_a_schema_of_somebody_elses_is_said_to_be(
+async def test_a_foreign_schema_is_reported_as_such(
     clients: list[AsyncRoost], empty_dsn: str, foreign: str
 ) -> None:
     execute(empty_dsn, foreign)
@@ -86,7 +86,7 @@ async def test_a_schema_of_somebody_elses_is_said_to_be(
             await client.worker().run()
 
 
-async def test_a_schema_is_not_made_over_tables_of_somebody_elses(
+async def test_the_schema_is_not_created_over_foreign_tables(
     clients: list[AsyncRoost], empty_dsn: str
 ) -> None:
     for foreign in ("other tables", "other migrations"):
@@ -130,7 +130,7 @@ async def test_a_callers_transaction_says_the_same(
 
 @pytest.fixture
 def role(dsn: str) -> Iterator[str]:
-    """Yield a role without any right."""
+    """Yield a role without any privilege."""
     name = f"stranger_{uuid.uuid4().hex[:12]}"
     execute(dsn, f"create role {name} login password 'secret'")
     yield name
@@ -143,7 +143,7 @@ def as_role(dsn: str, name: str) -> str:
     return f"postgresql://{name}:secret@{parts.netloc.rpartition('@')[2]}{parts.path}{query}"
 
 
-async def test_a_missing_right_names_the_role_the_right_and_the_object(
+async def test_a_missing_privilege_names_the_role_the_privilege_and_the_object(
     anyio_backend_name: str, dsn: str, role: str, table: JobTable
 ) -> None:
     job_id = table.add()
@@ -167,7 +167,7 @@ async def test_a_missing_right_names_the_role_the_right_and_the_object(
         blocking.enqueue("work")
 
 
-async def test_making_the_schema_names_the_right_that_it_needs(
+async def test_creating_the_schema_names_the_privilege_that_it_needs(
     anyio_backend_name: str, empty_dsn: str, role: str
 ) -> None:
     for driver in drivers(anyio_backend_name):

@@ -1,4 +1,4 @@
-"""`roost.enqueue` in SQL makes the same rows as the clients, and refuses what they refuse."""
+"""`roost.enqueue` in SQL stores the same rows as the clients, and has the same refusals."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ REFUSED = [
 ]
 
 
-def test_what_no_client_would_store_is_refused(table: JobTable) -> None:
+def test_values_that_the_clients_refuse_are_refused(table: JobTable) -> None:
     for arguments in REFUSED:
         with pytest.raises(DatabaseError) as caught:
             table.rows(f"select roost.enqueue({arguments})")
@@ -138,7 +138,7 @@ async def test_a_limited_task_is_marked_as_such(
     async def work() -> None: ...
 
     async with AsyncRoost(dsn, registry=registry) as client:
-        await client.worker().run_once()  # tells the database of the limit
+        await client.worker().run_once()  # publishes the limit
         job_id = table.value("select roost.enqueue('work')")
         assert table.column(job_id, "limited")
         assert await client.worker().run_once() == 1

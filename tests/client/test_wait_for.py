@@ -1,4 +1,4 @@
-"""`wait_for` answers at once, on one connection for all, and outlives what happens to it."""
+"""`wait_for` returns at once, on one shared connection, and survives failures."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from roost import (
 pytestmark = pytest.mark.anyio
 
 SOON = 5.0
-"""Seconds within which a notification must have done its work; a look comes after SELDOM only."""
+"""Seconds within which a notification must be effective; polls are SELDOM seconds apart."""
 SELDOM = 60.0
 
 LISTENING = """
@@ -51,12 +51,12 @@ def end(table: JobTable, job_id: int) -> None:
 
 
 def awaited(table: JobTable, *ids: int) -> Callable[[], bool]:
-    """Return whether somebody has looked for each of the jobs and asked to be told."""
+    """Return whether a notification has been requested for each of the jobs."""
     return lambda: all(table.column(job_id, "awaited") for job_id in ids)
 
 
 class Waits:
-    """Calls of `wait_for` that run, and what they answered."""
+    """Running calls of `wait_for`, and their results."""
 
     def __init__(self, client: AsyncRoost, group: Any) -> None:
         self.client = client
@@ -75,7 +75,7 @@ class Waits:
             )
 
 
-async def test_a_result_is_there_at_once(
+async def test_a_result_is_returned_at_once(
     client: AsyncRoost, table: JobTable, registry: HandlerRegistry
 ) -> None:
     ended: list[float] = []
@@ -118,7 +118,7 @@ async def test_two_hundred_waiters_share_one_listening_connection(
         await eventually(awaited(table, *ids))
         assert table.connections("roost wait") == 1
         assert table.connections("roost") <= 10
-        # Also the one that listens for all is among those that end early.
+        # The one that listens for all is among those that end early.
         for job_id in (*ids[:3], *ids[-3:]):
             end(table, job_id)
         await eventually(lambda: len(waits.outcomes) == 6)
@@ -185,7 +185,7 @@ async def test_a_failed_job_raises_with_its_error(
         await client.wait_for(other)
 
 
-async def test_a_cancel_is_told_to_who_waits(client: AsyncRoost, table: JobTable) -> None:
+async def test_a_waiter_is_told_of_a_cancel(client: AsyncRoost, table: JobTable) -> None:
     job_id = table.add()
     async with anyio.create_task_group() as group:
         group.start_soon(cancel_when_awaited, client, table, job_id)
@@ -223,7 +223,7 @@ async def test_seconds_out_of_range_are_refused(client: AsyncRoost, dsn: str, wr
         blocking.wait_for(1, **wrong)
 
 
-async def test_who_listens_for_all_hands_over_when_it_is_cancelled(
+async def test_another_waiter_listens_when_the_listening_one_is_cancelled(
     client: AsyncRoost, table: JobTable
 ) -> None:
     ids = [table.add() for _ in range(4)]
@@ -294,7 +294,7 @@ async def test_the_listening_connection_may_be_killed(client: AsyncRoost, table:
                 await anyio.sleep(0.005)
 
 
-async def test_a_restart_of_the_server_is_waited_out(restartable_server: Any) -> None:
+async def test_a_wait_survives_a_restart_of_the_server(restartable_server: Any) -> None:
     outcomes: list[JobOutcome] = []
     async with AsyncRoost(restartable_server.dsn) as client:
         job_id = await client.enqueue("work")
@@ -383,7 +383,7 @@ def test_a_thread_survives_a_killed_connection(blocking: Roost, table: JobTable)
         assert waiting.result(timeout=SOON).result == 7
 
 
-def test_a_thread_waits_out_a_restart(restartable_server: Any) -> None:
+def test_a_thread_survives_a_restart_of_the_server(restartable_server: Any) -> None:
     with Roost(restartable_server.dsn) as blocking, ThreadPoolExecutor(1) as threads:
         job_id = blocking.enqueue("work")
         waiting = threads.submit(blocking.wait_for, job_id, timeout=60, poll_interval=0.1)

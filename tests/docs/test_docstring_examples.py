@@ -44,7 +44,7 @@ EXAMPLES = dict(examples())
 def test_the_everyday_verbs_have_examples() -> None:
     assert EXAMPLES.keys() >= {
         *("AsyncRoost", "AsyncRoost.enqueue", "AsyncRoost.enqueue_many", "AsyncRoost.wait_for"),
-        *("AsyncRoost.transaction", "Roost", "Roost.enqueue", "job", "cron", "call"),
+        *("AsyncRoost.transaction", "Roost", "Roost.enqueue", "job", "cron", "call", "Worker"),
         *("Hooks", "SnoozeJob"),
     }
 

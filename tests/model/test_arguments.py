@@ -1,4 +1,4 @@
-"""A model that is passed as args arrives equal at the handler, or the enqueue refuses it."""
+"""The handler gets a model equal to the one that was enqueued, or the enqueue refuses it."""
 
 from __future__ import annotations
 
@@ -296,14 +296,16 @@ def sent(model: BaseModel, registry: HandlerRegistry | None = None) -> str:
 
 @pytest.mark.parametrize("model", ARRIVE.values(), ids=ARRIVE)
 @pytest.mark.parametrize("known", [True, False])
-def test_a_model_arrives_equal(model: BaseModel, known: bool, registry: HandlerRegistry) -> None:
+def test_a_model_is_read_back_equal(
+    model: BaseModel, known: bool, registry: HandlerRegistry
+) -> None:
     job("work", args_model=type(model), registry=registry)(lambda **fields: None)
     read = read_model(type(model), sent(model, registry if known else None))
     assert handler_arguments(read, accepted=None) == handler_arguments(model, accepted=None)
 
 
 @pytest.mark.parametrize("make", REFUSED.values(), ids=REFUSED)
-def test_a_model_that_would_not_is_refused_without_its_values(
+def test_a_model_that_is_read_back_different_is_refused_without_its_values(
     make: Callable[[], BaseModel], registry: HandlerRegistry
 ) -> None:
     model = make()
@@ -329,7 +331,7 @@ def test_a_subclass_of_the_handlers_model_is_refused_if_it_has_more(
     assert json.loads(sent(Same(a=3), registry)) == {"a": 3}
 
 
-def test_another_model_of_the_same_shape_is_taken(registry: HandlerRegistry) -> None:
+def test_another_model_of_the_same_shape_is_accepted(registry: HandlerRegistry) -> None:
     class Producers(BaseModel):
         pet: Annotated[Cat | Dog, Field(discriminator="kind")]
 
@@ -339,7 +341,7 @@ def test_another_model_of_the_same_shape_is_taken(registry: HandlerRegistry) -> 
         sent(Plain(a=1), registry)
 
 
-def test_extra_fields_need_a_handler_that_takes_them(registry: HandlerRegistry) -> None:
+def test_extra_fields_need_a_handler_that_accepts_them(registry: HandlerRegistry) -> None:
     model = Open(a=1, b=2)  # type: ignore[call-arg]  # which it allows
     job("named", args_model=Open, registry=registry)(lambda a, b=0: None)
     job("any", args_model=Open, registry=registry)(lambda a, **more: None)
@@ -355,7 +357,7 @@ def test_extra_fields_need_a_handler_that_takes_them(registry: HandlerRegistry) 
     assert handler_arguments(model, accepted=registry.handler_of("none").accepted) == {"a": 1}
 
 
-def test_plain_models_are_known_and_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_models_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object) -> None:
         pytest.fail("it was read")
 
@@ -365,6 +367,6 @@ def test_plain_models_are_known_and_not_read_again(monkeypatch: pytest.MonkeyPat
         sent(Rich())
 
 
-def test_a_text_that_is_nested_deeper_than_pydantic_reads_is_read() -> None:
+def test_text_nested_deeper_than_pydantic_accepts_is_read() -> None:
     text = '{"value": ' + "[" * 230 + "]" * 230 + "}"
     assert json.dumps(read_model(Anything, text).value) == "[" * 230 + "]" * 230

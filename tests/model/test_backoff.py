@@ -1,4 +1,4 @@
-"""Waits are sane whatever the attempt, the parameters and the strategy."""
+"""Each wait is finite, ≥ 0 and bounded, for any attempt, parameters and strategy."""
 
 from __future__ import annotations
 
@@ -79,18 +79,20 @@ def answering(answer: Any) -> BackoffStrategy:
     ],
 )
 @pytest.mark.parametrize("attempt", [1, 3, 5_000])
-def test_a_useless_strategy_is_replaced(strategy: BackoffStrategy, attempt: int) -> None:
+def test_a_broken_strategy_is_replaced_by_the_default(
+    strategy: BackoffStrategy, attempt: int
+) -> None:
     assert min(0.9 * 2.0 ** min(attempt, 16), 0.9 * DAY) <= delay_after(attempt, strategy) <= DAY
 
 
-def test_a_strategy_that_means_well_is_followed_for_a_century() -> None:
+def test_a_wait_is_limited_to_a_century() -> None:
     assert delay_after(1, fixed(0)) == 0
     assert delay_after(1, answering("1.5")) == 1.5
     assert delay_after(1, answering(1e300)) == MAX_DELAY
     assert delay_after(1, answering(10**400)) <= MAX_DELAY
 
 
-def test_own_strategies_are_of_the_protocol() -> None:
+def test_a_function_satisfies_the_protocol() -> None:
     assert isinstance(exponential(), BackoffStrategy)
     assert isinstance(lambda attempt: 1.0, BackoffStrategy)
     assert not isinstance(5, BackoffStrategy)

@@ -1,4 +1,4 @@
-"""JSON in and out: what is accepted comes back equal, and what is not says where and why."""
+"""JSON: accepted values are read back equal, and a refusal says where and why."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SAME: list[Any] = [
 
 
 @pytest.mark.parametrize("value", SAME, ids=lambda value: repr(value)[:30])
-def test_what_is_accepted_comes_back(value: Any) -> None:
+def test_accepted_values_are_read_back_equal(value: Any) -> None:
     assert decode(encode(value)) == value
     assert json.loads(encode(value)) == value
 
@@ -95,12 +95,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize(("make", "why"), REFUSED.values(), ids=REFUSED)
-def test_what_is_refused_says_why(make: Callable[[], Any], why: str) -> None:
+def test_a_refusal_says_why(make: Callable[[], Any], why: str) -> None:
     with pytest.raises(EncodingError, match=why):
         encode(make())
 
 
-def test_what_is_just_within_the_limits_is_accepted() -> None:
+def test_values_just_within_the_limits_are_accepted() -> None:
     number = 10 ** (MAX_DIGITS - 1)
     assert decode(encode([number])) == [number]
     assert decode(encode(nested(MAX_DEPTH))) == nested(MAX_DEPTH)
@@ -108,7 +108,7 @@ def test_what_is_just_within_the_limits_is_accepted() -> None:
     assert decode(encode({digits: digits})) == {digits: digits}
 
 
-def test_a_result_is_what_pydantic_makes_of_it() -> None:
+def test_a_result_is_encoded_as_pydantic_does() -> None:
     assert decode(encode_result({"a": b"text", "b": SecretStr("hush")})) == {
         "a": "text",
         "b": "**********",

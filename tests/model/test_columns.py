@@ -1,4 +1,4 @@
-"""A column of a job is listed in few places, and these agree."""
+"""The places that list the columns of a job agree."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ OTHER: dict[str, Any] = {
     "depends_on": [7],
     "metadata": {"other": 7},
 }
-"""Of each column that homogeneous jobs share, another value than its default."""
+"""A value other than the default, for each column that homogeneous jobs share."""
 
 
-def test_what_is_inserted_is_read_checked_and_an_option() -> None:
+def test_each_inserted_column_is_read_checked_and_an_option() -> None:
     assert INSERTED.keys() <= Job.model_fields.keys()
     assert INSERTED.keys() - {"args"} == _CHECKS.keys()
     assert INSERTED.keys() - {"task", "args"} == CallOptions.__annotations__.keys()
@@ -44,7 +44,7 @@ def test_enqueue_has_each_column_with_its_default() -> None:
     assert shown == {name: INSERTED[name] for name in INSERTED if name != "task"}
 
 
-def test_a_task_declares_what_its_defaults_hold() -> None:
+def test_job_and_cron_have_a_parameter_for_each_default() -> None:
     declared = inspect.signature(job).parameters.keys()
     assert {field.name for field in attrs.fields(TaskDefaults)} <= declared
     entry = {field.name for field in attrs.fields(CronEntry)} & INSERTED.keys()

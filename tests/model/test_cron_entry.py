@@ -1,4 +1,4 @@
-"""`@cron` and `CronEntry`: what they refuse, keep and are named."""
+"""`@cron` and `CronEntry`: refusals, names, and the defaults of the task."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_an_entry_has_the_parameters_of_the_page() -> None:
         ({"timezone": "Mars/Olympus"}, "timezone 'Mars/Olympus'"),
     ],
 )
-def test_expression_and_zone_are_refused_before_there_is_a_function(
+def test_a_bad_expression_or_zone_is_refused_before_decorating(
     options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(InvalidSettingError, match=said):
@@ -120,7 +120,7 @@ def test_a_bad_value_is_refused_with_its_name(
     assert len(registry) == 0
 
 
-def test_an_entry_by_hand_is_checked_too() -> None:
+def test_a_cron_entry_created_directly_is_checked_too() -> None:
     with pytest.raises(InvalidSettingError, match="'61' is not a valid minute"):
         CronEntry("nightly", "61 * * * *", "report")
     with pytest.raises(InvalidSettingError, match="above 16,777,216"):
@@ -148,7 +148,7 @@ def test_an_entry_can_be_named(registry: HandlerRegistry) -> None:
     assert entries(registry) == {"nightly": ("@daily", "report")}
 
 
-def test_what_has_no_name_needs_one(registry: HandlerRegistry) -> None:
+def test_a_function_without_a_name_needs_one(registry: HandlerRegistry) -> None:
     func = functools.partial(report, day=1)
     with pytest.raises(InvalidSettingError, match="has no __name__; pass name="):
         cron("@daily", handler_registry=registry)(func)
@@ -169,7 +169,7 @@ def test_two_entries_of_one_function_need_two_names(registry: HandlerRegistry) -
     assert entries(registry) == {"report": ("@daily", "report")}
 
 
-def test_two_functions_can_not_share_an_entry(registry: HandlerRegistry) -> None:
+def test_two_functions_can_not_share_an_entry_name(registry: HandlerRegistry) -> None:
     async def other() -> None: ...
 
     cron("@daily", name="nightly", handler_registry=registry)(report)
@@ -178,7 +178,7 @@ def test_two_functions_can_not_share_an_entry(registry: HandlerRegistry) -> None
     assert "other" not in registry
 
 
-def test_a_function_called_like_anothers_task_is_refused(registry: HandlerRegistry) -> None:
+def test_a_function_named_like_another_task_is_refused(registry: HandlerRegistry) -> None:
     @job("report", registry=registry)
     async def other() -> None: ...
 
@@ -231,7 +231,7 @@ def test_job_and_cron_in_either_order_keep_everything(both: HandlerRegistry) -> 
     assert both.name_of(report) == "reports.daily"
 
 
-def test_an_entry_takes_its_tasks_defaults(both: HandlerRegistry) -> None:
+def test_an_entry_uses_its_tasks_defaults(both: HandlerRegistry) -> None:
     [entry] = both.cron_entries
     made = with_defaults(inserted(entry), both)
     assert (made.queue, made.priority, made.max_attempts) == ("reports", 5, 3)
@@ -264,7 +264,7 @@ def inserted(entry: CronEntry) -> JobInsert:
     )
 
 
-def test_a_name_that_was_given_is_kept_when_a_task_is_named(registry: HandlerRegistry) -> None:
+def test_an_explicit_entry_name_is_kept_when_the_task_is_renamed(registry: HandlerRegistry) -> None:
     cron("@weekly", name="report", handler_registry=registry)(report)
     cron("@daily", name="nightly", handler_registry=registry)(report)
     job("reports.daily", registry=registry)(report)
@@ -274,7 +274,7 @@ def test_a_name_that_was_given_is_kept_when_a_task_is_named(registry: HandlerReg
     }
 
 
-def test_a_task_that_is_called_like_the_function_keeps_its_entry(
+def test_a_task_named_like_its_function_keeps_its_entry(
     registry: HandlerRegistry,
 ) -> None:
     cron("@daily", handler_registry=registry)(report)
@@ -284,7 +284,7 @@ def test_a_task_that_is_called_like_the_function_keeps_its_entry(
     assert entries(registry) == {"report": ("@daily", "report")}
 
 
-# A module that is imported again.
+# A module that is imported twice or reloaded.
 
 MODULE = """
 import roost
@@ -307,7 +307,7 @@ def test_a_reloaded_module_replaces_its_entries(
     registry: HandlerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = ModuleType("shared")
-    shared.registry = registry  # type: ignore[attr-defined]  # made here
+    shared.registry = registry  # type: ignore[attr-defined]  # added by the test
     monkeypatch.setitem(sys.modules, "shared", shared)
     file = tmp_path / "tasks.py"
     for expression in ("@daily", "@daily", "@hourly"):

@@ -1,4 +1,4 @@
-"""What no job could call is refused where it is declared, with the place of it."""
+"""A declaration that no job could use is refused at once, with file and line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def test_a_class_is_refused(registry: HandlerRegistry) -> None:
 
 
 @pytest.mark.parametrize("model", [dict, int, Args(a=1), "Args", Args | None, dict[str, int]])
-def test_what_is_no_model_is_refused(registry: HandlerRegistry, model: Any) -> None:
+def test_an_args_model_that_is_not_a_model_is_refused(
+    registry: HandlerRegistry, model: Any
+) -> None:
     with pytest.raises(InvalidSettingError, match=rf"args_model must be a class.*takes {HERE}"):
         job("one", args_model=model, registry=registry)(takes)
     assert "one" not in registry
@@ -92,7 +94,7 @@ def test_a_model_that_does_not_fit_the_handler_is_refused(registry: HandlerRegis
     registry.register("open", takes, args_model=Open)
 
 
-def test_a_parameter_that_has_no_name_is_refused(registry: HandlerRegistry) -> None:
+def test_a_positional_only_parameter_is_refused(registry: HandlerRegistry) -> None:
     def by_position(a: int, /) -> None: ...
 
     with pytest.raises(
@@ -120,18 +122,18 @@ class HookObject:
 @pytest.mark.parametrize(
     "hook", [one_argument, after, plain, generator, HookObject, HookObject.before_job, "text", 5]
 )
-def test_a_hook_of_a_wrong_shape_is_refused(hook: Any) -> None:
+def test_a_before_hook_with_a_wrong_signature_is_refused(hook: Any) -> None:
     with pytest.raises(InvalidSettingError, match="before_job"):
         Hooks(before_job=hook)
 
 
 @pytest.mark.parametrize("hook", [one_argument, before, no_keyword, plain, lambda job: None])
-def test_an_after_hook_of_a_wrong_shape_is_refused(hook: Any) -> None:
+def test_an_after_hook_with_a_wrong_signature_is_refused(hook: Any) -> None:
     with pytest.raises(InvalidSettingError, match=r"after_job is called as \(job, \*, result"):
         Hooks(after_job=hook)
 
 
-def test_hooks_of_the_right_shape_are_taken() -> None:
+def test_hooks_with_the_right_signature_are_accepted() -> None:
     for hook in (before, no_keyword, many, HookObject().before_job, HookObject()):
         Hooks(before_job=hook)
     for last in (after, many, HookObject(), functools.partial(many, 1)):
@@ -141,7 +143,7 @@ def test_hooks_of_the_right_shape_are_taken() -> None:
 @pytest.mark.parametrize(
     "strategy", [5, "text", exponential, plain, takes, one_argument, Args, lambda: 1.0]
 )
-def test_a_retry_strategy_of_a_wrong_shape_is_refused(strategy: Any) -> None:
+def test_a_retry_strategy_with_a_wrong_signature_is_refused(strategy: Any) -> None:
     with pytest.raises(InvalidSettingError, match="retry_strategy"):
         WorkerSettings(retry_strategy=strategy)
     with pytest.raises(InvalidSettingError, match="retry_strategy"):
@@ -174,7 +176,7 @@ def test_a_cron_entry_must_have_the_arguments_of_its_handler(registry: HandlerRe
     assert registry.cron_entries == ()
 
 
-def test_a_cron_entrys_arguments_must_be_what_the_model_takes(registry: HandlerRegistry) -> None:
+def test_a_cron_entrys_arguments_must_fit_the_model(registry: HandlerRegistry) -> None:
     tick = cron("* * * * *", name="tick", handler_registry=registry, args={"a": "x"})
     with pytest.raises(InvalidSettingError, match="does not accept the args of cron entry 'tick'"):
         tick(job("one", args_model=Args, registry=registry)(takes))
@@ -201,7 +203,7 @@ def test_two_lambdas_of_one_name_are_refused(registry: HandlerRegistry) -> None:
         cron("* * * * *", handler_registry=registry)(lambda: 4)
 
 
-def test_two_functions_that_have_one_name_themselves_are_refused(registry: HandlerRegistry) -> None:
+def test_two_functions_with_one_qualified_name_are_refused(registry: HandlerRegistry) -> None:
     decorate = job("one", registry=registry)
 
     @decorate
@@ -225,7 +227,7 @@ def test_two_partials_of_one_function_are_refused(registry: HandlerRegistry) -> 
         job("one", registry=registry)(functools.partial(takes, b="y"))
 
 
-def test_a_closure_that_is_made_again_takes_the_place_of_the_old_one(
+def test_a_closure_that_is_created_again_replaces_the_old_one(
     registry: HandlerRegistry,
 ) -> None:
     def make(n: int) -> Callable[[], int]:

@@ -1,4 +1,4 @@
-"""What can't be stored is refused with the name of the argument, before anything is sent."""
+"""Jobs are encoded for one statement; a value that can't be stored is refused by its name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Subclass(datetime):
 
 
 class NotATime(datetime):
-    """Like ``pandas.NaT``: a datetime by its class that has no time."""
+    """Like ``pandas.NaT``: a datetime subclass whose value is not a time."""
 
     year = month = day = hour = minute = second = microsecond = math.nan  # type: ignore[assignment]
 
@@ -126,7 +126,7 @@ def test_bad_values_are_refused_by_name(argument: str, value: Any) -> None:
         encode_jobs([JobInsert("work"), JobInsert("work"), bad, JobInsert("work")])
 
 
-def test_nesting_without_end_is_refused() -> None:
+def test_a_cyclic_value_is_refused() -> None:
     endless: dict[str, Any] = {}
     endless["a"] = endless
     with pytest.raises(InvalidJobError, match="args"):
@@ -139,7 +139,7 @@ def record(**fields: Any) -> dict[str, Any]:
     return stored
 
 
-def test_what_is_left_out_is_not_sent() -> None:
+def test_an_option_that_is_not_passed_is_not_sent() -> None:
     assert record() == {
         "task": "work",
         "queue": "default",
@@ -149,7 +149,7 @@ def test_what_is_left_out_is_not_sent() -> None:
     }
 
 
-def test_everything_else_is_sent() -> None:
+def test_every_option_that_is_passed_is_sent() -> None:
     fields: dict[str, Any] = {
         "queue": "q",
         "priority": -(2**31) + 1,
@@ -174,7 +174,7 @@ def test_everything_else_is_sent() -> None:
         Subclass(2026, 3, 1, 12, 30, tzinfo=UTC),
     ],
 )
-def test_a_time_keeps_its_instant(moment: datetime) -> None:
+def test_a_time_is_sent_as_the_same_instant(moment: datetime) -> None:
     sent = record(scheduled_at=moment)["scheduled_at"]
     assert datetime.fromisoformat(sent) == datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 
@@ -190,7 +190,7 @@ class Outer(BaseModel):
     renamed: int = Field(alias="Other")
 
 
-def test_a_model_is_sent_by_field_name_and_a_dict_of_its_values_alike() -> None:
+def test_a_model_and_a_dict_of_its_values_are_sent_the_same() -> None:
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
     number = UUID(int=7)
     model = Outer(number=number, price=Decimal("1.10"), inner=[Inner(at=noon)], Other=3)
@@ -219,14 +219,14 @@ def test_a_model_is_sent_by_field_name_and_a_dict_of_its_values_alike() -> None:
         JobInsert("work", {"n": 2}, timeout_seconds=7),
     ],
 )
-def test_jobs_that_differ_in_more_than_args_and_key_are_records(other: JobInsert) -> None:
+def test_jobs_that_differ_in_more_than_args_and_key_are_sent_as_records(other: JobInsert) -> None:
     first = JobInsert("work", {"n": 1}, metadata={"n": 1})
     batch = encode_batch([first, other])
     assert not batch.homogeneous
     assert batch.text == encode_jobs([first, other])
 
 
-def test_jobs_of_one_kind_are_sent_with_what_they_have_in_common_once() -> None:
+def test_homogeneous_jobs_are_sent_with_their_common_columns_once() -> None:
     metadata, tags = {"trace": 1}, ["a"]
     jobs = [
         JobInsert("work", {"n": n}, unique_key=key, metadata=metadata, tags=tags, priority=1_000)
@@ -247,7 +247,7 @@ def test_jobs_of_one_kind_are_sent_with_what_they_have_in_common_once() -> None:
     }
 
 
-def test_equal_options_are_in_common_whoever_made_them() -> None:
+def test_options_are_common_if_they_are_equal_objects() -> None:
     def one(n: int) -> JobInsert:
         return JobInsert(
             "work",
@@ -261,7 +261,7 @@ def test_equal_options_are_in_common_whoever_made_them() -> None:
     assert encode_batch([one(n) for n in range(3)]).homogeneous
 
 
-def test_a_tasks_default_tags_are_in_common(registry: HandlerRegistry) -> None:
+def test_a_tasks_default_tags_are_common(registry: HandlerRegistry) -> None:
     job("work", tags=["a", "b"], timeout_seconds=7_000, registry=registry)(lambda n: None)
     jobs = [with_defaults(JobInsert("work", {"n": n}), registry) for n in range(3)]
     batch = encode_batch(jobs)
@@ -286,7 +286,7 @@ def test_a_tasks_default_tags_are_in_common(registry: HandlerRegistry) -> None:
         JobInsert("work", depends_on=""),  # type: ignore[arg-type]
     ],
 )
-def test_a_bad_job_among_those_of_one_kind_is_refused_by_its_place(bad: JobInsert) -> None:
+def test_a_bad_job_among_homogeneous_ones_is_refused_by_its_position(bad: JobInsert) -> None:
     with pytest.raises(InvalidJobError, match=r"^job 2 of the batch: "):
         encode_batch([JobInsert("work"), JobInsert("work"), bad, JobInsert("work")])
     with pytest.raises(InvalidJobError, match=r"^job 0 of the batch: "):

@@ -50,7 +50,7 @@ def test_every_error_is_public_and_documented() -> None:
         assert inspect.getdoc(kind)
 
 
-def test_errors_can_be_caught_as_what_they_also_are() -> None:
+def test_errors_can_be_caught_by_their_built_in_bases() -> None:
     assert issubclass(roost.JobFailed, RuntimeError)
     assert issubclass(roost.JobTimeoutError, TimeoutError)
     assert issubclass(roost.InvalidJobError, ValueError)

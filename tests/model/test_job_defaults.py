@@ -1,4 +1,4 @@
-"""What is passed on purpose wins over a task's defaults, also when it equals the signature's."""
+"""A passed value wins over a task's default, even if it equals the signature's default."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_the_defaults_fill_what_is_not_passed(declared: HandlerRegistry) -> None
     assert merged(declared, JobInsert("declared")) == ("slow", 7, 3, ["a"], 9)
 
 
-def test_an_explicit_equal_value_wins(declared: HandlerRegistry) -> None:
+def test_an_explicit_value_wins_if_it_equals_the_default(declared: HandlerRegistry) -> None:
     explicit = JobInsert("declared", queue="default", priority=0, max_attempts=20)
     assert merged(declared, explicit)[:3] == ("default", 0, 20)
 
 
-def test_each_argument_is_looked_at_by_itself(declared: HandlerRegistry) -> None:
+def test_each_argument_is_merged_separately(declared: HandlerRegistry) -> None:
     assert merged(declared, JobInsert("declared", priority=0)) == ("slow", 0, 3, ["a"], 9)
     assert merged(declared, JobInsert("declared", tags=[])) == ("slow", 7, 3, [], 9)
     assert merged(declared, JobInsert("declared", timeout_seconds=1)) == ("slow", 7, 3, ["a"], 1)
@@ -62,7 +62,7 @@ COPIES: dict[str, Callable[[JobInsert], JobInsert]] = {
 
 
 @pytest.mark.parametrize("again", COPIES.values(), ids=COPIES)
-def test_copies_still_know_what_was_passed(
+def test_a_copy_still_distinguishes_passed_values_from_defaults(
     declared: HandlerRegistry, again: Callable[[JobInsert], JobInsert]
 ) -> None:
     assert merged(declared, again(JobInsert("declared"))) == ("slow", 7, 3, ["a"], 9)
@@ -70,7 +70,7 @@ def test_copies_still_know_what_was_passed(
     assert merged(declared, again(explicit))[:3] == ("default", 0, 20)
 
 
-def test_a_task_without_defaults_and_an_unknown_one_get_the_signatures(
+def test_an_unknown_task_and_one_without_defaults_get_the_signatures_defaults(
     declared: HandlerRegistry,
 ) -> None:
     declared.register("plain", len)

@@ -1,4 +1,4 @@
-"""The parameter that is annotated with `Job` is found, however it is written."""
+"""The parameter that is annotated with `Job` is found in every notation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_parameter_is_found(func: Callable[..., Any]) -> None:
         "'Job'",
     ],
 )
-def test_a_text_that_only_type_checkers_can_evaluate_decides(text: str) -> None:
+def test_an_annotation_that_only_type_checkers_evaluate_is_read_as_text(text: str) -> None:
     function = eval("lambda job=None: None", {})
     function.__annotations__ = {"job": text}
     assert job_parameter(function) == "job"
@@ -109,11 +109,11 @@ def of_class(kind: type[Job]) -> None: ...
     "func",
     [other, many, about, returned, of_class, len, functools.partial(or_none, job=None), lambda: 0],
 )
-def test_another_parameter_is_not(func: Callable[..., Any]) -> None:
+def test_other_parameters_are_not_found(func: Callable[..., Any]) -> None:
     assert job_parameter(func) is None
 
 
-def test_a_class_of_the_users_that_is_called_job_is_another() -> None:
+def test_a_users_class_named_job_is_not_found() -> None:
     function = eval("lambda job: None", {"Job": OtherJob})
     function.__annotations__ = {"job": "Job | None"}
     assert job_parameter(function) is None

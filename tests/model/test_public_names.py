@@ -1,4 +1,4 @@
-"""What `roost.__all__` names shows, pickles and resolves as ``roost.<name>``."""
+"""The names of `roost.__all__` are shown, pickled and resolved as ``roost.<name>``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks find their handlers by name, and the decorated function stays what it was."""
+"""The registry finds handlers by task name, and decorated functions are unchanged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_function_is_returned_untouched(registry: HandlerRegistry) -> None:
 async def a_coroutine() -> None: ...
 
 
-def test_all_that_is_declared_is_kept(registry: HandlerRegistry) -> None:
+def test_every_declaration_is_kept(registry: HandlerRegistry) -> None:
     @job(
         "full",
         args_model=Args,
@@ -68,7 +68,7 @@ def test_all_that_is_declared_is_kept(registry: HandlerRegistry) -> None:
     )
 
 
-def test_the_default_registry_is_used_unless_told_otherwise() -> None:
+def test_the_shared_registry_is_the_default() -> None:
     name = "tests.model.test_registry.default"
     job(name)(a_coroutine)
     assert name in default_registry
@@ -95,7 +95,7 @@ def test_two_functions_of_one_name_are_refused(registry: HandlerRegistry) -> Non
     assert registry.handler_of("one").func is a_coroutine
 
 
-def test_the_same_function_again_replaces_what_was_declared(registry: HandlerRegistry) -> None:
+def test_registering_a_function_again_replaces_its_declarations(registry: HandlerRegistry) -> None:
     registry.register("one", a_coroutine)
     registry.register("one", a_coroutine, defaults=TaskDefaults(queue="q"))
     assert registry.handler_of("one").defaults.queue == "q"
@@ -120,7 +120,7 @@ def load(path: Path, registry: HandlerRegistry) -> ModuleType:
     return module
 
 
-def test_a_reloaded_module_takes_the_place_of_the_old_one(
+def test_a_reloaded_module_replaces_its_tasks(
     registry: HandlerRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -171,7 +171,7 @@ def plain() -> None: ...
         (len, False),
     ],
 )
-def test_the_colour_of_a_handler_is_known(
+def test_a_handler_is_known_as_async_or_blocking(
     registry: HandlerRegistry, func: Any, is_async: bool
 ) -> None:
     registry.register("task", func)
@@ -185,7 +185,7 @@ def test_unusable_names_are_refused(registry: HandlerRegistry, name: Any) -> Non
     assert len(registry) == 0
 
 
-def test_what_can_not_be_called_is_refused(registry: HandlerRegistry) -> None:
+def test_an_object_that_can_not_be_called_is_refused(registry: HandlerRegistry) -> None:
     with pytest.raises(InvalidSettingError, match="callable"):
         registry.register("task", "a string")  # type: ignore[arg-type]  # the mistake under test
 
@@ -202,7 +202,7 @@ def test_what_can_not_be_called_is_refused(registry: HandlerRegistry) -> None:
         ("max_concurrency", [0, -1, 1.5, "1", True]),
     ],
 )
-def test_defaults_out_of_range_are_refused_at_the_decoration(
+def test_defaults_out_of_range_are_refused_by_the_decorator(
     registry: HandlerRegistry, option: str, values: list[Any]
 ) -> None:
     for value in values:

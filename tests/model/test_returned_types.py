@@ -1,4 +1,4 @@
-"""What clients return can be dumped, described and made by users: pydantic, FastAPI, tests."""
+"""Returned objects work with pydantic and FastAPI, and tests can create them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VALUES: dict[type, Any] = {
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
-def test_it_is_dumped_described_and_read_again(kind: type) -> None:
+def test_a_returned_type_is_dumped_described_and_read_again(kind: type) -> None:
     value = VALUES[kind]
     adapter = TypeAdapter(list[kind])  # type: ignore[valid-type]  # as a response model of FastAPI
     dumped = adapter.dump_json([value])
@@ -57,7 +57,7 @@ def test_it_is_dumped_described_and_read_again(kind: type) -> None:
         setattr(value, name, "changed")
 
 
-def test_an_outcome_of_a_known_result_is_described_with_it() -> None:
+def test_an_outcome_with_a_result_type_is_described_with_it() -> None:
     class Report(BaseModel):
         rows: int
 
@@ -87,7 +87,7 @@ def test_a_conflict_for_a_test_needs_only_a_message() -> None:
     assert DuplicateUniqueJobError().existing_id == 0
 
 
-def test_a_registry_says_what_it_has(registry: HandlerRegistry) -> None:
+def test_a_registry_lists_its_tasks(registry: HandlerRegistry) -> None:
     registry.register("one", lambda: None)
     assert registry.names() == ("one",)
     assert registry.get("two") is None

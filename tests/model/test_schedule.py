@@ -1,4 +1,4 @@
-"""When cron expressions fire: parsing, refusals, and the days on which clocks are changed."""
+"""The ticks of cron expressions: parsing, refusals, and clock changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def utc_ticks(expression: str, after: str, count: int) -> list[str]:
     return [f"{tick:%a %Y-%m-%d %H:%M:%S}" for tick in islice(ticks, count)]
 
 
-# What is refused, and what the message says.
+# Refusals and their messages.
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_bad_time_zone_is_refused(zone: str) -> None:
         Schedule("* * * * *", zone)
 
 
-# What is read.
+# Parsing.
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_bad_time_zone_is_refused(zone: str) -> None:
         ("0 9 * JAN-mar Mon-FRI", "0 9 * 1,2,3 1,2,3,4,5"),
     ],
 )
-def test_names_are_read(name: str, means: str) -> None:
+def test_names_of_months_and_days_are_read(name: str, means: str) -> None:
     assert utc_ticks(name, "2026-01-01", 8) == utc_ticks(means, "2026-01-01", 8)
 
 
@@ -129,7 +129,7 @@ def test_the_moment_may_be_in_any_zone() -> None:
     assert tick.tzinfo is UTC
 
 
-# What croniter reads otherwise.
+# Expressions that croniter misreads.
 
 
 @pytest.mark.parametrize(
@@ -154,17 +154,17 @@ def test_the_moment_may_be_in_any_zone() -> None:
         ("0 0 1 1 * 5-5", "0 0 1 1 * 5"),
     ],
 )
-def test_a_range_is_its_values(expression: str, means: str) -> None:
+def test_a_range_means_each_of_its_values(expression: str, means: str) -> None:
     assert utc_ticks(expression, "2026-01-01", 20) == utc_ticks(means, "2026-01-01", 20)
 
 
 @pytest.mark.parametrize(
     ("expression", "days"),
     [
-        # Neither begins with a star: the one or the other, as cron has it.
+        # Neither begins with a star: either may match, as in cron.
         ("0 0 13 * 5", ["Fri 2026-01-02", "Fri 2026-01-09", "Tue 2026-01-13"]),
         ("0 0 1-31 * 1", ["Fri 2026-01-02", "Sat 2026-01-03", "Sun 2026-01-04"]),
-        # One does: both.
+        # One begins with a star: both must match.
         ("0 0 */2 * 1", ["Mon 2026-01-05", "Mon 2026-01-19", "Mon 2026-02-09"]),
         ("0 0 13 * */5", ["Fri 2026-02-13", "Fri 2026-03-13", "Sun 2026-09-13"]),
         ("0 0 */2 * mon#1", ["Mon 2026-01-05", "Mon 2026-06-01", "Mon 2026-08-03"]),
@@ -178,7 +178,7 @@ def test_day_fields_restrict_as_in_cron(expression: str, days: list[str]) -> Non
 
 def test_a_leap_day_is_found() -> None:
     assert utc_ticks("0 0 29 2 *", "2097-01-01", 2) == [
-        "Fri 2104-02-29 00:00:00",  # 2100 is none
+        "Fri 2104-02-29 00:00:00",  # 2100 is not a leap year
         "Wed 2108-02-29 00:00:00",
     ]
 
@@ -222,7 +222,7 @@ def test_a_list_of_times_fires_once_each_when_the_clock_goes_back() -> None:
 
 
 @pytest.mark.parametrize("fold", [0, 1])
-def test_a_start_within_the_repeated_hour_fires_no_time_of_it_again(fold: int) -> None:
+def test_a_start_within_the_repeated_hour_repeats_no_tick(fold: int) -> None:
     half_past = datetime(2026, 10, 25, 2, 30, fold=fold, tzinfo=ZoneInfo("Europe/Berlin"))
     tick = Schedule("0-59 2-3 * * * 0-59", "Europe/Berlin").next_after(half_past)
     passed = tick - half_past.astimezone(UTC)
@@ -232,7 +232,7 @@ def test_a_start_within_the_repeated_hour_fires_no_time_of_it_again(fold: int) -
 # The clock goes forward: Berlin, 2026-03-29, 02:00+01:00 is 03:00+02:00.
 
 
-def test_a_time_of_the_gap_fires_once_right_after_it() -> None:
+def test_a_time_in_the_gap_fires_once_at_its_end() -> None:
     assert local_ticks("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00", 2) == [
         "03-29 03:00+0200",
         "03-30 02:30+0200",
@@ -243,14 +243,14 @@ def test_a_time_of_the_gap_fires_once_right_after_it() -> None:
     ]
 
 
-def test_what_was_swallowed_and_what_is_due_after_the_gap_are_one_tick() -> None:
+def test_a_skipped_time_and_the_end_of_the_gap_are_one_tick() -> None:
     assert local_ticks("0 2,3 * * *", "Europe/Berlin", "2026-03-28T12:00", 2) == [
         "03-29 03:00+0200",
         "03-30 02:00+0200",
     ]
 
 
-def test_an_hourly_entry_leaves_out_the_hour_that_is_not() -> None:
+def test_an_hourly_entry_does_not_fire_in_the_skipped_hour() -> None:
     assert local_ticks("0 * * * *", "Europe/Berlin", "2026-03-29T00:30", 3) == [
         "03-29 01:00+0100",
         "03-29 03:00+0200",
@@ -261,10 +261,10 @@ def test_an_hourly_entry_leaves_out_the_hour_that_is_not() -> None:
     ]
 
 
-# Other places.
+# Unusual time zones.
 
 
-def test_half_an_hour_is_repeated_and_left_out_on_lord_howe() -> None:
+def test_lord_howe_repeats_and_skips_half_an_hour() -> None:
     lord_howe = "Australia/Lord_Howe"
     # Back on 2026-04-05, 02:00+11:00 is 01:30+10:30.
     assert local_ticks("*/15 * * * *", lord_howe, "2026-04-05T01:20", 6) == [
@@ -286,7 +286,7 @@ def test_half_an_hour_is_repeated_and_left_out_on_lord_howe() -> None:
     ]
 
 
-def test_the_day_that_samoa_left_out_fires_at_its_end() -> None:
+def test_the_day_that_samoa_skipped_fires_at_its_end() -> None:
     # The date line was moved: 2011-12-29 was followed by 2011-12-31.
     assert local_ticks("0 9 * * *", "Pacific/Apia", "2011-12-28T12:00", 4) == [
         "12-29 09:00-1000",
@@ -302,14 +302,14 @@ def test_the_day_that_samoa_left_out_fires_at_its_end() -> None:
     ]
 
 
-def test_an_offset_of_before_zones_is_followed_to_the_second() -> None:
+def test_an_offset_with_seconds_is_respected() -> None:
     # Amsterdam had +00:19:32 until 1937.
     begin = datetime(1936, 1, 1, tzinfo=UTC)
     tick = Schedule("0 12 * * *", "Europe/Amsterdam").next_after(begin)
     assert tick.astimezone(ZoneInfo("Europe/Amsterdam")).strftime("%H:%M:%S") == "12:00:00"
 
 
-# The newest ticks of a long time.
+# The newest ticks of a long time span.
 
 NOW = datetime(2026, 7, 15, 12, 0, 30, tzinfo=UTC)
 
@@ -341,7 +341,7 @@ def test_a_tick_at_either_end_counts_at_the_newer_one_only() -> None:
     assert schedule.last_until(noon, after=noon) == []
 
 
-def test_many_ticks_of_long_ago_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_old_ticks_are_not_enumerated(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = 0
     real = Schedule.next_after
 

@@ -1,4 +1,4 @@
-"""A worker's parameters: the documented names and defaults, and a clear no to anything else."""
+"""A worker's parameters: documented names and defaults, and refusals of other values."""
 
 from __future__ import annotations
 

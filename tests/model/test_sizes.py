@@ -1,4 +1,4 @@
-"""What is too large is refused at the enqueue, or replaced by a note at the end."""
+"""Args that are too large are refused; results that are too large are replaced by a note."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ def test_args_and_metadata_that_are_too_large_are_refused(encode: Any, fields: A
         encode([JobInsert("big", **fields)], SMALL)
 
 
-def test_the_error_names_the_place_in_a_batch() -> None:
+def test_the_error_names_the_position_in_a_batch() -> None:
     jobs = [JobInsert("big", {"n": n, "text": "x" * (2_000 if n == 2 else 10)}) for n in range(4)]
     with pytest.raises(InvalidJobError, match=r"2.*max_args_bytes of the registry \(1,000\)"):
         encode_batch(jobs, SMALL)
 
 
-def test_many_small_ones_are_no_large_one() -> None:
+def test_a_batch_of_small_jobs_may_exceed_the_limit() -> None:
     jobs = [JobInsert("small", {"text": "x" * 900}) for _ in range(100)]
     assert len(encode_batch(jobs, SMALL).text) > 90_000
     assert len(encode_jobs(jobs, SMALL)) > 90_000
 
 
-def test_by_default_16_mib_are_taken() -> None:
+def test_the_default_limit_is_16_mib() -> None:
     encode_jobs([JobInsert("big", {"text": "x" * (16_000_000)})])
     with pytest.raises(InvalidJobError, match="max_args_bytes"):
         encode_jobs([JobInsert("big", {"text": "x" * (17_000_000)})])

@@ -1,4 +1,4 @@
-"""The table of moves is the design's state machine, and nothing else."""
+"""The table of moves is exactly the documented state machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from roost import JobState
 from roost._model.states import ACTIVE, MOVES, TERMINAL, Event, move
 
 
-def test_a_state_is_its_text() -> None:
+def test_a_state_equals_its_text() -> None:
     assert [state.value for state in JobState] == [
         "available",
         "executing",
@@ -37,12 +37,12 @@ def test_every_event_and_every_state_has_a_move() -> None:
     assert {move.target for move in MOVES} == set(JobState)
 
 
-def test_only_an_enqueue_comes_from_nowhere() -> None:
+def test_only_an_enqueue_creates_a_job() -> None:
     new = {(move.event, move.target) for move in MOVES if move.source is None}
     assert new == {
         (Event.ENQUEUE, JobState.AVAILABLE),
         (Event.DISPATCH, JobState.EXECUTING),
-        (Event.PARENT_FAILED, JobState.CANCELLED),  # before the child was there
+        (Event.PARENT_FAILED, JobState.CANCELLED),  # the parent had failed before the enqueue
     }
 
 
@@ -53,7 +53,7 @@ def test_only_a_claim_leads_to_executing_and_costs_an_attempt() -> None:
         assert (each.attempt == 1) == claim
 
 
-def test_only_what_goes_back_unused_gives_the_attempt_back() -> None:
+def test_only_a_snooze_or_release_gives_the_attempt_back() -> None:
     given_back = {each.event for each in MOVES if each.attempt == -1}
     assert given_back == {Event.SNOOZE, Event.RELEASE, Event.RELEASE_CANCEL}
     assert {each.attempt for each in MOVES} == {-1, 0, 1}

@@ -1,4 +1,4 @@
-"""How an attempt ended and how many are left decide what is written."""
+"""A verdict depends on how an attempt ended and how many attempts are left."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_last_attempt_discards(
 @pytest.mark.parametrize(
     "ending", [Returned(1), Raised(SnoozeJob(5)), Interrupted(), CancelRequested()]
 )
-def test_other_endings_do_not_ask_how_many_attempts_are_left(ending: Ending) -> None:
+def test_other_endings_do_not_depend_on_the_attempts_left(ending: Ending) -> None:
     assert judged(ending, attempt=9, max_attempts=1).state is not JobState.DISCARDED
 
 
@@ -90,14 +90,14 @@ def test_a_snooze_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("seconds", ["soon", None, math.nan, -1])
-def test_a_snooze_that_was_tampered_with_is_a_failure(seconds: object) -> None:
+def test_a_snooze_with_an_invalid_length_is_a_failure(seconds: object) -> None:
     snooze = SnoozeJob(1)
     snooze.seconds = seconds  # type: ignore[assignment]  # the mistake under test
     assert judged(Raised(snooze)).event is Event.RETRY
 
 
 @pytest.mark.parametrize("seconds", [-1, -0.001, math.nan, math.inf])
-def test_a_snooze_of_no_length_is_a_value_error(seconds: float) -> None:
+def test_a_snooze_of_an_invalid_length_is_a_value_error(seconds: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         SnoozeJob(seconds)
 
@@ -163,7 +163,7 @@ def test_an_error_record_is_bounded_and_keeps_the_end_of_the_trace() -> None:
     assert record["trace"].startswith("…")
 
 
-def test_cleaning_leaves_good_text_alone() -> None:
+def test_sanitizing_leaves_valid_text_unchanged() -> None:
     assert sanitize("grüß \N{HATCHING CHICK}\n", 100) == "grüß \N{HATCHING CHICK}\n"
     assert sanitize("abcdef", 4) == "abc…"
     assert sanitize("abcdef", 4, keep_end=True) == "…def"

@@ -23,6 +23,11 @@ logger = StructuredLogger("roost.worker")
 class Worker:
     """A single-process Roost worker.
 
+    For example:
+
+        worker = Worker("postgresql://localhost/app", queues=["mail"], concurrency=20)
+        await worker.run_once()  # all available jobs; run() goes on until it is stopped
+
     Multiple workers can run against the same database: concurrency control is enforced by ``FOR
     UPDATE SKIP LOCKED`` at the SQL level, and every write after a claim is guarded by its lease.
     A worker uses at most five connections, whatever its concurrency.
