@@ -128,7 +128,7 @@ def test_a_result_write_whose_answer_is_lost_costs_no_second_run(
 SHORT = {
     "roost._drivers.base:CLEANUP_TIMEOUT": 0.5,
     "roost._worker.lanes.settle:SETTLE_TIMEOUT": 1.0,
-    "roost._worker.claimer:CLAIM_TIMEOUT": 1.0,
+    "roost._worker.database:CLAIM_TIMEOUT": 1.0,
     "roost._worker.lanes.listen:PROBE_INTERVAL": 0.5,
     "roost._worker.lanes.listen:PROBE_TIMEOUT": 0.5,
 }

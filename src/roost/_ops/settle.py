@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter, itemgetter
 
 import attrs
 
@@ -135,16 +136,19 @@ def _write(
     if to_complete:
         parameters = (*_leases(to_complete), _results(to_complete), with_children)
         rows = yield Query(_SQL["complete"], parameters)
-        completed = [job_id for (job_id,) in rows]
+        completed = list(map(itemgetter(0), rows))
     if unsuccessful:
         records = encode([settle_record(verdict) for verdict in unsuccessful])
         ended = dict(
             (yield Query(_SQL["finish_unsuccessful"], (records, error_cap, with_children)))
         )
     written = ended.keys() | set(completed)
-    left = [v for v in (*to_complete, *unsuccessful) if v.lease.job_id not in written]
-    if len(written) + len(left) < len(to_complete) + len(unsuccessful):
-        left += _older_leases((*to_complete, *unsuccessful), of=written)
+    sent = to_complete + unsuccessful
+    if len(written) == len(sent) and not ended:
+        return [], completed, []
+    left = [verdict for verdict in sent if verdict.lease.job_id not in written]
+    if len(written) + len(left) < len(sent):
+        left += _older_leases(sent, of=written)
     failed = [
         job_id
         for job_id, state in ended.items()
@@ -168,19 +172,15 @@ def _older_leases(verdicts: Iterable[Verdict], *, of: Collection[int]) -> list[V
 
 def _results(verdicts: Iterable[Verdict]) -> str | None:
     """Return one JSON object of the results by lease; ``None``: no verdict has a result."""
-    entries = [
-        f'"{lease.job_id}:{lease.worker_id}:{lease.lease_no}":{verdict.result}'
-        for verdict in verdicts
-        if verdict.result is not None
-        for lease in [verdict.lease]
-    ]
+    entries = []
+    for verdict in verdicts:
+        if verdict.result is not None:
+            job_id, worker_id, lease_no = verdict.lease
+            entries.append(f'"{job_id}:{worker_id}:{lease_no}":{verdict.result}')
     return f"{{{','.join(entries)}}}" if entries else None
 
 
 def _leases(verdicts: Sequence[Verdict]) -> tuple[list[int], list[int], list[int]]:
-    leases: list[Lease] = [verdict.lease for verdict in verdicts]
-    return (
-        [lease.job_id for lease in leases],
-        [lease.worker_id for lease in leases],
-        [lease.lease_no for lease in leases],
-    )
+    columns = zip(*map(attrgetter("lease"), verdicts), strict=True)
+    job_ids, worker_ids, lease_nos = map(list, columns)
+    return job_ids, worker_ids, lease_nos

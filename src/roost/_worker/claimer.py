@@ -1,22 +1,13 @@
-"""Claims jobs: those of limited tasks, those behind the last claim, and those from the head.
-
-A call that gives this worker leases may commit without an answer. Then its jobs are executing and
-no worker runs them. So such calls are made one at a time, and a cancel does not interrupt them.
-After one without an answer, this worker releases every lease that it doesn't know (`ClaimCalls`).
-"""
+"""Claims jobs: those of limited tasks, those behind the last claim, and those from the head."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from time import monotonic
 
-import anyio
 import attrs
 
-from roost._drivers.shield import shielded
-from roost._model.logs import StructuredLogger
 from roost._ops.claim import (
     Claimed,
     ClaimedJob,
@@ -25,18 +16,10 @@ from roost._ops.claim import (
     claim_jobs,
     claim_limited_jobs,
 )
-from roost._ops.workers import release_unheld
 from roost._worker.database import Database
-from roost._worker.lane import backoff
 from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
-logger = StructuredLogger("roost.worker.fetch")
-
-CLAIM_TIMEOUT = 30.0
-"""Seconds that one claim may take before its outcome counts as unknown."""
-STOP_TIMEOUT = 1.0
-"""Seconds that a stop waits for a claim in flight, and for the release of unknown leases."""
 MAX_HEAD_DELAY = 1.0
 """Seconds between two claims from the head at most."""
 HEAD_SHARE = 0.1
@@ -240,88 +223,6 @@ class Claimer:
         served = {job.queue for job in claimed.jobs}
         self._queues.sort(key=lambda queue: queue in served)
         return claimed
-
-
-class ClaimCalls:
-    """Bounds the claims of one worker, and releases what an unanswered one may have taken.
-
-    :ivar timeout: seconds for the next claim.
-    :ivar unanswered: whether the last one may have committed without an answer.
-    """
-
-    def __init__(self, state: WorkerState, database: Database) -> None:
-        self._state = state
-        self._database = database
-        self._in_flight: anyio.CancelScope | None = None
-        self._stop_by = math.inf
-        self.timeout = CLAIM_TIMEOUT
-        self.unanswered = False
-
-    @contextmanager
-    def in_flight(self) -> Iterator[None]:
-        """Shield the call in the ``with``, for `timeout` seconds.
-
-        The caller sets `unanswered` to ``False`` when it has put the answer into the slots, without
-        an await in between.
-
-        :raises DatabaseUnavailableError: no answer in time.
-        """
-        self.unanswered = True
-        self._state.cancel_announced = False  # of a job that this call may bring
-        with shielded(self.timeout) as self._in_flight:
-            yield
-            return
-        raise DatabaseUnavailableError("the claim was not answered")
-
-    def stop(self) -> None:
-        """Give a claim in flight `STOP_TIMEOUT` to be answered."""
-        self.timeout = STOP_TIMEOUT
-        self._stop_by = anyio.current_time() + STOP_TIMEOUT
-        if self._in_flight is not None:
-            self._in_flight.deadline = min(self._in_flight.deadline, self._stop_by)
-
-    async def release_unknown(self) -> None:
-        """Release the leases that this worker doesn't know of, and revoke its credit.
-
-        Only for a worker that holds its leases. One that has lost them has stopped jobs that it
-        ran: it does not know of them any more, and their attempts were made.
-
-        :raises DatabaseUnavailableError: not released, or not known; to be tried again.
-        """
-        credit = self._state.credit
-        # Before the call: no job that it releases may be accepted any more.
-        credit.revoke()
-        try:
-            released = await self._database.call_in_transaction(
-                release_unheld(self._state.worker_id, held=self._state.held_leases())
-            )
-        except BaseException:
-            credit.needs_reconcile = True
-            raise
-        self.unanswered = False
-        if released:
-            logger.warning("released jobs of an unanswered claim: %(jobs)s", jobs=released)
-            self._state.jobs_may_wait = self._state.limited.may_wait = True
-
-    async def release_at_stop(self) -> None:
-        """Do what `release_unknown` does, if needed, before the worker ends."""
-        credit = self._state.credit
-        if not (self.unanswered or credit.needs_reconcile or credit.number is not None):
-            return
-        left = min(self._stop_by - anyio.current_time(), STOP_TIMEOUT)
-        with shielded(left):
-            while self._state.holds_leases():
-                try:
-                    await self.release_unknown()
-                except DatabaseUnavailableError as error:
-                    logger.warning(
-                        "jobs of an unanswered claim are not released yet: %(error)s",
-                        error=str(error),
-                    )
-                    await anyio.sleep(backoff(1))
-                else:
-                    return
-        logger.warning("jobs of an unanswered claim could not be released; they will be rescued")
 
 
 def _together(first: Claimed, then: Claimed) -> Claimed:

@@ -1,13 +1,18 @@
-"""The worker's calls to the database: which connection, which deadline, when to plan anew."""
+"""The worker's calls to the database: which connection, which deadline, when to plan anew.
+
+A call that gives this worker leases may commit without an answer. Then its jobs are executing and
+no worker runs them. So such calls are made one at a time, and a cancel does not interrupt them.
+After one without an answer, this worker releases every lease that it doesn't know (`ClaimCalls`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from time import monotonic
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -20,9 +25,17 @@ from roost._drivers.base import (
     Listener,
     run,
 )
+from roost._drivers.shield import shielded
+from roost._model.logs import StructuredLogger
 from roost._ops.query import Op
-from roost._ops.workers import discard_plans
-from roost.exceptions import DatabaseError
+from roost._ops.workers import discard_plans, release_unheld
+from roost._worker.lane import backoff
+from roost.exceptions import DatabaseError, DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from roost._worker.state import WorkerState
+
+logger = StructuredLogger("roost.worker.fetch")
 
 T = TypeVar("T")
 
@@ -37,6 +50,10 @@ PLAN_TRUST = 1.0
 """Seconds for which new plans are trusted. On a slow machine good plans take longer than
 `SLOW_CALL` too: a drain of 20,000 jobs in 1.5 s discarded plans 113 times at 2 ms each, and now
 does so 5 times (November 2026)."""
+CLAIM_TIMEOUT = 30.0
+"""Seconds that one claim may take before its outcome counts as unknown."""
+STOP_TIMEOUT = 1.0
+"""Seconds that a stop waits for a claim in flight, and for the release of unknown leases."""
 
 
 class PlanCache:
@@ -130,3 +147,85 @@ class Database:
             # The plan may be from when the table was empty. The answer counts in any case.
             with contextlib.suppress(DatabaseError):
                 await run(connection, discard_plans(), timeout=CLEANUP_TIMEOUT)
+
+
+class ClaimCalls:
+    """Bounds the claims of one worker, and releases what an unanswered one may have taken.
+
+    :ivar timeout: seconds for the next claim.
+    :ivar unanswered: whether the last one may have committed without an answer.
+    """
+
+    def __init__(self, state: WorkerState, database: Database) -> None:
+        self._state = state
+        self._database = database
+        self._in_flight: anyio.CancelScope | None = None
+        self._stop_by = math.inf
+        self.timeout = CLAIM_TIMEOUT
+        self.unanswered = False
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Shield the call in the ``with``, for `timeout` seconds.
+
+        The caller sets `unanswered` to ``False`` when it has put the answer into the slots, without
+        an await in between.
+
+        :raises DatabaseUnavailableError: no answer in time.
+        """
+        self.unanswered = True
+        self._state.cancel_announced = False  # of a job that this call may bring
+        with shielded(self.timeout) as self._in_flight:
+            yield
+            return
+        raise DatabaseUnavailableError("the claim was not answered")
+
+    def stop(self) -> None:
+        """Give a claim in flight `STOP_TIMEOUT` to be answered."""
+        self.timeout = STOP_TIMEOUT
+        self._stop_by = anyio.current_time() + STOP_TIMEOUT
+        if self._in_flight is not None:
+            self._in_flight.deadline = min(self._in_flight.deadline, self._stop_by)
+
+    async def release_unknown(self) -> None:
+        """Release the leases that this worker doesn't know of, and revoke its credit.
+
+        Only for a worker that holds its leases. One that has lost them has stopped jobs that it
+        ran: it does not know of them any more, and their attempts were made.
+
+        :raises DatabaseUnavailableError: not released, or not known; to be tried again.
+        """
+        credit = self._state.credit
+        # Before the call: no job that it releases may be accepted any more.
+        credit.revoke()
+        try:
+            released = await self._database.call_in_transaction(
+                release_unheld(self._state.worker_id, held=self._state.held_leases())
+            )
+        except BaseException:
+            credit.needs_reconcile = True
+            raise
+        self.unanswered = False
+        if released:
+            logger.warning("released jobs of an unanswered claim: %(jobs)s", jobs=released)
+            self._state.jobs_may_wait = self._state.limited.may_wait = True
+
+    async def release_at_stop(self) -> None:
+        """Do what `release_unknown` does, if needed, before the worker ends."""
+        credit = self._state.credit
+        if not (self.unanswered or credit.needs_reconcile or credit.number is not None):
+            return
+        left = min(self._stop_by - anyio.current_time(), STOP_TIMEOUT)
+        with shielded(left):
+            while self._state.holds_leases():
+                try:
+                    await self.release_unknown()
+                except DatabaseUnavailableError as error:
+                    logger.warning(
+                        "jobs of an unanswered claim are not released yet: %(error)s",
+                        error=str(error),
+                    )
+                    await anyio.sleep(backoff(1))
+                else:
+                    return
+        logger.warning("jobs of an unanswered claim could not be released; they will be rescued")

@@ -23,8 +23,7 @@ from roost._ops.claim import ClaimedJob
 from roost._ops.dispatch import accept_dispatched, grant_credit, take_unaccepted
 
 if TYPE_CHECKING:
-    from roost._worker.claimer import ClaimCalls
-    from roost._worker.database import Database
+    from roost._worker.database import ClaimCalls, Database
     from roost._worker.state import WorkerState
 
 logger = StructuredLogger("roost.worker.fetch")

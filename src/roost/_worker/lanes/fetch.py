@@ -15,8 +15,8 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._ops.claim import Claimed
-from roost._worker.claimer import ClaimCalls, Claimer
-from roost._worker.database import Database
+from roost._worker.claimer import Claimer
+from roost._worker.database import ClaimCalls, Database
 from roost._worker.dispatch import Dispatch
 from roost._worker.lane import backoff
 from roost._worker.notify_mode import change_mode, check_older_transactions
