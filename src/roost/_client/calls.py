@@ -76,7 +76,7 @@ Task: TypeAlias = str | Callable[..., Any] | TaskCall[Any]
 
 
 def name_of(registry: HandlerRegistry, task: Task) -> str:
-    """Return the name of what is enqueued; a name stands for itself.
+    """Return the name of a task that is given as a name, a function or a call.
 
     :raises UnknownTaskError: a function is not in the registry.
     """
@@ -90,10 +90,10 @@ def enqueue(
 ) -> DatabaseCall[int]:
     """Insert one job.
 
-    :param job: with the caller's options; those that ``task`` has set as a call, and the task's
-        defaults, fill what the caller has not passed.
-    :param in_own_transaction: no connection of the caller's is used, so a waiting worker may be
-        given the job at once.
+    :param job: has the options that the caller passed. Missing ones are taken from ``task``, if it
+        is a call, and then from the task's defaults.
+    :param in_own_transaction: whether the job is committed at once, so that it may be dispatched to
+        a waiting worker.
     """
     if isinstance(task, TaskCall):
         job = _fill_from_call(job, task)
@@ -327,7 +327,7 @@ def check_wait(timeout: float | None, poll_interval: float) -> None:
 def check_outcome(
     job_id: int, outcome: JobOutcome | None, timeout: float | None, *, raise_on_failure: bool
 ) -> JobOutcome:
-    """Return the outcome of a wait, or raise what it means.
+    """Return the outcome of a wait, or raise its error.
 
     :param outcome: ``None``: the job did not end within ``timeout``.
     :raises JobTimeoutError: see ``outcome``.

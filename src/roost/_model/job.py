@@ -1,8 +1,9 @@
-"""The columns of a job: what is read, what is enqueued, its defaults, and what each may be.
+"""The columns of a job: the row, the job to enqueue, a task's defaults, and a check for each.
 
-A new column is added here, as a keyword of `AsyncRoost.enqueue`, and of ``@job`` and ``@cron`` if
-a task has a default for it; and in ``_sql`` and ``_ops``. Encoding, merging of defaults and the
-blocking client go by the lists of this file.
+To add a column, add it here, to `AsyncRoost.enqueue` and to the comparison in `encoding`; to
+``@job`` and ``@cron`` too, if a task can have a default for it; and in ``_sql`` and ``_ops``. Tests
+compare these lists. The record that is sent, the merging of defaults and the blocking client read
+the lists of this file.
 """
 
 from collections.abc import Callable
@@ -220,8 +221,8 @@ _Columns: TypeAlias = tuple[tuple[str, object, object, Callable[..., None]], ...
 def _columns_of(
     kind: type[attrs.AttrsInstance],
 ) -> tuple[Callable[[object], tuple[Any, ...]], _Columns]:
-    """Return what reads the columns of an attrs class; and of each column its name, its default,
-    what is stored for that (a plain str or int, which is encoded faster), and its check.
+    """Return a getter of the columns of an attrs class, and for each column its name, its default,
+    the default as a plain str or int (which is encoded faster), and its check.
     """
     fields = [field for field in attrs.fields(kind) if field.name in _CHECKS]
     columns = tuple(

@@ -19,8 +19,8 @@ def with_parameters_of(
 ) -> Callable[[Callable[Concatenate[S, ...], R]], Callable[Concatenate[S, P], R]]:
     """Return a decorator that shows a method with the parameters of ``source``.
 
-    Only what is shown changes: the method gets its arguments as its own ``def`` says, and keeps its
-    own return type and docstring.
+    Only the shown signature changes. The method is called as its own ``def`` says, and keeps its
+    return type and docstring.
 
     :param source: a method, taken from its class; its first parameter, ``self``, is not copied.
     """
