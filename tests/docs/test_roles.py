@@ -47,7 +47,7 @@ WRITING = (
     "roost.active_job('key')",
     "roost.await_job(1)",
 )
-"""Calls of the functions that do with the owner's rights what they do."""
+"""Calls of the functions that run with the owner's rights."""
 
 
 @attrs.frozen
@@ -62,7 +62,7 @@ class Roles:
 
 @pytest.fixture
 def roles(dsn: str) -> Iterator[Roles]:
-    """Make the page's roles under names of the test's own: roles belong to the whole server."""
+    """Create the page's roles under names of this test: roles belong to the whole server."""
     assert GRANTS is not None
     suffix = uuid.uuid4().hex[:12]
     names = {role: f"roost_{role}_{suffix}" for role in ROLES}
@@ -200,7 +200,7 @@ async def test_a_worker_can_not_change_what_people_set(roles: Roles) -> None:
         refused(roles.worker, f"delete from roost.{relation}")
 
 
-async def test_a_viewer_can_look_and_nothing_else(roles: Roles, table: JobTable) -> None:
+async def test_a_viewer_can_only_read(roles: Roles, table: JobTable) -> None:
     job_id = table.add()
     async with AsyncRoost(roles.viewer) as roost:
         assert (await roost.get(job_id)).state == await roost.status(job_id) == "available"
@@ -267,7 +267,7 @@ def test_no_role_can_change_what_is_run(roles: Roles, role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["worker", "viewer", "operator"])
-def test_only_producers_can_call_what_enqueues(roles: Roles, role: str) -> None:
+def test_only_producers_can_call_the_functions_that_enqueue(roles: Roles, role: str) -> None:
     for call in WRITING:
         refused(getattr(roles, role), f"select {call}")
 
@@ -282,7 +282,7 @@ def test_a_role_without_grants_can_do_nothing(roles: Roles, dsn: str, table: Job
         refused(roles.viewer, f"select {call}")
 
 
-def test_what_a_caller_plants_for_its_own_session_is_not_run_with_the_owners_rights(
+def test_objects_planted_in_a_session_do_not_run_with_the_owners_rights(
     roles: Roles, dsn: str, table: JobTable
 ) -> None:
     parent = table.add("work")
@@ -322,11 +322,11 @@ def test_what_a_caller_plants_for_its_own_session_is_not_run_with_the_owners_rig
         for function in ("insert_job", "insert_jobs", "insert_or_dispatch", "insert_dependent"):
             cursor = session.execute(f"select * from roost.{function}(%s)".encode(), (content,))
             assert cursor.fetchone() is not None
-        alike = (
+        homogeneous = (
             '{"common": {"queue": "default", "task": "work", "priority": 0, "max_attempts": 20},'
             ' "args": [{}]}'
         )
-        session.execute("select roost.insert_homogeneous(%s)", (alike,))
+        session.execute("select roost.insert_homogeneous(%s)", (homogeneous,))
         session.execute("select roost.enqueue('work')")
         session.execute("select roost.active_job('k')")
         session.execute("select roost.await_job(%s)", (parent,))
@@ -354,7 +354,7 @@ async def test_no_role_can_keep_others_from_enqueueing_or_from_a_heartbeat(
         table.script("set lock_timeout = '1s'; update roost.workers set heartbeat_at = now()")
 
 
-def test_the_owner_needs_not_be_a_superuser(empty_dsn: str) -> None:
+def test_the_owner_need_not_be_a_superuser(empty_dsn: str) -> None:
     name = f"roost_owner_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(empty_dsn, autocommit=True) as admin:
         admin.execute(f"create role {name} login password 'secret'".encode())
@@ -369,7 +369,7 @@ def test_the_owner_needs_not_be_a_superuser(empty_dsn: str) -> None:
             admin.execute(f"drop role {name}".encode())
 
 
-def test_a_stranger_can_not_keep_the_schema_from_being_made(empty_dsn: str) -> None:
+def test_another_role_can_not_prevent_the_setup_of_the_schema(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as stranger:
         for name in ("roost.migrations", "roost"):
             stranger.execute("select pg_advisory_lock(hashtextextended(%s, 0))", (name,))
