@@ -1,8 +1,8 @@
-"""Databases for the tests: one server a run, shared by xdist's workers, and a database a test.
+"""Databases for the tests: one server for a run and its xdist workers, one database for a test.
 
-``ROOST_TEST_DSN`` (a superuser's URL) names a server to use instead of the embedded one, and
-``ROOST_PG_BIN`` the Postgres programs for it. It is at the root of the project to serve both
-``tests`` and ``property_tests``.
+``ROOST_TEST_DSN`` (a superuser's URL) chooses another server than the embedded one, and
+``ROOST_PG_BIN`` the Postgres programs of the embedded one. The file is at the root of the project
+because ``tests`` and ``property_tests`` use it.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ SETTINGS: Mapping[str, object] = {
     "full_page_writes": False,
     "autovacuum": False,
     "max_connections": 200,
-    "max_wal_size": "256MB",  # it lies in memory
-    # In the data folder, which is removed: a killed server leaves it behind.
+    "max_wal_size": "256MB",  # the data is in memory
+    # In the data folder, which is deleted: a killed server leaves shared memory in other places.
     "dynamic_shared_memory_type": "mmap",
 }
 
 RESTARTABLE = {**SETTINGS, "synchronous_commit": True}
-"""A commit must outlive a killed server, and without fsync that is cheap."""
+"""For servers that tests kill: a commit must survive that. Without fsync this costs little."""
 
 ROOM = 1 << 30
-"""Bytes that must be free in /dev/shm for the server to be put there."""
+"""The server's data goes to /dev/shm if at least this many bytes are free there."""
 
-# Tools that assert for the tests: their failures show the values, too.
+# These modules assert, too, and pytest then shows the values of a failed assertion.
 pytest.register_assert_rewrite("tests.support")
 pytest_plugins = ["tests.support.timing"]
 
@@ -57,13 +57,13 @@ RUN_LOCK = pytest.StashKey[FileLock]()
 _numbers = itertools.count(1)
 
 
-# One folder a run. Whoever started the run holds its lock, so that a later run can tell the
-# folder of a run that was killed from one that is in use.
+# Each run has a folder, and holds a lock in it. So a later run can tell the folder of a killed run
+# from one that is in use.
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Ignored from the start where the run is in the background of a shell, or under nohup; the
-    # programs that tests start and send these to would inherit it.
+    # In the background of a shell and under nohup these signals are ignored. The programs that
+    # tests start would inherit that, and tests send them these signals.
     for number, usual in (
         (signal.SIGINT, signal.default_int_handler),
         (signal.SIGHUP, signal.SIG_DFL),
@@ -103,24 +103,24 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def _runs_folder() -> Path:
-    shm = Path("/dev/shm")  # noqa: S108  (the owner of what we make there is checked)
+    shm = Path("/dev/shm")  # noqa: S108  (the owner of our folder is checked)
     roomy = shm.is_dir() and os.access(shm, os.W_OK) and shutil.disk_usage(shm).free >= ROOM
     return (shm if roomy else Path(tempfile.gettempdir())) / f"roost-tests-{os.geteuid()}"
 
 
 @contextmanager
 def _locked(runs: Path) -> Iterator[None]:
-    """Be the only run that adds, sweeps or removes folders in ``runs``; creates it."""
+    """Hold the lock for adding and removing folders in ``runs``. Creates ``runs``."""
     while True:
         runs.mkdir(mode=0o755, exist_ok=True)
         check_owner(runs, os.geteuid())
         try:
             lock = FileLock.open(runs / "lock")
         except FileNotFoundError:
-            continue  # the last run removed it in between
+            continue  # another run removed it in the meantime
         with lock:
             lock.exclusive(timeout=120)
-            if os.fstat(lock.fileno()).st_nlink:  # not removed while we waited
+            if os.fstat(lock.fileno()).st_nlink:  # not deleted while we waited
                 yield
                 return
 
@@ -129,7 +129,9 @@ def _remove_run_unless_in_use(run: Path) -> None:
     with FileLock.open(run / "run.lock") as run_lock:
         if not run_lock.try_exclusive():
             return
-        with suppress(EmbeddedPostgresError):  # a process of that run is alive: the next run's
+        with suppress(
+            EmbeddedPostgresError
+        ):  # a process of that run lives: the next run removes it
             for data_dir in run.glob("pg*"):
                 remove(data_dir)
             shutil.rmtree(run)
@@ -140,7 +142,7 @@ def _remove_run_unless_in_use(run: Path) -> None:
 
 @attrs.frozen
 class Databases:
-    """Makes and drops databases on the server that ``dsn`` leads to."""
+    """Creates and drops databases on the server of ``dsn``."""
 
     dsn: str
     prefix: str
@@ -156,7 +158,7 @@ class Databases:
         """Yield the name of a clone of ``template`` and drop it afterwards."""
         name = f"{self.prefix}_{next(_numbers)}"
         with psycopg.connect(self.dsn, autocommit=True) as admin:
-            # Before 15 it is the only way, and has no name.
+            # Before Postgres 15 this is the only strategy, and has no name.
             copy = " strategy file_copy" if admin.info.server_version >= 150_000 else ""
             admin.execute(f'create database "{name}" template "{template}"{copy}')
         try:
@@ -165,7 +167,7 @@ class Databases:
             self._execute(f'drop database "{name}" with (force)')
 
     def _execute(self, statement: str) -> None:
-        # A connection each time: it takes 3 ms, and a test may restart the server.
+        # A new connection each time, since a test may restart the server. It takes 3 ms.
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             connection.execute(statement.encode())
 
@@ -199,7 +201,7 @@ def databases(server_dsn: str, run_folder: Path) -> Databases:
 
 @pytest.fixture(scope="session")
 def template(databases: Databases) -> Iterator[str]:
-    """Yield the name of a database with Roost's schema; nobody may be connected to it."""
+    """Yield the name of a database with Roost's schema. A template must have no sessions."""
     with databases.fresh("template0") as name:
         apply_schema(databases.dsn_for(name))
         yield name
@@ -232,23 +234,23 @@ def apply_schema(dsn: str) -> None:
         connection.close()
 
 
-# A server of one's own, to stop and to kill.
+# A server for one test, to stop and to kill.
 
 
 @attrs.frozen
 class RestartableServer:
-    """A server for one test. Its DSN stays the same over restarts."""
+    """A server for one test. Its DSN stays the same after a restart."""
 
     cluster: Cluster
     server_dsn: str
     dsn: str
 
     def start(self) -> None:
-        """Start it and return when it takes connections; does nothing if it runs."""
+        """Start it if it is not running. Return when it accepts connections."""
         self.cluster.ensure_started(RESTARTABLE)
 
     def stop(self, mode: Literal["fast", "immediate", "kill"] = "fast") -> None:
-        """Stop it and return when it is down; "kill" is a SIGKILL of the postmaster."""
+        """Stop it, and return when it has ended; "kill" is a SIGKILL of the postmaster."""
         if mode == "kill":
             os.kill(self.pid(), signal.SIGKILL)
         else:
@@ -266,7 +268,7 @@ class RestartableServer:
 
 @pytest.fixture
 def restartable_server(run_folder: Path) -> Iterator[RestartableServer]:
-    """Yield a running server of the test's own; ``.dsn`` has Roost's schema."""
+    """Yield a running server for this test alone; ``.dsn`` is a database with Roost's schema."""
     if os.environ.get("ROOST_TEST_DSN"):
         pytest.skip("needs the embedded Postgres, and ROOST_TEST_DSN chooses another server")
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")

@@ -1,4 +1,4 @@
-"""Fixtures of all tests that look at jobs."""
+"""Fixtures for jobs, tasks and connections, for all tests."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from roost import HandlerRegistry
 
 @pytest.fixture
 def table(dsn: str) -> Iterator[JobTable]:
-    """Yield a hand on the jobs of the test's database."""
+    """Yield the jobs of the test's database."""
     with JobTable(dsn) as table:
         yield table
 
 
 @pytest.fixture
 def registry() -> HandlerRegistry:
-    """Return an empty registry of the test's own."""
+    """Return an empty registry for this test alone."""
     return HandlerRegistry()
 
 
 @pytest.fixture
 def proxied(dsn: str) -> Callable[[], AbstractAsyncContextManager[tuple[Proxy, str]]]:
-    """Return a context manager: a proxy to the test's database and the DSN that leads through."""
+    """Return a context manager that yields a proxy to the test's database, and a DSN through it."""
 
     @asynccontextmanager
     async def proxied() -> AsyncIterator[tuple[Proxy, str]]:

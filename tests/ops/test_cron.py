@@ -565,18 +565,18 @@ def test_workers_are_notified_once_for_each_reason(crons: CronTable, dsn: str) -
         crons.add_worker(queues=["default", "q"])
 
         crons.declare(entry(queue="q"), entry(name="two", queue="q"), entry(name="three"))
-        assert [channel for channel, _ in listener.heard()] == ["roost_cron"]
+        assert [channel for channel, _ in listener.notifications()] == ["roost_cron"]
         crons.clock(after(minutes=1))
         crons.fire("it", "two", "three")
-        assert sorted(listener.heard()) == [("roost_jobs", "default"), ("roost_jobs", "q")]
+        assert sorted(listener.notifications()) == [("roost_jobs", "default"), ("roost_jobs", "q")]
         crons.fire("it", "two", "three")
         crons.run(cron.pause("it"))
         crons.run(cron.renew_declared(["it"]))
-        assert listener.heard() == []
+        assert listener.notifications() == []
         crons.run(cron.resume("it"))
-        assert [channel for channel, _ in listener.heard()] == ["roost_cron"]
+        assert [channel for channel, _ in listener.notifications()] == ["roost_cron"]
         crons.run(cron.run_now("it"))
-        assert listener.heard() == [("roost_jobs", "q")]
+        assert listener.notifications() == [("roost_jobs", "q")]
 
 
 def test_operations_can_run_in_a_callers_transaction(crons: CronTable) -> None:

@@ -44,9 +44,13 @@ class Receiver:
     channel: str
     listening: JobTable
 
-    def heard(self) -> list[str]:
+    def notifications(self) -> list[str]:
         """Return the payloads that have arrived on its channel."""
-        return [payload for channel, payload in self.listening.heard() if channel == self.channel]
+        return [
+            payload
+            for channel, payload in self.listening.notifications()
+            if channel == self.channel
+        ]
 
     def grant_credit(self, table: JobTable) -> bool:
         """Grant the next credit."""
@@ -112,7 +116,7 @@ def test_a_dispatched_job_is_leased_to_the_worker_and_announced_to_it(
         timeout_seconds=30,
         metadata={"trace": "x"},
     )
-    assert receiver.heard() == [DISPATCHED]
+    assert receiver.notifications() == [DISPATCHED]
     assert receiver.credit(table) is None
     job = receiver.accept(table)
     assert job.lease == Lease(job_id, receiver.worker_id, 1)
@@ -128,7 +132,7 @@ def test_a_credit_is_for_one_job(table: JobTable, receiver: Receiver) -> None:
     enqueue(table)
     enqueue(table)
     assert table.states() == {"executing": 1, "available": 1}
-    assert len(receiver.heard()) == 1
+    assert len(receiver.notifications()) == 1
 
 
 def test_an_enqueue_in_a_transaction_consumes_no_credit(
@@ -192,14 +196,14 @@ def test_a_worker_that_can_not_run_the_job_gets_no_dispatch(
     job_id = enqueue(table)
     assert table.get(job_id).state == "available"
     assert receiver.credit(table) == NUMBER
-    assert receiver.heard() == []
+    assert receiver.notifications() == []
 
 
 def test_a_worker_that_does_not_get_the_job_is_notified_of_it(
     table: JobTable, receiver: Receiver
 ) -> None:
     enqueue(table, max_attempts=1)
-    assert receiver.listening.heard() == [("roost_jobs", "default")]
+    assert receiver.listening.notifications() == [("roost_jobs", "default")]
 
 
 def test_a_living_worker_is_preferred_to_a_dead_one_with_a_later_heartbeat(
@@ -211,7 +215,7 @@ def test_a_living_worker_is_preferred_to_a_dead_one_with_a_later_heartbeat(
         dead.worker_id,
     )
     enqueue(table)
-    assert len(living.heard()) == 1
+    assert len(living.notifications()) == 1
     assert dead.credit(table) == NUMBER
 
 
@@ -220,12 +224,12 @@ def test_a_job_with_a_unique_key_is_dispatched_and_a_duplicate_consumes_no_credi
 ) -> None:
     job_id = enqueue(table, unique_key="once")
     assert receiver.accept(table).job() == table.get(job_id)
-    assert receiver.heard() == [DISPATCHED]
+    assert receiver.notifications() == [DISPATCHED]
     assert receiver.grant_credit(table)
     with pytest.raises(DuplicateUniqueJobError):
         enqueue(table, unique_key="once")
     assert receiver.credit(table) == NUMBER + 1
-    assert receiver.heard() == []
+    assert receiver.notifications() == []
 
 
 def test_an_enqueue_that_waits_for_a_unique_key_does_not_lock_the_workers_row(
@@ -240,7 +244,7 @@ def test_an_enqueue_that_waits_for_a_unique_key_does_not_lock_the_workers_row(
     assert heart.run(renew_worker(receiver.worker_id, stale_after=60))
     rival.script("rollback")
     assert heart.get(waiting.result(10)).state == "executing"
-    assert len(receiver.heard()) == 1
+    assert len(receiver.notifications()) == 1
 
 
 def test_an_enqueue_does_not_wait_for_a_worker_whose_row_is_locked(
@@ -261,7 +265,7 @@ def test_a_job_of_any_size_is_dispatched_and_its_notification_does_not_contain_i
     table: JobTable, receiver: Receiver, length: int
 ) -> None:
     job_id = enqueue(table, args={"text": "ü" * length})
-    assert receiver.heard() == [DISPATCHED]
+    assert receiver.notifications() == [DISPATCHED]
     assert receiver.accept(table).job() == table.get(job_id)
 
 
@@ -309,7 +313,7 @@ def test_two_other_workers_are_asked_to_watch(
     receivers = [make_receiver(f"worker {number}") for number in range(4)]
     make_receiver("elsewhere", queues=["elsewhere"])
     enqueue(table)
-    heard = [receiver.heard() for receiver in receivers]
+    heard = [receiver.notifications() for receiver in receivers]
     assert sorted(heard) == [[], [DISPATCHED], [WATCH], [WATCH]]
 
 
@@ -427,7 +431,7 @@ def test_a_polling_worker_may_grant_a_credit_and_gets_no_other_notification(
 ) -> None:
     table.run(set_wants_notify(receiver.worker_id, wants_notify=False))
     first, second = enqueue(table), enqueue(table)
-    assert [channel for channel, _ in receiver.listening.heard()] == [receiver.channel]
+    assert [channel for channel, _ in receiver.listening.notifications()] == [receiver.channel]
     assert [table.get(job_id).state for job_id in (first, second)] == ["executing", "available"]
 
 
@@ -441,7 +445,7 @@ def test_another_worker_is_notified_where_the_credit_of_a_polling_one_is_locked(
     rival.run(renew_worker(receiver.worker_id, stale_after=60))
     job_id = enqueue(table)
     rival.script("commit")
-    assert receiver.listening.heard() == [("roost_jobs", "default")]
+    assert receiver.listening.notifications() == [("roost_jobs", "default")]
     assert table.get(job_id).state == "available"
 
 
@@ -449,7 +453,7 @@ def test_a_dispatch_notifies_no_other_worker_of_the_queue(
     table: JobTable, receiver: Receiver
 ) -> None:
     enqueue(table)
-    assert {channel for channel, _ in receiver.listening.heard()} == {receiver.channel}
+    assert {channel for channel, _ in receiver.listening.notifications()} == {receiver.channel}
 
 
 def test_an_error_restores_the_credit(table: JobTable, receiver: Receiver) -> None:

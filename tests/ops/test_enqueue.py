@@ -192,7 +192,7 @@ def test_enqueues_that_race_with_an_end_have_only_documented_outcomes(
 
 def heard(listener: JobTable) -> list[str]:
     """Return the queues that were announced so far."""
-    return [queue for _, queue in listener.heard()]
+    return [queue for _, queue in listener.notifications()]
 
 
 def test_each_queue_is_notified_once_of_jobs_that_are_due_soon(

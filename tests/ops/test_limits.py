@@ -394,9 +394,9 @@ def test_the_end_of_a_limited_job_is_announced_whatever_the_queue(
     table.add_worker(queues=["other"])
     table.add()
     [job] = claim(table, table.add_worker()).jobs
-    listener.heard()
+    listener.notifications()
     complete(table, job, event=event)
-    assert ROOM in listener.heard()
+    assert ROOM in listener.notifications()
 
 
 def test_the_end_of_a_limited_job_is_announced_when_it_has_children(
@@ -408,11 +408,11 @@ def test_the_end_of_a_limited_job_is_announced_when_it_has_children(
         child = encode_jobs([JobInsert("other", depends_on=[parent])])
         table.run(insert_dependent(child))
     [job] = claim(table, table.add_worker()).jobs
-    listener.heard()
+    listener.notifications()
     with table.connection.transaction():
         verdict = Verdict(job.lease, Event.COMPLETE)
         assert table.run(settle_parents([verdict], error_cap=20)).lost == []
-    assert ROOM in listener.heard()
+    assert ROOM in listener.notifications()
 
 
 def test_room_of_a_dead_worker_or_a_lost_claim_is_announced(
@@ -425,12 +425,12 @@ def test_room_of_a_dead_worker_or_a_lost_claim_is_announced(
     claim(table, worker)
     with table.connection.transaction():
         table.run(release_unheld(worker, held=()))
-    assert ROOM in listener.heard()
+    assert ROOM in listener.notifications()
     claim(table, worker)
     table.rows("delete from roost.workers where id = $1::bigint", worker)
     with table.connection.transaction():
         table.run(rescue_jobs(limit=10, error_cap=20))
-    assert ROOM in listener.heard()
+    assert ROOM in listener.notifications()
 
 
 def test_a_limit_that_is_raised_or_lifted_is_announced(table: JobTable, listener: JobTable) -> None:
@@ -438,11 +438,11 @@ def test_a_limit_that_is_raised_or_lifted_is_announced(table: JobTable, listener
     publish(table, max_concurrency=1)
     changes: list[dict[str, int]] = [{"max_concurrency": 2}, {}]
     for limits in changes:
-        listener.heard()
+        listener.notifications()
         publish(table, "work", **limits)
-        assert listener.heard() == [ROOM]
+        assert listener.notifications() == [ROOM]
         publish(table, "work", **limits)
-        assert listener.heard() == [], "nothing has changed"
+        assert listener.notifications() == [], "nothing has changed"
 
 
 def test_room_is_announced_only_while_a_worker_wants_notifications(
@@ -453,9 +453,9 @@ def test_room_is_announced_only_while_a_worker_wants_notifications(
     worker = table.add_worker()
     [job] = claim(table, worker).jobs
     table.rows("update roost.workers set wants_notify = false")
-    listener.heard()
+    listener.notifications()
     complete(table, job)
-    assert listener.heard() == []
+    assert listener.notifications() == []
 
 
 def test_a_start_that_comes_late_is_counted_again(table: JobTable) -> None:

@@ -135,4 +135,4 @@ def test_a_rescue_notifies_the_queue(table: JobTable, rival: JobTable) -> None:
     rival.rows("listen roost_jobs")
     table.add_worker("another")
     rescue(table)
-    assert rival.heard() == [("roost_jobs", "default")]
+    assert rival.notifications() == [("roost_jobs", "default")]

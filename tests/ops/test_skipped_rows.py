@@ -16,7 +16,7 @@ LATER = "scheduled_at = now() + interval '1 hour'"
 def listening(table: JobTable) -> JobTable:
     table.add_worker()
     table.script("listen roost_jobs")
-    table.heard()
+    table.notifications()
     return table
 
 
@@ -38,7 +38,7 @@ def test_a_wait_for_a_job_announces_it_if_it_can_start(
     table.change(job_id, assignments)
     listening(table)
     assert table.run(await_outcome(job_id)) is None
-    assert table.heard() == announced
+    assert table.notifications() == announced
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_a_parent_is_announced_at_the_end_of_the_enqueue_that_locked_it(
     table.change(parent, assignments)
     table.add_worker(queues=["other"])
     table.script("listen roost_jobs")
-    table.heard()
+    table.notifications()
     child = JobInsert("work", depends_on=[parent])
     with table.connection.transaction():
         table.run(insert_dependent(encode_jobs([child])))
-    assert table.heard() == announced
+    assert table.notifications() == announced

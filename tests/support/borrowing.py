@@ -35,12 +35,12 @@ from roost import (
 
 @attrs.frozen
 class ConnectionKind:
-    """One kind of connection.
+    """One kind of connection that ``conn=`` accepts.
 
-    :param open: from a DSN, the connection in a transaction, which commits at the end of the block
-        and rolls back when that ends with an error.
-    :param execute: run one statement of the user's own on it.
-    :param blocking: for `Roost`, not `AsyncRoost`.
+    :param open: returns, for a DSN, a context manager of a connection in a transaction. The
+        transaction commits at the end of the block, and rolls back if the block raises.
+    :param execute: runs one statement on the connection.
+    :param blocking: the connection is for `Roost`, not for `AsyncRoost`.
     """
 
     open: Callable[[str], AbstractAsyncContextManager[Any] | AbstractContextManager[Any]]
@@ -49,7 +49,7 @@ class ConnectionKind:
 
     @asynccontextmanager
     async def transaction(self, dsn: str) -> AsyncIterator[Any]:
-        """Open the connection."""
+        """Open a connection in a transaction."""
         opened = self.open(dsn)
         if isinstance(opened, AbstractContextManager):
             with opened as conn:
@@ -59,7 +59,7 @@ class ConnectionKind:
                 yield conn
 
     async def run(self, conn: Any, statement: str) -> None:
-        """Run a statement of the user's own."""
+        """Run a statement on the connection."""
         done = self.execute(conn, statement)
         if not self.blocking:
             await done
@@ -72,7 +72,7 @@ class ConnectionKind:
 
     @asynccontextmanager
     async def client(self, dsn: str) -> AsyncIterator[Any]:
-        """Yield the client that this kind is for."""
+        """Yield a client that accepts this kind of connection."""
         if self.blocking:
             with self.blocking_client(dsn) as client:
                 yield client
@@ -82,7 +82,7 @@ class ConnectionKind:
 
 
 class _Awaited:
-    """A blocking client with the colour of the other one, for tests that don't care."""
+    """A blocking client with awaitable methods, so that the same tests run on both clients."""
 
     def __init__(self, roost: Roost) -> None:
         self._roost = roost
@@ -97,12 +97,12 @@ class _Awaited:
 
 
 class _Undo(Exception):  # noqa: N818
-    """Ends a block to have it rolled back."""
+    """Raised to have a transaction rolled back."""
 
 
 @asynccontextmanager
 async def undone(block: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
-    """Leave ``block`` with an error."""
+    """Enter ``block``, and leave it with an error at the end."""
     with suppress(_Undo):
         async with block as conn:
             yield conn
@@ -128,7 +128,7 @@ class BorrowingConformance:
     async def client(
         self, anyio_backend: object, kind: ConnectionKind, dsn: str
     ) -> AsyncIterator[Any]:
-        """Yield the client that this kind of connection is for."""
+        """Yield a client that accepts this kind of connection."""
         async with kind.client(dsn) as client:
             yield client
 
@@ -148,7 +148,7 @@ class BorrowingConformance:
             await client.enqueue("work", conn=conn)
         assert table.states() == {}
 
-    async def test_the_callers_own_changes_share_its_fate(
+    async def test_the_job_and_the_callers_changes_commit_or_roll_back_together(
         self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
         table.script("create table orders (id int)")

@@ -1,7 +1,7 @@
-"""A blocking hand on cron entries, by a clock that stands still until it is set.
+"""Declare, fire and read cron entries in a test, by a clock that the test sets.
 
 Roost's statements and functions say ``now()`` without a schema. Functions of these names in a
-schema of their own, in front of Postgres's in the search path, answer what `CronTable.clock` has
+schema of their own, before Postgres's in the search path, return the time that `CronTable.clock`
 set.
 """
 
@@ -48,7 +48,7 @@ end $$;
 
 
 class CronTable(JobTable):
-    """One database's cron entries and their jobs, seen at `START` until the clock is set.
+    """The cron entries of one database, and their jobs. The clock begins at `START`.
 
     :param dsn: a database with Roost's schema, and with the functions of `CLOCK`.
     """
@@ -63,15 +63,15 @@ class CronTable(JobTable):
         self.rows("select set_config('clock.now', $1::text, false)", now.isoformat())
 
     def declare(self, *entries: CronEntry, **job: Any) -> None:
-        """Declare entries as a worker does that starts; ``job`` is what comes from the task."""
+        """Declare entries as a starting worker does; ``job`` are defaults of the task."""
         self.run(cron.declare([declaration(entry, **job) for entry in entries]))
 
     def fire(self, *names: str) -> list[int]:
-        """Fire what is due of these entries and return the new jobs."""
+        """Fire the due ticks of these entries, and return the ids of the new jobs."""
         return self.run(cron.fire_due(names)).job_ids
 
     def stop_after(self, statements: int, operation: Op[object]) -> None:
-        """Run so many statements of an operation, as a worker that dies then."""
+        """Run a number of an operation's statements, as a worker that dies after them."""
         try:
             query = next(operation)
             for _ in range(statements):
@@ -82,7 +82,7 @@ class CronTable(JobTable):
             operation.close()
 
     def finish(self, operation: Op[T], query: Query) -> T:
-        """Run an operation on from ``query`` and return its value."""
+        """Run the rest of an operation, beginning with ``query``, and return its value."""
         try:
             while True:
                 query = operation.send(self.connection.fetch(query))
@@ -99,7 +99,7 @@ class CronTable(JobTable):
         return next(entry for entry in self.entries() if entry.name == name)
 
     def ticks(self, name: str) -> list[datetime]:
-        """Return the ticks of an entry that were fired, in the order of their jobs."""
+        """Return the fired ticks of an entry, in the order of their jobs."""
         rows: Sequence[tuple[datetime]] = self.rows(
             "select (metadata ->> 'tick')::timestamptz from roost.jobs "
             "where metadata ->> 'cron' = $1::text and metadata ? 'tick' order by id",
@@ -109,7 +109,7 @@ class CronTable(JobTable):
 
 
 def declaration(entry: CronEntry, **job: Any) -> Declaration:
-    """Return what a worker declares of an entry."""
+    """Return the declaration that a worker makes of an entry."""
     fields: dict[str, Any] = {
         "queue": entry.queue,
         "priority": entry.priority,

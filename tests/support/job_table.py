@@ -1,6 +1,6 @@
-"""A blocking hand on the tables: to arrange what a test needs and to see what became of it.
+"""Insert, change and read jobs in a test, without the client or a worker.
 
-It goes round the client and the worker, on a connection of its own.
+All calls block. They use a database connection of their own.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from roost._sql import Statement
 T = TypeVar("T")
 
 _END = "roost_job_table"
-"""The channel on which it tells itself that it has heard all."""
+"""The channel of a notification that `JobTable` sends to itself to mark the end."""
 LOCK_TIMEOUT = 20
-"""Seconds that a statement waits for a lock, so that a test which can never get it fails."""
+"""Seconds that a statement waits for a lock. A test that can never get it fails then."""
 
 
 class JobTable:
-    """One database's jobs. Closes at the end of a ``with``.
+    """The jobs of one database. A ``with`` block closes the connection.
 
     :param dsn: a database with Roost's schema.
     """
 
     def __init__(self, dsn: str, *, application_name: str = "roost job table") -> None:
         self.connection = connect(dsn, application_name=application_name)
-        # Asked from a worker's own event loop, a lock that this worker holds is never released.
+        # Without it, a call from a worker's event loop would wait for that worker's lock for ever.
         self.script(f"set lock_timeout = '{LOCK_TIMEOUT}s'")
 
     def __enter__(self) -> Self:
@@ -79,23 +79,23 @@ class JobTable:
         return self.run(insert_batch(encode_batch(jobs)))
 
     def get(self, job_id: int) -> Job:
-        """Return a job as it stands."""
+        """Return a job."""
         return self.run(get_job(job_id))
 
     def column(self, job_id: int, name: str) -> Any:
-        """Return one column of a job, also those that `Job` does not show."""
+        """Return one column of a job, even one that `Job` does not have."""
         return self.value(f"select {name} from roost.jobs where id = $1::bigint", job_id)
 
     def change(self, job_id: int, assignments: str) -> None:
-        """Change a row behind Roost's back: ``assignments`` is what follows SET."""
+        """Update a job's row directly; ``assignments`` is the text after SET."""
         self.rows(f"update roost.jobs set {assignments} where id = $1::bigint", job_id)
 
     def states(self) -> dict[str, int]:
-        """Return how many jobs are in each state."""
+        """Return the number of jobs in each state."""
         return dict(self.rows("select state, count(*) from roost.jobs group by state"))
 
     def workers(self) -> list[int]:
-        """Return the ids of the worker incarnations that have a row."""
+        """Return the ids in ``roost.workers``, one for each worker incarnation."""
         return [row[0] for row in self.rows("select id from roost.workers order by id")]
 
     def add_worker(
@@ -119,28 +119,28 @@ class JobTable:
         tasks: Sequence[str] = ("work",),
         after: Sequence[Position] = (),
     ) -> Claimed:
-        """Claim for a worker."""
+        """Claim jobs for a worker."""
         return self.run(
             claim_jobs(worker_id=worker_id, queues=queues, tasks=tasks, limit=limit, after=after)
         )
 
     def settle(self, *verdicts: Verdict, error_cap: int = 20) -> list[Lease]:
-        """Write verdicts of jobs without children and return the leases that did not hold."""
+        """Write verdicts of jobs without children, and return the leases that were lost."""
         settled = self.run(settle(verdicts, error_cap=error_cap))
         return [verdict.lease for verdict in settled.lost]
 
-    def heard(self) -> list[tuple[str, str]]:
-        """Return the channel and payload of what was announced since the last call.
+    def notifications(self) -> list[tuple[str, str]]:
+        """Return channel and payload of each notification since the last call.
 
-        That is all that was committed by now, on the channels that this connection listens to:
-        notifications come in the order of the commits, and its own is the last.
+        These are all that were committed until now, on the channels that this connection listens
+        to: notifications arrive in the order of the commits, and its own is the last.
         """
         self.script(f"listen {_END}; notify {_END}")
-        heard: list[tuple[str, str]] = []
+        received: list[tuple[str, str]] = []
         for notify in self.connection.raw.notifies(timeout=20):
             if notify.channel == _END:
-                return heard
-            heard.append((notify.channel, notify.payload))
+                return received
+            received.append((notify.channel, notify.payload))
         raise TimeoutError("its own notification did not come within 20 s")
 
     def connections(self, application_name: str) -> int:

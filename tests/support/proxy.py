@@ -1,4 +1,4 @@
-"""A TCP proxy on 127.0.0.1 that can stop forwarding without closing anything: a black hole."""
+"""A TCP proxy on 127.0.0.1 that can drop all bytes while its connections stay open."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, SocketAttribute, Socket
 
 
 class Proxy:
-    """What ``proxy_to`` yields.
+    """A proxy to a Postgres server. Make it with `proxy_to`.
 
-    ``port`` is where it listens on 127.0.0.1.
+    ``port`` is its port on 127.0.0.1.
     """
 
     def __init__(self, target: str, port: int) -> None:
@@ -23,20 +23,20 @@ class Proxy:
         self._connections: set[anyio.CancelScope] = set()
 
     def swallow(self) -> None:
-        """Forward nothing from now on, in either direction; connections stay open."""
+        """Drop all bytes from now on, in both directions. Connections stay open."""
         self._swallowing = True
 
     def forward(self) -> None:
-        """Forward what is new; connections that lost bytes stay lost."""
+        """Forward bytes again, except on connections that lost some."""
         self._swallowing = False
 
     def cut(self) -> None:
-        """End every connection that is open now."""
+        """Close all open connections."""
         for scope in self._connections:
             scope.cancel()
 
     async def handle(self, client: SocketStream) -> None:
-        """Forward one connection until either side ends it, or it is cut."""
+        """Forward one connection until either side closes it, or `cut` does."""
         with anyio.CancelScope() as scope:
             self._connections.add(scope)
             try:

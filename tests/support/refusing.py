@@ -1,7 +1,7 @@
-"""A server that refuses: a proxy on 127.0.0.1 that answers with an error of one's choice.
+"""A proxy on 127.0.0.1 that answers statements and connections with an error.
 
-It speaks as much of Postgres's protocol as a pooler does that can't reach its server. It runs in
-threads, so that it is the same for every event loop and for blocking clients.
+It implements as much of Postgres's protocol as a pooler needs that can't reach its server. It runs
+in threads, so it works with every event loop and with blocking clients.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _READY = b"Z\0\0\0\x05I"
 
 @attrs.frozen
 class Refusal:
-    """What is answered.
+    """The error to answer with.
 
-    :param severity: after ``FATAL`` the connection is closed.
+    :param severity: ``ERROR``, or ``FATAL``, which also closes the connection.
     """
 
     sqlstate: str
@@ -31,16 +31,16 @@ class Refusal:
     severity: str = "FATAL"
 
     def encode(self) -> bytes:
-        """Return the ErrorResponse."""
+        """Return the protocol's ErrorResponse message."""
         fields = (("S", self.severity), ("V", self.severity), ("C", self.sqlstate))
         body = "".join(f"{key}{text}\0" for key, text in (*fields, ("M", self.message))) + "\0"
         return b"E" + struct.pack("!i", len(body.encode()) + 4) + body.encode()
 
 
 class RefusingProxy:
-    """What ``refusing_proxy_to`` yields.
+    """A proxy to a Postgres server. Make it with `refusing_proxy_to`.
 
-    ``port`` is where it listens on 127.0.0.1; ``refused`` counts the answers that it gave itself.
+    ``port`` is its port on 127.0.0.1; ``refused`` counts the errors that it sent.
     """
 
     def __init__(self, target: str, port: int) -> None:
@@ -58,11 +58,11 @@ class RefusingProxy:
         self._refusal = Refusal(sqlstate, message, severity)
 
     def forward(self) -> None:
-        """Let everything through again."""
+        """Forward everything again."""
         self._refusal = None
 
     def close(self) -> None:
-        """Close all that is open."""
+        """Close the port and all connections."""
         for each in (self._listener, *list(self._open)):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -88,7 +88,7 @@ class RefusingProxy:
                 while self._serve_series(client, server, answers):
                     pass
             finally:
-                # Wakes the other direction.
+                # Ends the thread of the other direction.
                 for each in (client, server):
                     with suppress(OSError):
                         each.shutdown(socket.SHUT_RDWR)
@@ -96,13 +96,14 @@ class RefusingProxy:
     def _serve_series(
         self, client: socket.socket, server: socket.socket, answers: _Answers
     ) -> bool:
-        """Handle messages up to a query or a Sync, and say whether the connection is still open.
+        """Forward or refuse messages up to a query or Sync; return whether the connection is open.
 
-        All or none: the server would commit the first half of a series together with the next.
+        A series is forwarded whole or not at all: the server would commit its first half together
+        with the next series.
         """
         kind, message = _read_message(client)
         refusal = self._refusal
-        if refusal is None or kind in (b"X", b"p"):  # a goodbye, a password
+        if refusal is None or kind in (b"X", b"p"):  # Terminate, password
             server.sendall(message)
             while kind not in _LAST_OF_SERIES:
                 kind, message = _read_message(client)
@@ -112,7 +113,7 @@ class RefusingProxy:
         if refusal.severity == "FATAL" or answers.in_transaction:
             # The server still has the transaction, in which the client's next statements would be.
             return False
-        # As a server does: whatever comes after the error is skipped until the client's Sync.
+        # A server skips all messages after an error, until the client's Sync.
         while kind not in _LAST_OF_SERIES:
             kind, _ = _read_message(client)
         client.sendall(_READY)
@@ -178,7 +179,7 @@ class _Answers:
 
 @contextmanager
 def refusing_proxy_to(host: str, port: int) -> Iterator[RefusingProxy]:
-    """Forward a port of 127.0.0.1 to a Postgres server, until told to refuse.
+    """Forward a port of 127.0.0.1 to a Postgres server, until `RefusingProxy.refuse`.
 
     :param host: a host, or the folder of a unix socket.
     """

@@ -1,4 +1,4 @@
-"""A worker in the background of a test."""
+"""Run workers in the background of a test."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from roost._worker.worker import Worker
 
 @asynccontextmanager
 async def working(*workers: Worker) -> AsyncIterator[None]:
-    """Run ``workers`` inside the block: ready when it is entered, stopped in order when it ends.
+    """Run workers during a block. They are ready at its start, and are stopped at its end.
 
-    A worker that crashes ends the block with its error.
+    If a worker crashes, the block ends with its error.
     """
     async with anyio.create_task_group() as group:
         for worker in workers:

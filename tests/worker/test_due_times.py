@@ -93,6 +93,6 @@ def test_all_that_is_due_before_the_next_look_is_announced(table: JobTable, dsn:
         table.add_worker(queues=[f"in {seconds}" for seconds in (30, 59, 61, 3600)])
         for seconds in (30, 59, 61, 3600):
             table.add("work", queue=f"in {seconds}", scheduled_at=due_in(seconds))
-        assert {queue for _, queue in listener.heard()} == {"in 30", "in 59"}
+        assert {queue for _, queue in listener.notifications()} == {"in 30", "in 59"}
     # So that an enqueue may take half a minute until it commits.
     assert fetch.MAX_POLL <= 60 / 2

@@ -1,4 +1,4 @@
-"""What every driver must do, as pytest classes to subclass. Needs pytest with anyio's plugin.
+"""Tests that every driver must pass, as pytest classes to subclass.
 
 A driver's test file gives them a DSN of an empty database, as a superuser, and the driver::
 
@@ -24,4 +24,4 @@ from tests.support.conformance.statements import StatementConformance
 class AsyncDriverConformance(
     StatementConformance, CancelConformance, PoolConformance, ListenConformance
 ):
-    """All that is asked of an ``AsyncDriver``."""
+    """All tests of an ``AsyncDriver``."""

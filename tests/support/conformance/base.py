@@ -1,4 +1,4 @@
-"""What the awaiting suites share: the driver under test, and an eye on the server."""
+"""Fixtures and functions of the tests of asynchronous drivers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roost._drivers.psycopg_sync import connect
 
 
 class AsyncConformance:
-    """Fixtures. A subclass gives ``dsn`` and ``make_driver``."""
+    """The fixtures of these tests. A subclass defines ``dsn`` and ``make_driver``."""
 
     pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ class AsyncConformance:
 
     @pytest.fixture
     def observer(self, dsn: str) -> Iterator[Connection]:
-        """Return a blocking connection to look at the server with."""
+        """Yield a blocking connection, to observe the server."""
         with connect(dsn, application_name="observer") as connection:
             yield connection
 
@@ -42,7 +42,7 @@ class AsyncConformance:
     async def pool_of(
         self, driver: AsyncDriver, app: str, *, size: int
     ) -> AsyncIterator[AsyncPool]:
-        """Make a pool, and close it at the end."""
+        """Yield a new pool, and close it at the end."""
         pool = driver.pool(max_size=size, application_name=app)
         try:
             yield pool
@@ -51,7 +51,7 @@ class AsyncConformance:
 
 
 def backends(observer: Connection, app: str, *, state: str = "%") -> int:
-    """Count the server's processes for ``app``, in the database, whose state is like ``state``."""
+    """Return the number of sessions of ``app`` in this database whose state is like ``state``."""
     count = value(
         observer,
         "select count(*) from pg_stat_activity where datname = current_database() "
@@ -64,9 +64,9 @@ def backends(observer: Connection, app: str, *, state: str = "%") -> int:
 
 
 def terminate(observer: Connection, app: str) -> int:
-    """End the server's processes for ``app``, wait until they are gone, return how many ended.
+    """Terminate the sessions of ``app``, wait for their end, and return their number.
 
-    A process leaves ``pg_stat_activity`` before it closes its socket; this waits for both.
+    A server process leaves ``pg_stat_activity`` before it closes its socket. This waits for both.
     """
     ended = value(
         observer,
@@ -79,5 +79,5 @@ def terminate(observer: Connection, app: str) -> int:
 
 
 async def until_gone(observer: Connection, app: str) -> None:
-    """Wait until the server has no process for ``app``."""
+    """Wait until ``app`` has no session."""
     await eventually(lambda: backends(observer, app) == 0)

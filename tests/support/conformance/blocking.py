@@ -1,4 +1,4 @@
-"""What is asked of a blocking ``Connection``."""
+"""Tests of a blocking ``Connection``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 
 class DriverConformance:
-    """A subclass gives ``dsn`` and ``make_connection``."""
+    """The tests. A subclass defines ``dsn`` and ``make_connection``."""
 
     def make_connection(self, dsn: str, *, application_name: str) -> Connection:
         """Connect with the driver under test."""

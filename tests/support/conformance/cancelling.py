@@ -1,4 +1,4 @@
-"""What a cancel leaves behind: no statement, no transaction, no connection in between."""
+"""Tests of cancellation: it leaves no running statement, open transaction or open connection."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from roost._drivers.base import AsyncDriver, AsyncPool, Connection
 from roost.exceptions import DatabaseUnavailableError
 
 ENOUGH_STEPS = 10
-"""Of a loop. On a busy machine a server may have answered before the second."""
-_SHORT = 30  # a random cancel comes within so many times 0.1 ms
+"""Turns of the event loop to try at least. A fast server may answer before the second turn."""
+_SHORT = 30
+"""Upper limit of the delay of a random cancel, in units of 0.1 ms."""
 
 
 class CancelConformance(AsyncConformance):
-    """A connection comes out of a cancel usable or closed, and its statement does not run on."""
+    """After a cancel the connection is usable or closed, and its statement has stopped."""
 
     async def test_a_cancelled_statement_stops_on_the_server(
         self, driver: AsyncDriver, app: str, observer: Connection
@@ -78,7 +79,7 @@ class CancelConformance(AsyncConformance):
             )
             assert list(await connection.fetch(sql("select count(*) from t"))) == [(0,)]
 
-    async def test_a_cancel_at_every_step_of_a_statement_leaves_its_own_answer_to_the_next(
+    async def test_after_a_cancel_at_any_step_the_next_statement_gets_its_own_answer(
         self, driver: AsyncDriver, app: str
     ) -> None:
         async with self.pool_of(driver, app, size=1) as pool:
@@ -132,7 +133,7 @@ class CancelConformance(AsyncConformance):
                         async with pool.acquire():
                             return
                     except DatabaseUnavailableError:
-                        # The backlog of a busy server is full of those cancelled before.
+                        # The server's backlog is full of cancelled connections.
                         await anyio.sleep(0.02)
 
             done = await _cancel_after_steps(number, work)
@@ -152,7 +153,7 @@ class CancelConformance(AsyncConformance):
                         rows = await connection.fetch(sql("select $1::int", number))
                         assert list(rows) == [(number,)]
                         await connection.fetch(sql("select pg_sleep(0.001)"))
-            # A server process may still end whose connection was cancelled while it was opened.
+            # A connection that was cancelled while opening may still have a server process.
             await eventually(lambda: backends(observer, app) <= 2)
             await eventually(
                 lambda: backends(observer, app, state="idle") == backends(observer, app)
@@ -194,7 +195,7 @@ class CancelConformance(AsyncConformance):
 async def _cancel_when(
     condition: Callable[[], bool], work: Callable[[], Awaitable[object]]
 ) -> None:
-    """Run ``work`` and cancel it once ``condition`` holds; it must not end before."""
+    """Run ``work``, and cancel it as soon as ``condition`` holds. It must not end before."""
 
     async def watch() -> None:
         await eventually(condition)
@@ -209,7 +210,7 @@ async def _cancel_when(
 
 
 async def _cancel_after_steps(steps: int, work: Callable[[], Awaitable[None]]) -> bool:
-    """Run ``work`` and cancel it after so many turns of the event loop; say whether it finished."""
+    """Run ``work``, cancel it after ``steps`` turns of the event loop; return whether it ended."""
     done = False
 
     async def count() -> None:

@@ -1,4 +1,4 @@
-"""What the blocking and the awaiting suites have in common: values, refusals, small tools."""
+"""Values, errors and functions that the tests of blocking and asynchronous drivers share."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ REFUSED: list[tuple[str, tuple[object, ...], str]] = [
 TEMPORARY = ["08006", "25P03", "40001", "40P01", "53100", "53200", "53300", "53400", "55P03"]
 TEMPORARY += ["57014", "57P01", "57P02", "57P03", "57P05", "25P04", "58000", "58030"]
 TEMPORARY += ["08P01", "28000", "28P01", "3D000", "XX000"]  # poolers' answers to statements
-"""States that mean "try again later"."""
+"""SQLSTATEs of errors after which another attempt may succeed."""
 
 PERMANENT = ["22003", "23502", "23505", "42501", "42703", "3F000", "P0001", "XX001"]
-"""States that trying again does not change."""
+"""SQLSTATEs of errors that another attempt would meet again."""
 
 
 def sql(text: str, *params: object) -> Query:
@@ -79,9 +79,9 @@ def value(connection: Connection, text: str, *params: object) -> object:
 
 
 async def eventually(condition: Callable[[], bool], *, within: float = 20.0) -> None:
-    """Look until ``condition`` holds; ``within`` is in seconds.
+    """Wait until ``condition`` holds, for at most ``within`` seconds.
 
-    :raises TimeoutError: it did not.
+    :raises TimeoutError: it did not hold in time.
     """
     with anyio.fail_after(within):
         while not condition():
@@ -89,9 +89,10 @@ async def eventually(condition: Callable[[], bool], *, within: float = 20.0) -> 
 
 
 def until(condition: Callable[[], T], *, within: float = 20.0) -> T:
-    """Do the same in a thread; return the first thing that is true.
+    """Wait, blocking, until ``condition`` returns a true value, and return that value.
 
-    :raises TimeoutError: there was none.
+    :param within: seconds to wait at most.
+    :raises TimeoutError: it returned none in time.
     """
     give_up_at = time.monotonic() + within
     while not (seen := condition()):

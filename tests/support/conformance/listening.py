@@ -1,4 +1,4 @@
-"""What is asked of a ``Listener``: nothing lost, and a dead one noticed."""
+"""Tests of a ``Listener``: it loses no notification, and notices a dead connection."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _receive(listener: Listener, count: int) -> list[Notification]:
 
 
 class ListenConformance(AsyncConformance):
-    """One dedicated connection, owned by one task."""
+    """A listener is one dedicated connection, owned by one task."""
 
     async def test_it_receives_from_its_channels_and_no_others(
         self, driver: AsyncDriver, app: str, observer: Connection
@@ -124,7 +124,7 @@ class ListenConformance(AsyncConformance):
     ) -> None:
         async with driver.listener(["c"], application_name=app) as listener:
             _notify(observer, "c", "last words")
-            # A server that is told to end does not send what it still has: wait until it did.
+            # A terminated server process does not send pending notifications: wait for them.
             await listener.probe()
             terminate(observer, app)
             await until_gone(observer, app)

@@ -1,4 +1,4 @@
-"""What is asked of an ``AsyncPool``: bounds, healing, closing, nothing leaked."""
+"""Tests of an ``AsyncPool``: its size, replaced connections, closing, no leaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from roost.exceptions import ClosedError, DatabaseUnavailableError
 
 
 class PoolConformance(AsyncConformance):
-    """A pool opens what is needed, up to its size, and closes all of it."""
+    """A pool opens connections as needed, up to its size, and closes all of them."""
 
     async def test_an_unused_pool_opens_nothing(
         self, driver: AsyncDriver, app: str, observer: Connection
@@ -94,7 +94,7 @@ class PoolConformance(AsyncConformance):
         self, driver: AsyncDriver, app: str, observer: Connection
     ) -> None:
         chance = random.Random(11)
-        # One who does not wait at all and one who waits to the end, however slow the machine is.
+        # The first user does not wait at all, and the last one waits for as long as it takes.
         patiences = [0.0, *(chance.random() * 0.04 for _ in range(48)), 60.0]
         answered = 0
 

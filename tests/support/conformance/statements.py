@@ -1,4 +1,4 @@
-"""What is asked of one ``AsyncConnection``: values, refusals, transactions."""
+"""Tests of one ``AsyncConnection``: values, errors, transactions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
 
 class StatementConformance(AsyncConformance):
-    """Run through a pool, as all users do."""
+    """The connections come from a pool, as in production."""
 
     @pytest.fixture
     def table(self, observer: Connection) -> None:
@@ -28,15 +28,15 @@ class StatementConformance(AsyncConformance):
         observer.fetch(sql("create table t (n int primary key)"))
 
     @pytest.mark.parametrize(("text", "params", "expected"), VALUES)
-    async def test_a_value_comes_back_as_it_went(
+    async def test_a_value_comes_back_unchanged(
         self, driver: AsyncDriver, app: str, text: str, params: tuple[object, ...], expected: object
     ) -> None:
         async with self.pool_of(driver, app, size=1) as pool, pool.acquire() as connection:
-            # Often enough that a driver which prepares by itself goes through all its stages.
+            # Enough repetitions for a driver that prepares statements after a few executions.
             for _ in range(8):
                 assert list(await connection.fetch(sql(text, *params))) == [(expected,)]
 
-    async def test_megabytes_travel_both_ways(self, driver: AsyncDriver, app: str) -> None:
+    async def test_megabytes_are_sent_and_received(self, driver: AsyncDriver, app: str) -> None:
         big = "🐓x" * 2_000_000
         async with self.pool_of(driver, app, size=1) as pool, pool.acquire() as connection:
             [[answer]] = await connection.fetch(sql("select $1::text", big))
