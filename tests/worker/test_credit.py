@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from roost._worker.dispatch import Credit
+from roost._worker.credit import Credit
 
 
 def outstanding() -> Credit:

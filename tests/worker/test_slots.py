@@ -11,8 +11,7 @@ import pytest
 
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
-from roost._worker.running_job import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
-from roost._worker.slots import Slots
+from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob, Slots
 
 pytestmark = pytest.mark.anyio
 

@@ -28,9 +28,9 @@ from roost import (
 )
 from roost._ops.claim import Claimed
 from roost._ops.workers import release_unheld
-from roost._worker import database
+from roost._worker import claimer
 from roost._worker.claimer import Claimer
-from roost._worker.running_job import Reason, RunningJob
+from roost._worker.slots import Reason, RunningJob
 
 pytestmark = pytest.mark.anyio
 
@@ -266,11 +266,11 @@ async def test_a_stop_gives_back_what_a_claim_took_whose_answer_is_lost(
         raise DatabaseUnavailableError("the answer is lost")
 
     def fail_once(*_: object, **__: object) -> None:
-        monkeypatch.setattr(database, "release_unheld", release_unheld)
+        monkeypatch.setattr(claimer, "release_unheld", release_unheld)
         raise DatabaseUnavailableError("nor is it reached the first time")
 
     monkeypatch.setattr(Claimer, "claim", lose)
-    monkeypatch.setattr(database, "release_unheld", fail_once)
+    monkeypatch.setattr(claimer, "release_unheld", fail_once)
     await getattr(worker, way)()
     left = table.get(job_id)
     assert (left.state, left.attempt, left.errors) == ("available", 0, [])

@@ -1,4 +1,7 @@
-"""Claims jobs: those of limited tasks, those behind the last claim, and those from the head."""
+"""Claims jobs: those of limited tasks, those behind the last claim, and those from the head.
+
+After a claim without an answer, this worker releases every lease that it doesn't know.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import math
 from collections.abc import Iterable
 from time import monotonic
 
+import anyio
 import attrs
 
+from roost._drivers.shield import shielded
+from roost._model.logs import StructuredLogger
 from roost._ops.claim import (
     Claimed,
     ClaimedJob,
@@ -16,9 +22,13 @@ from roost._ops.claim import (
     claim_jobs,
     claim_limited_jobs,
 )
-from roost._worker.database import Database
+from roost._ops.workers import release_unheld
+from roost._worker.database import ClaimCalls, Database
+from roost._worker.lane import backoff
 from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
+
+logger = StructuredLogger("roost.worker.fetch")
 
 MAX_HEAD_DELAY = 1.0
 """Seconds between two claims from the head at most."""
@@ -235,3 +245,45 @@ def _together(first: Claimed, then: Claimed) -> Claimed:
         for_slots=first.for_slots + then.for_slots,
         waiting=first.waiting | then.waiting,
     )
+
+
+async def release_unknown(state: WorkerState, database: Database, calls: ClaimCalls) -> None:
+    """Release the leases that this worker doesn't know of, and revoke its credit.
+
+    Only for a worker that holds its leases. One that has lost them has stopped jobs that it ran: it
+    does not know of them any more, and their attempts were made.
+
+    :raises DatabaseUnavailableError: not released, or that is not known; to be tried again.
+    """
+    # Before the call: no job that it releases may be accepted any more.
+    state.credit.revoke()
+    try:
+        released = await database.call_in_transaction(
+            release_unheld(state.worker_id, held=state.held_leases())
+        )
+    except BaseException:
+        state.credit.needs_reconcile = True
+        raise
+    calls.unanswered = False
+    if released:
+        logger.warning("released jobs of an unanswered claim: %(jobs)s", jobs=released)
+        state.jobs_may_wait = state.limited.may_wait = True
+
+
+async def release_at_stop(state: WorkerState, database: Database, calls: ClaimCalls) -> None:
+    """Do what `release_unknown` does, if needed, before the worker ends."""
+    credit = state.credit
+    if not (calls.unanswered or credit.needs_reconcile or credit.number is not None):
+        return
+    with shielded(calls.seconds_to_stop()):
+        while state.holds_leases():
+            try:
+                await release_unknown(state, database, calls)
+            except DatabaseUnavailableError as error:
+                logger.warning(
+                    "jobs of an unanswered claim are not released yet: %(error)s", error=str(error)
+                )
+                await anyio.sleep(backoff(1))
+            else:
+                return
+    logger.warning("jobs of an unanswered claim could not be released; they will be rescued")

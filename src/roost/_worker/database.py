@@ -2,7 +2,7 @@
 
 A call that gives this worker leases may commit without an answer. Then its jobs are executing and
 no worker runs them. So such calls are made one at a time, and a cancel does not interrupt them.
-After one without an answer, this worker releases every lease that it doesn't know (`ClaimCalls`).
+See `ClaimCalls`, and `roost._worker.claimer.release_unknown` for the release of these jobs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -26,16 +26,9 @@ from roost._drivers.base import (
     run,
 )
 from roost._drivers.shield import shielded
-from roost._model.logs import StructuredLogger
 from roost._ops.query import Op
-from roost._ops.workers import discard_plans, release_unheld
-from roost._worker.lane import backoff
+from roost._ops.workers import discard_plans
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
-
-if TYPE_CHECKING:
-    from roost._worker.state import WorkerState
-
-logger = StructuredLogger("roost.worker.fetch")
 
 T = TypeVar("T")
 
@@ -150,15 +143,13 @@ class Database:
 
 
 class ClaimCalls:
-    """Bounds the claims of one worker, and releases what an unanswered one may have taken.
+    """Bounds the calls that give a worker leases, and remembers whether one was not answered.
 
     :ivar timeout: seconds for the next claim.
     :ivar unanswered: whether the last one may have committed without an answer.
     """
 
-    def __init__(self, state: WorkerState, database: Database) -> None:
-        self._state = state
-        self._database = database
+    def __init__(self) -> None:
         self._in_flight: anyio.CancelScope | None = None
         self._stop_by = math.inf
         self.timeout = CLAIM_TIMEOUT
@@ -174,7 +165,6 @@ class ClaimCalls:
         :raises DatabaseUnavailableError: no answer in time.
         """
         self.unanswered = True
-        self._state.cancel_announced = False  # of a job that this call may bring
         with shielded(self.timeout) as self._in_flight:
             yield
             return
@@ -187,45 +177,6 @@ class ClaimCalls:
         if self._in_flight is not None:
             self._in_flight.deadline = min(self._in_flight.deadline, self._stop_by)
 
-    async def release_unknown(self) -> None:
-        """Release the leases that this worker doesn't know of, and revoke its credit.
-
-        Only for a worker that holds its leases. One that has lost them has stopped jobs that it
-        ran: it does not know of them any more, and their attempts were made.
-
-        :raises DatabaseUnavailableError: not released, or not known; to be tried again.
-        """
-        credit = self._state.credit
-        # Before the call: no job that it releases may be accepted any more.
-        credit.revoke()
-        try:
-            released = await self._database.call_in_transaction(
-                release_unheld(self._state.worker_id, held=self._state.held_leases())
-            )
-        except BaseException:
-            credit.needs_reconcile = True
-            raise
-        self.unanswered = False
-        if released:
-            logger.warning("released jobs of an unanswered claim: %(jobs)s", jobs=released)
-            self._state.jobs_may_wait = self._state.limited.may_wait = True
-
-    async def release_at_stop(self) -> None:
-        """Do what `release_unknown` does, if needed, before the worker ends."""
-        credit = self._state.credit
-        if not (self.unanswered or credit.needs_reconcile or credit.number is not None):
-            return
-        left = min(self._stop_by - anyio.current_time(), STOP_TIMEOUT)
-        with shielded(left):
-            while self._state.holds_leases():
-                try:
-                    await self.release_unknown()
-                except DatabaseUnavailableError as error:
-                    logger.warning(
-                        "jobs of an unanswered claim are not released yet: %(error)s",
-                        error=str(error),
-                    )
-                    await anyio.sleep(backoff(1))
-                else:
-                    return
-        logger.warning("jobs of an unanswered claim could not be released; they will be rescued")
+    def seconds_to_stop(self) -> float:
+        """Return the seconds that are left of `STOP_TIMEOUT`."""
+        return min(self._stop_by - anyio.current_time(), STOP_TIMEOUT)

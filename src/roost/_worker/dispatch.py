@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import math
 from time import monotonic
-from typing import TYPE_CHECKING
-
-import attrs
 
 from roost._model.logs import StructuredLogger
 from roost._ops.claim import ClaimedJob
 from roost._ops.dispatch import accept_dispatched, grant_credit, take_unaccepted
-
-if TYPE_CHECKING:
-    from roost._worker.database import ClaimCalls, Database
-    from roost._worker.state import WorkerState
+from roost._worker.claimer import release_unknown
+from roost._worker.database import ClaimCalls, Database
+from roost._worker.state import WorkerState
 
 logger = StructuredLogger("roost.worker.fetch")
 
@@ -35,66 +31,8 @@ READ_INTERVAL = 0.02
 """Seconds until the worker's row is read again after no job was found there."""
 MAX_CLAIM = 300
 """Jobs that are taken over at once, at most."""
-WATCH_DELAY = 0.15
-"""Seconds that another worker has to accept a job before this one takes over unaccepted jobs."""
 UNACCEPTED_AFTER = 0.1
 """Seconds after which another worker may take over a job that was not accepted."""
-
-
-@attrs.define
-class Credit:
-    """Credit of one job for direct dispatch.
-
-    While `number` is outstanding, a producer may insert a job that is leased to this worker.
-
-    :param channel: where this worker is notified; ``None``: it does not listen. Each listening
-        connection has a channel of its own: the credit is void when the connection ends.
-    :param number: of the outstanding credit, also while it is not known whether it was granted.
-    :param needs_reconcile: whether to read the row: a job may have been dispatched.
-    :param watch_at: by ``time.monotonic``, when to take over jobs that other workers have not
-        accepted; infinity: no such job is known.
-    """
-
-    channel: str | None = None
-    number: int | None = None
-    needs_reconcile: bool = False
-    watch_at: float = math.inf
-    _granted: int = 0
-
-    def listen_on(self, channel: str) -> None:
-        """Use the channel of a new connection. A notification on the last one may be lost."""
-        self.channel = channel
-        self.needs_reconcile = self._granted > 0
-
-    def grant(self) -> int:
-        """Make a credit with a new number outstanding, and return the number."""
-        self._granted += 1
-        self.number = self._granted
-        return self._granted
-
-    def revoke(self) -> None:
-        """Forget the outstanding credit. A job that was dispatched with it is not accepted."""
-        self.number = None
-        self.needs_reconcile = False
-
-    def notified(self) -> None:
-        """Record a notification: an outstanding credit may have been consumed."""
-        self.needs_reconcile = self.needs_reconcile or self.number is not None
-
-    def watch(self) -> None:
-        """Record that a job was dispatched to another worker: see whether that accepts it."""
-        self.watch_at = min(self.watch_at, monotonic() + WATCH_DELAY)
-
-    def compare(self, seen: int | None, *, outstanding: int | None) -> None:
-        """Compare the credit that a claim read in the worker's row with the outstanding one.
-
-        :param seen: the credit's number in the row, 0 for none; ``None``: the claim did not
-            read it.
-        :param outstanding: the number when the claim began.
-        """
-        consumed = outstanding is not None and seen is not None and seen != outstanding
-        if consumed and self.number == outstanding:
-            self.needs_reconcile = True
 
 
 class Dispatch:
@@ -166,7 +104,7 @@ class Dispatch:
         """Accept the dispatched job, and in the same statement grant the next credit."""
         state, credit = self._state, self._state.credit
         if self._calls.unanswered:
-            await self._calls.release_unknown()
+            await release_unknown(state, self._database, self._calls)
             return
         credit.needs_reconcile = False  # a notification from here on needs another read
         before, credit.number = credit.number, None
@@ -175,6 +113,7 @@ class Dispatch:
         next_number = credit.grant() if grants and state.slots.room(0) > 1 else None
         # Until the answer is here, a notification may be of the next credit.
         credit.number = before if next_number is None else next_number
+        state.cancel_announced = False  # of a job that the call may bring
         with self._calls.in_flight():
             accepted = await self._database.call(
                 accept_dispatched(state.worker_id, next_credit=next_number),
@@ -195,9 +134,10 @@ class Dispatch:
         """Take over jobs that were dispatched to workers whose event loops stand still."""
         state = self._state
         if self._calls.unanswered:
-            await self._calls.release_unknown()
+            await release_unknown(state, self._database, self._calls)
             return
         state.credit.watch_at = math.inf
+        state.cancel_announced = False  # of a job that the call may bring
         with self._calls.in_flight():
             jobs = await self._database.call(
                 take_unaccepted(

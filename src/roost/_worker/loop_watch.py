@@ -20,8 +20,7 @@ import anyio
 import attrs
 
 from roost._model.logs import StructuredLogger
-from roost._worker.running_job import RunningJob
-from roost._worker.slots import Slots
+from roost._worker.slots import RunningJob, Slots
 
 logger = StructuredLogger("roost.worker.loop")
 

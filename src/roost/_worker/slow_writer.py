@@ -28,7 +28,6 @@ from roost._worker.verdicts import (
     due,
     is_heavy,
     next_due_at,
-    record_written,
     report_lost,
 )
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
@@ -128,7 +127,7 @@ class SlowWriter:
             else:
                 done.add(one)
         queue.slow = [one for one in queue.slow if one not in done]
-        record_written(self._state, settled, [one.verdict for one in batch])
+        self._state.record_written(settled, [one.verdict for one in batch])
         report_lost(settled.lost, unsure={one.verdict.lease for one in batch if one.unsure})
 
     def _failed(self, one: PostponedVerdict, error: DatabaseError) -> None:

@@ -19,12 +19,12 @@ from roost._model.settings import WorkerSettings
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict, error_record
 from roost._ops.claim import Claimed, ClaimedJob
-from roost._worker.dispatch import Credit
+from roost._ops.settle import Settled
+from roost._worker.credit import Credit
 from roost._worker.lane import Wake
 from roost._worker.notify_mode import NotifyMode
 from roost._worker.prefetch import PrefetchController
-from roost._worker.running_job import Reason
-from roost._worker.slots import Slots
+from roost._worker.slots import Reason, Slots
 from roost._worker.verdicts import VerdictQueue
 from roost.exceptions import SchemaError, WorkerCrashedError
 
@@ -245,6 +245,21 @@ class WorkerState:
         """Have a verdict written."""
         self.verdicts.fresh.append(verdict)
         self.settle_wake.set()
+
+    def record_written(self, settled: Settled, sent: Iterable[Verdict]) -> None:
+        """Tell the other lanes which of the sent verdicts were written."""
+        ended = sent
+        if settled.parents or settled.busy:
+            kept = {verdict.lease for verdict in (*settled.parents, *settled.busy)}
+            ended = [verdict for verdict in sent if verdict.lease not in kept]
+        for verdict in ended:
+            if verdict.delay is not None:
+                self.due_in(verdict.delay)
+        if self.limited.held:
+            leases = {verdict.lease for verdict in ended}
+            self.limited.may_wait |= not leases.isdisjoint(self.limited.held)
+            self.limited.held -= leases
+        self.fetch_wake.set()
 
     def release(self, claimed: Iterable[ClaimedJob]) -> None:
         """Release jobs that were never started."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import anyio
 import attrs
@@ -17,10 +16,6 @@ from roost._drivers.shield import shielded
 from roost._model.logs import StructuredLogger
 from roost._model.states import Event
 from roost._model.verdict import Lease, Verdict
-from roost._ops.settle import Settled
-
-if TYPE_CHECKING:
-    from roost._worker.state import WorkerState
 
 logger = StructuredLogger("roost.worker.settle")
 
@@ -138,22 +133,6 @@ class WriteTime:
 def is_heavy(verdict: Verdict) -> bool:
     """Say whether the verdict's result is so large that others should not wait for it."""
     return verdict.result is not None and len(verdict.result) > HEAVY
-
-
-def record_written(state: WorkerState, settled: Settled, sent: Iterable[Verdict]) -> None:
-    """Tell the other lanes which of the sent verdicts were written."""
-    ended = sent
-    if settled.parents or settled.busy:
-        kept = {verdict.lease for verdict in (*settled.parents, *settled.busy)}
-        ended = [verdict for verdict in sent if verdict.lease not in kept]
-    for verdict in ended:
-        if verdict.delay is not None:
-            state.due_in(verdict.delay)
-    if state.limited.held:
-        leases = {verdict.lease for verdict in ended}
-        state.limited.may_wait |= not leases.isdisjoint(state.limited.held)
-        state.limited.held -= leases
-    state.fetch_wake.set()
 
 
 def report_lost(lost: Iterable[Verdict], *, unsure: Collection[Lease]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 
 from roost._model.job import Job
-from roost._worker.running_job import RunningJob
+from roost._worker.slots import RunningJob
 from roost.exceptions import NoCurrentJobError
 
 current: ContextVar[RunningJob | Job] = ContextVar("roost.current_job")

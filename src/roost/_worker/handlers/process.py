@@ -36,7 +36,7 @@ from roost._model.verdict import (
     sanitize,
 )
 from roost._worker.handlers.process_child import ANSWER, LEASE, MOST_BYTES, REQUEST, STOP_SIGNALS
-from roost._worker.running_job import RunningJob
+from roost._worker.slots import RunningJob
 from roost.exceptions import HandlerProcessError, SnoozeJob
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from roost._worker.handlers.current import current
 from roost._worker.handlers.hooks import HOOK_TIMEOUT, MOST_HANGING, HookCalls, HookThreads
 from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard, guard_for_this_loop
-from roost._worker.running_job import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
+from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
 from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 

@@ -15,7 +15,7 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._ops.claim import Claimed
-from roost._worker.claimer import Claimer
+from roost._worker.claimer import Claimer, release_at_stop, release_unknown
 from roost._worker.database import ClaimCalls, Database
 from roost._worker.dispatch import Dispatch
 from roost._worker.lane import backoff
@@ -41,7 +41,7 @@ class FetchLane:
     def __init__(self, state: WorkerState, database: Database) -> None:
         self._state = state
         self._database = database
-        self._calls = ClaimCalls(state, database)
+        self._calls = ClaimCalls()
         self._claimer = Claimer(state, database)
         self._dispatch = Dispatch(state, database, self._calls)
         self._max_claim = MAX_CLAIM
@@ -56,7 +56,7 @@ class FetchLane:
         try:
             await self._serve()
         finally:
-            await self._calls.release_at_stop()
+            await release_at_stop(self._state, self._database, self._calls)
 
     async def stop(self) -> None:
         """Give a claim in flight a moment to be answered."""
@@ -115,7 +115,7 @@ class FetchLane:
         """
         state = self._state
         if self._calls.unanswered and state.holds_leases():
-            await self._calls.release_unknown()
+            await release_unknown(state, self._database, self._calls)
         room, free = state.room(), state.slots.free_slots
         limit = min(max(room, free), self._max_claim)
         if limit <= 0 or not state.may_claim():
@@ -127,6 +127,7 @@ class FetchLane:
         self._next_poll = began + min(poll_interval, MAX_POLL)
         # An answer may be too large to come in time: then the next claim takes half.
         largest, self._max_claim = self._max_claim, max(1, limit // 2)
+        state.cancel_announced = False  # of a job that this claim may bring
         with self._calls.in_flight():
             claimed = await self._claimer.claim(
                 limit, slots=min(free, limit), timeout=self._calls.timeout

@@ -29,7 +29,6 @@ from roost._worker.verdicts import (
     due,
     is_heavy,
     next_due_at,
-    record_written,
     report_lost,
 )
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
@@ -272,7 +271,7 @@ class BatchWriter:
         queue.unsure = max(0, queue.unsure - len(fresh))
         if again or settled.busy or settled.parents:
             self._sort_out(settled, again, unsure)
-        record_written(state, settled, batch)
+        state.record_written(settled, batch)
         if settled.lost:
             report_lost(settled.lost, unsure=unsure)
 
