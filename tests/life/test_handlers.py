@@ -137,7 +137,7 @@ async def test_a_coroutine_from_a_process_is_a_failure(
     job_id = table.add(max_attempts=1)
     await make_worker().run_once()
     assert table.get(job_id).state == "discarded"
-    assert "can't be awaited in a process" in table.get(job_id).errors[0]["error"]
+    assert "can't be awaited in another process" in table.get(job_id).errors[0]["error"]
 
 
 async def test_a_handler_runs_in_a_process_and_answers(

@@ -1,6 +1,6 @@
-"""Log how attempts ended that did not complete: one line each, with the traceback of the error.
+"""Log each attempt that did not complete: one line, with the traceback of its error.
 
-Nothing that a log handler does changes the job.
+An error in a log handler or filter does not change the job.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ logger = StructuredLogger("roost.worker.attempts")
 
 
 def log_unsuccessful(running: RunningJob, ending: Ending, verdict: Verdict) -> None:
-    """Log an attempt whose verdict is anything but its completion.
+    """Log an attempt whose verdict is not its completion.
 
-    A failure that is retried is a warning, the last one an error; a cancel and a released attempt
-    are logged for information. A snooze is not logged: the handler asked for it.
+    A failure that is retried is a warning, and a final failure an error. A cancelled and a released
+    attempt are logged at level INFO. A snooze is not logged: the handler asked for it.
     """
     match verdict.event:
         case Event.RETRY:
@@ -59,7 +59,7 @@ def log_unsuccessful(running: RunningJob, ending: Ending, verdict: Verdict) -> N
 
 
 def log_lease_lost(running: RunningJob) -> None:
-    """Log an attempt that was stopped, for other workers may run the job now."""
+    """Log an attempt that was stopped because other workers may run the job now."""
     _log(
         logging.WARNING,
         "job %(job_id)d (%(task)s) was stopped, its lease is lost; queue %(queue)s, attempt "
@@ -103,7 +103,7 @@ def _log(
     if not logger.is_enabled_for(level):
         return
     claimed = running.claimed
-    # A log filter of the application may raise any error: the worker goes on.
+    # A log filter of the application may raise any error. The worker continues.
     with contextlib.suppress(Exception):
         logger.log(
             level,

@@ -1,4 +1,4 @@
-"""Call a handler, in the event loop, a thread or a process, and say how that ended."""
+"""Call a handler in the event loop, a thread or a process, and return how the call ended."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ def call_handler(
 ) -> Awaitable[Ending]:
     """Run the handler and return its ending.
 
-    A cancel that came from outside the handler is raised on; one that the handler made up itself
-    (an ``asyncio.CancelledError`` of some future it awaited) is its failure. So is a
-    ``KeyboardInterrupt``, unless a user's Ctrl-C made it: that is raised on, too.
+    A cancelled error that the handler caused itself, such as the ``asyncio.CancelledError`` of a
+    future that it awaited, is a failure of the attempt. So is a ``KeyboardInterrupt`` that no
+    Ctrl-C caused.
 
-    :param guard: puts right what the handler leaves open in the task.
+    A cancel of this call interrupts an async handler and kills a process. It waits for a thread.
+
+    :param guard: closes the scopes and task groups that the handler leaves open in the task.
+    :raises BaseException: a cancel from outside the handler, or the KeyboardInterrupt of a Ctrl-C.
     """
     if handler.is_async:
         return call_in_loop(handler.func, args, running, guard)
@@ -64,10 +67,10 @@ async def _call_elsewhere(
         return await processes.call(handler.func, args, running=running)
     ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
     if isinstance(ending, Returned) and type(value := ending.value) not in PLAIN_RESULTS:
-        # A plain function may wrap an async one: then the work is still to be done.
+        # A plain function may wrap an async one: its result is then still to be awaited.
         return await call_in_loop(partial(_finish, value), {}, running, guard)
     if not guard.is_clean(running.scope):
-        # On trio the loop's part of a thread's calls runs in this task.
+        # On trio the calls that a thread makes into the loop run in this task.
         await close_what_is_open(running.scope, guard, running.claimed.lease.job_id)
     return ending
 
@@ -78,7 +81,7 @@ async def call_in_loop(
     running: RunningJob,
     guard: TaskGuard,
 ) -> Ending:
-    """Do what `call_handler` does, for an async handler."""
+    """Run an async handler and return its ending, as `call_handler` does."""
     ending: Ending
     try:
         value = await func(**args)
@@ -95,9 +98,9 @@ async def call_in_loop(
 
 
 async def _finish(value: Any) -> Any:
-    """Await what a handler returned until it is a result.
+    """Return the result of a handler, awaiting the value that it returned if needed.
 
-    :raises TypeError: it is work that was not done, such as a generator.
+    :raises TypeError: the value is work that was not done, such as a generator.
     """
     for _ in range(MAX_AWAITS):
         if not needs_await(value):
@@ -113,7 +116,7 @@ async def _finish(value: Any) -> Any:
 
 
 async def close_what_is_open(scope: object, guard: TaskGuard, job_id: int) -> None:
-    """Close what users' code left open in the task, inside ``scope``, and say so."""
+    """Close the scopes that users' code left open inside ``scope``, and log a warning."""
     found = await guard.clean(scope)
     logger.warning(
         "the code of job %(job_id)d returned with %(found)s left: closed by the worker",
@@ -123,7 +126,7 @@ async def close_what_is_open(scope: object, guard: TaskGuard, job_id: int) -> No
 
 
 def comes_from_outside(error: BaseException, guard: TaskGuard) -> bool:
-    """Say whether users' code raised ``error`` because it was cancelled, or by Ctrl-C."""
+    """Say whether ``error`` in users' code comes from a cancel of the task or from Ctrl-C."""
     if isinstance(error, Exception):
         return False
     if isinstance(error, anyio.get_cancelled_exc_class()):
@@ -138,23 +141,22 @@ async def _call_in_thread(
     running: RunningJob,
     threads: anyio.CapacityLimiter,
 ) -> Ending:
-    """Run a sync handler in a worker thread and stay until the thread has ended.
+    """Run a sync handler in a worker thread, and wait until the thread has ended.
 
-    A cancel can't stop a thread, so slot and lease are held until it ends by itself; the handler
-    may ask ``anyio.from_thread.check_cancelled()``. Its ending after a cancel is returned as well.
-    When the worker stops, the thread gets `UNINTERRUPTIBLE_GRACE` and is then abandoned.
+    A cancel can't stop a thread, so the slot and the lease are held until the thread ends. The
+    handler may call ``anyio.from_thread.check_cancelled()``. Its ending after a cancel is returned
+    as well. When the worker stops, the thread gets `UNINTERRUPTIBLE_GRACE` and is then abandoned.
     """
     ended = anyio.Event()
     token = anyio.lowlevel.current_token()
-    decided = threading.Lock()  # the first to take it decides whether the handler runs
+    decided = threading.Lock()  # taken by the thread: the handler runs; by a cancel: it does not
     ending: Ending | None = None
 
     def call() -> None:
         nonlocal ending
         if not decided.acquire(blocking=False):
             return
-        # Nothing may leave the thread as an exception: StopIteration, for one, can't be set on a
-        # future.
+        # No exception may leave the thread: StopIteration, for one, can't be set on a future.
         try:
             ending = Returned(func(**args))
         except BaseException as error:  # noqa: BLE001  (see above)

@@ -9,13 +9,13 @@ from roost._worker.slots import RunningJob
 from roost.exceptions import NoCurrentJobError
 
 current: ContextVar[RunningJob | Job] = ContextVar("roost.current_job")
-"""The attempt; in a process of its own only the job."""
+"""The attempt. In a handler's own process it is only the job, since the lease is the worker's."""
 
 
 def current_attempt() -> RunningJob:
     """Return the attempt that the calling code belongs to.
 
-    :raises NoCurrentJobError: it isn't part of one, or runs in a process of its own.
+    :raises NoCurrentJobError: no attempt runs here, or the handler runs in its own process.
     """
     attempt = current.get(None)
     if not isinstance(attempt, RunningJob):
@@ -24,10 +24,10 @@ def current_attempt() -> RunningJob:
 
 
 def current_job() -> Job:
-    """Return the running job, from within its handler or anything that the handler calls.
+    """Return the running job, in its handler and in all functions that the handler calls.
 
-    It is the job as it was claimed; nothing is asked of the database. Works in coroutines, worker
-    threads and worker processes.
+    The job is as it was claimed: the database is not read. Works in coroutines, worker threads and
+    worker processes.
 
     :raises NoCurrentJobError: the caller isn't part of a job.
     """

@@ -1,4 +1,4 @@
-"""Run users' hooks so that nothing they do changes a job."""
+"""Call users' hooks. A hook's error, result or delay does not change its job."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ logger = StructuredLogger("roost.worker.hooks")
 HOOK_TIMEOUT = 5.0
 """Seconds that one hook may take."""
 MOST_HANGING = 8
-"""Threads of plain hooks that took longer and still run, beyond which no more are started."""
+"""Threads of plain hooks that may still run after their timeout, before no more are started."""
 
 
 class HookCalls:
@@ -106,10 +106,10 @@ class HookCalls:
 
 
 class HookThreads:
-    """Calls plain functions as hooks, each in a thread that may be left behind.
+    """Calls plain functions as hooks, each in a thread that is abandoned after its timeout.
 
-    A thread can't be stopped. So when ``most`` of those that were left behind have not ended, no
-    more are started, until one ends: those hooks are skipped.
+    A thread can't be stopped. While ``most`` abandoned threads still run, hooks are skipped instead
+    of started.
     """
 
     def __init__(self, most: int) -> None:
@@ -119,12 +119,12 @@ class HookThreads:
         self._changing = threading.Lock()
 
     async def call(self, hook: Callable[[], Any]) -> None:
-        """Call ``hook``, and await the result if it is awaitable."""
+        """Call ``hook``, and await its result if it is awaitable. A cancel abandons the thread."""
         if self._hanging >= self._most:
             self._report(skipping=True)
             return
         self._report(skipping=False)
-        ended = left_behind = False
+        ended = abandoned = False
 
         def call() -> Any:
             nonlocal ended
@@ -133,7 +133,7 @@ class HookThreads:
             finally:
                 with self._changing:
                     ended = True
-                    if left_behind:
+                    if abandoned:
                         self._hanging -= 1
 
         try:
@@ -143,7 +143,7 @@ class HookThreads:
         except anyio.get_cancelled_exc_class():
             with self._changing:
                 if not ended:
-                    left_behind = True
+                    abandoned = True
                     self._hanging += 1
             raise
         if inspect.isawaitable(returned):

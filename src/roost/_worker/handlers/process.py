@@ -1,8 +1,8 @@
 """Run handlers in processes, for work that needs a CPU of its own or must be killable.
 
-Each process serves one call after the other, over a socket that nothing else uses: what a handler
-prints goes where the worker's own output goes. A request is pickled by the worker; an answer is
-JSON, so nothing that a process writes is ever unpickled here.
+Each process serves one call after the other, over a socket of its own. A handler's output goes to
+the worker's standard output and error. The worker pickles a request. An answer is JSON, so the
+worker never unpickles data from a process.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 logger = StructuredLogger("roost.worker.process")
 
 MAX_IDLE = 300.0
-"""Seconds after which a process that ran nothing is ended, at the next call."""
+"""Seconds without a call after which a process is ended. This happens at the next call."""
 CHECK_INTERVAL = 1.0
-"""Seconds between two checks of a process, at most: whether it has ended while something else keeps
-its socket open, and whether the lease was renewed meanwhile."""
+"""Seconds between two checks of a process at most. It may have ended while a child of its own keeps
+the socket open, and the lease may have been renewed."""
 END_TIMEOUT = 2.0
 """Seconds for killed processes to end when the worker stops."""
 _PROGRAM = (
@@ -61,10 +61,11 @@ _PROGRAM = (
 class _Process:
     """One process.
 
-    :param channel: requests go out and answers come in.
+    :param channel: the socket for requests and answers.
     :param lifeline: the process ends when this is closed, also by the death of the worker.
-    :param renewals: the worker writes here until when its lease holds.
-    :param idle_since: by ``time.monotonic``, when it last answered.
+    :param renewals: the pipe to which the worker writes the time at which its lease expires.
+    :param calls: requests sent so far; the number of the last one.
+    :param idle_since: the time of its last answer, by ``time.monotonic``.
     """
 
     popen: subprocess.Popen[bytes]
@@ -78,8 +79,8 @@ class _Process:
     def start(cls) -> _Process:
         """Start a process: a fresh interpreter, never a fork.
 
-        It has a session of its own, so that what a terminal sends to the worker's process group
-        does not reach it, and the signals of a stop are blocked until it is ready to survive them.
+        It has a session of its own, so that signals from a terminal to the worker's process group
+        do not reach it. The signals of a stop are blocked until its handlers for them are set.
         """
         ours, theirs = socket.socketpair()
         lifeline, kept = os.pipe()
@@ -122,11 +123,11 @@ class _Process:
         )
 
     async def ask(self, request: bytes, *, state: WorkerState) -> Any:
-        """Send a request and return the decoded answer; a cancel leaves the process unusable.
+        """Send a request and return the decoded answer. A cancel leaves the process unusable.
 
-        :param state: its ``lease_until`` says when other workers may run the job. The process ends
-            itself then, since the worker may be stopped or blocked.
-        :raises HandlerProcessError: it ended, or its answer can't be read.
+        :param state: other workers may run the job from its ``lease_until`` on. The process ends
+            itself at that time, since the worker may be suspended or blocked.
+        :raises HandlerProcessError: the process ended, or its answer can't be read.
         """
         self.calls += 1
         try:
@@ -157,7 +158,7 @@ class _Process:
             try:
                 piece = self.channel.recv(min(size - len(got), 1 << 20))
             except BlockingIOError:
-                # Asked before the wait: the bytes that it wrote before its end are read first.
+                # Polled before the wait, so that the bytes written before its end are read first.
                 ended = self.popen.poll() is not None
                 left = state.lease_until - monotonic()
                 with anyio.move_on_after(min(CHECK_INTERVAL, max(left / 4, 0.01))):
@@ -165,7 +166,7 @@ class _Process:
                     continue
                 if state.lease_until != sent_lease:
                     sent_lease = state.lease_until
-                    # Without effect where much waits to be read already: the process is stuck.
+                    # A full pipe ignores the write: the process is stuck and reads nothing.
                     self.renewals.write(LEASE.pack(sent_lease))
                 if ended:
                     raise EOFError from None
@@ -188,15 +189,15 @@ class _Process:
 
     @property
     def usable(self) -> bool:
-        """Whether it lives and may be asked."""
+        """Whether the process runs and can take a request."""
         return self.popen.poll() is None
 
     def kill(self) -> None:
-        """Kill it and the processes that it started; `wait` returns when it has ended."""
+        """Kill the process and those that it started. `wait` returns when it has ended."""
         if self.popen.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.popen.pid, signal.SIGKILL)
-            self.popen.kill()  # also before it has become the leader of a group
+            self.popen.kill()  # it may not lead a group of its own yet
         self.channel.close()
         self.lifeline.close()
         self.renewals.close()
@@ -228,8 +229,8 @@ class HandlerProcesses:
     ) -> Ending:
         """Call ``func`` in a process and return its ending.
 
-        A cancel kills the process and those that it started, and waits until it has ended. One that
-        dies or can't be started fails the attempt.
+        A cancel kills the process and those that it started, and waits until it has ended. The
+        attempt fails if the process dies or can't be started.
         """
         try:
             job: Job = running.claimed.job()
@@ -249,12 +250,12 @@ class HandlerProcesses:
         return _ending(answer)
 
     def _take(self) -> _Process:
-        """Return the process that was used last, or a new one; end those that are idle for long."""
+        """Return the process that was used last, or a new one. End those idle for `MAX_IDLE`."""
         now = monotonic()
         while self._idle and now - self._idle[0].idle_since > MAX_IDLE:
             stale = self._idle.pop(0)
             stale.kill()
-            stale.popen.wait()  # SIGKILL: that is now
+            stale.popen.wait()  # SIGKILL ends it at once
         while self._idle:
             process = self._idle.pop()
             if process.usable:
@@ -267,7 +268,7 @@ class HandlerProcesses:
         process.kill()
         await running.wait_uninterrupted(process.wait)
         if process.popen.returncode is None:
-            # Only the kernel can keep it: its job must not run elsewhere meanwhile.
+            # Only the kernel can keep it alive. Its job must not run elsewhere meanwhile.
             running.abandoned = True
             logger.error(
                 "process %(pid)d of job %(job_id)d does not end",
@@ -276,7 +277,7 @@ class HandlerProcesses:
             )
 
     async def aclose(self) -> None:
-        """End the idle processes, within `END_TIMEOUT`."""
+        """Kill the idle processes and wait up to `END_TIMEOUT` seconds for them to end."""
         idle, self._idle = self._idle, []
         for process in idle:
             process.kill()
@@ -286,7 +287,10 @@ class HandlerProcesses:
 
 
 def _ending(answer: Any) -> Ending:
-    """Return what an answer says; a handler may have written it, so nothing is believed."""
+    """Return the ending that an answer describes.
+
+    The handler may have written the answer itself, so each part of it is checked.
+    """
     match answer:
         case {"result": str(text)}:
             try:
@@ -305,7 +309,7 @@ def _ending(answer: Any) -> Ending:
 
 
 def _main_module() -> dict[str, str]:
-    """Return how to load this process's ``__main__`` in another one; empty: there is no way."""
+    """Return how to load this process's ``__main__`` in another one; empty: it can't be loaded."""
     module = sys.modules["__main__"]
     if (name := getattr(getattr(module, "__spec__", None), "name", None)) is not None:
         return {"init_main_from_name": name}

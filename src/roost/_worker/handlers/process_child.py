@@ -1,8 +1,8 @@
-"""The process that runs handlers declared with ``run_in="process"``: its main function.
+"""The main function of the process that runs handlers declared with ``run_in="process"``.
 
-It reads requests from a socket of its own and answers there in JSON; standard output and error are
-the handler's. It survives the signals that stop a worker, for the worker decides when it ends, and
-it dies with the worker, whatever ends that.
+It reads requests from a socket of its own and answers there in JSON. Standard output and error are
+the handler's. It survives the signals that stop a worker, since the worker decides when it ends.
+However the worker ends, this process ends with it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from roost._worker.handlers.current import current
 from roost.exceptions import SnoozeJob
 
 REQUEST = struct.Struct("!QQd")
-"""The number of a request, the bytes that follow, and until when the worker's lease holds."""
+"""A request's number, the size in bytes of its body, and the time at which the lease expires."""
 ANSWER = struct.Struct("!QQ")
-"""The number of the request that is answered, and the bytes that follow."""
+"""The number of the answered request, and the size in bytes of the answer's body."""
 LEASE = struct.Struct("!d")
-"""Until when the lease holds now, by ``time.monotonic``, which all processes of a machine share."""
+"""When the renewed lease expires, by ``time.monotonic``; all processes of a machine share it."""
 MOST_BYTES = 1 << 28
-"""Of an answer. A larger result is replaced by a note, as one that has no JSON form is."""
+"""Bytes of an answer at most. A note replaces a larger result, and one that has no JSON form."""
 STOP_SIGNALS = [
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
@@ -53,14 +53,15 @@ def main(
 ) -> None:
     """Serve requests until the worker closes the channel.
 
-    :param channel: the file descriptor of the socket that requests come from.
-    :param lifeline: that of a pipe whose other end only the worker holds, and never writes to.
-    :param renewals: that of a pipe on which the worker says until when its lease holds now.
+    :param channel: file descriptor of the socket for requests and answers.
+    :param lifeline: file descriptor of a pipe. Only the worker holds its other end, and never
+        writes to it.
+    :param renewals: file descriptor of the pipe to which the worker writes the lease's expiry.
     :param worker: the worker's process id.
     :param main_module: how to load the worker's ``__main__``, as `multiprocessing.spawn` takes it.
     """
     for inherited in (channel, lifeline, renewals):
-        os.set_inheritable(inherited, False)  # not by the processes that handlers start
+        os.set_inheritable(inherited, False)  # handlers may start processes
     _survive_stop_signals()
     watch = _Watch(lifeline, renewals, worker)
     watch.start()
@@ -93,10 +94,10 @@ def _as_json(answer: dict[str, Any]) -> bytes:
 
 
 def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
-    """Call the handler; what comes back is plain text and numbers, whatever it made."""
+    """Call the handler and return an answer of plain text and numbers."""
     try:
         func, args, job = _Request(request, main_module).load()
-        # Nothing that a call sets is left for the next one.
+        # A copy for each call: no call sees the context variables of the one before.
         decimals = decimal.getcontext().copy()
         result = copy_context().run(_call, func, args, job, decimals)
     except SnoozeJob as snooze:
@@ -121,7 +122,7 @@ def _call(
 
 
 class _Request(pickle.Unpickler):
-    """What the worker wants called: (function, keywords, job)."""
+    """Unpickles a request of the worker: (function, keywords, job)."""
 
     def __init__(self, request: bytes, main_module: dict[str, str]) -> None:
         super().__init__(io.BytesIO(request))
@@ -133,26 +134,29 @@ class _Request(pickle.Unpickler):
         return func, args, job
 
     def find_class(self, module: str, name: str) -> Any:
-        """Look a name up, in a copy of the worker's ``__main__`` if it is from there."""
+        """Return the named object, from a copy of the worker's ``__main__`` if it is defined there.
+
+        The copy is loaded once, at the first such name.
+        """
         if module == "__main__" and self._main_module:
-            # Once: the second time there is nothing to load.
             multiprocessing.spawn.prepare({**self._main_module})
             self._main_module.clear()
         return super().find_class(module, name)
 
 
 def _survive_stop_signals() -> None:
-    """Do nothing at a signal that went to the whole process group, or to the whole service.
+    """Survive the stop signals that are sent to a whole process group or service.
 
-    Handlers that do nothing, instead of ignored signals, which the programs that a job starts would
-    inherit; a fork of this process gets the default back, so that it can be terminated.
+    The signals get handlers that do nothing. Ignored signals would be inherited by the programs
+    that a job starts. A fork of this process gets the default handlers back, so that it can be
+    terminated.
     """
     heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     for number in heeded:
         signal.signal(number, _do_nothing)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
-    # Blocked meanwhile: a fork may be sent one before it has changed anything.
+    # Blocked during a fork: a signal may reach the fork before it has set its handlers.
     def block() -> None:
         masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, heeded))
 
@@ -174,12 +178,12 @@ def _do_nothing(*_: object) -> None:
 
 
 class _Watch:
-    """Ends this process and what it started when the worker ends, or its lease.
+    """Kills this process and those that it started when the worker ends or its lease expires.
 
-    When the worker ends, also by SIGKILL, the kernel does it on Linux, as soon as the other end of
-    the lifeline is closed: also while the handler holds the interpreter lock. Elsewhere, and where
-    a fork of the worker keeps that end open, a thread does. It also checks the lease: the worker
-    may be stopped or blocked, and then others run the job.
+    On Linux the kernel kills them as soon as the other end of the lifeline is closed. This works
+    when the worker is killed by SIGKILL, and while the handler holds the interpreter lock. On other
+    systems, and if a fork of the worker keeps that end open, a thread kills them. The thread also
+    checks the lease: other workers may run the job while this worker is suspended or blocked.
     """
 
     def __init__(self, lifeline: int, renewals: int, worker: int) -> None:
@@ -189,7 +193,7 @@ class _Watch:
         self._worker = worker
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Ask the kernel to kill this process with the worker, and start the thread."""
         if sys.platform == "linux":
             import fcntl
 
@@ -204,7 +208,7 @@ class _Watch:
         poll.register(self._lifeline, select.POLLIN)
         poll.register(self._renewals, select.POLLIN)
         while os.getppid() == self._worker:
-            # Not longer than the check interval: a request may set a lease meanwhile.
+            # At most the check interval: a request may set a lease during the wait.
             left = min(LEASE_INTERVAL, self.lease_until - time.monotonic())
             ready = dict(poll.poll(max(0.0, left) * 1000))
             if self._lifeline in ready:
@@ -218,10 +222,10 @@ class _Watch:
                 break
         with contextlib.suppress(ProcessLookupError):
             os.killpg(os.getpgrp(), signal.SIGKILL)
-        time.sleep(LEASE_INTERVAL)  # the signal is on its way
+        time.sleep(LEASE_INTERVAL)  # until the signal has arrived
         os._exit(1)
 
     def _renew(self, renewals: bytes) -> None:
-        """Use the newest renewal. One that arrives after the answer changes nothing."""
+        """Use the newest renewal. A renewal that arrives after the answer is ignored."""
         if len(renewals) >= LEASE.size and self.lease_until < math.inf:
             [self.lease_until] = LEASE.unpack(renewals[-LEASE.size :])

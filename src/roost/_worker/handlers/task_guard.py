@@ -1,9 +1,9 @@
-"""Put right what users' code left wrong in the task that it ran in.
+"""Clean up the task of a handler or hook that left scopes, task groups or cancels behind.
 
-A handler that returns with a cancel scope or a task group open, or with a native cancel of its own
-task pending, would end its task with an error of the event loop's. That error cancels the task
-group which all jobs are children of. Neither anyio nor the loops have public names for this state,
-so it is read from private ones; where these are missing, nothing is guarded.
+A handler may return with a cancel scope or a task group open, or with a native cancel of its own
+task pending. The event loop would then end the task with an error, which cancels the task group of
+all jobs. Neither anyio nor the loops have public names for this state, so it is read from private
+ones. Where these are missing, nothing is cleaned up.
 """
 
 # ruff: noqa: SLF001  (see above)
@@ -18,7 +18,7 @@ import anyio
 from roost._drivers.shield import shielded
 
 CHILDREN_TIMEOUT = 1.0
-"""Seconds for the tasks of a group that was left open to end after their cancel."""
+"""Seconds that the tasks of a group that was left open get to end after their cancel."""
 
 
 class TaskGuard(Protocol):
@@ -29,16 +29,19 @@ class TaskGuard(Protocol):
         ...
 
     async def clean(self, scope: Any) -> str:
-        """Close what is open inside ``scope``, absorb pending cancels, and return their names."""
+        """Close the scopes and groups open inside ``scope`` and absorb pending cancels.
+
+        :returns: what was found, in words for a log message.
+        """
         ...
 
     def ends_with_its_loop(self) -> bool:
-        """Say whether the loop is being ended under the worker, which cancels every task."""
+        """Say whether the event loop itself is ending, which cancels every task."""
         ...
 
 
 def guard_for_this_loop() -> TaskGuard:
-    """Return the guard for the running event loop; to be called in the lane's task."""
+    """Return the guard for the running event loop. Call it in the lane's task."""
     on_trio = anyio.get_cancelled_exc_class().__module__.startswith("trio")
     try:
         guard: TaskGuard = _TrioGuard() if on_trio else _AsyncioGuard()
@@ -86,7 +89,7 @@ class _AsyncioGuard:
         while state.cancel_scope is not scope:
             inner = state.cancel_scope
             found.append("a task group" if len(inner._tasks) > 1 else "a cancel scope")
-            # Before it is closed: whatever else is in it is cancelled until it ends.
+            # Before it is closed: all other tasks in it are cancelled until they end.
             inner.cancel()
             inner.__exit__(None, None, None)
             left += inner._tasks
@@ -114,7 +117,7 @@ class _AsyncioGuard:
 
 
 def _delivered(scope: Any, task: Any) -> int:
-    """Return how many cancels of ``task`` are anyio's, which takes them back itself."""
+    """Return how many cancels of ``task`` come from anyio, which uncancels them itself."""
     count = 0
     while scope is not None and scope._host_task is task:
         count += scope._pending_uncancellations or 0
