@@ -1,4 +1,4 @@
-"""The parts of the scale table that are no single drain: inserts meanwhile, and a long drain."""
+"""Two parts of the scale table: inserts beside a worker, and a long drain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.situations import EMPTY, Situation, Start, check, clone, prepared
 
 PRODUCERS = 8
 SETTLING = 0.3
-"""Seconds that a worker is given to fall asleep."""
+"""Seconds in which an idle worker goes to waiting for notifications."""
 
 Measure: TypeAlias = Callable[..., tuple[Table, Any]]
 
@@ -26,16 +26,15 @@ Measure: TypeAlias = Callable[..., tuple[Table, Any]]
 def producing(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]:
     """Insert single rows from eight processes, with and without a worker.
 
-    Jobs that are due in an hour are announced to nobody: their rate is the measure for what
-    notifications cost.
+    Jobs that are due in an hour cause no notification, so their rate shows the cost of one.
     """
     waiting, seconds = (1_000, 0.3) if quick else (100_000, 3.0)
     full = Situation(name="waiting", title="")
     cases: list[tuple[str, str, Callable[[str], Meanwhile]]] = [
         ("none announced", "due in an hour, no worker", lambda dsn: alone(dsn, seconds, 3600.0)),
         ("nobody", "due now, no worker", lambda dsn: alone(dsn, seconds, 0.0)),
-        ("elsewhere", "worker asleep on another queue", lambda dsn: beside(dsn, seconds, "other")),
-        ("asleep", "worker on an empty queue", lambda dsn: beside(dsn, seconds, "default")),
+        ("elsewhere", "idle worker on another queue", lambda dsn: beside(dsn, seconds, "other")),
+        ("idle", "worker on an empty queue", lambda dsn: beside(dsn, seconds, "default")),
     ]
     trials: dict[str, list[Meanwhile]] = {name: [] for name, _, _ in cases}
     busy = f"worker with {waiting:,} waiting"
@@ -49,7 +48,7 @@ def producing(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]
                 with clone(server_dsn, empty) as dsn:
                     trials[name].append(case(dsn))
             with clone(server_dsn, filled) as dsn:
-                trials[busy].append(beside(dsn, seconds, "default", asleep=False))
+                trials[busy].append(beside(dsn, seconds, "default", idle=False))
     base = median([one.inserted for one in trials["none announced"]])
     rows = [
         [
@@ -65,7 +64,7 @@ def producing(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]
             title=f"{PRODUCERS} processes insert single rows, medians of {rounds} rounds",
             columns=["jobs and worker", "inserts/s", "of the first", "drained/s meanwhile"],
             rows=rows,
-            note="Jobs that are due in more than a minute are announced to nobody.",
+            note="Jobs that are due in more than a minute cause no notification.",
         ),
         {name: [attrs.asdict(one) for one in some] for name, some in trials.items()},
     )
@@ -89,10 +88,10 @@ def alone(dsn: str, seconds: float, later: float) -> Meanwhile:
     return Meanwhile(rate(done), 0.0, done)
 
 
-def beside(dsn: str, seconds: float, queue: str, *, asleep: bool = True) -> Meanwhile:
-    """Insert while a worker serves `queue`; `asleep`: it has had time to find nothing there."""
+def beside(dsn: str, seconds: float, queue: str, *, idle: bool = True) -> Meanwhile:
+    """Insert while a worker serves `queue`; `idle`: it had time to find the queue empty."""
     # A worker that has jobs begins with them at once; the producers end at about the same time.
-    lasts = seconds + SETTLING * 2 if asleep else seconds
+    lasts = seconds + SETTLING * 2 if idle else seconds
     what = Drain(dsn=dsn, jobs=None, seconds=lasts, queues=[queue])
     with (
         psycopg.connect(dsn, autocommit=True) as conn,
@@ -100,7 +99,7 @@ def beside(dsn: str, seconds: float, queue: str, *, asleep: bool = True) -> Mean
     ):
         start = Start.of(conn)
         with working(what) as worker:
-            if asleep:
+            if idle:
                 conn.execute("select pg_sleep(%s)", (SETTLING,))
             go(processes)
             done = produced(processes)
@@ -109,7 +108,7 @@ def beside(dsn: str, seconds: float, queue: str, *, asleep: bool = True) -> Mean
         inserted = sum(one.rows for one in done)
         start = attrs.evolve(start, rows=start.rows + inserted, waiting=start.waiting + inserted)
         check(conn, start, drained=end.jobs)
-    return Meanwhile(rate(done), end.jobs / (seconds if asleep else end.ended), done, end)
+    return Meanwhile(rate(done), end.jobs / (seconds if idle else end.ended), done, end)
 
 
 def long(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]:

@@ -112,7 +112,7 @@ def draining(jobs: int, concurrency: int) -> Callable[[str], Drained]:
 
 
 def inserting(bulk: int, seconds: float) -> Callable[[str], Produced]:
-    """Return one process that inserts through the client; nobody listens."""
+    """Return one process that inserts through the client, without a listener."""
 
     def run(dsn: str) -> Produced:
         with producers(Produce(dsn=dsn, seconds=seconds, bulk=bulk), 1) as processes:

@@ -39,8 +39,8 @@ LONGEST = 900.0
 class Drain:
     """What a worker is to do.
 
-    :param jobs: stop after so many; ``None``: only after ``seconds``.
-    :param seconds: stop after so long.
+    :param jobs: stop after this number of jobs; ``None``: only after ``seconds``.
+    :param seconds: stop after this time.
     :param bucket: seconds between two readings of how many jobs have ended; 0: none.
     :param nap: how long each job sleeps, in seconds; 0: it returns at once.
     :param max_concurrency: of the task `LIMITED`.

@@ -41,7 +41,7 @@ class Cost:
         return _cost(rest)
 
     def per(self, jobs: int) -> Cost:
-        """Return the share of each of so many jobs."""
+        """Return the cost for each of ``jobs`` jobs."""
         shares = {}
         for name, value in attrs.asdict(self).items():
             shares[name] = None if value is None else value / jobs
@@ -54,7 +54,7 @@ def _cost(values: dict[str, Any]) -> Cost:
 
 @attrs.frozen
 class Meter:
-    """Looks at one database from outside, so that the looks are not counted.
+    """Read the statistics of one database from another one, so that reading is not counted.
 
     :param conn: a connection to another database of the same server.
     """
@@ -63,7 +63,7 @@ class Meter:
     database: str
 
     def read(self) -> Cost:
-        """Return the sums so far, when nobody is connected to the database any more."""
+        """Wait until the database has no session, and return the sums so far."""
         until = time.monotonic() + GONE
         while self.sessions() and time.monotonic() < until:
             time.sleep(0.01)

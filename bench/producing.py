@@ -22,8 +22,8 @@ class Produce:
 
     :param seconds: for how long.
     :param bulk: rows a call; 1: `enqueue`, else `enqueue_many`.
-    :param later: seconds until the jobs are due. Jobs that are due later than in a minute are
-        announced to nobody.
+    :param later: seconds until the jobs are due. Jobs that are due later than in a minute cause
+        no notification.
     """
 
     dsn: str

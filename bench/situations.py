@@ -1,4 +1,4 @@
-"""What can stand in a worker's way: tables that are prepared once and cloned for every round."""
+"""Tables that may slow a worker down, prepared once and cloned for every round."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from bench.draining import TASK
 from roost import Roost
 
 OTHER = "bench.other"
-"""The task of jobs that stand in the way; no worker here knows it."""
+"""The task of jobs that no worker here knows."""
 
 
 @attrs.frozen(kw_only=True)
 class Situation:
-    """One line of the table.
+    """One row of the scale table.
 
     :param target: the least share of the rate on an empty table.
-    :param before: SQL that puts in what stands in the way, `big` rows of it.
+    :param before: SQL that inserts the rows that may slow the worker down, `big` of them.
     :param share: how many times the usual number of jobs is drained.
-    :param queues: the jobs are spread over so many queues, evenly.
-    :param priorities: and over so many priorities.
+    :param queues: the number of queues that the jobs are spread over evenly.
+    :param priorities: the number of priorities that the jobs are spread over evenly.
     :param snapshot: whether a snapshot from before the drain is held open all the time.
     """
 

@@ -115,7 +115,7 @@ def pickup(
 
 
 def _when(conn: psycopg.Connection, counting: str, jobs: int, *, pause: float) -> int:
-    """Count until so many jobs are finished, and return the time."""
+    """Count finished jobs until there are enough, and return the time."""
     until = time.monotonic() + PATIENCE
     finished = 0
     while time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""The command as a process, with what it prints at hand while it runs."""
+"""Run the command as a process, and read its output while it runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Protocol, Self
 import pytest
 
 PATIENCE = 60.0
-"""Seconds for anything that should take well under one, on a machine that does other things too."""
+"""Seconds to wait at most for something that takes less than one on an idle machine."""
 
 TASKS = """
 import pathlib
@@ -37,7 +37,7 @@ async def quick(number: int = 0) -> int:
 async def until_told() -> str:
     print("job has started", flush=True)
     while not (HERE / "go").exists():
-        await anyio.sleep(0.01)  # sleeps: polls for the test's word
+        await anyio.sleep(0.01)  # sleeps: polls for a file of the test
     return "told"
 
 
@@ -101,11 +101,11 @@ class Roost:
 
     @property
     def output(self) -> str:
-        """Both streams, as far as they have come."""
+        """The output to stdout and stderr until now."""
         return "".join(self._lines)
 
     def wait_for(self, text: str, *, times: int = 1) -> None:
-        """Wait until ``text`` has been printed so many times."""
+        """Wait until ``text`` has been printed ``times`` times."""
         deadline = time.monotonic() + PATIENCE
         with self._news:
             while self.output.count(text) < times:
@@ -113,7 +113,7 @@ class Roost:
                     assert self.output.count(text) >= times, f"no {text!r} in:\n{self.output}"
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Send a signal. Two of one number may arrive as one."""
+        """Send a signal. The system may merge two equal signals into one."""
         self.process.send_signal(number)
 
     def ends(self) -> int:

@@ -1,4 +1,4 @@
-"""A worker whose event loop is broken under it hands its jobs back and exits with an error."""
+"""If its event loop breaks, a worker hands its jobs back and exits with an error."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def breaks_trio():
 """
 
 FOR_EVER = "600"
-"""A grace that no test waits for."""
+"""A grace that is longer than any test."""
 CASES = [
     ("asyncio", "stops_the_loop", FOR_EVER),
     ("asyncio --uvloop", "stops_the_loop", FOR_EVER),
@@ -63,7 +63,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("backend", "task", "grace"), CASES)
-def test_the_jobs_are_handed_back_and_the_exit_code_says_it(
+def test_the_jobs_are_handed_back_and_the_exit_code_is_1(
     dsn: str,
     table: JobTable,
     tmp_path: Path,

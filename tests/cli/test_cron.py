@@ -1,4 +1,4 @@
-"""`roost cron` lists entries and steers them, from any machine that reaches the database."""
+"""`roost cron` lists, pauses, resumes and runs entries."""
 
 from __future__ import annotations
 

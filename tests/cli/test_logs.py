@@ -1,4 +1,4 @@
-"""A log line shows the data of its record, and a traceback only where it is of use."""
+"""A log line shows the data of its record, and a traceback except for Roost's own errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from roost.exceptions import SchemaError
 
 
 def record(error: BaseException | None = None, **extra: Any) -> logging.LogRecord:
-    """Return a record as a logger would make it."""
+    """Return a record as a logger makes it."""
     made = logging.getLogger("roost.worker.fetch").makeRecord(
         "roost.worker.fetch",
         *(logging.WARNING, "fetch.py", 1, "claim failed", ()),

@@ -1,4 +1,4 @@
-"""What ``-m`` finds."""
+"""``-m`` imports modules and finds their tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def other(): pass
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the current folder, which is the test's own; its modules are forgotten afterwards."""
+    """Make the test's folder the current one, and forget its modules afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("registry_one", "registry_two"):
@@ -40,12 +40,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_one_registry_is_taken_as_it_is(folder: Path) -> None:
+def test_a_single_registry_is_returned_itself(folder: Path) -> None:
     registry = load_registry(["registry_one:registry", "registry_one:registry"])
     assert registry is sys.modules["registry_one"].registry
 
 
-def test_several_registries_become_one_with_all_that_was_declared(folder: Path) -> None:
+def test_several_registries_are_merged_with_all_their_declarations(folder: Path) -> None:
     registry = load_registry(["registry_one:registry", "registry_two:registry"])
     assert sorted(registry) == ["other", "sweep"]
     assert registry.handler_of("sweep").defaults.queue == "mail"

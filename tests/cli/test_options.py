@@ -1,4 +1,4 @@
-"""Where the DSN comes from, and that a worker's settings are said once."""
+"""The DSN comes from an option or the environment; a worker's settings are options of `run`."""
 
 from __future__ import annotations
 

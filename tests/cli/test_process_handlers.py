@@ -1,4 +1,4 @@
-"""Handlers in processes when their worker is stopped or killed."""
+"""A handler in a process ends when its worker is stopped or killed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tasks(tmp_path: Path) -> Path:
 def start(
     roost_command: StartsRoost, backend: str, dsn: str, *options: str
 ) -> tuple[Roost, list[int]]:
-    """Start a worker and return it when its job runs, with the pids of that and of its program."""
+    """Start a worker; when its job runs, return it with the pids of the job and of its program."""
     run = roost_command(
         "run",
         *("-m", "tasks", "--backend", *backend.split(), "--shutdown-timeout", "600"),
@@ -63,7 +63,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_all_processes_leaves_it_its_grace(
+def test_a_signal_to_all_processes_does_not_shorten_its_grace(
     backend: str,
     tasks: Path,
     dsn: str,
@@ -73,7 +73,7 @@ def test_a_signal_to_all_processes_leaves_it_its_grace(
 ) -> None:
     job_id = table.add("works")
     run, (pid, _) = start(roost_command, backend, dsn)
-    os.kill(pid, number)  # as systemd does, and a terminal
+    os.kill(pid, number)  # as systemd and a terminal do
     run.signal(number)
     run.wait_for("worker is stopping")
     assert os.getsid(pid) != os.getsid(run.process.pid)
@@ -96,7 +96,7 @@ def test_it_dies_with_a_killed_worker(
         time.sleep(0.01)
 
 
-def test_it_ends_with_the_lease_of_a_worker_that_stands_still(
+def test_it_is_killed_when_the_lease_of_its_stopped_worker_ends(
     backend: str, tasks: Path, dsn: str, table: JobTable, roost_command: StartsRoost
 ) -> None:
     table.add("works")

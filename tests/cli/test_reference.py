@@ -1,4 +1,4 @@
-"""The command's page in the documentation is typer's own help.
+"""The command's page in the documentation is generated from its help.
 
 ``ROOST_WRITE_DOCS=1 python3 dev.py test tests/cli/test_reference.py`` writes it anew.
 """

@@ -1,4 +1,4 @@
-"""`roost run` works off the tasks of modules in the current folder."""
+"""`roost run` runs the tasks of modules in the current folder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_it_runs_the_jobs_of_a_module_in_the_current_folder(
     assert table.workers() == []
 
 
-def test_once_runs_what_is_there_and_exits(
+def test_once_runs_the_available_jobs_and_exits(
     dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
 ) -> None:
     ids = [table.add("quick", args={"number": number}) for number in range(5)]
@@ -182,7 +182,7 @@ def test_a_wrong_call_exits_with_2_and_says_what_is_wrong(
     assert message in run.output
 
 
-def test_a_module_that_another_one_imported_has_tasks_all_the_same(
+def test_a_module_that_another_one_imported_first_has_its_tasks(
     dsn: str, tasks: Path, roost_command: StartsRoost
 ) -> None:
     (tasks / "all_tasks.py").write_text("import tasks\n")
@@ -191,7 +191,7 @@ def test_a_module_that_another_one_imported_has_tasks_all_the_same(
 
 
 @pytest.mark.parametrize("arguments", [["init"], ["run", "-m", "tasks"], ["migrate", "status"]])
-def test_without_a_database_the_call_is_wrong(
+def test_a_call_without_a_dsn_exits_with_2(
     arguments: list[str], tasks: Path, roost_command: StartsRoost
 ) -> None:
     run = roost_command(*arguments)
@@ -225,7 +225,7 @@ def test_no_password_is_printed_when_connecting_fails(
     assert "heim" not in run.output
 
 
-def test_every_setting_of_a_worker_that_words_can_express_is_an_option(
+def test_every_setting_of_a_worker_that_text_can_express_is_an_option(
     roost_command: StartsRoost,
 ) -> None:
     run = roost_command("run", "--help")
@@ -237,7 +237,7 @@ def test_every_setting_of_a_worker_that_words_can_express_is_an_option(
 
 
 def wait_until_ended(table: JobTable, *ids: int) -> None:
-    """Wait in the database until the jobs are completed."""
+    """Wait until the jobs are completed."""
     table.script(
         """
         do $$ begin

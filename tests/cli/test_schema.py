@@ -1,4 +1,4 @@
-"""`roost init` and `roost migrate` change the schema of the database that is named."""
+"""`roost init` and `roost migrate` change the schema of a database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Command = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Return a function that runs the command in this process: a process each takes a second."""
+    """Return a function that runs the command in this process, since a new one takes a second."""
 
     def run(*arguments: str, **variables: str) -> tuple[int, str]:
         for name in ("ROOST_DSN", "DATABASE_URL"):
@@ -45,7 +45,7 @@ def has_jobs(dsn: str) -> bool:
         return bool(row[0])
 
 
-def test_init_creates_the_schema_and_a_second_time_nothing(
+def test_init_creates_the_schema_and_a_second_init_changes_nothing(
     empty_dsn: str, command: Command
 ) -> None:
     code, said = command("init", ROOST_DSN=empty_dsn)
@@ -62,7 +62,7 @@ def test_init_works_as_a_process(empty_dsn: str, roost_command: StartsRoost) -> 
     assert has_jobs(empty_dsn)
 
 
-def test_migrations_go_up_and_down_and_status_tells(empty_dsn: str, command: Command) -> None:
+def test_migrations_go_up_and_down_and_status_lists_them(empty_dsn: str, command: Command) -> None:
     def migrate(*arguments: str) -> tuple[int, str]:
         return command("migrate", *arguments, DATABASE_URL=empty_dsn)
 
@@ -75,7 +75,7 @@ def test_migrations_go_up_and_down_and_status_tells(empty_dsn: str, command: Com
     code, said = migrate("down", "--to", "0")
     assert code == 1
     assert "removes every job" in said
-    assert has_jobs(empty_dsn), "nobody said yes"
+    assert has_jobs(empty_dsn), "the change was not confirmed"
 
     code, said = migrate("down", "--to", "0", "--yes")
     assert (code, said.count("undone")) == (0, len(migrations()))

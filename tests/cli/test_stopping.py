@@ -1,4 +1,4 @@
-"""How a worker process ends: signals, the grace, and what can't be ended in order."""
+"""Signals stop a worker process: with a grace, or by the watchdog if a handler can't be stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.parametrize("backend", ["asyncio", "asyncio --uvloop", "trio"])
 
 FOR_EVER = "600"
-"""A grace that no test waits for."""
+"""A grace that is longer than any test."""
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_hangup_is_an_ordered_stop(with_job: WithJob, table: JobTable) -> None
 
 
 def test_under_nohup_a_hangup_does_not_stop_it(with_job: WithJob, table: JobTable) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it to its command
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does for its command
     try:
         run, _ = with_job("for_ever", grace="0.2")
     finally:

@@ -1,4 +1,4 @@
-"""Users of an embedded server that run in processes of their own, to be killed."""
+"""Run users of an embedded server as processes, so that tests can kill them."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ _numbers = itertools.count(1)
 
 @attrs.frozen
 class User:
-    """A process inside (or on its way into) a `server` block."""
+    """A process that is in a `server` block, or enters it."""
 
     process: subprocess.Popen[str]
 
     def entered(self) -> str:
-        """Wait until it is in; return the DSN it got."""
+        """Wait until it is in the block, and return its DSN."""
         assert self.process.stdout is not None
         word, _, dsn = self.process.stdout.readline().strip().partition(" ")
         assert word == "in", f"the user said {word!r} {dsn!r}"
         return dsn
 
     def leave(self) -> None:
-        """Let it out in order, and wait."""
+        """Let it leave the block, and wait for its end."""
         out, _ = self.process.communicate(timeout=60)
         assert out.endswith("out\n")
         assert self.process.returncode == 0
 
     def kill(self) -> None:
-        """Kill -9, and wait."""
+        """Kill it with SIGKILL, and wait for its end."""
         self.process.kill()
         self.process.wait(timeout=10)
 
 
 @pytest.fixture
 def user() -> Iterator[Callable[..., User]]:
-    """Return what starts a user of a data folder, as another operating-system user if told so."""
+    """Return a function that starts a user of a data folder, as this or another OS user."""
     started: list[subprocess.Popen[str]] = []
 
     def start(data_dir: Path, *, uid: int = -1) -> User:
@@ -95,7 +95,7 @@ def data_dir(run_folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["default", "debian-15"])
 def each_postgres(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the test with the Postgres that is found, and with Debian's."""
+    """Run the test with the Postgres of `find_binaries`, and with Debian's Postgres 15."""
     if request.param == "debian-15":
         debian = Path("/usr/lib/postgresql/15/bin")
         if not (debian / "postgres").exists():
@@ -122,13 +122,13 @@ class Postmaster:
         self.wait_until_gone()
 
     def wait_until_gone(self) -> None:
-        """Wait for its end, which follows the removal of its pid file by a moment."""
+        """Wait for its end. Its pid file is deleted a moment earlier."""
         until(lambda: not self.is_alive)
 
 
 @pytest.fixture
 def postmaster() -> Callable[[Path], Postmaster]:
-    """Return what looks up the server process of a data folder."""
+    """Return a function that finds the server process of a data folder."""
 
     def look_up(data_dir: Path) -> Postmaster:
         return Postmaster(int((data_dir / "cluster" / "postmaster.pid").read_text().split()[0]))

@@ -1,4 +1,4 @@
-"""Where the files go, for root and for others, and which folders are refused."""
+"""The paths of a server's files, for root and for others, and the folders that are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def answers(dsn: str) -> bool:
 
 @pytest.fixture
 def root_home(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put what root shares with the server's user into the run's folder."""
+    """Use the run's folder for files that root shares with the server's user."""
     home = data_dir.with_name(data_dir.name + "-home")
     monkeypatch.setattr(binaries_module, "ROOT_HOME", home)
     return home
@@ -111,7 +111,7 @@ except OSError as error:
 
 
 @as_root
-def test_data_wanted_in_a_private_home_goes_where_the_servers_user_can_reach_it(
+def test_data_for_a_private_folder_goes_to_one_that_the_servers_user_can_reach(
     tmp_path: Path, root_home: Path
 ) -> None:
     tmp_path.chmod(0o700)
@@ -176,7 +176,7 @@ def test_unreachable_binaries_that_can_not_be_moved_are_a_clear_error(
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "a comma, a space, a % and an é"])
-def test_a_data_folder_whose_path_no_socket_can_have(name: str, data_dir: Path) -> None:
+def test_a_data_folder_whose_path_is_too_long_for_a_socket_works(name: str, data_dir: Path) -> None:
     data_dir.mkdir()
     wanted = data_dir / name
     try:
@@ -214,7 +214,7 @@ def test_a_planted_link_in_the_temporary_folder_is_refused(
 
 
 @as_root
-def test_folders_of_somebody_else_are_refused(
+def test_folders_of_other_users_are_refused(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = pwd.getpwnam("nobody")
@@ -265,7 +265,7 @@ def test_a_file_in_the_way_is_a_clear_error(data_dir: Path) -> None:
         pytest.fail("it was used")
 
 
-def test_a_place_is_the_same_for_all_umasks(data_dir: Path) -> None:
+def test_the_paths_are_the_same_for_all_umasks(data_dir: Path) -> None:
     os_user = server_user()
     before = os.umask(0o002)
     try:

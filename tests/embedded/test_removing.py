@@ -1,4 +1,4 @@
-"""What the launcher made is removed, and nothing else."""
+"""`remove` deletes only files that Roost or its server created."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_a_folder_without_other_files_goes(made: Path) -> None:
+def test_a_folder_without_other_files_is_deleted(made: Path) -> None:
     remove(made)
     assert not made.exists()
-    remove(made)  # there is nothing to do
+    remove(made)  # does nothing
 
 
 @pytest.mark.parametrize(
     "name", ["notes.txt", "more/notes.txt", "cluster/notes.txt", "cluster/more/notes.txt"]
 )
-def test_other_files_stay(made: Path, name: str) -> None:
+def test_other_files_are_kept(made: Path, name: str) -> None:
     (made / name).parent.mkdir(exist_ok=True)
     (made / name).write_text("mine")
 
@@ -50,7 +50,7 @@ def test_other_files_stay(made: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [[], ["a.txt"], ["a.txt", "use.lock"], ["cluster/PG_VERSION"]])
-def test_a_folder_that_is_not_the_launchers_is_refused(data_dir: Path, content: list[str]) -> None:
+def test_a_folder_that_roost_did_not_make_is_refused(data_dir: Path, content: list[str]) -> None:
     data_dir.mkdir()
     for name in content:
         (data_dir / name).parent.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def test_a_folder_that_is_not_the_launchers_is_refused(data_dir: Path, content: 
     shutil.rmtree(data_dir)
 
 
-def test_lock_files_of_somebody_else_are_not_taken_for_the_launchers(data_dir: Path) -> None:
+def test_lock_files_of_other_programs_are_not_taken_for_roosts(data_dir: Path) -> None:
     data_dir.mkdir()
     for name in ("use.lock", "change.lock"):
         (data_dir / name).write_text("pid 7")
@@ -74,7 +74,7 @@ def test_lock_files_of_somebody_else_are_not_taken_for_the_launchers(data_dir: P
     shutil.rmtree(data_dir)
 
 
-def test_a_data_directory_that_initdb_made_for_somebody_else_is_refused(made: Path) -> None:
+def test_a_data_directory_of_another_initdb_is_refused(made: Path) -> None:
     (made / "cluster" / MARKER).unlink()
     with pytest.raises(EmbeddedPostgresError, match=r"cluster was not made by roost\.embedded"):
         remove(made)
@@ -93,7 +93,7 @@ def test_a_postgres_data_directory_is_refused(made: Path) -> None:
     shutil.rmtree(directory)
 
 
-def test_a_link_to_a_folder_is_refused_and_what_it_leads_to_stays(made: Path) -> None:
+def test_a_link_to_a_folder_is_refused_and_its_target_is_kept(made: Path) -> None:
     link = made.with_name(f"{made.name}-link")
     link.symlink_to(made)
     before = files_in(made)
@@ -105,7 +105,7 @@ def test_a_link_to_a_folder_is_refused_and_what_it_leads_to_stays(made: Path) ->
 
 @pytest.mark.parametrize("name", ["cluster", "cluster.new"])
 def test_a_link_in_place_of_the_data_is_not_followed(made: Path, tmp_path: Path, name: str) -> None:
-    """Also not by stopping the server that runs on what it leads to."""
+    """The server of the link's target is not stopped either."""
     with server(tmp_path / "other") as other:
         if name == "cluster":
             (made / "cluster").rename(made / "moved")
@@ -134,7 +134,7 @@ def test_links_inside_the_data_are_deleted_and_not_followed(made: Path, tmp_path
     shutil.rmtree(made)
 
 
-def test_what_a_killed_initdb_left_is_replaced_and_a_link_there_is_not(
+def test_files_of_a_killed_initdb_are_replaced_and_a_link_is_refused(
     data_dir: Path, tmp_path: Path
 ) -> None:
     data_dir.mkdir()

