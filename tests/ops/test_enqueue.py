@@ -112,11 +112,11 @@ def test_a_bulk_insert_leaves_duplicates_out(table: JobTable) -> None:
 def test_fifty_enqueues_wait_for_an_uncommitted_first_one(
     dsn: str, table: JobTable, ending: Literal["commit", "rollback"]
 ) -> None:
-    everybody = threading.Barrier(51)
+    barrier = threading.Barrier(51)
 
     def enqueue() -> int | DuplicateUniqueJobError:
         with JobTable(dsn) as own:
-            everybody.wait(timeout=30)
+            barrier.wait(timeout=30)
             try:
                 return insert(own)
             except DuplicateUniqueJobError as error:
@@ -129,7 +129,7 @@ def test_fifty_enqueues_wait_for_an_uncommitted_first_one(
         futures: list[Future[int | DuplicateUniqueJobError]] = [
             threads.submit(enqueue) for _ in range(50)
         ]
-        everybody.wait(timeout=30)
+        barrier.wait(timeout=30)
         wait_for(lambda: eye.value(WAITING) == 50)
         raw.execute(ending.encode())
         outcomes = [future.result(timeout=30) for future in futures]

@@ -1,4 +1,4 @@
-"""The functions of the schema stand in a file each and keep to its conventions."""
+"""Each function of the schema has a file of its name, and parameters with names of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PUBLIC = "enqueue"
 """Its parameters have the names of the columns: callers write them (``queue => 'mail'``)."""
 
 
-def test_each_function_stands_in_a_file_of_its_name(table: JobTable) -> None:
+def test_each_function_has_a_file_of_its_name(table: JobTable) -> None:
     names = [name.removeprefix("functions.") for name in (each.name for each in functions())]
     created = table.rows(
         "select proname::text from pg_proc where pronamespace = 'roost'::regnamespace order by 1"

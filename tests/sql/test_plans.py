@@ -1,4 +1,4 @@
-"""On a large table the hot statements use their indexes, and touch no more blocks than they must.
+"""On a large table the hot statements use their indexes and read few blocks.
 
 The table is built once: finished and future jobs, in front of a few that are due.
 """
@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """How many blocks it looked at, cached or not."""
+        """The number of blocks that it read, cached or not."""
         top = self.root["Plan"]
         hit, read = top["Shared Hit Blocks"], top["Shared Read Blocks"]
         assert isinstance(hit, int)
@@ -288,7 +288,7 @@ PROBES: list[tuple[str, tuple[object, ...], int]] = [
     ("settle.still_held", ([5], [1], [1]), 50),
     ("unknown_tasks.unknown_tasks", (1, ["default", "failing"]), 8_000),
 ]
-"""A statement, its parameters, and how many blocks it may look at."""
+"""A statement, its parameters, and the most blocks that it may read."""
 
 
 @pytest.mark.parametrize(("name", "params", "most"), PROBES, ids=[name for name, _, _ in PROBES])
@@ -305,7 +305,7 @@ def test_queues_are_counted_up_to_a_bound(large: JobTable) -> None:
     assert set(counted) == {"default", "failing"}
     default, failing = counted["default"], counted["failing"]
     assert (default.available, default.executing, default.discarded) == (DUE, EXECUTING, 0)
-    # Of 50,000 that lie in the future 10,000 were looked at; those of the first priority hold all
+    # Of 50,000 future jobs 10,000 were counted; those of the first priority hold all
     # that are retried.
     assert 6_000 < default.scheduled < 10_000
     assert default.retryable == FUTURE // 9

@@ -1,4 +1,4 @@
-"""Postgres understands every statement: each is prepared as it stands in its file."""
+"""Postgres can prepare every statement, and every fragment is in use."""
 
 from __future__ import annotations
 

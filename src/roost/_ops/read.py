@@ -128,7 +128,7 @@ _JSON_FIELDS = ("args", "errors", "result", "metadata")
 
 
 def _job(row: Row) -> Job:
-    # A null column has the field's default: no tags, no errors, not completed yet.
+    # Fields of null columns get their defaults.
     columns = zip(Job.model_fields, row, strict=True)
     values = {name: value for name, value in columns if value is not None}
     for name, value in values.items():

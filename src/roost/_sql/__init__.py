@@ -81,7 +81,7 @@ def _expanded(text: str, known: Mapping[str, str]) -> str:
 class Migration:
     """One step of the schema.
 
-    :param oldest_code: the lowest schema version whose code may run beside it.
+    :param oldest_code: the lowest schema version whose code may run with this migration applied.
     """
 
     version: int
@@ -98,8 +98,8 @@ _OLDEST_CODE = re.compile(r"^-- oldest code: (?P<version>\d+)$", re.MULTILINE)
 def migrations() -> tuple[Migration, ...]:
     """Return all migrations, oldest first: ``migrations/NNNN_<name>.up.sql`` and ``.down.sql``.
 
-    A line ``-- oldest code: N`` in the up file says that code of schema version N may go on running
-    while and after it is applied; without it only the code that brings it may.
+    A line ``-- oldest code: N`` in the up file means that code of schema version N may keep running
+    during and after the migration; without it only the code that brings the migration may run.
     """
     folder = files(__name__).joinpath("migrations")
     found = []
@@ -128,9 +128,9 @@ def migrations() -> tuple[Migration, ...]:
 
 @cache
 def functions() -> tuple[Statement, ...]:
-    """Return the scripts of ``functions/<name>.sql``, which create or replace one function each.
+    """Return the scripts of ``functions/<name>.sql``. Each creates or replaces one function.
 
-    A migration that changes a function's parameters or its result drops it first.
+    A migration that changes the parameters or the result of a function must drop it first.
     """
     folder = files(__name__).joinpath("functions")
     found = sorted(folder.iterdir(), key=lambda file: file.name)

@@ -1,5 +1,5 @@
 -- name: publish_limits
--- $1 tasks, $2 jobs a minute, $3 jobs at once (null: no such limit). The last worker to start wins.
+-- $1 tasks, $2 starts a minute, $3 jobs at once; null: no such limit. The worker that starts last wins.
 insert into roost.limits as known (task, rate_per_minute, max_concurrency)
 select *
 from unnest($1::text[], $2::integer[], $3::integer[])
@@ -9,11 +9,12 @@ set rate_per_minute = excluded.rate_per_minute,
     max_concurrency = excluded.max_concurrency
 where (known.rate_per_minute, known.max_concurrency)
     is distinct from (excluded.rate_per_minute, excluded.max_concurrency)
--- It may be a higher limit.
+-- The new limit may be higher, so that waiting jobs may start.
 returning roost.announce_room(known.task);
 
 -- name: lift_limits
--- $1 tasks that a starting worker knows without a limit. The row stays: jobs are marked with it.
+-- $1 tasks for which a starting worker declares no limit. The rows stay, since jobs of these tasks stay
+-- marked as limited.
 update roost.limits
 set rate_per_minute = null,
     max_concurrency = null
@@ -26,8 +27,8 @@ select task
 from roost.limits;
 
 -- name: stamp_limits
--- A statement whose snapshot is older than the limit may still insert jobs without a mark. When there
--- is none left, the current transaction id is above all that ever did.
+-- A statement whose snapshot is older than the limit may still insert jobs without the mark. When no
+-- such snapshot is left, the current transaction id is higher than that of every such statement.
 update roost.limits as known
 set snapshots_gone = true,
     published_by = pg_current_xact_id()
@@ -41,15 +42,15 @@ where not known.snapshots_gone
     );
 
 -- name: unmarked_limits
--- Tasks of which there may be jobs that were enqueued by a transaction that could not see the limit.
--- Once every transaction of that time has ended there can't be new ones.
+-- Tasks that may have unmarked jobs, from transactions that could not see the limit. The second column
+-- is true when every such transaction has ended, so that no more unmarked jobs can appear.
 select task, snapshots_gone and published_by < pg_snapshot_xmin(pg_current_snapshot())
 from roost.limits
 where not all_marked;
 
 -- name: mark_jobs
--- $1 tasks, $2 the most of each kind. Running jobs too, for they may come back; blocked ones are
--- marked when they are released.
+-- $1 tasks, $2 the most waiting and the most executing jobs. Executing jobs too, since they may wait again
+-- for a retry. Blocked jobs are marked when they are released.
 with waiting as materialized (
     select job.id
     from roost.jobs as job
@@ -73,7 +74,7 @@ where job.id = any (array(select id from waiting union all select id from runnin
 returning job.id;
 
 -- name: finish_marking
--- $1 tasks. Not while somebody holds a job that could not be marked for that.
+-- $1 tasks. Skips a task with unmarked jobs: they were locked when mark_jobs ran.
 update roost.limits as known
 set all_marked = true
 where known.task = any ($1::text[])
@@ -92,7 +93,7 @@ where known.task = any ($1::text[])
     );
 
 -- name: lock_limits
--- $1 queues, $2 tasks. Locks the limits of those that have waiting jobs, always in one order.
+-- $1 queues, $2 tasks. Lock the limits of those tasks that have waiting jobs, in the order of the tasks.
 select known.task
 from roost.limits as known
 where known.task = any ($2::text[])
@@ -105,7 +106,7 @@ where known.task = any ($2::text[])
             where job.queue = wanted.queue
                 and job.task = known.task
                 and {{claimable_limited}}
-            -- Without an order it may scan the table for the first one.
+            -- Without the order Postgres may scan the table for the first row.
             order by job.priority, job.scheduled_at, job.id
             limit 1
         ) as waiting
@@ -157,8 +158,8 @@ heads as materialized (
     from head
     where priority >= -2147483648
 ),
--- Starts count for 61 s, not 60: a claimed job may stand in the worker's line for a second before
--- it starts. Executing jobs are counted as they are: there is no counter that could drift.
+-- A start counts for 61 s, not 60, since a claimed job may wait in the worker for a second before it
+-- starts. The executing jobs are counted in the table: a counter could drift.
 room as materialized (
     select
         known.task,
@@ -295,8 +296,8 @@ picked as materialized (
 claimed as (
     update roost.jobs as job
     set state = 'executing',
-        -- At the end of their type the first stays and the second begins again: an overflow would end
-        -- every worker that claims the row.
+        -- At the end of its type attempt stays and lease_no begins again: an overflow would end every
+        -- worker that claims the row.
         attempt = least(job.attempt, 2147483646) + 1,
         lease_no = job.lease_no % 2147483647 + 1,
         worker_id = $1::bigint,
@@ -319,7 +320,7 @@ forgotten as (
 )
 select
     extract(epoch from least(
-        -- When a rate that is used up, maybe by this claim, leaves room again.
+        -- When a rate that is used up, maybe by this claim, has room again.
         (
             select min(room.first_at) + interval '61 seconds'
             from room
@@ -351,9 +352,9 @@ left join claimed on true
 order by claimed.priority, claimed.scheduled_at, claimed.id;
 
 -- name: count_start_now
--- $1 id, $2 worker id, $3 lease number. Moves the start that the claim has counted to now. The window
--- is not counted again: each claim since then has counted this start, and so does each until it has
--- left the window. Returns nothing where that is not so, and where the lease does not hold.
+-- $1 id, $2 worker id, $3 lease number. Move the start that the claim has counted to now. The rate need
+-- not be checked again: every claim since then has counted this start, as long as it is in the window.
+-- Returns nothing if the start has left the window or was not counted, or if the lease does not hold.
 with held as materialized (
     select job.task, job.attempted_at
     from roost.jobs as job
@@ -368,7 +369,7 @@ counted as materialized (
     join roost.starts on starts.task = held.task
         and starts.started_at = held.attempted_at
     where starts.started_at > statement_timestamp() - interval '60 seconds'
-    -- A claim of several jobs has counted as many starts at one time.
+    -- A claim of several jobs has counted several starts with the same time.
     limit 1
     for update of starts skip locked
 ),

@@ -1,4 +1,4 @@
--- Say whether an executing job is prefetched and has certainly not started; see
+-- Return whether an executing job is prefetched and has certainly not started; see
 -- give_back_unstarted.sql.
 create or replace function roost.is_unstarted(
     p_prefetch_no integer, p_priority integer, p_scheduled_at timestamptz, p_id bigint,
@@ -20,4 +20,4 @@ as $$
 $$;
 
 comment on function roost.is_unstarted is
-    'Say whether an executing job still waits in its worker for a slot. p_started: the worker''s prefetch_started.';
+    'Return whether an executing job still waits in its worker for a slot. p_started: the worker''s prefetch_started.';
