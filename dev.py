@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The project's two commands, for a machine that has only Python.
+"""The project's commands, for a machine that has only Python.
 
-The first run puts a virtual environment into ``.venv-dev``, from ``dev.lock``, whose every file has
-a hash, with uv if it is there and with venv and pip if not. Later runs compare a stamp and start at
-once. The ``.venv`` of uv or of an editor is never touched.
+The first run creates a virtual environment in ``.venv-dev`` from ``dev.lock``, in which every file
+has a hash. It uses uv if that is installed, else venv and pip. Later runs compare a stamp and start
+at once. The ``.venv`` of uv or of an editor is never changed.
 """
 
 import sys
@@ -31,16 +31,16 @@ python3 dev.py demo [ARGUMENTS]   run `roost demo ARGUMENTS` on an embedded Post
 python3 dev.py test [ARGUMENTS]   run the checks and tests: `pytest ARGUMENTS`, in parallel unless
                                   the arguments choose (-n 0), or need one process (--pdb, -s)
 python3 dev.py docs [ARGUMENTS]   build the documentation into site/
-python3 dev.py lock [ARGUMENTS]   make dev.lock and docs.lock again from pyproject.toml, with uv;
+python3 dev.py lock [ARGUMENTS]   write dev.lock and docs.lock from pyproject.toml, with uv;
                                   --upgrade to take newer versions
 """
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment of one lock, for one Python version.
+    """A virtual environment for one lock file and one Python version.
 
-    Going from one version to another and back rebuilds nothing.
+    Each version keeps its own, so a change of version and back rebuilds nothing.
     """
 
     lock: Path
@@ -48,23 +48,23 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """Its folder."""
         python = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
         return HOME / f"{self.lock.stem}-{python}"
 
     @property
     def programs(self) -> Path:
-        """Where its programs lie."""
+        """The folder of its programs."""
         return self.folder / ("Scripts" if os.name == "nt" else "bin")
 
     @property
     def python(self) -> Path:
-        """Its Python, which may be gone: a Python that was removed leaves a dead link."""
+        """Its Python. It may be missing: after a Python was removed, this is a dead link."""
         return self.programs / ("python.exe" if os.name == "nt" else "python")
 
     @property
     def stamp(self) -> Path:
-        """The file that says what it was made from, written when it is complete."""
+        """A file with the hashes of its inputs, written when it is complete."""
         return self.folder / "roost-dev-stamp"
 
 
@@ -73,12 +73,12 @@ DOCS = Environment(ROOT / "docs.lock", with_roost=False)
 
 
 def main() -> int:
-    """Run the command that the arguments name; returns only where it can't replace the process."""
+    """Run the command of the arguments. Returns only where it can't replace the process."""
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
     if command == "demo":
         return execute(DEV, "roost", "demo", *arguments)
     if command == "test":
-        os.chdir(ROOT)  # pytest looks at `testpaths` only in the root
+        os.chdir(ROOT)  # pytest uses `testpaths` only in the root
         return execute(DEV, "pytest", *in_parallel(arguments), *arguments)
     if command == "docs":
         os.chdir(ROOT)
@@ -91,22 +91,22 @@ def main() -> int:
 
 
 def in_parallel(arguments: list[str]) -> list[str]:
-    """Return pytest's options for several processes, none if the arguments speak about that."""
+    """Return pytest's options for several processes, or none if the arguments choose themselves."""
     words = [*arguments, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
-    # -n, -p and --dist choose; a debugger and -s (or -xvs) need the terminal; the rest only show.
+    # -n, -p and --dist choose; a debugger and -s (or -xvs) need the terminal; the rest run no test.
     alone = re.compile(
         r"-[np].*|-[qvxl]*[sh]|--(numprocesses|dist|pdb|trace|capture=no|co\b|collect-only|help"
         r"|version|fixtures|markers).*"
     )
     if any(alone.fullmatch(word) for word in words):
         return []
-    # Long tests (mypy, the chaos of killed processes) stand beside thousands of short ones, so idle
-    # processes take over what is left. Above 8 the one Postgres cluster gives no more.
+    # Some tests are long (mypy, killed processes) and thousands are short, so idle processes take
+    # tests from others. With more than 8 processes, the one Postgres server is the limit.
     return ["-n", "auto", "--maxprocesses", "8", "--dist", "worksteal"]
 
 
 def execute(env: Environment, program: str, *arguments: str) -> int:
-    """Become a program of the environment, so that signals and the exit code are its own."""
+    """Replace this process by a program of the environment, so that it gets all signals."""
     set_up(env)
     path = str(env.programs / program)
     os.environ["VIRTUAL_ENV"] = str(env.folder)
@@ -117,9 +117,10 @@ def execute(env: Environment, program: str, *arguments: str) -> int:
 
 
 def set_up(env: Environment) -> None:
-    """Make the environment what the lock and the project say, if its stamp doesn't say so already.
+    """Build the environment from the lock and the project, unless its stamp is up to date.
 
-    The stamp is written last: an interrupted set-up leaves none, and the next run starts over.
+    The stamp is written last: after an interrupted set-up there is none, and the next run starts
+    again.
     """
     recipe = (env.lock.read_bytes(), Path(__file__).read_bytes())
     packages = digest(*recipe, sys.version, sys.base_prefix, str(env.folder))
@@ -137,27 +138,27 @@ def set_up(env: Environment) -> None:
     except subprocess.CalledProcessError as error:
         sys.exit(f"dev.py: the set-up failed at: {shlex.join(map(str, error.cmd))}")
     except KeyboardInterrupt:
-        sys.exit(130)  # the next run starts over
+        sys.exit(130)  # the next run starts again
     except PermissionError as error:
         sys.exit(f"dev.py: {error}. Does the checkout, or its .venv-dev, belong to another user?")
 
 
 def stamped(env: Environment) -> list[str]:
-    """Return what the last complete set-up was made from; empty if there was none."""
+    """Return the hashes of the last complete set-up; empty if there was none."""
     if not (env.python.exists() and env.stamp.exists()):
         return []
     return env.stamp.read_text().split()
 
 
 def digest(*parts: bytes | str) -> str:
-    """Return one hash of all parts."""
+    """Return one hash over all parts."""
     texts = [part.encode() if isinstance(part, str) else part for part in parts]
     return hashlib.sha256(b"\0".join(texts)).hexdigest()
 
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Let one process set up while the others wait; the kernel frees the lock of a killed one."""
+    """Let one process at a time set up. The kernel releases the lock of a killed process."""
     HOME.mkdir(exist_ok=True)
     if os.name == "nt":
         yield
@@ -170,7 +171,7 @@ def one_at_a_time() -> Iterator[None]:
 
 
 def install_everything(env: Environment) -> None:
-    """Build the environment anew, with uv or, where that is missing or fails, with venv and pip."""
+    """Build the environment with uv, or with venv and pip if uv is missing or fails."""
     uv = shutil.which("uv")
     say(f"Setting up {env.folder.relative_to(ROOT)} with {'uv' if uv else 'venv and pip'} ...")
     if uv:
@@ -189,8 +190,8 @@ def install_everything(env: Environment) -> None:
 
 
 def build(env: Environment, uv: str | None) -> None:
-    """Make an empty environment and install the locked packages and the project."""
-    python = getattr(sys, "_base_executable", sys.executable)  # the real one if this is a venv's
+    """Create an empty environment, and install the locked packages and the project."""
+    python = getattr(sys, "_base_executable", sys.executable)  # not that of a venv
     shutil.rmtree(env.folder, ignore_errors=True)
     if uv:
         call(uv, "venv", "--quiet", "--python", python, env.folder)
@@ -202,12 +203,12 @@ def build(env: Environment, uv: str | None) -> None:
 
 
 def install_roost(env: Environment, uv: str | None) -> None:
-    """Install Roost itself, editable, with the build tools that the lock has brought."""
+    """Install Roost itself, editable, with the build tools of the lock."""
     install(env, uv, "--no-deps", "--no-build-isolation", "-e", ROOT)
 
 
 def reinstall_roost(env: Environment) -> bool:
-    """Install Roost again and say whether that worked: uv, which made the rest, may be gone."""
+    """Install Roost again, and return whether that worked. The uv of the first time may be gone."""
     env.stamp.unlink()
     try:
         install_roost(env, shutil.which("uv"))
@@ -217,7 +218,7 @@ def reinstall_roost(env: Environment) -> bool:
 
 
 def install(env: Environment, uv: str | None, *what: str | Path) -> None:
-    """Install something into the environment."""
+    """Install packages into the environment."""
     if uv:
         call(uv, "pip", "install", "--quiet", "--python", env.python, *what)
     else:
@@ -226,7 +227,7 @@ def install(env: Environment, uv: str | None, *what: str | Path) -> None:
 
 
 def lock(arguments: list[str]) -> int:
-    """Write the locks, for every platform: the packages of all extras and dev, and of docs."""
+    """Write both locks, for every platform: dev.lock with all extras, and docs.lock."""
     uv = shutil.which("uv")
     if uv is None:
         sys.exit("dev.py: making the locks needs uv on PATH; using them does not.")
@@ -239,19 +240,19 @@ def lock(arguments: list[str]) -> int:
     for env, what in wanted.items():
         call(uv, "pip", "compile", *what, *options, *arguments, "--output-file", env.lock.name)
         if "://" in env.lock.read_text():
-            sys.exit(f"dev.py: {env.lock.name} names a host: take that out before it is committed.")
+            sys.exit(f"dev.py: {env.lock.name} contains a URL: remove it before the commit.")
     return 0
 
 
 def call(*command: str | Path) -> None:
-    """Run a step of the set-up and raise if it fails."""
-    # PIP_USER in somebody's environment would make pip refuse a virtual environment.
+    """Run a step of the set-up, and raise if it fails."""
+    # With PIP_USER set by the user, pip would refuse a virtual environment.
     environment = {**os.environ, "PIP_USER": "0"}
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, env=environment)
 
 
 def say(text: str) -> None:
-    """Tell the user, apart from the output of the command itself."""
+    """Print to stderr, apart from the output of the command itself."""
     print(text, file=sys.stderr, flush=True)
 
 
