@@ -68,9 +68,9 @@ class Settle(Tables):
                 text = f"JobTimeoutError: timed out after {limit} s"
                 self._fail(row, text, f"roost.{text}\n", wait, error_cap)
             case Snooze(seconds=seconds):
-                self._give_back(row, in_seconds=seconds)
+                self._release(row, in_seconds=seconds)
             case Release():
-                self._give_back(row)
+                self._release(row)
             case Cancel():
                 self._cancel(row)
             case _:

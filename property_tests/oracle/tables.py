@@ -224,7 +224,7 @@ class Tables:
         record = {"attempt": row.attempt, "at": self.now, "error": error, "trace": trace, **attempt}
         row.errors = [*(row.errors or []), record][-error_cap:]
 
-    def _give_back(self, row: JobRow, in_seconds: int | None = None) -> None:
+    def _release(self, row: JobRow, in_seconds: int | None = None) -> None:
         row.attempt -= 1
         if row.cancel_requested:
             self._cancel(row)

@@ -49,7 +49,7 @@ class Workers(Tables):
         worker = self._lock_to_change(worker_id)
         if worker is not None:
             del self.workers[worker_id]
-            self._give_back_unstarted(worker)
+            self._release_unstarted(worker)
 
     def mark_started(self, *, worker_id: int, through: Sequence[int]) -> bool:
         """Record how far a worker's prefetched jobs may have started; ``False``: it has no row."""
@@ -60,7 +60,7 @@ class Workers(Tables):
         return True
 
     def release_unheld(self, *, worker_id: int, held: Collection[Lease]) -> list[int]:
-        """Revoke a worker's credit and give back its jobs that are not ``held``; return the ids."""
+        """Revoke a worker's credit and release its jobs that are not ``held``; return the ids."""
         self._revoke_credit(worker_id)
         unheld = [
             row
@@ -70,12 +70,12 @@ class Workers(Tables):
             and Lease(row.id, worker_id, row.lease_no) not in held
         ]
         for row in unheld:
-            self._give_back(row)
+            self._release(row)
             self._notify(row.queue)  # also after a cancel: it is rare, and waking does no harm
         self._cancel_descendants([row.id for row in unheld if row.state in FAILED])
         return [row.id for row in unheld]
 
-    def _give_back_unstarted(self, worker: WorkerRow) -> None:
+    def _release_unstarted(self, worker: WorkerRow) -> None:
         for row in self.jobs.values():
             prefetched = row.prefetch_no is not None and (
                 worker.prefetch_started is None or place_of(row) > worker.prefetch_started
@@ -87,4 +87,4 @@ class Workers(Tables):
                 and (prefetched or row.id == worker.dispatched_job_id)
                 and row.id not in self._held.jobs
             ):
-                self._give_back(row)
+                self._release(row)

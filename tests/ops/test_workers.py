@@ -1,4 +1,4 @@
-"""A worker's row is renewed and removed; jobs that it does not know of are given back."""
+"""A worker's row is renewed and removed; jobs that it does not know of are released."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
+    JobInsert,
     checked_columns,
 )
 from roost._model.schedule import Schedule
@@ -83,6 +84,16 @@ class CronEntry:
     def schedule(self) -> Schedule:
         """Return the schedule that computes its ticks."""
         return Schedule(self.expression, self.timezone_name)
+
+    def job(self) -> JobInsert:
+        """Return the job that each tick enqueues."""
+        return JobInsert(
+            self.task,
+            self.args,
+            queue=self.queue,
+            priority=self.priority,
+            max_attempts=self.max_attempts,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

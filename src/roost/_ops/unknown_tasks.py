@@ -11,7 +11,7 @@ from roost._sql import statements
 
 _SQL = statements("unknown_tasks")
 
-MOST_COUNTED = 1_000
+MAX_COUNTED = 1_000
 """Jobs of a (queue, priority) that are counted; the statement has the same number."""
 
 

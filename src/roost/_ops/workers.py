@@ -1,4 +1,4 @@
-"""Write and remove a worker's own row, and give back jobs that it does not know of."""
+"""Write and remove a worker's own row, and release jobs that it does not know of."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def set_wants_notify(worker_id: int, *, wants_notify: bool) -> Op[None]:
 def mark_started(worker_id: int, through: Sequence[int], *, flush: bool) -> Op[bool]:
     """Record how far the worker's prefetched jobs may start; ``False``: it has no row.
 
-    Call it before they start. When the worker dies, later ones are given back without using an
+    Call it before they start. When the worker dies, later ones are released without using an
     attempt.
 
     :param through: `ClaimedJob.place` of the last job that may start.
@@ -74,7 +74,7 @@ def release_unheld(worker_id: int, *, held: Collection[Lease]) -> Op[list[int]]:
     first. Must run inside a transaction, and only while no claim of this worker is in flight.
 
     :param held: the leases that the worker knows: prefetched, running or not settled yet. A job is
-        given back also if the worker knows only another lease of it, from an earlier attempt.
+        released also if the worker knows only another lease of it, from an earlier attempt.
     """
     yield from revoke_credit(worker_id)
     known = [lease for lease in held if lease.worker_id == worker_id]
@@ -87,7 +87,7 @@ def release_unheld(worker_id: int, *, held: Collection[Lease]) -> Op[list[int]]:
 def forget_worker(worker_id: int) -> Op[None]:
     """Remove the row of a worker that stops, so that others need not wait until it expires.
 
-    Jobs that it had claimed and not started are given back.
+    Jobs that it had claimed and not started are released.
     """
     yield Query(_SQL["forget_worker"], (worker_id,))
 

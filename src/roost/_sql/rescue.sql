@@ -16,7 +16,7 @@ gone as (
 )
 select
     gone.id, gone.name,
-    roost.give_back_unstarted(silent.id, silent.prefetch_started, silent.dispatched_job_id)
+    roost.release_unstarted(silent.id, silent.prefetch_started, silent.dispatched_job_id)
 from gone
 join silent on silent.id = gone.id
 order by gone.id;

@@ -86,7 +86,7 @@ with gone as (
     where id = $1::bigint
     returning id, prefetch_started, dispatched_job_id
 )
-select roost.give_back_unstarted(gone.id, gone.prefetch_started, gone.dispatched_job_id)
+select roost.release_unstarted(gone.id, gone.prefetch_started, gone.dispatched_job_id)
 from gone;
 
 -- name: notify_probe

@@ -1,5 +1,5 @@
 -- Return whether an executing job is prefetched and has certainly not started; see
--- give_back_unstarted.sql.
+-- release_unstarted.sql.
 create or replace function roost.is_unstarted(
     p_prefetch_no integer, p_priority integer, p_scheduled_at timestamptz, p_id bigint,
     p_started bigint[]

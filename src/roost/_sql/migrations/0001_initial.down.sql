@@ -11,7 +11,7 @@ drop function roost.await_job;
 drop function roost.insert_or_dispatch;
 drop function roost.consume_credit;
 drop function roost.enqueue;
-drop function roost.give_back_unstarted;
+drop function roost.release_unstarted;
 drop function roost.announce_room;
 drop function roost.announce;
 drop table roost.cron;

@@ -10,7 +10,6 @@ import anyio
 from anyio.abc import TaskStatus
 
 from roost._model.cron import CronEntry
-from roost._model.job import JobInsert
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._ops.cron import Declaration, Fired, declare, fire_due, next_in, renew_declared
@@ -149,17 +148,10 @@ class CronLane:
 
 
 def _declaration(entry: CronEntry, registry: HandlerRegistry) -> Declaration:
-    job = JobInsert(
-        entry.task,
-        entry.args,
-        queue=entry.queue,
-        priority=entry.priority,
-        max_attempts=entry.max_attempts,
-    )
     return Declaration(
         name=entry.name,
         schedule=entry.schedule(),
-        job=with_defaults(job, registry),
+        job=with_defaults(entry.job(), registry),
         misfire=entry.misfire,
         overlap=entry.overlap,
         jitter=entry.jitter,

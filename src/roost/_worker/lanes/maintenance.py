@@ -20,7 +20,7 @@ from roost._ops.dependencies import LOCK_NOT_AVAILABLE
 from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
 from roost._ops.query import Op
 from roost._ops.rescue import Rescued, expire_workers, rescue_jobs
-from roost._ops.unknown_tasks import MOST_COUNTED, find_unknown_tasks
+from roost._ops.unknown_tasks import MAX_COUNTED, find_unknown_tasks
 from roost._worker.database import Database
 from roost._worker.lane import every
 from roost._worker.state import WorkerState
@@ -221,7 +221,7 @@ class UnknownTasksLane:
                 "in queue %(queue)s, the oldest for %(seconds).0f s",
                 task=unknown.task,
                 jobs=unknown.jobs,
-                or_more=" or more" if unknown.jobs >= MOST_COUNTED else "",
+                or_more=" or more" if unknown.jobs >= MAX_COUNTED else "",
                 queue=unknown.queue,
                 seconds=unknown.oldest_seconds,
             )

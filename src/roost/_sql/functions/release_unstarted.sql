@@ -4,7 +4,7 @@
 -- A worker starts its prefetched jobs in claim order. Before it starts some it writes into its row how
 -- far it will go (prefetch_started). A dispatched job that it has not accepted did not start either.
 -- Locked rows and jobs with a cancel request are left to the rescue.
-create or replace function roost.give_back_unstarted(
+create or replace function roost.release_unstarted(
     p_worker_id bigint, p_started bigint[], p_dispatched_job_id bigint
 )
 returns bigint
@@ -51,5 +51,5 @@ begin
 end
 $$;
 
-comment on function roost.give_back_unstarted is
+comment on function roost.release_unstarted is
     'Make the jobs available again that a worker without a row had claimed and not started; their attempt does not count.';
