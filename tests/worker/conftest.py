@@ -10,7 +10,7 @@ from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, HandlerRegistry, Worker
 
-_HAND_OVER = """
+_DISPATCH = """
 with taken as (
     update roost.workers
     set credit = null,
@@ -29,12 +29,12 @@ returning id
 """
 
 
-def hand_over(table: JobTable, task: str) -> int:
-    """Hand a job to the worker whose offer is out, as an enqueue does, without a notification.
+def dispatch_job(table: JobTable, task: str) -> int:
+    """Dispatch a job to the worker with a credit, as an enqueue does, without a notification.
 
     :returns: the job's id.
     """
-    job_id: int = table.value(_HAND_OVER, task)
+    job_id: int = table.value(_DISPATCH, task)
     return job_id
 
 
@@ -47,7 +47,7 @@ async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoos
 
 @pytest.fixture
 def make_worker(dsn: str, registry: HandlerRegistry) -> Callable[..., Worker]:
-    """Return a function that makes a worker of the given options."""
+    """Return a function that makes a worker with the given options."""
 
     def make(**options: Any) -> Worker:
         return Worker(dsn, registry=registry, **options)

@@ -1,4 +1,4 @@
-"""A worker that is cancelled at any instant leaves no job without a holder and no connection."""
+"""A worker that is cancelled at any instant leaves no executing job and no connection."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_a_cancel_at_any_instant_loses_nothing(
         ]
         table.add_all(batch)
         added += 10
-        # Up to twice what it takes to start.
+        # Up to twice the time that a start takes.
         with anyio.move_on_after(dice.uniform(0, 0.12)):
             worker = make_worker(concurrency=3, shutdown_timeout=dice.choice([0, 0.001, 0.01]))
             await (worker.run() if dice.random() < 0.7 else worker.run_once())
@@ -51,7 +51,7 @@ async def test_a_cancel_at_any_instant_loses_nothing(
         await eventually(lambda: table.connections("roost listen %") == 0)
     await make_worker(concurrency=20).run_once()
     assert table.states() == {"completed": added}
-    # A run that ended is never repeated.
+    # A completed run is never repeated.
     assert runs == dict.fromkeys(range(added), 1)
     assert table.value("select count(*) from roost.jobs where attempt <> 1") == 0
     assert table.value("select count(*) from roost.jobs where errors is not null") == 0

@@ -8,7 +8,7 @@ from roost._worker.credit import Credit
 
 
 def outstanding() -> Credit:
-    """Return the book of a worker that has made its first credit."""
+    """Return a worker's credit after its first grant."""
     credit = Credit()
     credit.listen_on("a")
     assert credit.grant() == 1

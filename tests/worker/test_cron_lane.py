@@ -1,4 +1,4 @@
-"""The cron lane: any worker fires, none leads, and it sleeps until there is something to fire."""
+"""The cron lane: any worker fires ticks, without a leader, and sleeps until the next tick."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 EACH_SECOND = "* * * * * *"
 on_one_backend = pytest.mark.parametrize("anyio_backend", ["trio"])
-"""For what no backend can change: each of these tests waits for whole seconds."""
+"""For behavior that does not depend on the backend: each of these tests waits whole seconds."""
 NEVER_TODAY = "0 0 29 2 *"
 
 
@@ -35,7 +35,7 @@ async def beat() -> None: ...
 
 
 def seconds(table: JobTable, name: str) -> list[int]:
-    """Return the ticks that were fired of an entry, as seconds since 1970."""
+    """Return the fired ticks of an entry, in seconds since 1970."""
     rows = table.rows(
         "select extract(epoch from (metadata ->> 'tick')::timestamptz)::bigint from roost.jobs "
         "where metadata ->> 'cron' = $1::text order by 1",
@@ -65,7 +65,7 @@ async def test_workers_of_different_modules_fire_every_tick_once_and_in_time(
             await eventually(
                 lambda: all(len(seconds(table, name)) >= 2 for name in ("one", "both", "two")),
             )
-        # One has gone, the other goes on.
+        # One worker has ended, the other continues.
         so_far = len(seconds(table, "both"))
         await eventually(lambda: len(seconds(table, "both")) > so_far)
         await eventually(lambda: table.states().keys() == {"completed"})
@@ -99,29 +99,29 @@ async def test_the_handler_runs_with_the_arguments_of_the_entry(
     assert made == ("reports", "daily", 3, ["night"])
 
 
-async def test_an_idle_lane_does_not_look_again_and_again(
+async def test_an_idle_lane_reads_the_entries_at_most_every_30_seconds(
     table: JobTable, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[float] = []
+    reads: list[float] = []
     once = CronLane.once
 
     async def counted(self: CronLane) -> float:
         wait = await once(self)
-        looks.append(wait)
+        reads.append(wait)
         return wait
 
     monkeypatch.setattr(CronLane, "once", counted)
     async with working(Worker(dsn, registry=registry_with("leap day", expression=NEVER_TODAY))):
         # At the start, and again when the listener is there and the declaration is announced.
-        await eventually(lambda: len(looks) >= 2)
-        await anyio.sleep(0.3)  # sleeps: that nothing happens takes time to see
-        assert len(looks) <= 3
-        assert set(looks) == {30.0}, "sleeps as long as it may"
-    looks.clear()
+        await eventually(lambda: len(reads) >= 2)
+        await anyio.sleep(0.3)  # sleeps: time in which a busy lane would read again
+        assert len(reads) <= 3
+        assert set(reads) == {30.0}, "sleeps for its longest interval"
+    reads.clear()
     async with working(Worker(dsn, registry=registry_with("beat"))):
         await eventually(lambda: len(seconds(table, "beat")) >= 2)
-    # One look a tick, and one more when it woke a little early.
-    assert len(looks) <= 3 + 2 * len(seconds(table, "beat"))
+    # One read a tick, and one more when it woke a little early.
+    assert len(reads) <= 3 + 2 * len(seconds(table, "beat"))
 
 
 @on_one_backend
@@ -161,20 +161,22 @@ async def test_entries_are_paused_resumed_and_run_from_anywhere(table: JobTable,
         await eventually(lambda: next_tick in seconds(table, "beat"))
         for verb in (roost.pause_cron, roost.resume_cron, roost.run_cron_now):
             with pytest.raises(CronNotFoundError):
-                await verb("nobody")
+                await verb("unknown")
 
 
-async def test_a_worker_that_sleeps_long_hears_of_a_nearer_tick(table: JobTable, dsn: str) -> None:
+async def test_a_sleeping_worker_is_notified_of_a_nearer_tick(table: JobTable, dsn: str) -> None:
     sleeper = Worker(dsn, registry=registry_with("it", expression=NEVER_TODAY), poll_interval=30)
     async with working(sleeper):
         async with working(Worker(dsn, registry=registry_with("it"), queues=["other"])):
             pass
-        # Whoever declared it is gone.
+        # The worker that declared it has ended.
         so_far = len(seconds(table, "it"))
         await eventually(lambda: len(seconds(table, "it")) >= so_far + 1)
 
 
-async def test_an_entry_that_another_holds_is_fired_soon_after(table: JobTable, dsn: str) -> None:
+async def test_a_locked_entry_is_fired_soon_after_its_lock_is_released(
+    table: JobTable, dsn: str
+) -> None:
     async with working(Worker(dsn, registry=registry_with("beat"), queues=["other"])):
         await eventually(lambda: bool(seconds(table, "beat")))
         with table.connection.transaction():
@@ -193,7 +195,7 @@ async def test_an_entry_that_another_holds_is_fired_soon_after(table: JobTable, 
 
 
 @on_one_backend
-async def test_what_one_entry_means_is_not_known_and_the_others_fire(
+async def test_an_entry_that_is_not_understood_stops_no_other(
     table: JobTable, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR, "roost.worker.cron"):
@@ -208,7 +210,7 @@ async def test_what_one_entry_means_is_not_known_and_the_others_fire(
 
 
 @on_one_backend
-async def test_after_the_database_was_away_the_policy_says_what_is_made_up_for(
+async def test_after_an_outage_the_misfire_policy_decides_which_ticks_fire(
     table: JobTable, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cron_ops, "ON_TIME", timedelta(seconds=0.9))
@@ -238,11 +240,11 @@ async def test_after_the_database_was_away_the_policy_says_what_is_made_up_for(
     for misfire in ("skip", "last"):
         fired = seconds(table, misfire)
         assert len(fired) == len(set(fired))
-        assert set(fired) < set(every), "what was missed is not all made up for"
+        assert set(fired) < set(every), "some missed ticks are not fired"
     assert set(seconds(table, "skip")) <= set(seconds(table, "last"))
 
 
-async def test_a_cancel_while_it_fires_loses_and_doubles_nothing(
+async def test_a_cancelled_firing_loses_and_repeats_no_tick(
     table: JobTable, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("roost._worker.lanes.cron.backoff", lambda failures: 0.01)

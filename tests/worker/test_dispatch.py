@@ -1,4 +1,4 @@
-"""A worker that waits is given jobs by those who enqueue them, and loses none."""
+"""Direct dispatch: an enqueue leases its job to an idle worker. No job is lost or run twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
 from tests.support.working import working
-from tests.worker.conftest import hand_over
+from tests.worker.conftest import dispatch_job
 
 from roost import AsyncRoost, HandlerRegistry, Job, Worker, job
 from roost._ops.dispatch import Accepted, accept_dispatched, grant_credit
@@ -28,7 +28,7 @@ MakeWorker = Callable[..., Worker]
 
 @pytest.fixture
 def ran(registry: HandlerRegistry) -> Counter[int]:
-    """Return how often which job has run; the tasks are ``tick`` and ``hold``."""
+    """Register the task ``tick`` and return how often each job of it has run."""
     ran: Counter[int] = Counter()
 
     @job("tick", registry=registry)
@@ -39,13 +39,13 @@ def ran(registry: HandlerRegistry) -> Counter[int]:
 
 
 def state_of(worker: Worker) -> WorkerState:
-    """Return what its lanes share."""
+    """Return the state that the worker's lanes share."""
     assert worker._session is not None
     return worker._session.state
 
 
-async def offers(table: JobTable, count: int = 1) -> None:
-    """Wait until so many workers have offered to run a job."""
+async def wait_for_credit(table: JobTable, count: int = 1) -> None:
+    """Wait until ``count`` workers have an outstanding credit."""
     query = "select count(*) from roost.workers where credit is not null"
     await eventually(lambda: table.value(query) == count)
 
@@ -54,27 +54,27 @@ async def completed(table: JobTable, job_id: int) -> None:
     await eventually(lambda: table.get(job_id).state == "completed")
 
 
-def was_handed(table: JobTable, job_id: int) -> bool:
-    """Say whether it was leased when it was inserted."""
+def was_dispatched(table: JobTable, job_id: int) -> bool:
+    """Say whether the job was inserted with its lease, instead of claimed."""
     found = table.get(job_id)
     return found.attempted_at == found.inserted_at
 
 
-async def test_an_idle_worker_is_given_one_job_after_the_other(
+async def test_an_idle_worker_is_dispatched_one_job_after_the_other(
     table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
 ) -> None:
     async with working(make_worker(poll_interval=30)):
         for number in range(30):
-            await offers(table)
+            await wait_for_credit(table)
             job_id = await client.enqueue("tick", args={"text": "x" * 500 * number})
             await completed(table, job_id)
-            assert was_handed(table, job_id)
+            assert was_dispatched(table, job_id)
             assert ran[job_id] == 1
             assert table.get(job_id).attempt == 1
     assert table.workers() == []
 
 
-async def test_a_worker_with_one_slot_is_given_the_next_job_when_it_is_free(
+async def test_a_worker_with_one_slot_claims_the_next_job_when_the_slot_is_free(
     table: JobTable, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     gate = anyio.Event()
@@ -85,27 +85,26 @@ async def test_a_worker_with_one_slot_is_given_the_next_job_when_it_is_free(
 
     worker = make_worker(poll_interval=30, concurrency=1)
     async with working(worker):
-        await offers(table)
+        await wait_for_credit(table)
         first = await client.enqueue("hold")
-        await eventually(lambda: was_handed(table, first))
+        await eventually(lambda: was_dispatched(table, first))
         second = await client.enqueue("hold")
-        await eventually(lambda: state_of(worker).jobs_may_wait)  # it has heard of it
+        await eventually(lambda: state_of(worker).jobs_may_wait)  # it was notified
         assert not table.get(second).attempted_at
         gate.set()
         await completed(table, second)
-        await offers(table)
+        await wait_for_credit(table)
 
 
-async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
+async def test_a_job_dispatched_to_a_full_worker_is_released_at_once(
     table: JobTable,
     client: AsyncRoost,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        prefetch, "MAX_PREFETCH_WAIT", 60.0
-    )  # not as one that has waited for too long
+    # So that the job is not released for having waited too long.
+    monkeypatch.setattr(prefetch, "MAX_PREFETCH_WAIT", 60.0)
     gate = anyio.Event()
 
     @job("hold", registry=registry)
@@ -115,8 +114,8 @@ async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
 
     busy = make_worker(poll_interval=30, concurrency=1)
     async with working(busy):
-        await offers(table)
-        table.add("hold", args={"wait": True})  # by a claim: its offer stays
+        await wait_for_credit(table)
+        table.add("hold", args={"wait": True})  # claimed, so the credit stays
         await eventually(lambda: table.states() == {"executing": 1})
         await eventually(lambda: len(state_of(busy).slots) == 1)
         job_id = await client.enqueue("hold", args={"wait": False})
@@ -128,50 +127,50 @@ async def test_a_job_that_comes_when_the_slots_are_full_is_handed_back_at_once(
         gate.set()
 
 
-async def test_a_notification_that_is_lost_is_made_up_for_by_the_poll(
+async def test_the_poll_finds_a_dispatched_job_whose_notification_was_lost(
     table: JobTable, ran: Counter[int], make_worker: MakeWorker
 ) -> None:
     async with working(make_worker(poll_interval=0.2)):
-        await offers(table)
-        job_id = hand_over(table, "tick")
+        await wait_for_credit(table)
+        job_id = dispatch_job(table, "tick")
         await completed(table, job_id)
-        await offers(table)
+        await wait_for_credit(table)
     assert ran == {job_id: 1}
 
 
-async def test_what_was_handed_over_before_it_listens_again_is_found_then(
+async def test_a_job_dispatched_while_the_listener_reconnects_is_found_afterwards(
     table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
 ) -> None:
     async with working(make_worker(poll_interval=30, listen_reconnect_delay=0.3)):
-        await offers(table)
+        await wait_for_credit(table)
         terminate_listeners(table)
-        job_id = hand_over(table, "tick")
+        job_id = dispatch_job(table, "tick")
         await completed(table, job_id)
-        await offers(table)
+        await wait_for_credit(table)
         other = await client.enqueue("tick")
         await completed(table, other)
-        assert was_handed(table, other)
+        assert was_dispatched(table, other)
     assert ran == {job_id: 1, other: 1}
 
 
-async def test_an_offer_is_void_while_it_does_not_listen(
+async def test_a_credit_is_not_consumed_while_the_worker_does_not_listen(
     table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
 ) -> None:
     async with working(make_worker(poll_interval=0.2, listen_reconnect_delay=1.0)):
-        await offers(table)
+        await wait_for_credit(table)
         terminate_listeners(table)
         job_id = await client.enqueue("tick")
-        assert not was_handed(table, job_id)
+        assert not was_dispatched(table, job_id)
         await completed(table, job_id)
     assert ran == {job_id: 1}
 
 
-async def test_what_a_stranger_sends_starts_nothing_and_costs_no_offer(
+async def test_a_forged_dispatch_starts_no_job_and_keeps_the_credit(
     table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
 ) -> None:
     worker = make_worker(poll_interval=30)
     async with working(worker):
-        await offers(table)
+        await wait_for_credit(table)
         channel = table.value("select channel from roost.workers")
         [worker_id] = table.workers()
         number = state_of(worker).credit.number
@@ -191,11 +190,11 @@ async def test_what_a_stranger_sends_starts_nothing_and_costs_no_offer(
         assert table.value("select credit from roost.workers") == number
         job_id = await client.enqueue("tick")
         await completed(table, job_id)
-        assert was_handed(table, job_id)
+        assert was_dispatched(table, job_id)
     assert ran == {job_id: 1}
 
 
-async def test_a_flood_of_forged_hand_overs_keeps_no_worker_from_its_jobs(
+async def test_a_flood_of_forged_dispatches_does_not_delay_jobs(
     table: JobTable,
     client: AsyncRoost,
     ran: Counter[int],
@@ -210,7 +209,7 @@ async def test_a_flood_of_forged_hand_overs_keeps_no_worker_from_its_jobs(
 
     monkeypatch.setattr(dispatch, "accept_dispatched", counted)
     async with working(make_worker(poll_interval=30)):
-        await offers(table)
+        await wait_for_credit(table)
         channel = table.value("select channel from roost.workers")
         began = anyio.current_time()
         jobs = []
@@ -225,17 +224,17 @@ async def test_a_flood_of_forged_hand_overs_keeps_no_worker_from_its_jobs(
             jobs.append(table.add("tick"))
         for job_id in jobs:
             await completed(table, job_id)
-        # Those of hand-overs that were real, and one each 20 ms.
+        # One for each real dispatch, and one each 20 ms.
         assert reads["accept"] <= 2 + 10 + (anyio.current_time() - began) / 0.02
     assert ran == dict.fromkeys(jobs, 1)
 
 
-async def test_a_job_that_a_blocked_worker_was_handed_is_taken_over_and_runs_once(
+async def test_a_job_dispatched_to_a_blocked_worker_is_run_once_by_another(
     table: JobTable, ran: Counter[int], registry: HandlerRegistry, make_worker: MakeWorker, dsn: str
 ) -> None:
     async with working(make_worker(poll_interval=30)):
-        await offers(table)
-        # As another worker's that listens and does not accept.
+        await wait_for_credit(table)
+        # As a worker that listens and does not accept.
         with JobTable(dsn) as blocked:
             worker_id = table.add_worker("blocked")
             blocked.rows("select pg_advisory_lock(hashtextextended('blocked', 0))")
@@ -256,7 +255,7 @@ async def test_a_job_that_a_blocked_worker_was_handed_is_taken_over_and_runs_onc
             began = anyio.current_time()
             await completed(table, job_id)
             assert anyio.current_time() - began < 1
-            # It comes too late.
+            # Its acceptance comes too late.
             accepted = table.run(accept_dispatched(worker_id, next_credit=2))
             assert (accepted.found, accepted.job) == (False, None)
     assert ran == {job_id: 1}
@@ -264,33 +263,33 @@ async def test_a_job_that_a_blocked_worker_was_handed_is_taken_over_and_runs_onc
     assert table.column(job_id, "lease_no") == 2
 
 
-async def test_a_worker_that_stops_gives_back_what_it_was_given_last(
+async def test_a_stopping_worker_releases_the_job_dispatched_last(
     table: JobTable, ran: Counter[int], make_worker: MakeWorker
 ) -> None:
     async with working(make_worker(poll_interval=30)):
-        await offers(table)
-        job_id = hand_over(table, "tick")
+        await wait_for_credit(table)
+        job_id = dispatch_job(table, "tick")
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
     assert table.get(job_id).errors == []
     assert ran == {}
 
 
-async def test_a_new_incarnation_makes_offers_of_its_own(
+async def test_a_new_incarnation_grants_credit_of_its_own(
     table: JobTable, client: AsyncRoost, ran: Counter[int], make_worker: MakeWorker
 ) -> None:
     async with working(make_worker(poll_interval=30, heartbeat_interval=0.2)):
-        await offers(table)
+        await wait_for_credit(table)
         [first] = table.workers()
         table.rows("delete from roost.workers")
         await eventually(lambda: table.workers() not in ([], [first]))
-        await offers(table)
+        await wait_for_credit(table)
         job_id = await client.enqueue("tick")
         await completed(table, job_id)
-        assert was_handed(table, job_id)
+        assert was_dispatched(table, job_id)
     assert ran == {job_id: 1}
 
 
-async def test_a_job_of_a_limited_task_is_not_taken_over(
+async def test_a_dispatched_job_of_a_limited_task_is_released(
     table: JobTable,
     client: AsyncRoost,
     ran: Counter[int],
@@ -302,8 +301,8 @@ async def test_a_job_of_a_limited_task_is_not_taken_over(
     monkeypatch.setattr(LimitsLane, "once", not_now)
     worker = make_worker(poll_interval=0.2)
     async with working(worker):
-        await offers(table)
-        # As where the limit was published a moment after the enqueue looked.
+        await wait_for_credit(table)
+        # As if the limit had been published just after the enqueue read the limits.
         state_of(worker).limited.names = frozenset({"tick"})
         job_id = await client.enqueue("tick")
         await eventually(lambda: table.get(job_id).state == "available")
@@ -312,7 +311,7 @@ async def test_a_job_of_a_limited_task_is_not_taken_over(
     assert ran == {job_id: 1}
 
 
-async def test_a_user_may_cancel_a_job_that_was_handed_over(
+async def test_a_dispatched_job_can_be_cancelled(
     table: JobTable, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("hold", registry=registry)
@@ -320,13 +319,13 @@ async def test_a_user_may_cancel_a_job_that_was_handed_over(
         await anyio.sleep_forever()
 
     async with working(make_worker(poll_interval=30)):
-        await offers(table)
+        await wait_for_credit(table)
         job_id = await client.enqueue("hold")
         await client.cancel(job_id)
         await eventually(lambda: table.get(job_id).state == "cancelled")
 
 
-async def test_many_enqueues_beside_workers_that_come_and_go_run_once_each(
+async def test_jobs_enqueued_while_workers_come_and_go_run_once_each(
     table: JobTable,
     client: AsyncRoost,
     ran: Counter[int],
@@ -351,7 +350,7 @@ async def test_many_enqueues_beside_workers_that_come_and_go_run_once_each(
     async with working(make_worker(poll_interval=30)):
         await eventually(lambda: table.states() == {"completed": 180})
     assert ran == dict.fromkeys(jobs, 1)
-    # A rescue counts the attempt: only of a worker that had no time to give back what it held.
+    # A rescue counts the attempt. Only a worker that can not release its jobs in time needs one.
     if not any(message.endswith("it will be rescued") for message in caplog.messages):
         assert table.value("select max(attempt) from roost.jobs") == 1
 

@@ -1,4 +1,4 @@
-"""What is put off starts when it is due, however long the worker sleeps between two looks."""
+"""Scheduled jobs start when they are due, also with a long poll interval."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_nearer_jobs_are_started_by_a_worker_that_waits_for_later_ones(
     table: JobTable, make_worker: MakeWorker
 ) -> None:
     async with working(make_worker(poll_interval=HOUR)):
-        # Each nearer than the one before, and each found while the worker waits for that.
+        # Each is due sooner than the one before, and is found while the worker waits for that one.
         ids = [
             table.add("work", scheduled_at=due_in(wait)) for wait in (300, 50, 2.8, 2.1, 1.4, 0.7)
         ]
@@ -61,7 +61,9 @@ async def test_nearer_jobs_are_started_by_a_worker_that_waits_for_later_ones(
 
 
 @pytest.mark.usefixtures("work")
-async def test_a_batch_of_due_times_is_kept(table: JobTable, make_worker: MakeWorker) -> None:
+async def test_each_job_of_a_batch_starts_when_it_is_due(
+    table: JobTable, make_worker: MakeWorker
+) -> None:
     ids = table.add_all(
         [JobInsert("work", {}, scheduled_at=due_in(0.3 + 0.05 * number)) for number in range(12)]
     )
@@ -71,7 +73,7 @@ async def test_a_batch_of_due_times_is_kept(table: JobTable, make_worker: MakeWo
 
 
 @pytest.mark.usefixtures("work")
-async def test_what_was_not_announced_is_found_before_it_is_due(
+async def test_a_job_that_was_not_announced_is_found_before_it_is_due(
     table: JobTable, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "MAX_POLL", 0.2)
@@ -87,12 +89,12 @@ async def test_what_was_not_announced_is_found_before_it_is_due(
     assert 0 <= lateness(table, job_id) < SOON
 
 
-def test_all_that_is_due_before_the_next_look_is_announced(table: JobTable, dsn: str) -> None:
+def test_jobs_due_before_the_next_poll_are_announced(table: JobTable, dsn: str) -> None:
     with JobTable(dsn) as listener:
         listener.script("listen roost_jobs")
         table.add_worker(queues=[f"in {seconds}" for seconds in (30, 59, 61, 3600)])
         for seconds in (30, 59, 61, 3600):
             table.add("work", queue=f"in {seconds}", scheduled_at=due_in(seconds))
         assert {queue for _, queue in listener.notifications()} == {"in 30", "in 59"}
-    # So that an enqueue may take half a minute until it commits.
+    # An enqueue may then take half a minute until it commits.
     assert fetch.MAX_POLL <= 60 / 2

@@ -33,7 +33,7 @@ DELAY = 0.05
 
 
 class Faults:
-    """Makes the calls of all workers fail, until it is told to end."""
+    """Makes calls of all workers fail or come late, until it is ended."""
 
     def __init__(self, dice: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
         self._dice = dice
@@ -75,7 +75,7 @@ class Faults:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_every_job_runs_and_none_again_but_after_a_rescue(
+async def test_every_job_runs_once_unless_it_was_rescued(
     table: JobTable,
     dsn: str,
     registry: HandlerRegistry,
@@ -133,7 +133,7 @@ async def test_every_job_runs_and_none_again_but_after_a_rescue(
     assert faults.unanswered
     for number in range(added):
         assert ended[number] >= 1
-    # Only what a stop could not give back in its time is left to a rescue, which says so.
+    # Only jobs that a stop could not release in time are left to a rescue, which logs them.
     for number, attempt, errors in table.rows(
         "select (args ->> 'n')::integer, attempt, errors from roost.jobs"
     ):

@@ -1,4 +1,4 @@
-"""A worker that others may take for dead stops its jobs, writes nothing, and starts anew."""
+"""A worker whose lease has expired stops its jobs, writes no verdict, and registers anew."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Proxied = Callable[[], AbstractAsyncContextManager[tuple[Proxy, str]]]
 
 
 class Sleeper:
-    """A handler that sleeps the first time and ends at once later."""
+    """A handler that sleeps in its first call and returns at once in later ones."""
 
     def __init__(self) -> None:
         self.started = 0
@@ -43,7 +43,7 @@ class Sleeper:
 
 
 def add_orphan(table: JobTable) -> int:
-    """Add a job for a worker's first rescue to find, so that a test can wait until that is over."""
+    """Add a job for a worker's first rescue, so that a test can wait until that rescue is over."""
     job_id = table.add("of another worker")
     table.change(job_id, "state = 'executing', attempt = 1, worker_id = 0")
     return job_id
@@ -68,7 +68,7 @@ async def test_a_worker_whose_row_is_gone_stops_its_jobs_and_registers_anew(
     assert [error["error"].split(":")[0] for error in done.errors] == ["WorkerCrash"]
 
 
-async def test_the_interrupted_attempt_gets_no_verdict(
+async def test_an_attempt_without_its_lease_gets_no_verdict(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     sleeper = Sleeper()
@@ -80,12 +80,12 @@ async def test_the_interrupted_attempt_gets_no_verdict(
         await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
         table.rows("delete from roost.workers")
         await eventually(lambda: sleeper.interrupted == 1 and len(table.workers()) == 1)
-    # Nobody has rescued it, and the one who ran it had no right to say anything.
+    # No worker has rescued it, and the worker that ran it no longer had its lease.
     left = table.get(job_id)
     assert (left.state, left.attempt, left.errors) == ("executing", 1, [])
 
 
-async def test_a_worker_that_stops_before_it_registers_anew_gives_back_nothing_that_it_ran(
+async def test_a_stop_after_the_leases_are_lost_releases_no_job(
     dsn: str, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     sleeper = Sleeper()
@@ -96,9 +96,9 @@ async def test_a_worker_that_stops_before_it_registers_anew_gives_back_nothing_t
         async with working(make_worker(heartbeat_interval=0.05, orphan_reaper_interval=100)):
             await eventually(lambda: sleeper.started == 1)
             await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
-            # Its offer to be given a job is out, which a stop withdraws.
+            # A stop revokes the outstanding credit.
             await eventually(lambda: table.value("select credit from roost.workers") is not None)
-            # Nobody gets the id of a new row until the transaction ends.
+            # No worker can register until the transaction ends: this locks the ids of the rows.
             await to_thread.run_sync(holder.rows, "alter sequence roost.workers_id_seq no cycle")
             table.rows("delete from roost.workers")
             await eventually(lambda: sleeper.interrupted == 1)
@@ -106,7 +106,7 @@ async def test_a_worker_that_stops_before_it_registers_anew_gives_back_nothing_t
     assert (left.state, left.attempt, left.errors) == ("executing", 1, [])
 
 
-async def test_a_worker_that_could_not_renew_in_time_stops_its_jobs_and_has_them_rescued(
+async def test_a_worker_that_cannot_renew_in_time_stops_its_jobs_for_a_rescue(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     sleeper = Sleeper()
@@ -119,11 +119,11 @@ async def test_a_worker_that_could_not_renew_in_time_stops_its_jobs_and_has_them
         await eventually(lambda: table.get(orphan).state == "retryable")  # the first rescue
         [before] = table.workers()
         with table.connection.transaction():
-            # Nobody can renew the row, and nobody can take it for expired.
+            # With its row locked, the worker can't renew it, and no rescue can expire it.
             table.rows("select id from roost.workers for update")
             await eventually(lambda: sleeper.interrupted == 1)
             assert table.get(job_id).state == "executing"
-        # Had it gone on with its old row, nobody could tell that the job is not held.
+        # It registers anew: with its old row, the job would look held.
         await eventually(lambda: table.workers() not in ([], [before]))
         with table.connection.transaction():
             rescued = table.run(rescue_jobs(limit=10, error_cap=20))
@@ -132,7 +132,7 @@ async def test_a_worker_that_could_not_renew_in_time_stops_its_jobs_and_has_them
     assert table.get(job_id).result == "again"
 
 
-async def test_a_claim_that_is_answered_after_the_worker_was_taken_for_dead_starts_nothing(
+async def test_a_claim_answered_after_the_worker_expired_starts_no_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     ran: list[int] = []
@@ -150,7 +150,7 @@ async def test_a_claim_that_is_answered_after_the_worker_was_taken_for_dead_star
             lambda: table.value("select count(*) from roost.jobs where state = 'available'") == 0
         )
     table.rows("delete from roost.workers")
-    # What was lost waits for a rescue; what ran is written.
+    # Each job that ran is written; the others wait for a rescue.
     assert table.states().get("completed", 0) == len(ran)
 
 
@@ -256,7 +256,7 @@ async def test_the_loss_of_the_leases_is_logged_once(
     assert sum("have run out" in message for message in logged) == 1
 
 
-async def test_long_jobs_on_a_live_worker_are_left_alone(
+async def test_long_jobs_of_a_live_worker_are_not_rescued(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     runs: list[int] = []

@@ -1,4 +1,4 @@
-"""Anybody who may connect can send notifications: they make a worker look, and do nothing else."""
+"""Any role that may connect can send notifications. A forged one only makes a worker read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHANNELS = ("roost_jobs", "roost_cancel", "roost_cron", "roost_probe", "roost_fi
 
 @pytest.fixture
 def gate(registry: HandlerRegistry) -> anyio.Event:
-    """Return what the task ``hold`` waits for; ``tick`` does nothing."""
+    """Register ``tick``, which does nothing, and ``hold``, and return the event it waits for."""
     gate = anyio.Event()
 
     @job("hold", registry=registry)
@@ -47,45 +47,45 @@ def gate(registry: HandlerRegistry) -> anyio.Event:
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count the looks at cancel requests."""
-    looks: Counter[str] = Counter()
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count the reads of cancel requests."""
+    reads: Counter[str] = Counter()
     once = CancelLane.once
 
     async def counted(lane: CancelLane) -> None:
         await once(lane)
-        looks["cancels"] += 1
+        reads["cancels"] += 1
 
     monkeypatch.setattr(CancelLane, "once", counted)
-    return looks
+    return reads
 
 
 def send(table: JobTable, channel: str, payload: str) -> None:
-    """Notify as a stranger would."""
+    """Send a notification that no client of Roost has sent."""
     table.rows("select pg_notify($1::text, $2::text)", channel, payload)
 
 
 async def reached(table: JobTable, job_id: int, state: str) -> None:
-    """Wait until the job is in the state."""
+    """Wait until the job is in ``state``."""
     await eventually(lambda: table.get(job_id).state == state)
 
 
 async def test_a_forged_cancel_stops_no_running_job(
-    table: JobTable, gate: anyio.Event, make_worker: MakeWorker, looks: Counter[str]
+    table: JobTable, gate: anyio.Event, make_worker: MakeWorker, reads: Counter[str]
 ) -> None:
     job_id = table.add("hold")
     async with working(make_worker(poll_interval=NEVER)):
         await eventually(lambda: table.states() == {"executing": 1})
-        before = looks["cancels"]
+        before = reads["cancels"]
         for lease_no in range(4):
             send(table, "roost_cancel", f"{job_id}:{lease_no}")
-        await eventually(lambda: looks["cancels"] > before)
+        await eventually(lambda: reads["cancels"] > before)
         assert table.states() == {"executing": 1}
         gate.set()
         await eventually(lambda: table.states() == {"completed": 1})
 
 
-async def test_a_forged_cancel_is_not_kept_for_a_job_that_comes_later(
+async def test_a_forged_cancel_does_not_cancel_a_later_job(
     table: JobTable, client: AsyncRoost, gate: anyio.Event, make_worker: MakeWorker
 ) -> None:
     gate.set()
@@ -99,13 +99,13 @@ async def test_a_forged_cancel_is_not_kept_for_a_job_that_comes_later(
         await eventually(lambda: table.states() == {"completed": len(ids) + 2})
 
 
-async def test_a_flood_of_cancels_of_a_running_job_costs_few_looks(
-    table: JobTable, gate: anyio.Event, make_worker: MakeWorker, looks: Counter[str]
+async def test_a_flood_of_forged_cancels_causes_few_reads(
+    table: JobTable, gate: anyio.Event, make_worker: MakeWorker, reads: Counter[str]
 ) -> None:
     job_id = table.add("hold")
     async with working(make_worker(poll_interval=NEVER)):
         await eventually(lambda: table.states() == {"executing": 1})
-        before = looks["cancels"]
+        before = reads["cancels"]
         began = anyio.current_time()
         for _ in range(20):
             table.rows(
@@ -117,10 +117,10 @@ async def test_a_flood_of_cancels_of_a_running_job_costs_few_looks(
         gate.set()
         await eventually(lambda: table.states() == {"completed": 1})
         # One at the beginning, one at the end, and one each 20 ms.
-        assert looks["cancels"] - before <= 2 + (anyio.current_time() - began) / 0.02
+        assert reads["cancels"] - before <= 2 + (anyio.current_time() - began) / 0.02
 
 
-async def test_what_no_client_sends_is_passed_over_and_logged_nowhere(
+async def test_garbage_notifications_are_ignored_without_a_log_line(
     table: JobTable,
     client: AsyncRoost,
     gate: anyio.Event,
@@ -144,7 +144,7 @@ async def test_what_no_client_sends_is_passed_over_and_logged_nowhere(
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("enqueue", ["claimed", "handed over"])
+@pytest.mark.parametrize("enqueue", ["claimed", "dispatched"])
 async def test_a_cancel_takes_effect_within_a_tenth_of_a_second(
     table: JobTable,
     client: AsyncRoost,
@@ -166,7 +166,7 @@ async def test_a_cancel_takes_effect_within_a_tenth_of_a_second(
     assert min(tooks) < 0.1
 
 
-async def test_a_cancel_that_is_heard_before_the_claims_answer_is_heeded(
+async def test_a_cancel_announced_before_the_claim_is_answered_takes_effect(
     table: JobTable,
     client: AsyncRoost,
     gate: anyio.Event,
@@ -183,7 +183,7 @@ async def test_a_cancel_that_is_heard_before_the_claims_answer_is_heeded(
         async def late(claims: Claimer, limit: int, **options: Any) -> Claimed:
             answer = await claim(claims, limit, **options)
             for claimed in answer.jobs:
-                # The claim is committed, and its answer on its way.
+                # The claim is committed, and its answer has not arrived.
                 assert await client.cancel(claimed.lease.job_id)
                 await eventually(lambda: state.cancel_announced)
             return answer

@@ -1,4 +1,4 @@
-"""Whatever a handler raises or returns, its job ends, its slot is freed, and no other suffers."""
+"""A handler may raise or return any value: its job ends, its slot is freed, other jobs run on."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ async def test_every_exception_becomes_a_bounded_record(
         EXCEPTIONS[which]()
 
     jobs = {which: table.add(colour, args={"which": which}, max_attempts=1) for which in EXCEPTIONS}
-    # One slot: a slot that is not freed is noticed.
+    # With one slot, no other job could run if it were not freed.
     async with working(make_worker(concurrency=1)):
         await eventually(lambda: table.states() == {"discarded": len(EXCEPTIONS)})
     for which, job_id in jobs.items():
@@ -114,7 +114,7 @@ async def test_every_exception_becomes_a_bounded_record(
         assert datetime.fromisoformat(error["at"]).tzinfo is not None
 
 
-async def test_an_exception_from_afar_is_told_with_its_type_and_text(
+async def test_an_error_is_recorded_with_its_type_text_and_traceback(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("fails", registry=registry)
@@ -199,7 +199,7 @@ STORED: dict[str, tuple[Any, Any]] = {
     "zero": (0, 0),
     "empty": ({}, {}),
 }
-"""What is stored in JSON form, and that form."""
+"""Results and the JSON form in which each is stored."""
 
 NOT_STORABLE: dict[str, Callable[[], Any]] = {
     "object": object,
@@ -220,7 +220,7 @@ NOT_STORABLE: dict[str, Callable[[], Any]] = {
 }
 
 
-async def test_results_with_a_json_form_are_stored_in_it(
+async def test_results_with_a_json_form_are_stored(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("give", registry=registry)
@@ -255,7 +255,7 @@ async def test_results_without_a_json_form_do_not_undo_the_work(
         assert (row.attempt, row.errors) == (1, [])
 
 
-async def test_an_endless_snooze_hurts_nobody(
+async def test_an_infinite_snooze_affects_only_its_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("snooze", registry=registry)
@@ -276,7 +276,7 @@ async def test_an_endless_snooze_hurts_nobody(
 
 
 @pytest.mark.parametrize("answer", [math.inf, math.nan, -1.0, "soon", None, 1e300])
-async def test_a_retry_strategy_that_answers_nonsense_still_lets_the_job_go(
+async def test_an_invalid_answer_of_a_retry_strategy_still_ends_the_attempt(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, answer: Any
 ) -> None:
     @job("fails", registry=registry)
@@ -289,7 +289,7 @@ async def test_a_retry_strategy_that_answers_nonsense_still_lets_the_job_go(
     assert table.get(job_id).scheduled_at > table.get(job_id).inserted_at
 
 
-async def test_a_row_that_can_not_be_read_is_discarded_alone(
+async def test_only_the_job_with_an_unreadable_row_is_discarded(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("work", registry=registry)

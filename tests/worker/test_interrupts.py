@@ -1,4 +1,4 @@
-"""A KeyboardInterrupt that a handler raises is its failure, and never the worker's."""
+"""A KeyboardInterrupt that a handler raises fails its job and does not stop the worker."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def interrupted_by(act: Callable[[], object]) -> bool:
     raise AssertionError("not interrupted")
 
 
-def test_ctrl_c_is_told_from_an_interrupt_that_code_raises() -> None:
+def test_ctrl_c_is_distinguished_from_an_interrupt_that_code_raises() -> None:
     def raise_it() -> None:
         raise KeyboardInterrupt
 

@@ -32,7 +32,7 @@ async def test_every_calls_at_once_and_then_at_the_interval() -> None:
     assert calls > 20
 
 
-async def test_every_goes_on_while_the_database_is_away() -> None:
+async def test_every_continues_while_the_database_is_unavailable() -> None:
     calls = 0
     healed = anyio.Event()
 
@@ -52,7 +52,7 @@ async def test_every_goes_on_while_the_database_is_away() -> None:
     assert calls == 3
 
 
-async def test_every_lets_other_errors_out() -> None:
+async def test_every_raises_other_errors() -> None:
     async def once() -> None:
         raise LookupError
 
@@ -128,7 +128,7 @@ CRASHES = {
 
 
 @pytest.mark.parametrize("crash_on", CRASHES)
-async def test_a_crash_is_told_and_keeps_nobody_waiting(
+async def test_a_crash_of_a_lane_is_reported_and_blocks_no_other(
     crash_on: str, anyio_backend_name: str
 ) -> None:
     if crash_on == "native cancel" and anyio_backend_name == "trio":

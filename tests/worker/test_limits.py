@@ -1,4 +1,4 @@
-"""A worker runs jobs of limited tasks as soon as there is room, and claims none to let it wait."""
+"""A worker starts jobs of limited tasks as soon as the limit allows, and never prefetches them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 
 SOON = 10.0
-"""Seconds: milliseconds, and what a loaded machine adds. By itself a worker looks after 30."""
+"""Seconds. It takes milliseconds, and longer on a loaded machine; the poll comes after 30 s."""
 
 
 @pytest.mark.parametrize("end", ["completes", "fails", "snoozes", "is cancelled"])
@@ -50,7 +50,7 @@ async def test_the_end_of_a_limited_job_starts_the_next_in_another_queue_by_anot
         first = table.add("work", queue="a", args={"end": end}, max_attempts=1)
         await eventually(lambda: table.get(first).state == "executing")
         second = table.add("work", queue="b", args={"end": ""})
-        await anyio.sleep(0.3)  # sleeps: until the second worker has looked in vain
+        await anyio.sleep(0.3)  # sleeps: until the second worker has polled in vain
         assert table.get(second).state == "available"
         if end == "is cancelled":
             table.run(cancel_job(first))
@@ -81,7 +81,7 @@ async def test_limited_jobs_are_claimed_for_free_slots_only(
     table.add_all([JobInsert("free")] * 3)
     async with working(make_worker(concurrency=2, prefetch=5, poll_interval=0.05)):
         await eventually(lambda: started == 2)
-        # The line is for the others.
+        # Only jobs of other tasks are prefetched.
         await eventually(lambda: table.states() == {"executing": 5, "available": 6})
         await anyio.sleep(0.3)  # sleeps: six times as long as a poll
         assert table.states() == {"executing": 5, "available": 6}
@@ -92,7 +92,7 @@ async def test_limited_jobs_are_claimed_for_free_slots_only(
             await eventually(lambda: table.states() == {"completed": 11})
 
 
-async def test_limited_jobs_start_beside_a_line_that_is_always_filled_again(
+async def test_limited_jobs_start_while_prefetched_jobs_fill_the_slots(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     limited_done = 0
@@ -117,7 +117,7 @@ async def test_limited_jobs_start_beside_a_line_that_is_always_filled_again(
         await eventually(lambda: table.states().keys() == {"completed"})
 
 
-async def test_a_rated_task_reaches_its_rate_with_a_prefetch(
+async def test_a_rate_limited_task_reaches_its_rate_with_prefetching(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -127,7 +127,7 @@ async def test_a_rated_task_reaches_its_rate_with_a_prefetch(
 
     @job("work", rate_per_minute=12, registry=registry)
     async def work() -> None:
-        await anyio.sleep(0.2)  # sleeps: longer than anything may stand in the line
+        await anyio.sleep(0.2)  # sleeps: longer than a prefetched job may wait
 
     table.add_all([JobInsert("work")] * 40)
     async with working(make_worker(concurrency=2, prefetch=20, poll_interval=0.1)):
@@ -164,7 +164,7 @@ async def test_a_start_after_a_slow_hook_is_counted_when_it_happens(
     assert after >= 0.4
 
 
-async def test_a_job_whose_start_is_no_longer_counted_is_handed_back(
+async def test_a_job_whose_start_is_no_longer_counted_is_released(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,

@@ -1,4 +1,4 @@
-"""A job that blocks the event loop is named while it does, and how long it did."""
+"""A job that blocks the event loop is logged during the block, and its duration afterwards."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_watch, "MOST", 0.3)
 
 
-async def test_the_job_its_stack_and_its_duration_are_logged_once(
+async def test_a_blocking_job_is_logged_once_with_its_stack_and_duration(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -63,7 +63,7 @@ async def test_the_job_its_stack_and_its_duration_are_logged_once(
     assert others[0].__dict__["seconds"] >= 0.7
 
 
-async def test_code_that_keeps_the_interpreter_lock_is_found_as_well(
+async def test_code_that_keeps_the_interpreter_lock_is_reported(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -81,7 +81,7 @@ async def test_code_that_keeps_the_interpreter_lock_is_found_as_well(
     assert any(f"by job {job_id} (computes)" in record.message for record in said(caplog))
 
 
-async def test_a_task_that_the_job_started_is_told_with_the_jobs_that_run(
+async def test_a_block_by_a_task_that_a_job_started_is_logged_with_all_running_jobs(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -104,7 +104,7 @@ async def test_a_task_that_the_job_started_is_told_with_the_jobs_that_run(
     assert "sleep(1)" in first.exc_text
 
 
-async def test_a_thread_may_take_its_time(
+async def test_a_slow_thread_is_not_reported_as_a_blocked_loop(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -120,7 +120,7 @@ async def test_a_thread_may_take_its_time(
     assert said(caplog) == []
 
 
-async def test_a_process_that_was_stopped_did_not_block_its_loop(
+async def test_a_suspended_process_is_not_reported_as_a_blocked_loop(
     table: JobTable, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
     waker = (
@@ -131,11 +131,13 @@ async def test_a_process_that_was_stopped_did_not_block_its_loop(
     async with working(make_worker()):
         with subprocess.Popen([sys.executable, "-c", waker, str(os.getpid())]):
             os.kill(os.getpid(), signal.SIGSTOP)
-        await anyio.sleep(0.3)  # sleeps: several looks
+        await anyio.sleep(0.3)  # sleeps: several checks
     assert said(caplog) == []
 
 
-async def test_the_thread_ends_with_the_worker(make_worker: MakeWorker, table: JobTable) -> None:
+async def test_the_watching_thread_ends_with_the_worker(
+    make_worker: MakeWorker, table: JobTable
+) -> None:
     async with working(make_worker()):
         assert "roost loop watch" in {thread.name for thread in threading.enumerate()}
     await eventually(

@@ -1,4 +1,4 @@
-"""A worker is notified of jobs or polls; no job is overlooked when it changes."""
+"""A worker is notified of jobs or polls for them. No job is lost when it changes its mode."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MakeWorker = Callable[..., Worker]
 
 
 def notified() -> NotifyMode:
-    """Return one that wants notifications, and no longer awaits older transactions."""
+    """Return a mode that wants notifications and no longer awaits older transactions."""
     mode = NotifyMode()
     mode.record_poll(0, more=False, last=True, now=0.0)
     return mode
@@ -45,7 +45,7 @@ def add_each(table: JobTable, count: int) -> None:
         table.add("tick")
 
 
-def test_at_first_it_is_notified_and_polls_at_growing_intervals() -> None:
+def test_a_new_worker_is_notified_and_polls_at_growing_intervals() -> None:
     mode = NotifyMode()
     intervals = []
     for number in range(4):
@@ -72,7 +72,7 @@ def test_many_notifications_over_several_windows_are_not_too_many() -> None:
     assert not mode.should_change
 
 
-def test_it_polls_until_it_finds_little_for_some_windows() -> None:
+def test_a_worker_polls_until_it_finds_few_jobs_for_some_windows() -> None:
     mode = notified()
     mode.start_polling(now=10.0)
     assert mode.poll_interval == POLL_INTERVAL
@@ -89,7 +89,7 @@ def test_it_polls_until_it_finds_little_for_some_windows() -> None:
     assert mode.xid_horizon is None
 
 
-def test_it_polls_less_often_while_it_finds_nothing() -> None:
+def test_a_worker_polls_less_often_while_it_finds_nothing() -> None:
     mode = notified()
     mode.start_polling(now=10.0)
     intervals = []
@@ -106,7 +106,7 @@ def test_it_polls_less_often_while_it_finds_nothing() -> None:
     ]
 
 
-def test_with_a_backlog_it_goes_on_polling() -> None:
+def test_a_worker_with_a_backlog_continues_to_poll() -> None:
     mode = notified()
     mode.start_polling(now=10.0)
     for number in range(20):
@@ -114,7 +114,7 @@ def test_with_a_backlog_it_goes_on_polling() -> None:
     assert not mode.should_change
 
 
-def test_it_polls_for_longer_when_notifications_were_too_many_at_once() -> None:
+def test_a_worker_polls_longer_after_a_short_time_with_too_many_notifications() -> None:
     mode, now = notified(), 10.0
     windows = []
     for pause in (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, SHORT_NOTIFIED, 0.1):
@@ -127,7 +127,7 @@ def test_it_polls_for_longer_when_notifications_were_too_many_at_once() -> None:
     assert windows == [2, 4, 8, 16, 32, 64, 64, 2, 4]
 
 
-def test_with_a_new_row_it_is_notified_and_awaits_older_transactions_again() -> None:
+def test_a_new_incarnation_is_notified_and_awaits_older_transactions() -> None:
     mode = notified()
     mode.xid_horizon = 7
     mode.start_being_notified(now=20.0)
@@ -155,7 +155,7 @@ async def test_a_busy_worker_polls_and_an_idle_one_wants_notifications(
                 await anyio.sleep(0.001)
         await eventually(lambda: table.states().keys() == {"completed"})
         await eventually(wants_notify)
-        # Nothing but a notification wakes it now.
+        # Only a notification wakes it now.
         # Other tests' transactions on the server count, too.
         await eventually(lambda: not mode_of(worker).awaiting_older_transactions, within=30)
         job_id = table.add("tick")
@@ -187,7 +187,10 @@ async def test_jobs_of_a_transaction_that_read_the_workers_too_early_are_found(
 async def test_bursts_and_pauses_lose_no_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
-    """Workers fall asleep and wake up while jobs come in; the poll is too slow to help."""
+    """Workers change between polling and notifications while jobs are added.
+
+    The poll interval is longer than the test may take.
+    """
 
     @job("tick", registry=registry)
     async def tick() -> None: ...

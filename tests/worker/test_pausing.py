@@ -1,4 +1,4 @@
-"""After `pause_queue` has returned nothing of the queue starts, on any worker."""
+"""After `pause_queue` has returned, no job of the queue starts on any worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
 from tests.support.working import working
-from tests.worker.conftest import hand_over
+from tests.worker.conftest import dispatch_job
 
 from roost import (
     AsyncRoost,
@@ -36,7 +36,7 @@ QUEUE = "default"
 
 @pytest.fixture
 def started(registry: HandlerRegistry) -> list[int]:
-    """Return the ids of the jobs of ``work``, which ends at once, that have started."""
+    """Register ``work``, which ends at once, and return the ids of its jobs that have started."""
     started: list[int] = []
 
     @job("work", registry=registry)
@@ -48,7 +48,7 @@ def started(registry: HandlerRegistry) -> list[int]:
 
 @pytest.fixture
 def gate(registry: HandlerRegistry) -> anyio.Event:
-    """Return what jobs of ``stuck`` wait for."""
+    """Register ``stuck`` and return the event that its jobs wait for."""
     gate = anyio.Event()
 
     @job("stuck", registry=registry)
@@ -60,11 +60,11 @@ def gate(registry: HandlerRegistry) -> anyio.Event:
 
 @asynccontextmanager
 async def paused(client: AsyncRoost, table: JobTable, started: list[int]) -> AsyncIterator[None]:
-    """Pause the queue, and check at the end that nothing has started meanwhile."""
+    """Pause the queue, and check at the end of the block that no job has started in it."""
     await client.pause_queue(QUEUE)
     before = list(started)
     yield
-    await anyio.sleep(0.2)  # sleeps: what was wrongly let through would start
+    await anyio.sleep(0.2)  # sleeps: a job that was wrongly let through would start
     assert started == before
     assert (
         table.value("select count(*) from roost.jobs where attempt > 0 and state = 'available'")
@@ -72,7 +72,7 @@ async def paused(client: AsyncRoost, table: JobTable, started: list[int]) -> Asy
     )
 
 
-async def test_what_waits_for_a_slot_is_handed_back_and_uses_no_attempt(
+async def test_prefetched_jobs_of_a_paused_queue_are_released_with_their_attempt(
     table: JobTable,
     client: AsyncRoost,
     make_worker: MakeWorker,
@@ -93,7 +93,7 @@ async def test_what_waits_for_a_slot_is_handed_back_and_uses_no_attempt(
         await eventually(lambda: table.states() == {"completed": 6})
 
 
-async def test_a_claim_in_flight_starts_nothing(
+async def test_jobs_of_a_claim_in_flight_are_released_by_a_pause(
     table: JobTable,
     client: AsyncRoost,
     make_worker: MakeWorker,
@@ -105,7 +105,7 @@ async def test_a_claim_in_flight_starts_nothing(
     async def late(claims: Claimer, limit: int, **options: Any) -> Claimed:
         claimed = await claim(claims, limit, **options)
         if claimed.jobs:
-            await go_on.wait()  # its answer is on the way
+            await go_on.wait()  # its answer has not arrived
         return claimed
 
     monkeypatch.setattr(Claimer, "claim", late)
@@ -119,20 +119,20 @@ async def test_a_claim_in_flight_starts_nothing(
         await eventually(lambda: table.states() == {"completed": 3})
 
 
-async def test_a_job_that_was_handed_over_before_starts_no_more(
+async def test_a_dispatched_job_of_a_paused_queue_is_released(
     table: JobTable, client: AsyncRoost, make_worker: MakeWorker, started: list[int]
 ) -> None:
     async with working(make_worker(poll_interval=0.1)):
         await eventually(lambda: table.value("select credit from roost.workers") is not None)
         async with paused(client, table, started):
-            # As an enqueue that took the offer before the pause, and commits after it.
-            job_id = hand_over(table, "work")
+            # As an enqueue that consumes the credit before the pause and commits after it.
+            job_id = dispatch_job(table, "work")
             await eventually(lambda: table.get(job_id).state == "available")
         await client.resume_queue(QUEUE)
         await eventually(lambda: table.get(job_id).state == "completed")
 
 
-async def test_a_job_whose_hook_still_runs_is_handed_back(
+async def test_a_job_whose_hook_still_runs_is_released_by_a_pause(
     table: JobTable, client: AsyncRoost, make_worker: MakeWorker, started: list[int]
 ) -> None:
     hooked, go_on = anyio.Event(), anyio.Event()
@@ -152,7 +152,7 @@ async def test_a_job_whose_hook_still_runs_is_handed_back(
         assert table.get(job_id).attempt == 1
 
 
-async def test_workers_that_do_not_listen_confirm_it_too(
+async def test_workers_that_do_not_listen_confirm_a_pause(
     table: JobTable, client: AsyncRoost, make_worker: MakeWorker, started: list[int]
 ) -> None:
     async with working(make_worker(listen_reconnect_delay=30, poll_interval=0.05)):
@@ -167,7 +167,7 @@ async def test_workers_that_do_not_listen_confirm_it_too(
         await eventually(lambda: len(started) == 1)
 
 
-async def test_a_worker_that_stops_confirms_it_while_its_jobs_end(
+async def test_a_stopping_worker_confirms_a_pause_while_its_jobs_end(
     table: JobTable,
     client: AsyncRoost,
     make_worker: MakeWorker,
@@ -196,7 +196,7 @@ async def test_a_new_incarnation_confirms_the_pauses_that_it_finds(
             table.add("work")
 
 
-async def test_it_says_which_workers_have_not_confirmed_it(
+async def test_the_error_names_workers_that_have_not_confirmed_a_pause(
     table: JobTable, client: AsyncRoost, dsn: str
 ) -> None:
     table.add_worker("frozen")
@@ -227,7 +227,7 @@ async def test_a_job_that_pauses_its_own_queue_is_the_last_of_a_drain(
     assert table.value("select max(attempt) from roost.jobs where state = 'available'") == 0
 
 
-async def test_nothing_starts_while_it_is_paused_however_often_it_is_paused_and_resumed(
+async def test_no_job_starts_while_its_queue_is_paused_again_and_again(
     table: JobTable,
     client: AsyncRoost,
     dsn: str,
@@ -248,7 +248,7 @@ async def test_nothing_starts_while_it_is_paused_however_often_it_is_paused_and_
             await eventually(lambda: len(started) > 20)
             await pause(QUEUE)
             started.clear()
-            await anyio.sleep(0.05)  # sleeps: what was wrongly let through would start
+            await anyio.sleep(0.05)  # sleeps: a job that was wrongly let through would start
             assert started == []
             await client.resume_queue(QUEUE)
         await client.pause_queue(QUEUE)

@@ -1,4 +1,4 @@
-"""When a worker doubts the plans that its connections have cached."""
+"""When a worker discards the plans that its connections have cached."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from roost._worker.database import PLAN_TRUST, SLOW_CALL, PlanCache
 
 
 class _Connection:
-    """Stands for one: plans ask only which it is."""
+    """Stands for a connection: the plan cache uses only its identity."""
 
 
 @pytest.fixture
@@ -17,12 +17,12 @@ def connection() -> AsyncConnection:
     return _Connection()  # type: ignore[return-value]  # nothing is called
 
 
-def test_a_quick_call_raises_no_doubt(connection: AsyncConnection) -> None:
+def test_a_quick_call_discards_no_plans(connection: AsyncConnection) -> None:
     plans = PlanCache()
     assert not plans.should_discard(connection, began=0.0, now=SLOW_CALL)
 
 
-def test_plans_are_doubted_after_a_slow_call_and_then_trusted_for_a_while(
+def test_plans_are_discarded_after_a_slow_call_and_then_kept_for_a_while(
     connection: AsyncConnection,
 ) -> None:
     plans, slow = PlanCache(), 2 * SLOW_CALL

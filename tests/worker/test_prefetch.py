@@ -1,4 +1,4 @@
-"""The advised prefetch hides a claim's round trip behind short jobs, and is none for long ones."""
+"""The prefetch is large enough to hide a claim's round trip for short jobs, and 0 for long ones."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def paced(
     return pace
 
 
-def test_nothing_is_hoarded_before_anything_is_known() -> None:
+def test_no_job_is_prefetched_before_the_first_measurement() -> None:
     assert PrefetchController(fixed=None, most=64).size == 0
 
 
-def test_short_jobs_get_a_line_of_twice_what_ends_during_a_claim() -> None:
+def test_the_prefetch_is_twice_the_jobs_that_end_during_a_claim() -> None:
     assert 58 <= paced(rate=1_000, round_trip=0.03).size <= 60
 
 
-def test_short_jobs_get_a_line_of_some_milliseconds_however_fast_claims_are() -> None:
+def test_short_jobs_are_prefetched_for_30_milliseconds_of_work_at_least() -> None:
     assert 29 <= paced(rate=1_000, round_trip=0.001).size <= 30
 
 
-def test_long_jobs_get_none() -> None:
+def test_long_jobs_are_not_prefetched() -> None:
     assert paced(rate=0.5, round_trip=0.01).size == 0
 
 
-def test_the_advice_is_bounded() -> None:
+def test_the_prefetch_is_bounded() -> None:
     assert paced(rate=1_000_000, round_trip=1).size == 64
 
 
@@ -40,7 +40,7 @@ def test_a_fixed_prefetch_is_kept() -> None:
     assert PrefetchController(fixed=0, most=64).size == 0
 
 
-def test_after_a_stall_none_is_advised_until_a_job_ends() -> None:
+def test_after_a_stall_no_job_is_prefetched_until_one_ends() -> None:
     for fixed in (None, 3):
         pace = paced(rate=2_000, round_trip=0.01, fixed=fixed)
         pace.stall()
@@ -52,7 +52,7 @@ def test_after_a_stall_none_is_advised_until_a_job_ends() -> None:
         assert pace.size > 0
 
 
-def test_a_look_right_after_another_does_not_count_as_a_pause() -> None:
+def test_two_measurements_close_together_do_not_lower_the_rate() -> None:
     pace = PrefetchController(fixed=None, most=1_000)
     for second in range(50):
         pace.record_finished(10_000 * second, now=float(second))
@@ -60,14 +60,14 @@ def test_a_look_right_after_another_does_not_count_as_a_pause() -> None:
     assert 299 <= pace.size <= 300
 
 
-def test_two_looks_at_one_instant_are_no_division_by_zero() -> None:
+def test_two_measurements_at_one_instant_do_not_divide_by_zero() -> None:
     pace = PrefetchController(fixed=None, most=64)
     pace.record_finished(1, now=1.0)
     pace.record_finished(5, now=1.0)
     assert pace.size == 0
 
 
-def test_what_is_prefetched_starts_soon_only_where_jobs_have_been_short_for_a_while() -> None:
+def test_prefetched_jobs_start_soon_only_after_a_period_of_short_jobs() -> None:
     pace = PrefetchController(fixed=None, most=1_000)
     assert not pace.starts_soon
     for step in range(10):

@@ -1,4 +1,4 @@
-"""Jobs may wait in a worker's line for a slot, but not behind slots that are stuck."""
+"""Prefetched jobs wait for a slot, and are released when the slots are stuck."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ async def test_jobs_prefetched_behind_stuck_slots_are_released_once(
         await eventually(lambda: table.states() == {"executing": 6})
         await eventually(lambda: table.states() == {"executing": 1, "available": 5})
         assert table.value("select max(attempt) from roost.jobs where task = 'work'") == 0
-        table.add("work")  # a reason to look
-        await anyio.sleep(0.4)  # sleeps: four times as long as a line may wait
+        table.add("work")  # wakes the fetch lane
+        await anyio.sleep(0.4)  # sleeps: four times as long as a prefetched job may wait
         assert table.states() == {"executing": 1, "available": 6}
         assert table.value("select max(lease_no) from roost.jobs") == 1
         go_on.set()
         await eventually(lambda: table.states() == {"completed": 7})
 
 
-async def test_what_is_handed_back_is_run_by_another_worker(
+async def test_a_released_job_is_run_by_another_worker(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     go_on = anyio.Event()
@@ -74,7 +74,7 @@ async def test_what_is_handed_back_is_run_by_another_worker(
             await eventually(lambda: table.states() == {"completed": 6})
 
 
-async def test_without_a_prefetch_no_job_waits_in_the_worker(
+async def test_prefetch_zero_claims_only_for_free_slots(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     go_on = anyio.Event()
@@ -107,7 +107,7 @@ async def test_prefetched_short_jobs_are_released_when_jobs_become_long(
             await anyio.sleep(0.09)  # sleeps: shorter than a prefetched job may wait, so jobs move
         ended += 1
 
-    def handed_back() -> int:
+    def released() -> int:
         count: int = table.value(
             "select count(*) from roost.jobs where state = 'available' and lease_no = 1"
         )
@@ -116,13 +116,13 @@ async def test_prefetched_short_jobs_are_released_when_jobs_become_long(
     table.add_all([JobInsert("work")] * (short + 1_000))
     async with working(make_worker(concurrency=2, poll_interval=30)):
         await eventually(lambda: ended > short + 2, within=30)
-        await eventually(lambda: handed_back() > 0)
+        await eventually(lambda: released() > 0)
         table.rows("delete from roost.jobs where state = 'available'")
 
 
 @pytest.fixture
 def rounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list that grows with each round of the fetch lane's wait."""
+    """Return a list that grows with each turn of the fetch lane's loop."""
     rounds: list[float] = []
     act_at = fetch.FetchLane._act_at
 
@@ -135,7 +135,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("prefetch", [20, None], ids=["fixed", "adaptive"])
-async def test_with_room_for_less_than_half_of_the_prefetch_it_waits_and_does_not_loop(
+async def test_the_fetch_lane_waits_while_less_than_half_of_the_prefetch_is_free(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -145,7 +145,7 @@ async def test_with_room_for_less_than_half_of_the_prefetch_it_waits_and_does_no
 ) -> None:
     monkeypatch.setattr(prefetch_module, "MAX_PREFETCH_WAIT", 60.0)
     if prefetch is None:
-        # As with jobs that were short until now.
+        # As after many short jobs.
         monkeypatch.setattr(PrefetchController, "size", property(lambda _: 20))
     started = 0
     go_on = anyio.Event()
@@ -157,14 +157,14 @@ async def test_with_room_for_less_than_half_of_the_prefetch_it_waits_and_does_no
         if not ends:
             await go_on.wait()
 
-    # Five leave, two run, and 15 wait: room for five, less than half of 20.
+    # Five complete, two run, and 15 wait: room for five, less than half of 20.
     table.add_all([JobInsert("work", {"ends": True})] * 5)
     table.add_all([JobInsert("work", {"ends": False})] * 17)
     async with working(make_worker(concurrency=2, prefetch=prefetch, poll_interval=0.05)):
         await eventually(lambda: table.states() == {"completed": 5, "executing": 17})
         await eventually(lambda: started == 7)
         rounds.clear()
-        table.add("work", args={"ends": True})  # a reason to look
+        table.add("work", args={"ends": True})  # wakes the fetch lane
         await anyio.sleep(0.5)  # sleeps: ten times as long as a poll
         assert len(rounds) < 50
         go_on.set()

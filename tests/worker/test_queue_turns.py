@@ -1,4 +1,4 @@
-"""Queues of one priority have their turn: a backlog in one does not keep a worker from another."""
+"""Queues of one priority take turns: a backlog in one does not starve another."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_queue_with_an_endless_backlog_does_not_starve_another(
 ) -> None:
     @job("refill", registry=registry)
     async def refill() -> None:
-        # As many older jobs as before wait in this queue, at every moment of the test.
+        # The number of older jobs in this queue stays the same during the whole test.
         table.add("refill", queue="bulk", scheduled_at=LONG_AGO)
 
     @job("serve", registry=registry)
@@ -41,7 +41,7 @@ async def test_a_queue_with_an_endless_backlog_does_not_starve_another(
             await eventually(partial(is_served, table.add("serve", queue="web")))
 
 
-async def test_two_queues_with_a_backlog_are_served_alike(
+async def test_two_queues_with_a_backlog_are_served_equally(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     ran: list[str] = []
@@ -56,5 +56,5 @@ async def test_two_queues_with_a_backlog_are_served_alike(
             [JobInsert("refill", queue=queue, scheduled_at=LONG_AGO, args={"queue": queue})] * 30
         )
     async with working(make_worker(queues=["a", "b"], concurrency=1, prefetch=4)):
-        # How often each has its turn depends on how long a claim takes; that it has one does not.
+        # Each queue gets turns. Their number depends on the duration of a claim.
         await eventually(lambda: min(ran.count("a"), ran.count("b")) > 50)

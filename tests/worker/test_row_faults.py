@@ -1,4 +1,4 @@
-"""What a lane can't read or write is set aside and named; the worker and its jobs go on."""
+"""A lane skips and logs a row that it can't read or write. The worker and other jobs continue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST = 2_147_483_647
 
 @pytest.mark.parametrize("assignments", [f"attempt = {LARGEST}", f"lease_no = {LARGEST}"])
 @pytest.mark.parametrize("limited", [False, True])
-async def test_a_row_whose_counts_are_at_their_end_runs_like_any_other(
+async def test_a_job_whose_counters_are_at_their_maximum_runs(
     table: JobTable, dsn: str, assignments: str, limited: bool
 ) -> None:
     registry = HandlerRegistry()
@@ -78,7 +78,7 @@ async def test_a_cron_entry_that_cannot_be_declared_stops_no_other(
     assert "'bad'" in caplog.text
 
 
-async def test_upkeep_that_the_database_refuses_does_not_end_the_worker(
+async def test_maintenance_that_the_database_refuses_does_not_end_the_worker(
     table: JobTable, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry = HandlerRegistry()

@@ -1,4 +1,4 @@
-"""``run_once`` drains what is available, counts it, and ends, whatever the jobs do."""
+"""``run_once`` runs the due jobs, counts them, and ends, also when they fail or enqueue others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 
 
-async def test_it_runs_all_that_is_due_and_counts_it(
+async def test_run_once_runs_and_counts_all_due_jobs(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("work", registry=registry)
@@ -34,7 +34,7 @@ async def test_it_runs_all_that_is_due_and_counts_it(
     assert await worker.run_once() == 0
 
 
-async def test_it_runs_what_its_jobs_enqueue(
+async def test_run_once_runs_jobs_that_its_jobs_enqueue(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("tree", registry=registry)
@@ -52,7 +52,7 @@ HELD_UP = """
     create schema held;
     create function held.now() returns timestamptz language plpgsql as $$
     begin
-        -- The claim, which has its snapshot by now; other statements go on.
+        -- Holds up only the claim, which has its snapshot already.
         if current_query() like '%with recursive head (queue, turn, priority)%' then
             perform pg_advisory_xact_lock_shared(1);
         end if;
@@ -62,7 +62,7 @@ HELD_UP = """
 """
 
 
-async def test_it_sees_what_a_job_enqueues_while_a_claim_is_under_way(
+async def test_run_once_sees_jobs_enqueued_during_a_claim(
     dsn: str, table: JobTable, registry: HandlerRegistry
 ) -> None:
     started, locked, go_on = anyio.Event(), anyio.Event(), anyio.Event()
@@ -81,7 +81,7 @@ async def test_it_sees_what_a_job_enqueues_while_a_claim_is_under_way(
     async def child() -> None: ...
 
     table.script(HELD_UP)
-    # A job that is not due yet, or an empty claim would have no need of now().
+    # A job that is not due yet: without it, an empty claim does not call now().
     table.add("child", scheduled_at=datetime.now(UTC) + timedelta(hours=1))
     parent_id = table.add("parent")
     table.add("waker")
@@ -94,7 +94,7 @@ async def test_it_sees_what_a_job_enqueues_while_a_claim_is_under_way(
             await eventually(lambda: waiting_for_locks(eye) == 1)
             go_on.set()
             await eventually(lambda: eye.get(parent_id).state == "completed")
-            await anyio.sleep(0.05)  # the worker hears of that too
+            await anyio.sleep(0.05)  # the worker is notified of that, too
 
     path = f"{'&' if '?' in dsn else '?'}options=-csearch_path%3Dheld,pg_catalog"
     with JobTable(dsn) as eye:
@@ -112,7 +112,7 @@ def waiting_for_locks(table: JobTable) -> int:
     return count
 
 
-async def test_a_job_that_snoozes_for_no_time_runs_once(
+async def test_run_once_runs_a_job_with_a_snooze_of_zero_once(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     runs: list[str] = []
@@ -135,7 +135,7 @@ async def test_a_job_that_snoozes_for_no_time_runs_once(
     assert (row.state, row.attempt, row.errors) == ("available", 0, [])
 
 
-async def test_a_job_that_may_be_retried_at_once_runs_once(
+async def test_run_once_runs_a_job_with_a_retry_delay_of_zero_once(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("fails", registry=registry)
@@ -150,7 +150,7 @@ async def test_a_job_that_may_be_retried_at_once_runs_once(
     assert row.state in ("available", "retryable")
 
 
-async def test_future_jobs_do_not_keep_it_busy(
+async def test_scheduled_jobs_do_not_keep_a_drain_busy(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     claims = 0
@@ -171,7 +171,7 @@ async def test_future_jobs_do_not_keep_it_busy(
 CLAIMS = "select xact_commit from pg_stat_database where datname = current_database()"
 
 
-async def test_a_stop_hands_back_what_has_not_started(
+async def test_a_stop_releases_jobs_that_have_not_started(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     worker = make_worker(concurrency=1, prefetch=5)
@@ -186,7 +186,7 @@ async def test_a_stop_hands_back_what_has_not_started(
     assert table.value("select max(attempt) from roost.jobs where state = 'available'") == 0
 
 
-async def test_a_cancel_interrupts_and_hands_back(
+async def test_a_cancel_interrupts_and_releases_the_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     started = anyio.Event()

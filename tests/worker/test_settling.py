@@ -1,4 +1,4 @@
-"""Verdicts are written soon, whatever keeps one waiting, and before the worker's row goes."""
+"""Verdicts are written soon, even if one of them waits, and before the worker removes its row."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def add_child(table: JobTable, parent: int, task: str = "work") -> int:
 
 @contextmanager
 def locked(dsn: str, job_id: int) -> Iterator[None]:
-    """Hold a job's row, as an enqueue of a child does until its transaction ends."""
+    """Lock a job's row, as an enqueue of a child does until its transaction ends."""
     with JobTable(dsn) as holder, holder.connection.transaction():
         lock(holder, job_id)
         yield
@@ -82,7 +82,7 @@ def lock(holder: JobTable, job_id: int) -> None:
     holder.rows("select id from roost.jobs where id = $1::bigint for share", job_id)
 
 
-async def test_the_end_of_a_large_family_holds_up_nobody_else(
+async def test_the_end_of_a_job_with_many_children_delays_no_other_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("fail", registry=registry)
@@ -103,7 +103,7 @@ async def test_the_end_of_a_large_family_holds_up_nobody_else(
 
 
 def cascading(table: JobTable) -> bool:
-    """Say whether the worker's call of `SLOW_END` runs."""
+    """Say whether the worker is in its call of `SLOW_END`."""
     runs: bool = table.value(
         "select exists (select from pg_stat_activity where datname = current_database()"
         " and state = 'active' and pid <> pg_backend_pid()"
@@ -112,7 +112,7 @@ def cascading(table: JobTable) -> bool:
     return runs
 
 
-def test_the_failure_of_a_chain_cancels_it_to_its_end(table: JobTable) -> None:
+def test_a_failure_cancels_the_rest_of_a_chain(table: JobTable) -> None:
     jobs = [table.add(max_attempts=1)]
     for _ in range(50):
         jobs.append(add_child(table, jobs[-1]))
@@ -126,7 +126,7 @@ def test_the_failure_of_a_chain_cancels_it_to_its_end(table: JobTable) -> None:
     assert table.value("select count(*) from roost.dependencies") == 0
 
 
-async def test_a_verdict_whose_row_is_locked_is_tried_less_and_less_often(
+async def test_a_verdict_whose_row_is_locked_is_retried_at_growing_intervals(
     dsn: str,
     table: JobTable,
     gated: Gated,
@@ -153,8 +153,8 @@ async def test_a_verdict_whose_row_is_locked_is_tried_less_and_less_often(
         await eventually(lambda: table.get(job_id).state == "completed")
 
 
-def test_verdicts_that_are_put_off_meet_again() -> None:
-    """So that a hundred that wait for one lock are one statement and not a hundred."""
+def test_postponed_verdicts_become_due_together() -> None:
+    """A hundred verdicts that wait for one lock are then written by one statement."""
     one, other = (PostponedVerdict(Verdict(Lease(n, 1, 1), Event.COMPLETE)) for n in (1, 2))
     for now in (0.0, 0.02, 0.07, 0.2, 0.4, 1.0, 2.0, 3.0):
         one.postpone(now=now)
@@ -163,7 +163,7 @@ def test_verdicts_that_are_put_off_meet_again() -> None:
     assert 0.5 < one.due_at - 3.0 <= 1.0
 
 
-async def test_a_stop_waits_for_a_lock_as_long_as_its_grace_lasts(
+async def test_a_stop_waits_for_a_lock_until_its_grace_ends(
     dsn: str, table: JobTable, gated: Gated, make_worker: MakeWorker
 ) -> None:
     job_id = table.add("gated")
@@ -181,8 +181,8 @@ async def test_a_stop_waits_for_a_lock_as_long_as_its_grace_lasts(
     assert table.workers() == []
 
 
-@pytest.mark.parametrize("how", ["its grace ends", "it is told to hurry"])
-async def test_a_job_that_could_not_be_settled_by_the_end_keeps_its_lease(
+@pytest.mark.parametrize("how", ["its grace ends", "a second stop is requested"])
+async def test_a_job_without_a_written_verdict_keeps_its_lease_at_the_end(
     dsn: str, table: JobTable, gated: Gated, make_worker: MakeWorker, how: str
 ) -> None:
     job_id = table.add("gated")
@@ -210,7 +210,7 @@ async def test_a_job_that_could_not_be_settled_by_the_end_keeps_its_lease(
     assert (table.get(job_id).state, table.workers()) == ("completed", [])
 
 
-def test_the_last_write_leaves_the_lease_of_what_it_can_not_write(
+def test_the_final_write_keeps_the_lease_of_a_verdict_that_it_can_not_write(
     dsn: str, table: JobTable
 ) -> None:
     worker = table.add_worker()
@@ -227,7 +227,7 @@ def test_the_last_write_leaves_the_lease_of_what_it_can_not_write(
     assert table.workers() == [worker]
 
 
-async def test_upkeep_that_waits_for_a_lock_delays_no_other(
+async def test_maintenance_that_waits_for_a_lock_delays_no_other_lane(
     dsn: str,
     table: JobTable,
     gated: Gated,
@@ -254,7 +254,7 @@ async def test_upkeep_that_waits_for_a_lock_delays_no_other(
                 table.change(orphan, "state = 'executing', attempt = 1, worker_id = 0")
                 await reaches(table, orphan, "retryable")
                 await reaches(table, table.add("quick"), "completed")
-            await anyio.sleep(2)  # sleeps: for some probes
+            await anyio.sleep(2)  # sleeps: several probes
             await roost.cancel(running)
             await reaches(table, running, "cancelled")
     assert "notifications don't arrive" not in caplog.text
@@ -262,5 +262,5 @@ async def test_upkeep_that_waits_for_a_lock_delays_no_other(
 
 
 async def reaches(table: JobTable, job_id: int, state: str) -> None:
-    """Wait until the job is in ``state``: well before the worker would look by itself."""
+    """Wait until the job is in ``state``, within half a poll interval."""
     await eventually(lambda: table.get(job_id).state == state, within=15)

@@ -1,4 +1,4 @@
-"""Large arguments and results end their own job only, and hold up no other."""
+"""Large arguments and results fail only their own job and delay no other."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ async def test_a_result_above_the_workers_limit_is_a_note(
     assert note.startswith("str: its JSON text")
 
 
-async def test_a_result_that_the_server_does_not_take_in_time_is_replaced_and_holds_up_nobody(
+async def test_a_result_that_the_server_stores_too_slowly_is_replaced_and_delays_no_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("give", registry=registry)
     async def give(size: int) -> str:
         return "x" * size
 
-    # As a result would that takes the server longer than the role's statement_timeout.
+    # As with a result whose write takes longer than the role's statement_timeout.
     table.script(
         """
         create function stall() returns trigger language plpgsql as $$

@@ -1,4 +1,4 @@
-"""Slots and prefetched jobs: all synchronous, and the reason of a cancel is kept."""
+"""Slots, prefetched jobs and parked attempts, and the reasons of a cancel."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_prefetched_jobs_can_be_drained() -> None:
     assert slots.moved_at == math.inf
 
 
-async def test_prefetched_jobs_move_while_the_next_one_grows_old() -> None:
+async def test_prefetched_jobs_start_while_the_next_one_waits() -> None:
     slots = Slots(1)
     slots.put([claimed(1), claimed(2)])
     began = slots.first_claimed_at
@@ -81,7 +81,7 @@ async def test_prefetched_jobs_move_while_the_next_one_grows_old() -> None:
     assert slots.first_claimed_at == began
 
 
-def test_an_attempt_waits_until_the_one_before_has_ended_and_is_then_the_next() -> None:
+def test_an_attempt_starts_next_after_the_earlier_one_has_ended() -> None:
     slots = Slots(2)
     slots.put([claimed(1)])
     first = slots.start_next(now=monotonic())
@@ -105,7 +105,7 @@ def test_of_parked_attempts_of_one_job_only_the_newest_can_start() -> None:
     slots.put([claimed(1, lease_no=2)])
     first = slots.start_next(now=monotonic())
     assert first is not None
-    # The same one again, an older one, a newer one, and what that made obsolete.
+    # The same attempt again, an older one, a newer one, and one that the newer one made obsolete.
     slots.put([claimed(1, lease_no=number) for number in (2, 1, 4, 3)])
     assert slots.start_next(now=monotonic()) is None
     assert {lease.lease_no for lease in slots.leases} == {2, 4}
@@ -116,7 +116,7 @@ def test_of_parked_attempts_of_one_job_only_the_newest_can_start() -> None:
     assert slots.start_next(now=monotonic()) is None
 
 
-def test_parked_attempts_can_be_given_up_one_by_one_or_all() -> None:
+def test_parked_attempts_can_be_drained_one_by_one_or_all() -> None:
     slots = Slots(4)
     slots.put([claimed(1), claimed(2), claimed(3)])
     started = [slots.start_next(now=monotonic()) for _ in range(3)]
@@ -132,7 +132,7 @@ def test_parked_attempts_can_be_given_up_one_by_one_or_all() -> None:
     assert list(slots.leases) == []
 
 
-async def test_waiting_until_none_runs() -> None:
+async def test_wait_until_none_runs_returns_when_every_slot_is_free() -> None:
     slots = Slots(2)
     slots.put([claimed(1), claimed(2)])
     jobs = [
@@ -157,7 +157,7 @@ async def run_until_cancelled(job: RunningJob) -> None:
     assert task.status is anyio.TaskHandle.Status.CANCELLED
 
 
-async def test_the_first_reason_of_a_cancel_stays() -> None:
+async def test_the_first_reason_of_a_cancel_is_kept() -> None:
     job = RunningJob(claimed(1))
     assert job.reason is None
     await run_until_cancelled(job)
@@ -165,7 +165,7 @@ async def test_the_first_reason_of_a_cancel_stays() -> None:
     assert job.reason is Reason.USER
 
 
-async def test_a_timeout_is_the_reason_if_it_was_the_first() -> None:
+async def test_the_reason_is_timeout_if_the_timeout_came_first() -> None:
     job = RunningJob(claimed(1))
     with job.time_out_after(0.001):
         await anyio.sleep_forever()
@@ -181,7 +181,7 @@ async def test_a_timeout_that_comes_after_a_cancel_is_not_the_reason() -> None:
     assert job.reason is Reason.SHUTDOWN
 
 
-async def test_a_cancel_of_a_handler_that_has_ended_comes_too_late() -> None:
+async def test_a_cancel_after_the_handler_has_ended_is_ignored() -> None:
     job = RunningJob(claimed(1))
     job.handler_ended = True
     job.cancel(Reason.USER)
@@ -195,7 +195,7 @@ async def test_only_a_stop_ends_the_wait_for_a_thread() -> None:
         group.start_soon(job.wait_uninterrupted, ended.wait)
         await anyio.wait_all_tasks_blocked()
         group.cancel_scope.cancel()
-        # The cancel does not end the wait; the stop bounds it.
+        # A cancel does not end the wait. The stop does.
         assert job.uninterrupted is not None
         job.end_by(anyio.current_time() - UNINTERRUPTIBLE_GRACE)
     assert not ended.is_set()
@@ -206,14 +206,14 @@ def prefetched(job_id: int, *, number: int = 1, max_attempts: int = 20) -> Claim
 
 
 def start_all(slots: Slots) -> list[int]:
-    """Start what may start, and return the ids."""
+    """Start all jobs that may start, and return their ids."""
     started = []
     while (job := slots.start_next(now=monotonic())) is not None:
         started.append(job.claimed.lease.job_id)
     return started
 
 
-async def test_a_prefetched_job_starts_only_when_it_is_written_that_it_may_have() -> None:
+async def test_a_prefetched_job_starts_only_after_its_mark_is_written() -> None:
     slots = Slots(2)
     jobs = [prefetched(number) for number in range(1, 6)]
     slots.put(jobs)
@@ -234,7 +234,7 @@ async def test_a_job_on_its_last_attempt_is_never_marked_ahead() -> None:
     assert slots.to_mark(ahead=9) == jobs[:2]
 
 
-async def test_what_is_drained_unstarted_takes_its_mark_along() -> None:
+async def test_draining_a_marked_job_removes_its_mark() -> None:
     slots = Slots(1)
     jobs = [prefetched(number) for number in range(1, 5)]
     other = jobs[1]._replace(queue="other")
@@ -252,7 +252,7 @@ async def test_what_is_drained_unstarted_takes_its_mark_along() -> None:
     assert slots.marked == 0
 
 
-async def test_jobs_that_were_claimed_for_slots_need_no_cover() -> None:
+async def test_jobs_claimed_for_free_slots_need_no_mark() -> None:
     slots = Slots(2)
     slots.put([claimed(1), prefetched(2)])
     assert start_all(slots) == [1]

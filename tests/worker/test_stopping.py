@@ -1,4 +1,4 @@
-"""Every way to end a worker is the same ordered stop: nothing is lost, and no attempt is used."""
+"""Every way to end a worker is an ordered stop: no job is lost, and no attempt is used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MakeWorker = Callable[..., Worker]
 
 
 class Jobs:
-    """Handlers that are in every stage when the worker stops."""
+    """Handlers that are at different stages when the worker stops."""
 
     def __init__(self, registry: HandlerRegistry) -> None:
         self.started = 0
@@ -57,7 +57,7 @@ class Jobs:
             raise
 
     async def ends(self) -> str:
-        """Go on when the stop has begun, and end within the grace."""
+        """Wait until the stop has begun, and return within the grace."""
         self.started += 1
         await self.go_on.wait()
         return "in time"
@@ -71,7 +71,7 @@ def jobs(registry: HandlerRegistry) -> Jobs:
     return Jobs(registry)
 
 
-def handed_back(table: JobTable, *ids: int) -> bool:
+def was_released(table: JobTable, *ids: int) -> bool:
     return all(
         (row.state, row.attempt, row.errors) == ("available", 0, [])
         for row in (table.get(job_id) for job_id in ids)
@@ -98,12 +98,12 @@ async def test_a_requested_stop_gives_running_jobs_their_grace(
     async with working(worker):
         await eventually(lambda: jobs.started == 2)
         worker.request_stop()
-        # What had not started is handed back before the grace is over.
-        await eventually(lambda: handed_back(table, *waiting), within=3.5)
+        # Jobs that had not started are released before the grace ends.
+        await eventually(lambda: was_released(table, *waiting), within=3.5)
         jobs.go_on.set()
         await eventually(lambda: table.get(finishing).state == "completed", within=3.5)
     assert table.get(finishing).result == "in time"
-    assert handed_back(table, endless)
+    assert was_released(table, endless)
     assert jobs.interrupted == 1
     assert jobs.started == 2
 
@@ -117,12 +117,12 @@ async def test_a_second_request_ends_the_grace_at_once(
         async with working(worker):
             await eventually(lambda: jobs.started == 1)
             worker.request_stop()  # and a second time at the end of the block
-    assert handed_back(table, endless)
+    assert was_released(table, endless)
 
 
 @pytest.mark.parametrize("way", ["run", "run_once"])
 @pytest.mark.parametrize("requests", [1, 2])
-async def test_a_request_before_a_run_ends_it_at_once_and_the_next_one_works(
+async def test_a_stop_requested_before_a_run_ends_only_that_run(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker, way: str, requests: int
 ) -> None:
     job_id = table.add("quick")
@@ -130,12 +130,12 @@ async def test_a_request_before_a_run_ends_it_at_once_and_the_next_one_works(
     for _ in range(requests):
         worker.request_stop()
     await getattr(worker, way)()
-    assert handed_back(table, job_id)
+    assert was_released(table, job_id)
     assert table.workers() == []
     assert await worker.run_once() == 1
 
 
-async def test_a_request_before_the_first_step_of_a_run_is_not_lost(
+async def test_a_stop_requested_before_the_first_step_is_not_lost(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker
 ) -> None:
     job_id = table.add("quick")
@@ -143,12 +143,12 @@ async def test_a_request_before_the_first_step_of_a_run_is_not_lost(
     async with anyio.create_task_group() as group:
         group.start_soon(worker.run)
         worker.request_stop()
-    assert handed_back(table, job_id)
+    assert was_released(table, job_id)
     async with working(worker):
         await eventually(lambda: table.get(job_id).state == "completed")
 
 
-async def test_a_request_before_the_first_step_does_not_keep_the_starter_waiting(
+async def test_a_stop_requested_before_the_first_step_does_not_block_start(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker
 ) -> None:
     worker = make_worker()
@@ -176,17 +176,17 @@ async def test_a_second_cancel_ends_the_grace(
         task.cancel()
     else:
         scope.cancel()
-    await anyio.sleep(0.2)  # sleeps: nothing shows that the first cancel has been noticed
+    await anyio.sleep(0.2)  # sleeps: the worker gives no sign that it has received the first cancel
     assert not task.done()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)
     assert task.cancelled()
-    assert handed_back(table, endless)
+    assert was_released(table, endless)
     assert table.workers() == []
 
 
-async def test_three_cancels_leave_nothing_half_done(
+async def test_three_cancels_leave_no_lease_or_connection(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker, anyio_backend_name: str
 ) -> None:
     if anyio_backend_name == "trio":
@@ -199,11 +199,11 @@ async def test_three_cancels_leave_nothing_half_done(
         await checkpoint()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 5)
-    assert handed_back(table, endless)
+    assert was_released(table, endless)
     assert table.workers() == []
 
 
-async def test_a_plain_callback_of_the_loop_may_ask_for_the_stop(
+async def test_a_callback_of_the_event_loop_may_request_the_stop(
     make_worker: MakeWorker, table: JobTable, jobs: Jobs, anyio_backend_name: str
 ) -> None:
     job_id = table.add("endless")
@@ -215,20 +215,20 @@ async def test_a_plain_callback_of_the_loop_may_ask_for_the_stop(
             trio.lowlevel.current_trio_token().run_sync_soon(worker.request_stop)
         else:
             asyncio.get_running_loop().call_soon(worker.request_stop)
-    assert handed_back(table, job_id)
+    assert was_released(table, job_id)
 
 
-async def test_without_grace_everything_is_handed_back_at_once(
+async def test_without_grace_every_job_is_released_at_once(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker
 ) -> None:
     ids = table.add_all([JobInsert("endless")] * 4)
     with anyio.fail_after(5):
         async with working(make_worker(shutdown_timeout=0)):
             await eventually(lambda: jobs.started == 4)
-    assert handed_back(table, *ids)
+    assert was_released(table, *ids)
 
 
-async def test_a_stop_starts_nothing_more(
+async def test_no_job_starts_after_a_stop_is_requested(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     worker = make_worker(concurrency=1, prefetch=20)
@@ -248,7 +248,7 @@ async def test_a_stop_starts_nothing_more(
 
 
 @pytest.mark.parametrize("way", ["run", "run_once"])
-async def test_a_stop_gives_back_what_a_claim_took_whose_answer_is_lost(
+async def test_a_stop_releases_jobs_of_a_claim_whose_answer_was_lost(
     table: JobTable,
     jobs: Jobs,
     make_worker: MakeWorker,
@@ -277,7 +277,7 @@ async def test_a_stop_gives_back_what_a_claim_took_whose_answer_is_lost(
     assert table.workers() == []
 
 
-async def test_a_cancel_of_the_surroundings_is_an_ordered_stop(
+async def test_a_cancel_of_an_outer_scope_is_an_ordered_stop(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker
 ) -> None:
     finishing, endless = table.add("ends"), table.add("endless")
@@ -288,11 +288,11 @@ async def test_a_cancel_of_the_surroundings_is_an_ordered_stop(
         jobs.go_on.set()
     assert group.cancel_scope.cancelled_caught
     assert table.get(finishing).result == "in time"
-    assert handed_back(table, endless)
+    assert was_released(table, endless)
     assert table.workers() == []
 
 
-async def test_a_deadline_of_the_surroundings_is_an_ordered_stop(
+async def test_a_deadline_of_an_outer_scope_is_an_ordered_stop(
     table: JobTable, jobs: Jobs, make_worker: MakeWorker
 ) -> None:
     endless = table.add("endless")
@@ -303,7 +303,7 @@ async def test_a_deadline_of_the_surroundings_is_an_ordered_stop(
             scope.deadline = anyio.current_time() + 0.05
     assert scope.cancelled_caught
     assert jobs.interrupted == 1
-    assert handed_back(table, endless)
+    assert was_released(table, endless)
 
 
 async def test_a_native_cancel_is_an_ordered_stop(
@@ -323,7 +323,7 @@ async def test_a_native_cancel_is_an_ordered_stop(
     await asyncio.wait([task])
     assert task.cancelled()
     assert table.get(finishing).result == "in time"
-    assert handed_back(table, endless)
+    assert was_released(table, endless)
     assert table.workers() == []
 
 
@@ -342,7 +342,7 @@ async def test_repeated_native_cancels_do_not_break_the_order(
         task.cancel()
         await anyio.sleep(0.01)
     assert task.cancelled()
-    assert handed_back(table, *ids)
+    assert was_released(table, *ids)
 
 
 async def test_a_stop_during_the_start_ends_it(
@@ -379,7 +379,7 @@ async def test_a_crashed_lane_is_an_ordered_stop(
             await worker.run()
     assert caught.value.sqlstate == "42703"
     assert table.get(finishing).result == "in time"
-    assert handed_back(table, endless)
+    assert was_released(table, endless)
     await eventually(lambda: table.connections("roost worker %") == 0)
     await eventually(lambda: table.connections("roost listen %") == 0)
 
@@ -405,7 +405,7 @@ async def test_a_sync_handler_is_waited_for_within_the_grace(
     assert table.get(job_id).result == "in time"
 
 
-async def test_a_sync_handler_that_asks_is_interrupted_and_handed_back(
+async def test_a_sync_handler_that_checks_for_cancels_is_interrupted_and_released(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     started = threading.Event()
@@ -420,7 +420,7 @@ async def test_a_sync_handler_that_asks_is_interrupted_and_handed_back(
     job_id = table.add("polite")
     async with working(make_worker(shutdown_timeout=0.1)):
         await eventually(started.is_set)
-    assert handed_back(table, job_id)
+    assert was_released(table, job_id)
 
 
 async def test_a_sync_handler_that_does_not_end_keeps_its_lease(
@@ -438,7 +438,7 @@ async def test_a_sync_handler_that_does_not_end_keeps_its_lease(
         with anyio.fail_after(10):
             async with working(make_worker(shutdown_timeout=0.1)):
                 await eventually(started.is_set)
-        # Nobody may say that it has ended: it runs on, and is rescued when the lease runs out.
+        # Its end may not be recorded: it still runs, and is rescued when the lease expires.
         assert table.get(job_id).state == "executing"
     finally:
         go_on.set()
@@ -466,7 +466,7 @@ async def test_a_stopped_worker_leaves_no_connection(
     await eventually(lambda: table.connections("roost %") == 1)
 
 
-async def test_what_a_thread_finished_after_the_grace_is_not_thrown_away(
+async def test_the_result_of_a_thread_that_ends_after_the_grace_is_kept(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
@@ -511,4 +511,4 @@ async def test_a_sync_handler_that_is_cancelled_before_its_thread_starts_never_r
     job_id = table.add("sync", timeout_seconds=100)
     await worker.run()
     assert ran == []
-    assert handed_back(table, job_id)
+    assert was_released(table, job_id)

@@ -1,4 +1,4 @@
-"""An attempt that runs longer than its limit is recorded as timed out, however it takes it."""
+"""An attempt that exceeds its timeout is recorded as timed out, even if it ignores the cancel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeWorker = Callable[..., Worker]
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a second of ``timeout_seconds`` be a tenth of one."""
+    """Divide ``timeout_seconds`` by 10."""
     original = RunningJob.time_out_after
     monkeypatch.setattr(
         RunningJob, "time_out_after", lambda job, seconds: original(job, seconds / 10)
@@ -30,7 +30,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def drain(worker: Worker) -> None:
-    """Run what is due; a handler that no limit ends fails the test."""
+    """Run the due jobs. A handler that no timeout ends fails the test."""
     with anyio.fail_after(20):
         await worker.run_once()
 
@@ -95,7 +95,7 @@ async def test_a_handler_that_turns_the_cancel_into_an_error_is_recorded_as_time
     assert "timed out after 1 s" in timed_out(table, job_id)["error"]
 
 
-async def test_a_timeout_of_the_handlers_own_is_its_failure_and_no_timeout_of_the_job(
+async def test_a_timeout_error_of_the_handler_is_a_failure_and_not_a_job_timeout(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("own", registry=registry)
@@ -128,7 +128,7 @@ async def test_a_sync_handler_keeps_its_slot_until_its_thread_has_ended(
     second = table.add("next", priority=1)
     async with working(make_worker(concurrency=1, prefetch=0)):
         await eventually(lambda: running == ["first"])
-        await anyio.sleep(0.3)  # sleeps: past its limit, while nothing may happen
+        await anyio.sleep(0.3)  # sleeps: longer than its timeout
         assert table.get(first).state == "executing"
         assert table.get(second).state == "available"
         go_on.set()
@@ -137,7 +137,7 @@ async def test_a_sync_handler_keeps_its_slot_until_its_thread_has_ended(
     assert "timed out after 1 s" in table.get(first).errors[0]["error"]
 
 
-async def test_waiting_for_a_slot_costs_no_timeout(
+async def test_the_timeout_does_not_count_the_wait_for_a_slot(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, short: None
 ) -> None:
     @job("hold", registry=registry)

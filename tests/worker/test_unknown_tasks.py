@@ -1,4 +1,4 @@
-"""A worker says what it can run, and warns of jobs that no worker can run."""
+"""A worker publishes its tasks, and warns of due jobs whose task no worker knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeWorker = Callable[..., Worker]
 
 @pytest.fixture(autouse=True)
 def known(registry: HandlerRegistry) -> None:
-    """Let the registry have one task that ends well and one that does not."""
+    """Register one task that completes and one that fails."""
 
     @job("work", registry=registry)
     async def work() -> None:
@@ -31,7 +31,7 @@ def known(registry: HandlerRegistry) -> None:
 
 
 @pytest.mark.parametrize("way", ["run", "run_once"])
-async def test_due_jobs_that_nobody_knows_are_warned_of_with_their_count(
+async def test_due_jobs_of_unknown_tasks_are_logged_with_their_count(
     table: JobTable, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     for _ in range(3):
@@ -55,19 +55,19 @@ async def test_the_warning_comes_once_a_minute(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks = 0
+    reads = 0
     once = maintenance.UnknownTasksLane.once
 
     async def counted(self: maintenance.UnknownTasksLane) -> None:
-        nonlocal looks
+        nonlocal reads
         await once(self)
-        looks += 1
+        reads += 1
 
     monkeypatch.setattr(maintenance, "UNKNOWN_TASKS_INTERVAL", 0.01)
     monkeypatch.setattr(maintenance.UnknownTasksLane, "once", counted)
     table.add("gone")
     async with working(make_worker()):
-        await eventually(lambda: looks >= 5)
+        await eventually(lambda: reads >= 5)
         monkeypatch.setattr(maintenance, "WARN_INTERVAL", 0.0)
         before = caplog.text.count("no living worker knows the task gone")
         await eventually(lambda: caplog.text.count("no living worker knows the task gone") > 1)
@@ -86,7 +86,7 @@ async def test_the_tasks_of_a_worker_are_published(
         assert info.driver == "psycopg"
         assert info.event_loop in ("asyncio", "uvloop", "trio")
         assert (info.event_loop == "trio") == (anyio_backend_name == "trio")
-        # Also by the incarnation that comes after a loss of its row.
+        # Also by the next incarnation after the worker has lost its row.
         table.rows("delete from roost.workers")
         async with working(make_worker(heartbeat_interval=0.1)):
             table.rows("delete from roost.workers")
@@ -110,7 +110,7 @@ async def test_an_error_record_says_when_and_where_the_attempt_ran(
     assert record["started_at"] <= record["at"]
 
 
-async def test_the_record_of_a_dead_worker_names_it(
+async def test_the_error_of_a_rescued_job_names_its_dead_worker(
     table: JobTable, make_worker: MakeWorker
 ) -> None:
     dead = table.add_worker("web-1:4711")

@@ -1,4 +1,4 @@
-"""A wake loses nothing between a look and a wait."""
+"""A wake that is set between a check and a wait is not lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from roost._worker.lane import Wake
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_was_set_before_the_wait_ends_it() -> None:
+async def test_a_wake_set_before_the_wait_ends_it() -> None:
     wake = Wake()
     wake.set()
     wake.set()
@@ -22,7 +22,7 @@ async def test_what_was_set_before_the_wait_ends_it() -> None:
     assert second.cancelled_caught
 
 
-async def test_what_is_set_during_the_wait_ends_it() -> None:
+async def test_a_wake_set_during_the_wait_ends_it() -> None:
     wake = Wake()
     async with anyio.create_task_group() as group:
         group.start_soon(wake.wait)
@@ -43,7 +43,7 @@ async def test_a_cancelled_wait_leaves_it_set() -> None:
         await wake.wait()
 
 
-async def test_no_setting_between_two_waits_is_lost() -> None:
+async def test_a_wake_set_between_two_waits_is_not_lost() -> None:
     wake = Wake()
     pending = 0
     seen = 0

@@ -1,4 +1,4 @@
-"""A worker starts what is due at once: it hears of it, or knows when to look."""
+"""A worker starts a due job at once: it is notified, or wakes at the job's due time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 
 SOON = 5.0
-"""Seconds: milliseconds, and what a loaded machine adds. By itself the worker looks after 30."""
+"""Seconds. It takes milliseconds, and longer on a loaded machine; the poll comes after 30 s."""
 
 
-async def test_an_idle_worker_hears_of_every_burst(
+async def test_an_idle_worker_is_notified_of_every_burst(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("tick", registry=registry)
@@ -40,7 +40,7 @@ async def test_an_idle_worker_hears_of_every_burst(
     assert late < SOON
 
 
-async def test_a_job_that_is_enqueued_while_another_ends_is_not_overlooked(
+async def test_a_job_enqueued_while_another_ends_is_started(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("chain", registry=registry)
@@ -68,7 +68,7 @@ async def test_a_scheduled_job_starts_when_it_is_due(
     assert 0 <= late < SOON
 
 
-async def test_a_job_that_was_scheduled_before_the_start_starts_when_it_is_due(
+async def test_a_job_scheduled_before_the_worker_started_runs_when_it_is_due(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("later", registry=registry)
@@ -80,7 +80,7 @@ async def test_a_job_that_was_scheduled_before_the_start_starts_when_it_is_due(
     assert 0 <= lateness(table, job_id) < SOON
 
 
-async def test_a_future_job_alone_is_started_when_it_is_due(
+async def test_the_only_scheduled_job_starts_when_it_is_due(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("later", registry=registry)
@@ -128,18 +128,18 @@ async def test_a_snoozed_job_starts_when_its_sleep_is_over(
     assert 0 <= lateness(table, job_id) < SOON
 
 
-async def test_polling_alone_finds_jobs(
+async def test_a_poll_finds_jobs_without_a_notification(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("quiet", registry=registry)
     async def quiet() -> None: ...
 
     async with working(make_worker(poll_interval=0.05)):
-        table.rows("insert into roost.jobs (task) values ('quiet')")  # nobody is notified
+        table.rows("insert into roost.jobs (task) values ('quiet')")  # no worker is notified
         await eventually(lambda: table.states() == {"completed": 1})
 
 
-async def test_a_claim_that_failed_is_made_again_soon(
+async def test_a_failed_claim_is_repeated_soon(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("work", registry=registry)
@@ -148,7 +148,7 @@ async def test_a_claim_that_failed_is_made_again_soon(
     async with working(make_worker(poll_interval=30, heartbeat_interval=100)):
         await idle(table, "work")
         with table.connection.transaction():
-            # The claim waits for this lock, and dies waiting.
+            # The claim waits for this lock until its connection is terminated.
             table.rows("select id from roost.workers for update")
             with JobTable(table.connection.raw.info.dsn) as other:
                 other.add("work")
@@ -161,7 +161,7 @@ async def test_a_claim_that_failed_is_made_again_soon(
         await eventually(lambda: table.states().keys() == {"completed"})
 
 
-async def test_a_claim_that_lost_a_race_for_one_priority_looks_at_the_next(
+async def test_a_claim_that_lost_the_race_for_one_priority_claims_the_next(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("work", registry=registry)
@@ -190,7 +190,7 @@ def lateness(table: JobTable, job_id: int) -> float:
 
 
 async def idle(table: JobTable, task: str) -> None:
-    """Wait until the worker has ended a job and looked for more in vain."""
+    """Wait until the worker has ended a job and its next claim found none."""
     for _ in range(2):
         job_id = table.add(task)
         await eventually(lambda: table.get(job_id).state == "completed")  # noqa: B023

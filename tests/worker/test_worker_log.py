@@ -1,4 +1,4 @@
-"""What a worker says of itself: what it serves, and when it works again after an outage."""
+"""A worker logs its queues and tasks when it is ready, and when it works again after an outage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def test_a_ready_worker_says_what_it_serves(
     assert f"worker is stopping: id {worker_id}, 0 jobs run and get 30 s" in caplog.messages
 
 
-async def test_it_says_that_it_listens_again(
+async def test_a_worker_logs_that_it_listens_again(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,

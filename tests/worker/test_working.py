@@ -1,4 +1,4 @@
-"""A worker takes jobs of every kind to their end, and uses the slots that it has."""
+"""A worker runs every kind of handler, each job once, and uses all of its slots."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ async def test_no_more_than_concurrency_run_at_once(
     assert most == 7
 
 
-async def test_every_slot_is_taken_however_many_there_are(
+async def test_all_of_many_slots_are_used(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     running = 0
@@ -278,7 +278,7 @@ async def test_a_worker_serves_its_queues_only_and_in_order_of_priority(
     assert order == ["first", "second", "third"]
 
 
-async def test_an_unknown_task_is_left_to_a_worker_that_knows_it(
+async def test_a_job_of_an_unknown_task_is_left_to_a_worker_that_knows_it(
     dsn: str, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("old", registry=registry)
@@ -304,12 +304,12 @@ async def test_a_worker_uses_five_connections_at_most(
 ) -> None:
     most = 0
 
-    @job("look", registry=registry)
-    async def look() -> None:
+    @job("count", registry=registry)
+    async def count() -> None:
         nonlocal most
         most = max(most, table.connections("roost %"))
 
-    table.add_all([JobInsert("look")] * 300)
+    table.add_all([JobInsert("count")] * 300)
     worker = make_worker(
         concurrency=50, heartbeat_interval=0.005, orphan_reaper_interval=0.005, poll_interval=0.01
     )
@@ -319,7 +319,7 @@ async def test_a_worker_uses_five_connections_at_most(
     await eventually(lambda: table.connections("roost %") == 1)
 
 
-async def test_a_worker_that_runs_can_not_be_run_again(
+async def test_a_running_worker_can_not_be_run_again(
     registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     worker = make_worker()
