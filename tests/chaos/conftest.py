@@ -25,7 +25,7 @@ from roost._ops.control import cancel_job
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 WITHIN = 20.0
-"""Seconds that a test waits for what must happen; the promise's own bound is asserted apart."""
+"""Seconds that a test waits for an event at most. Promised bounds are asserted separately."""
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class WorkerProcess:
         return self.log_file.read_text()
 
     def logged(self, text: str, *, within: float = WITHIN) -> None:
-        """Wait until ``text`` stands in the log."""
+        """Wait until ``text`` is in the log."""
         until(lambda: text in self.log or self.process.poll() is not None, within=within)
         assert text in self.log, f"ended with {self.process.returncode} before it said {text!r}"
 
@@ -71,14 +71,14 @@ class WorkerProcess:
         return code, time.monotonic()
 
     def kill(self) -> float:
-        """Kill -9, and return when it was gone."""
+        """Kill it by SIGKILL, and return when it had ended."""
         self.process.kill()
         return self.ended()[1]
 
 
 @attrs.define(eq=False)
 class Chaos:
-    """Worker processes on one database, their journal, and a hand on the jobs."""
+    """Worker processes on one database, their journal, and the table of jobs."""
 
     dsn: str
     folder: Path
@@ -144,7 +144,7 @@ class Chaos:
         return self.table.add(task, args={"gate": gate}, **fields)
 
     def journal(self, job_id: int | None = None, event: str | None = None) -> list[Entry]:
-        """Return what the handlers have written."""
+        """Return the entries that the handlers have written."""
         try:
             lines = (self.folder / "journal").read_text().splitlines()
         except FileNotFoundError:
@@ -161,7 +161,7 @@ class Chaos:
         return self.journal(job_id, "started")
 
     def started(self, job_id: int, *, times: int = 1) -> Entry:
-        """Wait until the job's handler has started so often, and return the last start."""
+        """Wait until the job's handler has started ``times`` times, and return the last start."""
         until(lambda: len(self.starts(job_id)) >= times)
         return self.starts(job_id)[times - 1]
 
@@ -191,7 +191,7 @@ class Chaos:
         self.measured[name] = round(value, 3)
 
     def close(self) -> None:
-        """Kill every worker and print what it said."""
+        """Kill every worker and print its log."""
         for worker in self.workers:
             worker.process.kill()
             worker.process.wait()
@@ -204,7 +204,7 @@ class Chaos:
 
 @pytest.fixture
 def chaos(dsn: str, tmp_path: Path) -> Iterator[Chaos]:
-    """Yield a hand on worker processes with a database of their own; they are killed at the end."""
+    """Yield worker processes with a database of their own. They are killed at the end."""
     chaos = Chaos(dsn, tmp_path)
     try:
         yield chaos
@@ -235,7 +235,7 @@ class Wire:
         self.portal.call(self.proxy.swallow)
 
     def forward(self) -> None:
-        """Work again; connections that lost bytes stay lost."""
+        """Forward bytes again. Connections that lost bytes stay broken."""
         self.portal.call(self.proxy.forward)
 
     def cut(self) -> None:

@@ -1,7 +1,7 @@
 """Tasks of the worker processes in these tests. Each writes what it does into a journal.
 
 Loaded by ``roost run -m tasks``. ``CHAOS_FOLDER`` is where the journal and the gates are; a gate is
-a file that a handler waits for. ``CHAOS_CONSTANTS`` shortens deadlines that nobody can set.
+a file that a handler waits for. ``CHAOS_CONSTANTS`` shortens deadlines that have no setting.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ async def hold(gate: str, job: roost.Job) -> None:
 
 @roost.job("hold_thread")
 def hold_thread(gate: str, job: roost.Job) -> None:
-    """Do the same in a thread, deaf to every cancel."""
+    """Do the same in a thread, and ignore every cancel."""
     with written(job):
         until((FOLDER / gate).exists, within=LONGEST)
 
 
 @roost.job("hold_shielded")
 async def hold_shielded(gate: str, job: roost.Job) -> None:
-    """Do the same in the event loop, deaf to every cancel."""
+    """Do the same in the event loop, and ignore every cancel."""
     with written(job), anyio.move_on_after(LONGEST, shield=True):
         await eventually((FOLDER / gate).exists, within=LONGEST)
 

@@ -24,7 +24,7 @@ def ticks(chaos: Chaos, entry: str) -> list[int]:
 
 
 def fires(chaos: Chaos, count: int = 1) -> None:
-    """Wait for so many more ticks of both entries."""
+    """Wait for ``count`` more ticks of both entries."""
     before = {entry: len(ticks(chaos, entry)) for entry in ("beat", "every beat")}
     chaos.until(lambda: all(len(ticks(chaos, entry)) >= before[entry] + count for entry in before))
 
@@ -38,11 +38,11 @@ def start(chaos: Chaos, backend: str, **options: Any) -> WorkerProcess:
 
 
 def just_before_a_tick() -> None:
-    """Return a few milliseconds before a whole second: workers are about to fire, or are at it."""
+    """Return a few milliseconds before a whole second, when workers are about to fire."""
     time.sleep(max(0.0, 1 - time.time() % 1 - 0.003 * (time.time() % 3)))
 
 
-def test_a_killed_or_stopped_worker_costs_no_tick_and_doubles_none(chaos: Chaos) -> None:
+def test_a_killed_or_stopped_worker_loses_and_repeats_no_tick(chaos: Chaos) -> None:
     first, second = start(chaos, "asyncio"), start(chaos, "trio")
     for worker in (first, second):
         worker.logged("worker is ready")

@@ -1,4 +1,4 @@
-"""A database that restarts, is away, or answers nobody: work resumes, and none is done twice."""
+"""A database restarts, is unavailable or does not answer: work resumes, and none is done twice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def listening(chaos: Chaos) -> int:
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate", "away"])
-def test_jobs_that_end_while_postgres_restarts_are_written_once_and_all_works_again(
+def test_jobs_that_end_while_postgres_restarts_are_written_once(
     restartable_chaos: Chaos, restartable_server: Any, how: Literal["fast", "immediate", "away"]
 ) -> None:
     chaos = restartable_chaos
@@ -35,7 +35,7 @@ def test_jobs_that_end_while_postgres_restarts_are_written_once_and_all_works_ag
     chaos.open("gate")
     chaos.until(lambda: len(chaos.journal(event="ended")) == JOBS)
     if how == "away":
-        time.sleep(AWAY)  # sleeps: the time away is what is tested
+        time.sleep(AWAY)  # sleeps: the length of the outage
     restartable_server.start()
     back_at = time.monotonic()
     chaos.reconnect()
@@ -48,7 +48,7 @@ def test_jobs_that_end_while_postgres_restarts_are_written_once_and_all_works_ag
 
     chaos.until(lambda: listening(chaos) == len(workers))
     chaos.measure("back to listening", time.monotonic() - back_at)
-    # Nobody polls: only a notification can be so quick.
+    # No worker polls that often: it was a notification.
     enqueued_at = time.monotonic()
     job_id = chaos.hold(gate="never")
     assert chaos.started(job_id).at - enqueued_at < 5
@@ -82,7 +82,7 @@ for each row when (new.state = 'completed') execute function wait_for_test();
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_connection_killed_at_the_result_write_costs_no_second_run(
+def test_a_connection_killed_during_the_write_of_a_result_causes_no_second_run(
     chaos: Chaos, backend: str
 ) -> None:
     chaos.table.script(KILL_ONCE)
@@ -96,7 +96,7 @@ def test_a_connection_killed_at_the_result_write_costs_no_second_run(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_result_write_whose_answer_is_lost_costs_no_second_run(
+def test_a_lost_answer_to_the_write_of_a_result_causes_no_second_run(
     chaos: Chaos, wire: Wire, backend: str
 ) -> None:
     chaos.table.script(WAIT)
@@ -134,7 +134,7 @@ SHORT = {
 }
 
 
-def test_work_resumes_after_a_black_hole_and_a_stop_inside_one_ends_in_time(
+def test_work_resumes_after_lost_packets_and_a_stop_during_them_ends_in_time(
     chaos: Chaos, wire: Wire
 ) -> None:
     workers = chaos.start_ready(
@@ -143,7 +143,7 @@ def test_work_resumes_after_a_black_hole_and_a_stop_inside_one_ends_in_time(
         dsn=wire.dsn,
         constants=SHORT,
         heartbeat_interval=0.5,
-        poll_interval=1,  # on a loaded machine a probe so short may take the connection for deaf
+        poll_interval=1,  # with less, a probe on a loaded machine may find the listener broken
         shutdown_timeout=1,
     )
     jobs = [chaos.hold() for _ in range(JOBS)]
@@ -180,7 +180,7 @@ def test_work_resumes_after_a_black_hole_and_a_stop_inside_one_ends_in_time(
     assert len(chaos.journal(event="interrupted")) == JOBS
 
 
-def test_a_worker_that_is_cut_off_stops_its_job_before_another_one_starts_it(
+def test_a_disconnected_worker_stops_its_job_before_another_starts_it(
     chaos: Chaos, wire: Wire
 ) -> None:
     quick: dict[str, Any] = {
@@ -206,7 +206,7 @@ def test_a_worker_that_is_cut_off_stops_its_job_before_another_one_starts_it(
     assert {stop.pid for stop in stopped} == {victim.pid for victim in victims}
 
 
-def test_workers_come_up_when_postgres_does(
+def test_workers_start_when_postgres_becomes_available(
     restartable_chaos: Chaos, restartable_server: Any
 ) -> None:
     chaos = restartable_chaos
@@ -226,7 +226,7 @@ def test_workers_come_up_when_postgres_does(
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_wrong_address_is_tried_so_often_and_then_the_error_comes_out(
+def test_a_wrong_address_is_an_error_after_startup_max_retries(
     chaos: Chaos, backend: str, unused_port: int
 ) -> None:
     worker = chaos.start(
@@ -242,7 +242,7 @@ def test_a_wrong_address_is_tried_so_often_and_then_the_error_comes_out(
     assert "refused" in error
 
 
-def test_a_database_that_does_not_exist_is_not_tried_again(chaos: Chaos) -> None:
+def test_a_database_that_does_not_exist_is_not_retried(chaos: Chaos) -> None:
     worker = chaos.start(dsn=chaos.dsn.replace("/roost_", "/no_roost_"))
     assert worker.ended()[0] == 1
     assert "database unavailable at start" not in worker.log
@@ -251,7 +251,7 @@ def test_a_database_that_does_not_exist_is_not_tried_again(chaos: Chaos) -> None
 
 @pytest.fixture
 def unused_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens."""
+    """Return a port of 127.0.0.1 on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Workers that are killed, stopped and considered dead: their jobs are run again, once each."""
+"""Jobs of workers that are killed, suspended or considered dead are run again, once each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def crashes(chaos: Chaos, job_id: int) -> list[tuple[int, str]]:
     return [(error["attempt"], error["error"].split(":")[0]) for error in errors]
 
 
-def test_the_job_of_a_killed_worker_runs_once_more_elsewhere(chaos: Chaos) -> None:
+def test_the_job_of_a_killed_worker_runs_once_more_on_another(chaos: Chaos) -> None:
     chaos.start_ready("asyncio", "trio", **QUICK)
     job_id = chaos.hold()
     victim = chaos.worker(chaos.started(job_id).pid)
@@ -44,7 +44,7 @@ def test_the_job_of_a_killed_worker_runs_once_more_elsewhere(chaos: Chaos) -> No
     assert crashes(chaos, job_id) == [(1, "WorkerCrash")]
 
 
-def test_a_long_job_on_a_live_worker_runs_once_with_a_peer_watching(chaos: Chaos) -> None:
+def test_a_long_job_of_a_live_worker_is_not_rescued_by_another(chaos: Chaos) -> None:
     workers = chaos.start_ready("asyncio", "trio", concurrency=1, prefetch=0, **QUICK)
     jobs = [chaos.hold(), chaos.hold()]
     assert {chaos.started(job_id).pid for job_id in jobs} == {worker.pid for worker in workers}
@@ -63,7 +63,7 @@ def test_a_long_job_on_a_live_worker_runs_once_with_a_peer_watching(chaos: Chaos
         assert (chaos.table.get(job_id).attempt, chaos.table.get(job_id).errors) == (1, [])
 
 
-def test_what_a_stopped_worker_says_after_its_job_was_rescued_changes_nothing(
+def test_a_suspended_worker_can_not_settle_a_job_that_was_rescued(
     chaos: Chaos,
 ) -> None:
     victims = chaos.start_ready("asyncio", "trio", concurrency=1, prefetch=0, **QUICK)
@@ -89,7 +89,7 @@ def test_what_a_stopped_worker_says_after_its_job_was_rescued_changes_nothing(
         victim.send(signal.SIGCONT)
     for victim in victims:
         victim.logged("was considered dead")
-    # Each goes on under a new incarnation.
+    # Each continues as a new incarnation.
     chaos.until(lambda: len(chaos.table.workers()) == 2)
     assert min(chaos.table.workers()) > max(before)
     more = [chaos.hold(gate="later"), chaos.hold(gate="later")]
@@ -103,8 +103,8 @@ def test_what_a_stopped_worker_says_after_its_job_was_rescued_changes_nothing(
         assert crashes(chaos, job_id) == [(1, "WorkerCrash")]
 
 
-def test_a_verdict_that_is_written_after_a_rescue_changes_nothing(chaos: Chaos) -> None:
-    # The victims' own clocks tell them nothing: they believe in their leases when they write.
+def test_a_verdict_after_a_rescue_changes_nothing(chaos: Chaos) -> None:
+    # By their own clocks the victims still have their leases when they write.
     victims = chaos.start_ready("asyncio", "trio", concurrency=1, prefetch=0, poll_interval=0.2)
     jobs = [chaos.hold("hold"), chaos.hold("hold_thread")]
     for job_id in jobs:
@@ -141,7 +141,7 @@ def test_a_job_that_kills_its_process_is_discarded_after_its_last_attempt(chaos:
     job_id = chaos.table.add("die", max_attempts=3)
     backends = itertools.cycle(["asyncio", "trio"])
     deaths: list[int | None] = []
-    # A supervisor: whoever dies is replaced.
+    # A supervisor: each worker that dies is replaced.
     while chaos.table.get(job_id).state != "discarded":
         assert len(deaths) < 4
         worker = chaos.start(next(backends), **QUICK)
@@ -152,7 +152,7 @@ def test_a_job_that_kills_its_process_is_discarded_after_its_last_attempt(chaos:
     assert chaos.table.get(job_id).attempt == 3
 
 
-def test_neither_a_pause_nor_a_limit_keeps_back_a_rescue_or_a_cancel(chaos: Chaos) -> None:
+def test_a_pause_or_limit_delays_no_rescue_and_no_cancel(chaos: Chaos) -> None:
     chaos.start_ready("asyncio", "trio", **QUICK)
     job_id = chaos.hold("serial_hold")
     victim = chaos.worker(chaos.started(job_id).pid)

@@ -1,4 +1,4 @@
-"""Several workers on one database, asyncio and trio: each job once, and limits hold over all."""
+"""Several workers on one database, asyncio and trio: each job runs once, under shared limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_five_thousand_jobs_over_four_processes_run_once_each(chaos: Chaos) -> N
     ) == [(1, 1, True)]
 
 
-def test_a_task_that_may_run_once_at_a_time_never_overlaps_itself(chaos: Chaos) -> None:
+def test_two_jobs_of_a_task_with_concurrency_one_never_overlap(chaos: Chaos) -> None:
     queues = ("one", "two")
     chaos.start_ready(*THREE, queues=queues)
     dice = random.Random(33)
@@ -66,7 +66,7 @@ def test_a_task_that_may_run_once_at_a_time_never_overlaps_itself(chaos: Chaos) 
     assert all(ended <= started for (_, ended), (started, _) in pairwise(spans))
 
 
-def test_a_rate_holds_over_all_workers_whatever_becomes_of_the_jobs(chaos: Chaos) -> None:
+def test_a_rate_limit_holds_over_all_workers_for_every_outcome(chaos: Chaos) -> None:
     chaos.start_ready(*THREE, poll_interval=0.2)
     chaos.table.add_all(
         [
@@ -75,7 +75,7 @@ def test_a_rate_holds_over_all_workers_whatever_becomes_of_the_jobs(chaos: Chaos
         ]
     )
     chaos.until(lambda: len(chaos.journal()) >= RATE)
-    # Failed and snoozed ones are due again meanwhile, and two thirds have not run at all.
+    # Failed and snoozed jobs are due again by then, and two thirds have not run at all.
     time.sleep(5)  # sleeps: the promise is about what does not happen in a time
     entries = chaos.journal()
     assert len(entries) == RATE

@@ -1,4 +1,4 @@
-"""SIGTERM: what runs is handed back with its attempt, and the process is gone soon after the grace.
+"""SIGTERM: running jobs are released without using an attempt, and the process ends in time.
 
 Each test stops one worker of each backend at the same time.
 """
@@ -34,8 +34,8 @@ def one_job_each(chaos: Chaos, *tasks: str, **options: Any) -> dict[int, WorkerP
     return {job_id: chaos.worker(chaos.started(job_id).pid) for job_id in jobs}
 
 
-def was_handed_back(chaos: Chaos, job_id: int) -> bool:
-    """Say whether a job stands as it did before it was claimed."""
+def was_released(chaos: Chaos, job_id: int) -> bool:
+    """Say whether a job is as it was before its claim."""
     job = chaos.table.get(job_id)
     return (job.state, job.attempt, job.errors) == ("available", 0, [])
 
@@ -57,29 +57,29 @@ def exits(chaos: Chaos, workers: list[WorkerProcess], *, since: float, within: f
 
 
 @pytest.mark.parametrize("task", ["hold", "hold_thread"])
-def test_a_job_that_outlives_the_grace_is_handed_back_and_the_process_ends(
+def test_a_job_that_exceeds_the_grace_is_released_and_the_process_exits(
     chaos: Chaos, task: str
 ) -> None:
     running = one_job_each(chaos, task, task, shutdown_timeout=GRACE)
     workers = list(running.values())
     stopped_at = send_all(workers, signal.SIGTERM)
     assert exits(chaos, workers, since=stopped_at, within=GRACE + AFTER_GRACE) == [0, 0]
-    assert all(was_handed_back(chaos, job_id) for job_id in running)
+    assert all(was_released(chaos, job_id) for job_id in running)
     assert chaos.table.workers() == []
     assert len(chaos.journal(event="interrupted")) == (2 if task == "hold" else 0)
 
 
-def test_a_job_that_nothing_can_interrupt_is_handed_back_by_the_watchdog(chaos: Chaos) -> None:
+def test_an_uninterruptible_job_is_released_by_the_watchdog(chaos: Chaos) -> None:
     running = one_job_each(chaos, "hold_shielded", "block", shutdown_timeout=60)
     workers = list(running.values())
     send_all(workers, signal.SIGTERM)
     forced_at = send_all(workers, signal.SIGINT)
     assert exits(chaos, workers, since=forced_at, within=WATCHDOG + AFTER_GRACE) == [1, 1]
-    assert all(was_handed_back(chaos, job_id) for job_id in running)
+    assert all(was_released(chaos, job_id) for job_id in running)
     assert chaos.table.workers() == []
 
 
-def test_heartbeats_go_on_while_a_worker_drains(chaos: Chaos) -> None:
+def test_heartbeats_continue_while_a_worker_drains(chaos: Chaos) -> None:
     running = one_job_each(chaos, "hold", "hold", shutdown_timeout=60, heartbeat_interval=0.1)
     for worker in running.values():
         worker.send(signal.SIGTERM)
@@ -104,7 +104,7 @@ def test_a_second_signal_ends_the_grace(chaos: Chaos) -> None:
         worker.logged("worker is stopping")
     forced_at = send_all(running.values(), signal.SIGINT)
     exits(chaos, list(running.values()), since=forced_at, within=AFTER_GRACE)
-    assert all(was_handed_back(chaos, job_id) for job_id in running)
+    assert all(was_released(chaos, job_id) for job_id in running)
 
 
 def test_a_worker_that_can_not_reach_its_database_stops_at_once(chaos: Chaos) -> None:
@@ -128,4 +128,4 @@ def test_a_run_once_is_stopped_like_any_worker(chaos: Chaos) -> None:
         chaos.started(job_id)
     stopped_at = send_all(workers, signal.SIGTERM)
     assert exits(chaos, workers, since=stopped_at, within=GRACE + AFTER_GRACE) == [0, 0]
-    assert all(was_handed_back(chaos, job_id) for job_id in jobs)
+    assert all(was_released(chaos, job_id) for job_id in jobs)

@@ -1,4 +1,4 @@
-"""What a killed worker had claimed and never started uses no attempt; what it started uses one."""
+"""Jobs that a killed worker had claimed and not started use no attempt; started ones use one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ QUICK: dict[str, Any] = {
 }
 LINE: dict[str, Any] = {"concurrency": 3, "prefetch": 5}
 PATIENT = {"roost._worker.prefetch:MAX_PREFETCH_WAIT": 600.0}
-"""Or the line would be handed back before the kill."""
+"""With the default, the prefetched jobs would be released before the kill."""
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("max_attempts", [1, 3])
-def test_only_what_was_started_uses_an_attempt(
+def test_only_jobs_that_were_started_use_an_attempt(
     chaos: Chaos, backend: str, max_attempts: int
 ) -> None:
     quick = [chaos.table.add("note", priority=-2) for _ in range(6)]

@@ -58,7 +58,7 @@ def test_a_drain_counts_every_job(empty_dsn: str) -> None:
     assert states == [("completed", 300)]
 
 
-def test_pickup_is_measured_beside_a_load(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickup_is_measured_under_load(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "SETTLE", 0.2)
     monkeypatch.setattr(trials, "WARM_UP", 1)
     figures = trials.pickup(BASE, empty_dsn, jobs=3, concurrency=4, naps=2, rate=100)
@@ -73,7 +73,7 @@ def test_producers_can_do_without_notifications(
     assert figures["jobs/s"] > 0
 
 
-def test_a_ratio_is_the_median_of_the_rounds_and_a_failure_is_said() -> None:
+def test_a_ratio_is_the_median_of_the_rounds_and_a_failure_is_printed() -> None:
     def trial(_: str) -> trials.Figures:
         raise NotImplementedError
 

@@ -22,7 +22,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return bench.situations
 
 
-def test_situations_are_drained_and_looked_at(server_dsn: str) -> None:
+def test_situations_are_drained_and_measured(server_dsn: str) -> None:
     chosen = ["--only", "rated", "--jobs", "100", "--rounds", "1", "--quick", "--dry"]
     done = subprocess.run(
         [sys.executable, "bench/scale.py", "--dsn", server_dsn, *chosen],

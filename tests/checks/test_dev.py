@@ -37,7 +37,7 @@ def dev() -> Any:
         ["-h"],
     ],
 )
-def test_arguments_that_choose_or_need_one_process_are_left_alone(
+def test_arguments_that_choose_or_need_one_process_are_unchanged(
     dev: Any, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)

@@ -74,7 +74,7 @@ def test_every_test_has_a_time_limit(pytestconfig: pytest.Config) -> None:
 SHORT = ("-o", "timeout=3", "-o", "faulthandler_timeout=2")
 
 
-def test_a_hanging_test_fails_with_its_stacks_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_hanging_test_fails_with_its_stacks_and_the_others_continue(tmp_path: Path) -> None:
     done = run(tmp_path, HANGING, *SHORT, "-n", "1")
     assert done.returncode == 1
     for backend in ("asyncio", "trio"):

@@ -38,11 +38,11 @@ def calls() -> Iterator[tuple[str, ast.Call]]:
                 yield f"{name}:{node.lineno}", node
 
 
-def test_the_calls_are_seen() -> None:
+def test_the_checks_find_the_log_calls() -> None:
     assert len(list(calls())) > 30
 
 
-def test_nothing_is_logged_past_the_structured_logger() -> None:
+def test_every_module_logs_through_the_structured_logger() -> None:
     past = [
         file.relative_to(SOURCE).as_posix()
         for file in SOURCE.rglob("*.py")
@@ -66,7 +66,9 @@ def test_each_message_shows_all_of_its_data() -> None:
     assert wrong == []
 
 
-def test_the_values_stand_in_the_message_and_are_fields(caplog: pytest.LogCaptureFixture) -> None:
+def test_values_are_in_the_message_and_are_fields_of_the_record(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     StructuredLogger("roost.test").warning(
         "%(count)d jobs of %(task)s: %(jobs)s", count=2, task="two\nlines", jobs=list(range(30))
     )
@@ -77,16 +79,16 @@ def test_the_values_stand_in_the_message_and_are_fields(caplog: pytest.LogCaptur
     assert (record.__dict__["task"], record.__dict__["jobs"]) == ("two\nlines", list(range(30)))
     assert (record.filename, record.funcName) == (
         Path(__file__).name,
-        "test_the_values_stand_in_the_message_and_are_fields",
+        "test_values_are_in_the_message_and_are_fields_of_the_record",
     )
 
 
-def test_a_message_without_data_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_message_without_data_is_unchanged(caplog: pytest.LogCaptureFixture) -> None:
     StructuredLogger("roost.test").error("100 % done")
     assert caplog.messages == ["100 % done"]
 
 
-def test_nothing_is_made_of_the_data_when_the_level_is_off() -> None:
+def test_data_are_not_formatted_when_the_level_is_off() -> None:
     class Loud:
         def __str__(self) -> str:
             raise AssertionError

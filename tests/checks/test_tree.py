@@ -66,17 +66,17 @@ def none(places: list[str], rule: str) -> None:
         pytest.fail("\n".join([rule, *places]), pytrace=False)
 
 
-def test_the_tree_is_seen() -> None:
+def test_the_checks_find_the_source_files() -> None:
     assert ROOT / "src/roost/exceptions.py" in PYTHON
     assert [file.name for file in TRACKED if file.suffix == ".sql"]
 
 
-def test_nobody_names_a_registry_or_a_folder_of_this_machine() -> None:
+def test_no_file_names_a_registry_or_a_folder_of_this_machine() -> None:
     named = [place for place, line in lines(TRACKED) if HOSTS.search(line) or MACHINE.search(line)]
     none(named, "a clone lives elsewhere, with another registry: take these out")
 
 
-def test_no_test_sleeps_for_luck() -> None:
+def test_no_test_sleeps_without_a_reason() -> None:
     lucky = [place for place, line in lines(TESTS) if sleeps(line) and not REASON.search(line)]
     none(
         lucky, "wait for what you mean; where time itself is meant, add `# sleeps: why` to the line"
@@ -96,7 +96,7 @@ def test_every_sql_parameter_has_a_cast(file: Path) -> None:
     none([place for place, line in code if UNCAST.search(line)], "write $n::type")
 
 
-def test_no_test_looks_at_or_ends_sessions_of_other_databases() -> None:
+def test_no_test_reads_or_ends_sessions_of_other_databases() -> None:
     # The tests that run side by side share one server; each has a database of its own there.
     wrong = [
         f"{file.relative_to(ROOT)}:{node.lineno}: {node.value.strip()[:120]}"
@@ -112,7 +112,7 @@ def test_no_test_looks_at_or_ends_sessions_of_other_databases() -> None:
     none(wrong, "name the database (datname)")
 
 
-def test_no_file_is_too_long_to_be_one_subject() -> None:
+def test_no_file_is_longer_than_600_lines() -> None:
     long = [
         f"{file.relative_to(ROOT)}: {count} lines"
         for file in PYTHON

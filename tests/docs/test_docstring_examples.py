@@ -41,7 +41,7 @@ def examples() -> Iterator[tuple[str, str]]:
 EXAMPLES = dict(examples())
 
 
-def test_the_everyday_verbs_have_examples() -> None:
+def test_common_verbs_have_examples() -> None:
     assert EXAMPLES.keys() >= {
         *("AsyncRoost", "AsyncRoost.enqueue", "AsyncRoost.enqueue_many", "AsyncRoost.wait_for"),
         *("AsyncRoost.transaction", "Roost", "Roost.enqueue", "job", "cron", "call", "Worker"),

@@ -191,7 +191,7 @@ async def test_a_worker_can_fire_cron_entries(
         await roost.run_cron_now("tick")
 
 
-async def test_a_worker_can_not_change_what_people_set(roles: Roles) -> None:
+async def test_a_worker_can_not_change_what_operators_set(roles: Roles) -> None:
     async with AsyncRoost(roles.worker) as roost:
         with pytest.raises(DatabaseError) as caught:
             await roost.pause_queue("default")
@@ -248,7 +248,7 @@ async def test_an_operator_can_steer(
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_can_change_what_is_run(roles: Roles, role: str) -> None:
+def test_no_role_can_change_functions_or_the_schema(roles: Roles, role: str) -> None:
     dsn = getattr(roles, role)
     for statement in (
         "create function roost.mine() returns void language sql as ''",

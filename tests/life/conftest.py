@@ -13,7 +13,7 @@ from roost import AsyncRoost, HandlerRegistry, Worker
 
 @pytest.fixture
 def make_worker(dsn: str, registry: HandlerRegistry) -> Callable[..., Worker]:
-    """Return a function that makes a worker of the given options."""
+    """Return a function that makes a worker with the given options."""
 
     def make(**options: Any) -> Worker:
         return Worker(dsn, registry=registry, **options)
@@ -30,6 +30,6 @@ async def client(dsn: str, registry: HandlerRegistry) -> AsyncIterator[AsyncRoos
 
 @pytest.fixture
 def other(dsn: str) -> Iterator[JobTable]:
-    """Yield a second hand, for a transaction that stays open meanwhile."""
+    """Yield a second connection, for a transaction that stays open during the test."""
     with JobTable(dsn) as other:
         yield other

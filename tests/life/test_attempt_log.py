@@ -1,4 +1,4 @@
-"""How attempts end is logged once each, complete in the message and as fields of the record."""
+"""Each attempt that does not complete is logged once, with its data in message and fields."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ATTEMPTS = "roost.worker.attempts"
 
 @pytest.fixture
 def plain() -> Iterator[io.StringIO]:
-    """Yield what an application with the plainest format sees."""
+    """Yield the log of an application that formats only the message."""
     seen = io.StringIO()
     handler = logging.StreamHandler(seen)
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -79,7 +79,7 @@ async def test_the_last_failure_is_an_error_with_its_fields(
     assert record.exc_info[1] is error
 
 
-async def test_a_timeout_is_told_from_a_failure(
+async def test_a_timeout_is_logged_as_a_timeout(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, plain: io.StringIO
 ) -> None:
     @job("work", registry=registry)
@@ -93,7 +93,7 @@ async def test_a_timeout_is_told_from_a_failure(
     assert "timed out after 1 s; queue default, attempt 1 of 20, after 1." in line
 
 
-async def test_a_cancel_is_for_information(
+async def test_a_cancel_is_logged_at_info(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, plain: io.StringIO
 ) -> None:
     started = anyio.Event()
@@ -114,7 +114,7 @@ async def test_a_cancel_is_for_information(
     )
 
 
-async def test_an_attempt_that_the_stop_interrupts_is_for_information(
+async def test_an_attempt_interrupted_by_a_stop_is_logged_at_info(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, plain: io.StringIO
 ) -> None:
     started = anyio.Event()
@@ -165,7 +165,7 @@ async def test_a_filter_that_raises_does_not_harm_the_job(
     assert {table.get(job_id).state for job_id in job_ids} == {"discarded"}
 
 
-async def test_an_error_that_can_not_be_shown_is_logged_all_the_same(
+async def test_an_error_whose_text_fails_or_is_huge_is_logged(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, plain: io.StringIO
 ) -> None:
     class HostileError(Exception):

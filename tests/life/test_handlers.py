@@ -1,4 +1,4 @@
-"""What a handler can be, what it knows of its job, and how it is stopped."""
+"""Kinds of handlers, their access to the running job, and how they are stopped."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def nothing():
 def odd():
     return {1, 2}
 
-tenant = contextvars.ContextVar("tenant", default="nobody's")
+tenant = contextvars.ContextVar("tenant", default="none")
 
 def look_and_set():
     found = [tenant.get(), decimal.getcontext().prec]
@@ -89,7 +89,7 @@ def die():
 
 def sleep(path):
     Path(path).write_text(str(os.getpid()))
-    time.sleep(60)  # sleeps: it is to be killed
+    time.sleep(60)  # sleeps: until it is killed
 """
 
 
@@ -120,14 +120,14 @@ class Number(BaseModel):
     number: UUID
 
 
-async def test_a_process_keeps_nothing_that_a_job_has_set_for_the_next(
+async def test_in_a_process_no_job_sees_context_variables_of_the_one_before(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any
 ) -> None:
     job("work", run_in="process", registry=registry)(tasks.look_and_set)
     jobs = [table.add() for _ in range(4)]
     await make_worker(concurrency=1).run_once()
     digits = decimal.DefaultContext.prec
-    assert [table.get(job_id).result for job_id in jobs] == [["nobody's", digits]] * 4
+    assert [table.get(job_id).result for job_id in jobs] == [["none", digits]] * 4
 
 
 async def test_a_coroutine_from_a_process_is_a_failure(
@@ -178,7 +178,7 @@ async def test_a_failure_in_a_process_comes_with_its_own_traceback(
     assert (again.scheduled_at - datetime.now(UTC)).total_seconds() > 400
 
 
-async def test_a_process_that_dies_is_its_job_s_failure_alone(
+async def test_a_process_that_dies_fails_only_its_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any
 ) -> None:
     job("die", run_in="process", registry=registry)(tasks.die)
@@ -196,7 +196,9 @@ async def test_a_timeout_ends_the_process(
     job("sleep", run_in="process", registry=registry)(tasks.sleep)
     job("where", run_in="process", registry=registry)(tasks.where)
     path = tmp_path / "pid"
-    table.add("where", priority=-1)  # the start of the process counts, so it is there before
+    table.add(
+        "where", priority=-1
+    )  # starts the process, whose start would count against the timeout
     job_id = table.add("sleep", args={"path": str(path)}, timeout_seconds=1, max_attempts=1)
     began = anyio.current_time()
     await make_worker(concurrency=1).run_once()
@@ -225,7 +227,9 @@ async def test_a_cancel_ends_the_process(
     await eventually(lambda: gone(int(path.read_text())))
 
 
-async def test_what_a_process_could_not_find_is_refused_at_once(registry: HandlerRegistry) -> None:
+async def test_a_function_that_a_process_can_not_import_is_refused_at_once(
+    registry: HandlerRegistry,
+) -> None:
     def local() -> None: ...
 
     async def asynchronous() -> None: ...
@@ -275,7 +279,7 @@ class Exact(BaseModel):
     pair: tuple[int, bytes]
 
 
-async def test_a_model_arrives_as_it_was_from_every_way_to_enqueue(
+async def test_a_model_arrives_unchanged_from_every_way_to_enqueue(
     dsn: str, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     sent = Exact.model_validate_json(
@@ -331,7 +335,7 @@ async def test_the_running_job_is_shown_as_it_was_claimed(
     assert second.attempted_at == row.attempted_at
 
 
-async def test_a_cancelled_sync_handler_can_ask_and_leave(
+async def test_a_sync_handler_can_check_for_its_cancel_and_return(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
     started = threading.Event()

@@ -1,4 +1,4 @@
-"""Hooks see every attempt and change none."""
+"""Hooks are called for every attempt and change none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MakeWorker = Callable[..., Worker]
 
 
 class Diary:
-    """Async hooks that write down what they were given."""
+    """Async hooks that record their arguments."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[Any, ...]] = []
@@ -177,7 +177,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("hook", HOSTILE, ids=lambda hook: hook.__name__)
-async def test_no_hook_changes_what_becomes_of_the_job(
+async def test_no_hook_changes_the_outcome_of_its_job(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -225,7 +225,7 @@ async def test_a_hook_that_hangs_does_not_outlast_a_stop(
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)
 
 
-async def test_a_cancel_interrupts_the_hook_before_and_calls_the_one_after(
+async def test_a_cancel_interrupts_before_job_and_calls_after_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
     started = anyio.Event()
@@ -250,7 +250,7 @@ async def test_a_cancel_interrupts_the_hook_before_and_calls_the_one_after(
     assert diary.lines == [("after", "work", None, "JobFailed", {})]
 
 
-async def test_a_cancel_during_the_hook_after_comes_too_late(
+async def test_a_cancel_during_after_job_is_ignored(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
     started, go_on = anyio.Event(), anyio.Event()
@@ -276,7 +276,7 @@ async def test_a_cancel_during_the_hook_after_comes_too_late(
     assert table.get(job_id).result == 7
 
 
-async def test_a_row_that_can_not_be_read_fails_alone_with_hooks_too(
+async def test_with_hooks_an_unreadable_row_fails_only_its_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("work", registry=registry)
@@ -313,10 +313,10 @@ async def test_plain_hooks_that_hang_are_skipped_when_too_many_threads_hang(
     try:
         async with working(worker):
             await eventually(lambda: table.states() == {"completed": 30}, within=20)
-            assert len(calls) <= 3  # two that hang, and one that began beside the second
+            assert len(calls) <= 3  # two that hang, and one that began together with the second
             assert threading.active_count() <= before + 10
             assert caplog.text.count("are skipped") == 1
-            # When the threads have ended the hooks are called again.
+            # The hooks are called again when the threads have ended.
             go_on.set()
             called = len(calls)
             await eventually(lambda: table.add() > 0 and len(calls) > called, within=20)

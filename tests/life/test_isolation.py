@@ -1,4 +1,4 @@
-"""What a job sets is its own: the next one begins in the worker's context, wherever it runs."""
+"""Context variables that a job sets are its own: every job starts in the worker's context."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tenant_of_the_worker() -> Iterator[None]:
 
 
 class Seen:
-    """What jobs found when they began; each leaves something else behind."""
+    """The values that jobs found at their start; each job sets others."""
 
     def __init__(self) -> None:
         self.values: list[str] = []
@@ -77,7 +77,7 @@ def handlers(registry: HandlerRegistry, seen: Seen) -> list[str]:
 
 @pytest.mark.parametrize("concurrency", [1, 10])
 @pytest.mark.parametrize("run", ["run", "run_once"])
-async def test_no_job_sees_what_another_has_set(
+async def test_no_job_sees_context_variables_of_another(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -98,7 +98,7 @@ async def test_no_job_sees_what_another_has_set(
     assert tenant.get() == "the worker's"
 
 
-async def test_a_job_that_is_handed_over_begins_in_the_workers_context_too(
+async def test_a_dispatched_job_starts_in_the_workers_context(
     table: JobTable, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     seen = Seen()
@@ -111,7 +111,7 @@ async def test_a_job_that_is_handed_over_begins_in_the_workers_context_too(
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
-async def test_what_hooks_set_is_seen_by_their_job_alone(
+async def test_only_a_hooks_job_sees_the_context_variables_that_it_sets(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, kind: str
 ) -> None:
     seen = Seen()
@@ -144,7 +144,7 @@ async def test_what_hooks_set_is_seen_by_their_job_alone(
 
 @pytest.mark.parametrize("used_before", [False, True])
 @pytest.mark.parametrize("colour", ["async", "thread"])
-async def test_each_job_has_an_arithmetic_of_decimals_of_its_own(
+async def test_each_job_has_a_decimal_context_of_its_own(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,

@@ -1,4 +1,4 @@
-"""Whatever a handler is made of, its work is done before its job is completed, or it is refused."""
+"""The work of every kind of handler is done before its job completes; other kinds are refused."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ LAZY: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("kind", LAZY)
-async def test_a_result_that_nothing_has_run_is_a_failure(
+async def test_a_lazy_result_that_was_never_run_is_a_failure(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, kind: str
 ) -> None:
     RAN.clear()
@@ -190,7 +190,7 @@ async def test_a_result_that_nothing_has_run_is_a_failure(
     assert RAN == []
 
 
-async def test_an_awaitable_that_gives_itself_has_an_end(
+async def test_an_awaitable_that_returns_itself_fails_after_a_bound(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     class Endless:

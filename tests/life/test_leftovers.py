@@ -1,4 +1,4 @@
-"""A handler that leaves its task in disorder harms no other job, on any event loop."""
+"""A handler that leaves scopes or cancels open affects no other job, on any event loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 
 KEPT: list[Any] = []
-"""What handlers leave open would end by itself if nothing held it."""
+"""Keeps the scopes and groups that handlers leave open from being collected."""
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,9 @@ async def a_shield() -> None:
 
 
 async def an_async_generator() -> None:
-    with contextlib.suppress(RuntimeError):  # it fails when it is collected: not this test's point
+    with contextlib.suppress(
+        RuntimeError
+    ):  # it fails when it is collected, which is not tested here
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
 
     async def numbers() -> AsyncIterator[int]:
@@ -146,7 +148,7 @@ async def a_native_timeout() -> None:
 
 ANYWHERE = [
     a_scope, a_cancelled_scope, scopes_in_scopes, a_shield,
-    # The loops tell of a generator that was not closed.
+    # The event loops warn of a generator that was not closed.
     pytest.param(an_async_generator, marks=pytest.mark.filterwarnings("ignore")),
     an_async_generator_that_is_kept, an_empty_group, a_group, groups_and_scopes,
     a_group_whose_task_fails,
@@ -164,10 +166,10 @@ def skip_unless_it_applies(leave: Leave, backend: str) -> None:
 
 
 @asynccontextmanager
-async def beside_a_neighbour(
+async def with_another_job(
     table: JobTable, worker: Worker, registry: HandlerRegistry
 ) -> AsyncIterator[int]:
-    """Yield while another job runs, which must not notice anything, and which ends afterwards."""
+    """Yield while another job runs. It must not be interrupted, and completes afterwards."""
     started, go_on = anyio.Event(), anyio.Event()
 
     @job("neighbour", registry=registry)
@@ -181,7 +183,7 @@ async def beside_a_neighbour(
         async with working(worker):
             await eventually(started.is_set)
             yield neighbour_id
-            # Later jobs run, too: the lane goes on.
+            # Later jobs run, too.
             later = table.add("later")
             await eventually(lambda: table.get(later).state == "completed")
             go_on.set()
@@ -203,7 +205,7 @@ def registry() -> HandlerRegistry:
 
 @pytest.mark.parametrize("timeout", [None, 20])
 @pytest.mark.parametrize("leave", [*ANYWHERE, *ON_ASYNCIO], ids=lambda leave: leave.__name__)
-async def test_what_a_handler_leaves_open_is_closed(
+async def test_scopes_that_a_handler_leaves_open_are_closed(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -223,7 +225,7 @@ async def test_what_a_handler_leaves_open_is_closed(
         await leave()
         raise ValueError("no")
 
-    async with beside_a_neighbour(table, make_worker(concurrency=3), registry):
+    async with with_another_job(table, make_worker(concurrency=3), registry):
         good = table.add("returns", max_attempts=1, timeout_seconds=timeout)
         bad = table.add("raises", max_attempts=1, timeout_seconds=timeout)
         await eventually(
@@ -235,7 +237,7 @@ async def test_what_a_handler_leaves_open_is_closed(
 
 @pytest.mark.parametrize("when", ["before", "after", "both"])
 @pytest.mark.parametrize("leave", [*ANYWHERE, *ON_ASYNCIO], ids=lambda leave: leave.__name__)
-async def test_what_a_hook_leaves_open_is_closed(
+async def test_scopes_that_a_hook_leaves_open_are_closed(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -257,16 +259,16 @@ async def test_what_a_hook_leaves_open_is_closed(
     hooks = Hooks(
         before_job=hook if when != "after" else None, after_job=hook if when != "before" else None
     )
-    async with beside_a_neighbour(table, make_worker(hooks=hooks), registry):
+    async with with_another_job(table, make_worker(hooks=hooks), registry):
         job_id = table.add("work", max_attempts=1)
         await eventually(lambda: table.get(job_id).state in ("completed", "discarded"))
     row = table.get(job_id)
     if leave is a_native_cancel_soon:
-        return  # it comes when the handler runs, or the hook's caller
+        return  # it is delivered while the handler or the caller of the hook runs
     assert (row.state, row.result, row.errors) == ("completed", "done", [])
 
 
-async def test_what_a_thread_leaves_open_in_the_loop_is_closed(
+async def test_scopes_that_a_thread_leaves_open_in_the_loop_are_closed(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("work", registry=registry)
@@ -274,12 +276,12 @@ async def test_what_a_thread_leaves_open_in_the_loop_is_closed(
         anyio.from_thread.run(a_scope)
         return "done"
 
-    async with beside_a_neighbour(table, make_worker(), registry):
+    async with with_another_job(table, make_worker(), registry):
         job_id = table.add("work", max_attempts=1)
         await eventually(lambda: table.get(job_id).state == "completed")
 
 
-async def test_a_cancel_and_a_stop_reach_a_handler_that_left_something_open(
+async def test_a_cancel_and_a_stop_reach_a_handler_with_an_open_scope(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
     started = anyio.Event()
@@ -290,7 +292,7 @@ async def test_a_cancel_and_a_stop_reach_a_handler_that_left_something_open(
         started.set()
         await anyio.sleep_forever()
 
-    async with beside_a_neighbour(table, make_worker(), registry):
+    async with with_another_job(table, make_worker(), registry):
         job_id = table.add("work")
         await eventually(started.is_set)
         await client.cancel(job_id)
@@ -339,7 +341,7 @@ IDS = [type(error).__name__ for error in base_exceptions()]
 
 
 @pytest.mark.parametrize("which", range(len(IDS)), ids=IDS)
-async def test_whatever_users_code_raises_is_its_jobs_failure(
+async def test_every_error_of_a_handler_fails_only_its_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, which: int
 ) -> None:
     @job("raises", registry=registry)
@@ -364,7 +366,7 @@ async def test_whatever_users_code_raises_is_its_jobs_failure(
         return Exiting(base_exceptions()[which])
 
     tasks = [task for task in registry if task != "later"]
-    async with beside_a_neighbour(table, make_worker(), registry):
+    async with with_another_job(table, make_worker(), registry):
         ids = {task: table.add(task, max_attempts=1) for task in tasks}
         await eventually(
             lambda: (
@@ -379,7 +381,7 @@ async def test_whatever_users_code_raises_is_its_jobs_failure(
 
 
 @pytest.mark.parametrize("which", range(len(IDS)), ids=IDS)
-async def test_whatever_hooks_and_retry_strategies_raise_changes_no_job(
+async def test_no_error_of_a_hook_or_retry_strategy_changes_a_job(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, which: int
 ) -> None:
     async def hook(job: Job, **_: Any) -> None:
@@ -397,14 +399,14 @@ async def test_whatever_hooks_and_retry_strategies_raise_changes_no_job(
         raise ValueError("no")
 
     worker = make_worker(hooks=Hooks(hook, hook), retry_strategy=strategy)
-    async with beside_a_neighbour(table, worker, registry):
+    async with with_another_job(table, worker, registry):
         good_id, bad_id = table.add("good"), table.add("bad")
         await eventually(lambda: table.get(good_id).state == "completed")
         await eventually(lambda: table.get(bad_id).state == "retryable")
     assert (table.get(bad_id).attempt, len(table.get(bad_id).errors)) == (1, 1)
 
 
-def test_ctrl_c_in_a_handler_ends_the_worker_and_costs_no_attempt(
+def test_ctrl_c_in_a_handler_stops_the_worker_and_uses_no_attempt(
     dsn: str, table: JobTable, registry: HandlerRegistry, anyio_backend: tuple[str, dict[str, Any]]
 ) -> None:
     @job("interrupted", registry=registry)

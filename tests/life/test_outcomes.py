@@ -1,4 +1,4 @@
-"""From an ending to the row: retries, snoozes, defaults, error records, the archive."""
+"""How an attempt's ending is stored: retries, snoozes, defaults, error records, the archive."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ STRATEGIES: dict[str, tuple[BackoffStrategy, tuple[float, float]]] = {
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-async def test_whatever_the_strategy_says_the_job_waits_sanely(
+async def test_a_retry_delay_is_bounded_for_every_answer_of_the_strategy(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, name: str
 ) -> None:
     strategy, (least, most) = STRATEGIES[name]
@@ -80,7 +80,7 @@ async def test_whatever_the_strategy_says_the_job_waits_sanely(
     assert least - 1 <= seconds_until(after.scheduled_at) <= most
 
 
-async def test_a_strategy_is_asked_with_the_attempt_that_failed(
+async def test_a_retry_strategy_gets_the_number_of_the_failed_attempt(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     asked: list[int] = []
@@ -120,7 +120,7 @@ async def test_a_snooze_keeps_the_attempt_and_writes_no_error(
     assert all(0.09 < b - a < 10 for a, b in itertools.pairwise(runs))
 
 
-async def test_a_snooze_for_no_time_lets_others_run(
+async def test_a_snooze_of_zero_lets_other_jobs_run(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("restless", registry=registry)
@@ -137,13 +137,13 @@ async def test_a_snooze_for_no_time_lets_others_run(
     assert table.get(restless_id).attempt == 0
 
 
-async def test_a_snooze_into_the_past_is_refused() -> None:
+async def test_a_negative_snooze_is_refused() -> None:
     for seconds in (-1, math.nan, math.inf):
         with pytest.raises(ValueError, match="seconds"):
             SnoozeJob(seconds)
 
 
-async def test_the_newest_errors_stay_on_every_path(
+async def test_the_newest_errors_are_kept_on_every_path(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("work", registry=registry)
@@ -167,7 +167,7 @@ async def test_the_newest_errors_stay_on_every_path(
     assert records[-1]["error"].startswith("WorkerCrash")
 
 
-async def test_defaults_fill_what_is_not_said_and_nothing_else(
+async def test_defaults_fill_only_options_that_are_not_given(
     table: JobTable, registry: HandlerRegistry, client: AsyncRoost
 ) -> None:
     @job(
@@ -194,7 +194,7 @@ async def test_defaults_fill_what_is_not_said_and_nothing_else(
     assert row(await client.enqueue("elsewhere")) == ("default", 0, 20, [], None)
 
 
-async def test_a_worker_archives_and_forgets_by_itself(
+async def test_a_worker_archives_jobs_and_deletes_old_results(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
     @job("work", registry=registry)
@@ -216,14 +216,14 @@ async def test_a_worker_archives_and_forgets_by_itself(
     assert table.get(waiting).state == "available"
 
 
-async def test_unknown_ids_are_told_by_every_verb(client: AsyncRoost) -> None:
+async def test_every_verb_reports_unknown_ids(client: AsyncRoost) -> None:
     for verb in (client.get, client.status, client.cancel, client.retry):
         with pytest.raises(JobNotFoundError) as caught:
             await verb(123_456)
         assert caught.value.code == "roost.job-not-found"
 
 
-async def test_discarded_jobs_are_requeued_and_clashes_left_out(
+async def test_discarded_jobs_are_requeued_except_those_whose_key_is_taken(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
     fail = True

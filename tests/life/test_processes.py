@@ -1,4 +1,4 @@
-"""Handlers in processes of their own: nothing that these write, or die of, harms the worker."""
+"""Handlers in processes of their own: their output and their end do not affect the worker."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 def run(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any
 ) -> Callable[..., Any]:
-    """Return a function that runs jobs, one after the other, and returns them as they ended."""
+    """Return a function that runs jobs one after the other and returns their final rows."""
     for name in ("where", "echo", "prints", "writes_everywhere", "forges", "exits", "dies"):
         job(name, run_in="process", registry=registry)(getattr(tasks, name))
     for name in ("closes", "terminates_a_program", "terminates_a_fork", "ignores_signals"):
@@ -136,14 +136,14 @@ def run(
 
 
 def gone(pid: int) -> bool:
-    """Say whether a process has ended; one that is not reaped yet has."""
+    """Say whether a process has ended, including one that is not reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
 
 
-async def test_what_a_handler_prints_is_its_own(
+async def test_output_of_a_handler_does_not_enter_the_channel(
     run: Callable[..., Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     [ended] = await run("prints", path=str(tmp_path / "bomb"))
@@ -154,7 +154,7 @@ async def test_what_a_handler_prints_is_its_own(
     assert "and one to stderr\n" in printed.err
 
 
-async def test_what_a_handler_writes_into_the_channel_is_never_unpickled(
+async def test_bytes_that_a_handler_writes_into_the_channel_are_never_unpickled(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
     broken, after = await run("writes_everywhere", "where", path=str(tmp_path / "bomb"))
@@ -216,7 +216,7 @@ async def test_a_result_above_the_bound_is_replaced_by_a_note(
     assert after.state == "completed"
 
 
-async def test_signals_of_a_stop_do_not_reach_it_and_its_programs_can_be_ended(
+async def test_stop_signals_do_not_end_a_handler_but_end_its_programs(
     run: Callable[..., Any],
 ) -> None:
     there, program, fork = await run("ignores_signals", "terminates_a_program", "terminates_a_fork")
@@ -224,7 +224,7 @@ async def test_signals_of_a_stop_do_not_reach_it_and_its_programs_can_be_ended(
     assert (program.result, fork.result) == (-signal.SIGTERM, -signal.SIGTERM)
 
 
-async def test_a_cancel_ends_what_the_process_started_too(
+async def test_a_cancel_kills_programs_that_the_process_started(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any, tmp_path: Path
 ) -> None:
     job("starts", run_in="process", registry=registry)(tasks.starts)

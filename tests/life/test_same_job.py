@@ -23,7 +23,7 @@ OFTEN = {"heartbeat_interval": 0.05, "orphan_reaper_interval": 0.05, "poll_inter
 
 
 class Attempts:
-    """Which attempts of a job run, and how many did at once."""
+    """The attempts of a job that run, and the most that ran at once."""
 
     def __init__(self) -> None:
         self.running: list[int] = []
@@ -85,7 +85,7 @@ async def test_a_thread_whose_lease_was_lost_ends_before_the_next_attempt_starts
         table.rows("delete from roost.workers")
         await eventually(lambda: is_leased_anew(table, job_id))
         if concurrency == 2:
-            # The thread has its slot, the parked attempt has none: the other one is free.
+            # The thread holds one slot. The parked attempt has none, so the other slot is free.
             await eventually(lambda: parked(worker) == 1)
             assert len(state_of(worker).slots) == 1
             other_id = table.add("other")
@@ -132,7 +132,7 @@ async def test_a_slow_clean_up_ends_before_the_next_attempt_starts(
 async def retried_while_it_runs(
     table: JobTable, worker: Worker, client: AsyncRoost, go_on: anyio.Event
 ) -> AsyncIterator[tuple[int, Attempts]]:
-    """Yield a job and its attempts: it has completed itself, goes on, and was retried."""
+    """Yield a job and its attempts. It has completed itself, still runs, and was retried."""
     attempts = Attempts()
 
     @job("work", registry=worker._registry)
@@ -177,7 +177,7 @@ async def test_a_parked_attempt_can_be_cancelled(
     assert attempts.started == [1]
 
 
-async def test_a_stop_hands_a_parked_attempt_back_with_its_attempt(
+async def test_a_stop_releases_a_parked_attempt(
     table: JobTable, client: AsyncRoost, make_worker: MakeWorker, registry: HandlerRegistry
 ) -> None:
     go_on = anyio.Event()
@@ -188,10 +188,10 @@ async def test_a_stop_hands_a_parked_attempt_back_with_its_attempt(
         assert attempts.running == [1]
         go_on.set()
     assert attempts.started == [1]
-    assert table.get(job_id).attempt == 1  # the one that completed itself
+    assert table.get(job_id).attempt == 1  # the attempt that completed itself
 
 
-async def test_a_parked_attempt_whose_lease_is_lost_too_never_starts(
+async def test_a_parked_attempt_that_loses_its_lease_never_starts(
     table: JobTable, client: AsyncRoost, make_worker: MakeWorker, registry: HandlerRegistry
 ) -> None:
     go_on = anyio.Event()

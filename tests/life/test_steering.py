@@ -1,4 +1,4 @@
-"""Workers heed families, limits, pauses and cancels at once, not at the next poll."""
+"""Dependencies, limits, pauses and cancels take effect at once, not at the next poll."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_children_start_when_their_parents_have_ended(
     assert order == ["top", "mid", "mid", "mid", "end"]
 
 
-async def test_the_subtree_of_a_failed_job_is_cancelled_and_others_go_on(
+async def test_a_failure_cancels_the_jobs_descendants_and_no_others(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
     @job("fail", max_attempts=1, registry=registry)
@@ -58,14 +58,14 @@ async def test_the_subtree_of_a_failed_job_is_cancelled_and_others_go_on(
     chain = [parent]
     for _ in range(5):
         chain.append(await client.enqueue("work", depends_on=[chain[-1]]))
-    beside = await client.enqueue("work")
+    unrelated = await client.enqueue("work")
     worker = make_worker(poll_interval=NEVER, archive_after_seconds=0, archive_interval=0.01)
     async with working(worker):
         await eventually(lambda: table.states() == {})
     assert table.get(parent).state == "discarded"
     assert {table.get(child).state for child in chain[1:]} == {"cancelled"}
     assert f"job {parent} was discarded" in table.get(chain[1]).errors[0]["error"]
-    assert table.get(beside).state == "completed"
+    assert table.get(unrelated).state == "completed"
 
 
 async def test_an_unknown_parent_leaves_the_caller_s_transaction_usable(
@@ -80,7 +80,7 @@ async def test_an_unknown_parent_leaves_the_caller_s_transaction_usable(
     assert table.states() == {"available": 1}
 
 
-async def test_a_held_child_delays_its_parent_s_end_and_nobody_else_s(
+async def test_a_locked_child_delays_only_the_verdict_of_its_parent(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -96,7 +96,7 @@ async def test_a_held_child_delays_its_parent_s_end_and_nobody_else_s(
         free = await client.enqueue("work", depends_on=[parents[1]], conn=conn)
     async with working(make_worker(poll_interval=NEVER)):
         with other.connection.transaction():
-            # As an enqueue of a child of it does, in a transaction that stays open.
+            # As an enqueue of one of its children does, in a transaction that stays open.
             other.rows("select from roost.jobs where id = $1::bigint for share", held)
             others = [await client.enqueue("work") for _ in range(10)]
             await eventually(
@@ -108,7 +108,7 @@ async def test_a_held_child_delays_its_parent_s_end_and_nobody_else_s(
     assert all(table.get(job_id).attempt == 1 for job_id in (*parents, held, free))
 
 
-async def test_a_held_child_does_not_keep_other_orphans_from_their_rescue(
+async def test_a_locked_child_delays_no_rescue_of_other_orphans(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
@@ -196,7 +196,7 @@ def limited(worker: Worker) -> frozenset[str]:
     return worker._session.state.limited.names
 
 
-async def test_a_limit_that_a_second_worker_brings_holds_for_the_first(
+async def test_a_limit_published_by_a_second_worker_holds_for_the_first(
     table: JobTable, registry: HandlerRegistry, dsn: str, client: AsyncRoost
 ) -> None:
     running = peak = 0
@@ -222,7 +222,7 @@ async def test_a_limit_that_a_second_worker_brings_holds_for_the_first(
     assert peak == 1
 
 
-async def test_a_paused_queue_rests_and_goes_on_at_once(
+async def test_a_paused_queue_starts_no_job_and_a_resume_starts_them_at_once(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
 ) -> None:
     @job("work", registry=registry)
