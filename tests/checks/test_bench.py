@@ -1,4 +1,4 @@
-"""The benches run, with a handful of jobs: figures that nobody can make again prove nothing."""
+"""The benches run, with few jobs, so that the published figures can be reproduced."""
 
 from __future__ import annotations
 

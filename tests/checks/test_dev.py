@@ -1,4 +1,4 @@
-"""dev.py: what it does with its arguments. That it sets up is seen by whoever runs the tests."""
+"""dev.py handles its arguments. Each run of the tests checks the environment that it builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation shows is run; its commands are read by the real command line.
+"""The documentation's programs run, and the command line accepts its commands.
 
 The Python blocks of a page are one program, in their order. A page whose blocks say ``ROOST_DSN``
 gets a database of its own under that name. ``<!-- not run: why -->`` above a block leaves it out.
@@ -56,7 +56,7 @@ class Block:
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    """Return the page's blocks in these languages, with the line that each begins at."""
+    """Return the page's blocks in these languages, each with the number of its first line."""
     text = page.read_text(encoding="utf-8")
     found = []
     for match in BLOCK.finditer(text):

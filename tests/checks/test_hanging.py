@@ -1,4 +1,4 @@
-"""A test that hangs ends, and a test of timing gets a second chance: tried on planted tests."""
+"""A hanging test is ended, and a failed test of timing is run again, as planted tests show."""
 
 from __future__ import annotations
 

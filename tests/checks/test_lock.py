@@ -1,4 +1,4 @@
-"""dev.lock is what pyproject.toml asks for, with a hash for every file and no host."""
+"""dev.lock has the packages that pyproject.toml requires, with a hash for each file and no host."""
 
 from __future__ import annotations
 

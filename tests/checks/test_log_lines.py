@@ -14,7 +14,7 @@ from roost._model.logs import StructuredLogger
 
 SOURCE = Path(__file__).parents[2] / "src" / "roost"
 HELPERS = {"_model/logs.py", "cli/logs.py"}
-"""They make and show records; everybody else logs through `StructuredLogger`."""
+"""These make and format records. All other modules log through `StructuredLogger`."""
 LEVELS = {"info", "warning", "error", "critical", "log"}
 NAMED = re.compile(r"%\((\w+)\)[-\d.]*[a-z]")
 NO_DATA = {"exc_info", "trace", "level", None}
@@ -22,7 +22,7 @@ RESERVED = {*vars(logging.LogRecord("", 0, "", 0, "", None, None)), "message", "
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:
-    """Yield every call of a logger's method, and where it stands."""
+    """Yield every call of a logger's method, with its file and line."""
     for file in sorted(SOURCE.rglob("*.py")):
         name = file.relative_to(SOURCE).as_posix()
         if name in HELPERS:

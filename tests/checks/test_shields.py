@@ -1,4 +1,4 @@
-"""Every shield in the package is made by `shielded`, which demands a finite deadline."""
+"""Every shield in the package is made by `shielded`, which requires a finite deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of the source tree that no linter knows."""
+"""Rules for the source tree that no linter checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOSTS = re.compile(r"pypi\.org|pythonhosted\.org|npmjs\.org|deb(ian)?\.debian\.o
 MACHINE = re.compile(r"(?<![\w.\]}>)*~-])/(home|root|Users|work|mnt|opt)/\w")
 SLEEP = re.compile(r"\b(?:time|anyio|asyncio|trio)\.sleep\(\s*(?P<seconds>[\d._]+)")
 LONGEST_POLL = 0.05
-"""Seconds. A loop that looks again and again is no luck; one sleep in its place is longer."""
+"""Seconds that a loop may sleep between two checks. A longer sleep needs a reason."""
 REASON = re.compile(r"# sleeps: \w")
 UNCAST = re.compile(r"\$\d+(?!\d|::)")
 WHOLE_SERVER = re.compile(r"\b(pg_stat_activity|pg_locks)\b")
@@ -28,9 +28,9 @@ MOST_LINES = 600
 
 
 def tracked() -> list[Path]:
-    """Return the text files that git tracks, or all there are in an unpacked source archive."""
+    """Return the text files that git tracks, or all files of an unpacked source archive."""
     try:
-        # Root's clone, tested by another user, is no reason to refuse.
+        # git refuses a clone that belongs to another user unless it is listed as safe.
         names = subprocess.run(
             ["git", "-c", "safe.directory=*", "ls-files", "-z"],
             cwd=ROOT,
@@ -53,7 +53,7 @@ TESTS = [file for file in PYTHON if file.relative_to(ROOT).parts[0].endswith("te
 
 
 def lines(files: list[Path]) -> Iterator[tuple[str, str]]:
-    """Yield each line with where it stands."""
+    """Yield each line, after its file, number and text for a message."""
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace")
         for number, line in enumerate(text.splitlines(), start=1):
@@ -73,13 +73,14 @@ def test_the_checks_find_the_source_files() -> None:
 
 def test_no_file_names_a_registry_or_a_folder_of_this_machine() -> None:
     named = [place for place, line in lines(TRACKED) if HOSTS.search(line) or MACHINE.search(line)]
-    none(named, "a clone lives elsewhere, with another registry: take these out")
+    none(named, "other machines have other folders and registries: remove these")
 
 
 def test_no_test_sleeps_without_a_reason() -> None:
     lucky = [place for place, line in lines(TESTS) if sleeps(line) and not REASON.search(line)]
     none(
-        lucky, "wait for what you mean; where time itself is meant, add `# sleeps: why` to the line"
+        lucky,
+        "wait for an event; if the test needs the time itself, add `# sleeps: why` to the line",
     )
 
 
@@ -128,11 +129,11 @@ def test_every_public_name_has_a_docstring() -> None:
         if name[0] != "_" and not inspect.ismodule(value)
     ]
     bare = [name for name in public for name in undocumented(name, getattr(roost, name))]
-    none(bare, "say what these are for")
+    none(bare, "add docstrings that say what these are for")
 
 
 def undocumented(name: str, value: object) -> Iterator[str]:
-    """Yield the name of a class or function without a docstring of its own, and its methods'."""
+    """Yield the name of the class or function, and of each method, that has no docstring."""
     if not inspect.isclass(value):
         if inspect.isroutine(value) and not value.__doc__:
             yield name

@@ -1,4 +1,4 @@
-"""The wheel holds the package and nothing of its tests."""
+"""The wheel contains the package and none of its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference pages say what the code says.
+"""The generated parts of the reference pages agree with the code.
 
 Run as a program, this writes the generated parts anew: ``python -m tests.docs.test_generated``.
 """
@@ -56,7 +56,7 @@ def errors() -> str:
 
 
 def diagram() -> str:
-    """Return the diagram of the states; moves between the same two states share an arrow."""
+    """Return the diagram of the states. Moves between the same two states share an arrow."""
     arrows: dict[tuple[str, str], list[str]] = {}
     for move in MOVES:
         source = move.source.value if move.source else "[*]"
@@ -95,8 +95,8 @@ def schema_versions() -> str:
     rows = []
     for step in migrations():
         older = step.oldest_code < step.version
-        beside = f"yes, from version {step.oldest_code} on" if older else "no"
-        rows.append(f"| {step.version} | `{step.version:04}_{step.name}` | {beside} |")
+        compatible = f"yes, from version {step.oldest_code} on" if older else "no"
+        rows.append(f"| {step.version} | `{step.version:04}_{step.name}` | {compatible} |")
     return as_table("schema version | migration | older code may run beside it", rows)
 
 
@@ -110,7 +110,7 @@ GENERATED = {
 
 
 def renewed(text: str) -> str:
-    """Return a page's text with its generated parts made anew."""
+    """Return a page's text with its parts generated again."""
     return PART.sub(lambda part: part["begin"] + GENERATED[part["name"]]() + part["end"], text)
 
 
@@ -147,7 +147,7 @@ def test_the_tables_have_the_columns_of_the_page(table: JobTable) -> None:
         """
         select
             c.relname::text, a.attname::text,
-            -- A domain's checks are the table's business; what is read is of its base type.
+            -- A column of a domain is listed with its base type: readers get values of that type.
             format_type(coalesce(nullif(t.typbasetype, 0), t.oid), a.atttypmod)
         from pg_attribute as a
         join pg_type as t on t.oid = a.atttypid

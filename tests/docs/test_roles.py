@@ -340,7 +340,7 @@ async def test_no_role_can_keep_others_from_enqueueing_or_from_a_heartbeat(
 ) -> None:
     table.add_worker()
     if role in {"worker", "operator"}:
-        return  # who may update the tables may lock their rows
+        return  # a role that may update the tables may lock their rows
     with psycopg.connect(getattr(roles, role)) as session:
         for statement in (
             "select from roost.workers for update",

@@ -210,7 +210,7 @@ async def test_large_arguments_and_results_arrive(run: Callable[..., Any]) -> No
 async def test_a_result_above_the_bound_is_replaced_by_a_note(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(process, "MAX_ANSWER_BYTES", 1_000)
     refused, after = await run("echo", "where", text="x" * 5_000)
     assert refused.state == "discarded"
     assert after.state == "completed"

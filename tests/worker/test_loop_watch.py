@@ -32,7 +32,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_watch, "INTERVAL", 0.05)
-    monkeypatch.setattr(loop_watch, "MOST", 0.3)
+    monkeypatch.setattr(loop_watch, "MAX_BLOCKED", 0.3)
 
 
 async def test_a_blocking_job_is_logged_once_with_its_stack_and_duration(

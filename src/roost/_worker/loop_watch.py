@@ -1,8 +1,8 @@
-"""Notice that the event loop stands still, and log which job blocks it and for how long.
+"""Log which job blocks the event loop, and for how long.
 
-A handler that blocks holds up every job of its worker, the heartbeat included: after a while other
-workers take its jobs and can only say that this worker is dead. A thread checks from
-outside, so that no job costs anything.
+A blocking handler delays all jobs of its worker and the heartbeat. In the end other workers rescue
+the jobs, and their log can only name a dead worker. A thread does the checks, so a job costs
+nothing.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ from roost._worker.slots import RunningJob, Slots
 logger = StructuredLogger("roost.worker.loop")
 
 INTERVAL = 0.5
-"""Seconds between two turns that the loop is expected to make, and between two checks."""
-MOST = 1.0
-"""Seconds without a turn that count as blocked."""
-AGAIN = 10.0
-"""The line is logged again when the loop has been blocked this many times longer."""
-SUSPENDED = 0.1
-"""Share of the time between two checks: a process that used less of the processor was suspended."""
-MOST_FRAMES = 25
+"""Seconds between two wake-ups of the loop's task, and between two checks of the thread."""
+MAX_BLOCKED = 1.0
+"""Seconds without a wake-up, beyond `INTERVAL`, after which the loop counts as blocked."""
+REPEAT_FACTOR = 10.0
+"""The warning is repeated when the block has lasted this many times longer."""
+SUSPENDED_SHARE = 0.1
+"""Share of processor time between two checks, below which the process was suspended."""
+MAX_FRAMES = 25
 _WAITING = ("selectors.py", "_io_epoll.py", "_io_kqueue.py", "runners.py")
-"""Where the loop itself waits for something to do."""
+"""The files in which an idle loop waits."""
 
 
 @attrs.frozen
 class _Block:
-    """The loop has not turned since ``since``; ``job``: what blocks it, if that could be seen."""
+    """A block of the loop.
+
+    :param since: the loop's last wake-up, by ``time.monotonic``.
+    :param job: the job that blocks it; ``None``: unknown.
+    """
 
     since: float
     job: RunningJob | None
 
 
 class LoopWatch:
-    """Watches the loop of one worker while `run` runs.
-
-    :param slots: the worker's jobs.
-    """
+    """Watches the loop of one worker while `run` runs."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
@@ -60,13 +61,13 @@ class LoopWatch:
         self._logged: deque[tuple[int, int]] = deque(maxlen=100)
 
     async def run(self) -> None:
-        """Let the loop turn visibly until cancelled."""
+        """Record that the loop runs, every `INTERVAL`, until cancelled."""
         self._thread_id = threading.get_ident()
         self._turned_at = monotonic()
         watch = threading.Thread(target=self._watch, name="roost loop watch", daemon=True)
         try:
             watch.start()
-        except RuntimeError as error:  # there are too many threads
+        except RuntimeError as error:  # too many threads
             logger.warning("the event loop is not watched: %(error)s", error=str(error))
         try:
             while True:
@@ -79,28 +80,28 @@ class LoopWatch:
             self._over.set()
 
     def _watch(self) -> None:
-        """In the thread: check whether the loop has turned."""
-        checked_at, used, report_after = monotonic(), time.process_time(), MOST
+        """In the thread: check whether the loop has run, and log a block."""
+        checked_at, used, report_after = monotonic(), time.process_time(), MAX_BLOCKED
         while not self._over.wait(INTERVAL):
             now, now_used, turned_at = monotonic(), time.process_time(), self._turned_at
             slept, used_meanwhile = now - checked_at, now_used - used
             checked_at, used = now, now_used
-            if slept > 2 * INTERVAL and used_meanwhile < SUSPENDED * slept:
-                continue  # the whole process was stopped, or got no processor
+            if slept > 2 * INTERVAL and used_meanwhile < SUSPENDED_SHARE * slept:
+                continue  # the process was suspended or got no processor time
             blocked = now - turned_at - INTERVAL
-            if blocked <= MOST:
-                report_after = MOST
+            if blocked <= MAX_BLOCKED:
+                report_after = MAX_BLOCKED
             elif blocked > report_after:
-                report_after = AGAIN * blocked
+                report_after = REPEAT_FACTOR * blocked
                 self._report(turned_at, blocked)
 
     def _report(self, turned_at: float, seconds: float) -> None:
         frames = list(_frames(sys._current_frames().get(self._thread_id)))  # noqa: SLF001  (the documented way)
         at, job = _blocking_job(frames)
         if not frames or (job is None and frames[0].f_code.co_filename.endswith(_WAITING)):
-            return  # it waits for the processor, not for an application's code
+            return  # the loop waits for the processor, not for an application's code
         if self._block is not None and self._block.since == turned_at:
-            stack = None  # it was shown
+            stack = None  # logged before
         else:
             stack = "".join(_stack(frames[:at]))
         self._block = _Block(turned_at, job)
@@ -127,7 +128,7 @@ class LoopWatch:
         )
 
     def _report_end(self, block: _Block) -> None:
-        """In the loop: say how long it was."""
+        """In the loop: log how long the block lasted."""
         seconds = monotonic() - block.since - INTERVAL
         if block.job is None:
             logger.warning("event loop was blocked for %(seconds).1f s", seconds=seconds)
@@ -147,7 +148,7 @@ def _frames(innermost: FrameType | None) -> Iterator[FrameType]:
 
 
 def _blocking_job(frames: list[FrameType]) -> tuple[int, RunningJob | None]:
-    """Return the job in whose task the frames are, and how many of them are the handler's."""
+    """Return how many frames are the handler's, and the job whose task they belong to."""
     for at, frame in enumerate(frames):
         if frame.f_globals.get("__name__", "").startswith("roost._worker."):
             for value in frame.f_locals.values():
@@ -157,5 +158,5 @@ def _blocking_job(frames: list[FrameType]) -> tuple[int, RunningJob | None]:
 
 
 def _stack(frames: list[FrameType]) -> list[str]:
-    shown = [(frame, frame.f_lineno) for frame in reversed(frames[:MOST_FRAMES])]
+    shown = [(frame, frame.f_lineno) for frame in reversed(frames[:MAX_FRAMES])]
     return ["Stack (most recent call last):\n", *traceback.StackSummary.extract(shown).format()]

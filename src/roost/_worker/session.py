@@ -45,7 +45,7 @@ from roost.exceptions import DatabaseUnavailableError
 logger = StructuredLogger("roost.worker")
 
 STOP_MARGIN = 5.0
-"""Seconds after the grace in which everything else must end. Then it is cut off."""
+"""Seconds after the grace in which the lanes must end. Then they are cancelled."""
 SHIELD = 7 * 86_400.0
 """Seconds of the shield around the work, extended while the event loop runs. A process that was
 suspended for less than this goes on."""
@@ -53,7 +53,7 @@ EXTEND_INTERVAL = 3600.0
 """Seconds between two extensions of the shield."""
 
 LanesFor = Callable[[WorkerState, Database], Sequence[Lane]]
-"""Returns the lanes that give a worker its work; they start last and stop first."""
+"""Returns the lanes that get a worker its jobs. They start last and stop first."""
 
 
 def serving_lanes(state: WorkerState, database: Database) -> list[Lane]:
@@ -74,7 +74,7 @@ def serving_lanes(state: WorkerState, database: Database) -> list[Lane]:
 
 
 def draining_lanes(state: WorkerState, database: Database) -> list[Lane]:
-    """Return the lanes of a worker that ends when nothing is left to do."""
+    """Return the lanes of a worker that ends when no due job is left."""
     return [UnknownTasksLane(state, database), DrainLane(state, database)]
 
 
@@ -107,9 +107,11 @@ class Session:
         The work is a shielded child. A cancel of a scope around this call reaches only
         `_stop_when_cancelled`, which requests the stop.
 
-        :raises Exception: what a lane crashed with, after the ordered stop.
+        :param lanes_for: returns the lanes that get the worker its jobs.
+        :param task_status: started when all lanes have started.
+        :raises Exception: the error that a lane crashed with, after the ordered stop.
         """
-        # Jobs inherit it: a handler's transaction ends before other workers may run its job.
+        # Jobs inherit it, so a handler's transaction ends before other workers may run its job.
         bound = cleanup_bound.set(unwinding_seconds(self.state.settings) / 2)
         try:
             async with anyio.create_task_group() as group:
@@ -123,7 +125,7 @@ class Session:
             raise self.state.stop.crash
 
     def abandoned_work(self) -> AbandonedWork | None:
-        """Return the leases that are still held and the verdicts that are not written."""
+        """Return the leases that are still held and the unwritten verdicts; ``None``: no lease."""
         state = self.state
         if not (state.worker_id and state.held_leases()):
             return None
@@ -139,9 +141,9 @@ class Session:
     async def _wait_until_ended(self) -> None:
         """Return when the work has ended. Each interrupt until then requests a stop.
 
-        Interrupts are cancels of the calling task that shields don't hold off, which asyncio's
-        ``task.cancel()`` makes, and a KeyboardInterrupt that trio raises in the main task. The
-        first one is raised again at the end.
+        An interrupt is a cancel that no shield holds off, as asyncio's ``task.cancel()`` causes, or
+        a KeyboardInterrupt that trio raises in the main task. The first one is raised again at the
+        end.
         """
         interrupt: BaseException | None = None
         while not self._ended.is_set():
@@ -160,7 +162,7 @@ class Session:
         task_status: TaskStatus[None],
         surroundings: anyio.CancelScope,
     ) -> None:
-        """Start, wait for the stop, stop; then end `_stop_when_cancelled`."""
+        """Connect, run the lanes until they have stopped, and end `_stop_when_cancelled`."""
         state = self.state
         ready = StartedOnce(task_status)
         try:
@@ -252,14 +254,14 @@ class Session:
         )
 
     async def _extend_the_shield(self) -> None:
-        """Keep the shield's deadline ahead, unless the stop has set a nearer one."""
+        """Extend the shield's deadline regularly, until the stop has set an earlier one."""
         while True:
             if not self._stop_timed:
                 self._shield.deadline = anyio.current_time() + SHIELD
             await anyio.sleep(EXTEND_INTERVAL)
 
     async def _time_the_stop(self) -> None:
-        """Bound the stop from the moment at which it is requested."""
+        """Set the stop's deadlines when it is requested, and earlier ones when it is hurried."""
         stop, grace = self.state.stop, self.state.settings.shutdown_timeout
         await stop.requested.wait()
         now = anyio.current_time()

@@ -1,7 +1,7 @@
-"""Writes the verdicts that may take long, one after the other, while the others go on.
+"""Writes the verdicts that may take long, so that they do not delay the others.
 
-These are the ends of jobs with children, of which one may concern a million, and results so large
-that the database may not take them in time.
+These are the verdicts of jobs with children, of which one may change a million rows, and results
+that may be too large for the database to store in time.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from roost.exceptions import DatabaseError, DatabaseUnavailableError
 logger = StructuredLogger("roost.worker.settle")
 
 PARENTS_TIMEOUT = 300.0
-"""Seconds that the ends of jobs with children may take. A chain of 5,000 takes one, a million
-children about a minute (November 2026); the heartbeat keeps the leases meanwhile."""
+"""Seconds that a write of jobs with children may take. A chain of 5,000 takes 1 s, and a million
+children about a minute (November 2026). The heartbeat keeps the leases meanwhile."""
 MAX_PARENTS = 1_000
 """Jobs with children that are settled in one transaction at most."""
 MAX_REFUSALS = 3
-"""Times that a large result is sent to a database that answers all else, before a note replaces
-it."""
+"""Failed tries of a result, while the database answers other statements, before a note replaces the
+result."""
 CHECK_TIMEOUT = 5.0
-"""Seconds to find out whether the database answers at all."""
+"""Seconds for the statement that checks whether the database answers."""
 REFUSED_DELAY = 30.0
-"""Seconds before a verdict is tried again that the database refuses even without its payload."""
+"""Seconds before another try of a verdict that the database refuses even without its payload."""
 MAX_UNANSWERED_DELAY = 5.0
-"""Seconds between two tries of a verdict that was not answered, at most."""
+"""Seconds between two tries of an unanswered verdict at most."""
 
 
 class SlowWriter:
@@ -60,11 +60,16 @@ class SlowWriter:
         self.time = WriteTime()
 
     def next_at(self) -> float:
-        """Return when there is something to write, by ``time.monotonic``."""
+        """Return when the next verdict is due, by ``time.monotonic``; infinity: none waits."""
         return next_due_at(self._state.verdicts.slow, otherwise=math.inf)
 
     async def once(self) -> None:
-        """Write what is due: completions first, then other ends, then each large result alone."""
+        """Write the due verdicts: completed parents, then other parents, then one large result.
+
+        A cancel takes effect between two writes.
+
+        :raises DatabaseUnavailableError: the database does not answer.
+        """
         async with self._writing:
             now = monotonic()
             ready = due(self._state.verdicts.slow, now=now)
@@ -74,12 +79,12 @@ class SlowWriter:
             for batch in (completed[:MAX_PARENTS], failed[:MAX_PARENTS]):
                 if batch:
                     await self._write(batch)
-            # Includes those whose large result a note has replaced.
+            # Includes verdicts whose large result a note has replaced.
             for one in [one for one in ready if one not in light][:1]:
                 await self._write([one])
 
     async def _write(self, batch: Sequence[PostponedVerdict]) -> None:
-        """Write some in one transaction; where that fails, each in one of its own."""
+        """Write a batch in one transaction. If that fails, write each verdict in its own."""
         with_children = batch[0].has_children
         timeout = PARENTS_TIMEOUT if with_children else SETTLE_TIMEOUT
         try:

@@ -1,6 +1,6 @@
-"""The verdicts of a worker that are not in the database yet, and what their writers share.
+"""The queue of a worker's unwritten verdicts, and functions that both of its writers use.
 
-The queue's methods are synchronous, so a cancel can't leave half of a change.
+The queue's methods are synchronous, so a cancel can't leave a change half done.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from roost._model.verdict import Lease, Verdict
 logger = StructuredLogger("roost.worker.settle")
 
 FIRST_DELAY = 0.01
-"""Seconds after which a verdict is tried again at the earliest; twice that at the latest."""
+"""Seconds before the second try of a verdict at least; twice that at most."""
 MAX_DELAY = 0.5
-"""The same for a verdict that was tried many times."""
+"""Seconds between two later tries at least; twice that at most."""
 
 
 @attrs.define(eq=False)
@@ -31,10 +31,10 @@ class PostponedVerdict:
 
     :param tries: how often it was sent.
     :param refusals: how often it failed although the database answered.
-    :param unsure: whether a try was not answered: it may be written.
+    :param unsure: whether a try was not answered, so that it may be written already.
     :param has_children: whether the job is known to have children.
     :param stripped: whether its result and error text were replaced by a note.
-    :param due_at: by ``time.monotonic``.
+    :param due_at: when to try again, by ``time.monotonic``.
     """
 
     verdict: Verdict
@@ -46,9 +46,12 @@ class PostponedVerdict:
     due_at: float = 0.0
 
     def postpone(self, *, now: float, at_least: float = 0.0) -> None:
-        """Let it be tried again later, and later each time: after 20 ms at first, 1 s at most.
+        """Set `due_at`, with a longer delay each time: 20 ms at first, 1 s at most.
 
-        Due times lie on a grid, so that many that wait for one lock are written together.
+        Due times are multiples of the delay, so that many verdicts that wait for one lock are
+        written together.
+
+        :param at_least: seconds of the delay at least.
         """
         delay = max(min(FIRST_DELAY * 2.0 ** min(self.tries, 10), MAX_DELAY), at_least)
         self.tries += 1
@@ -57,12 +60,12 @@ class PostponedVerdict:
 
 @attrs.define(eq=False)
 class VerdictQueue:
-    """Verdicts by the way that they are written.
+    """Unwritten verdicts, by the way in which they are written.
 
-    :param fresh: not tried yet, or tried without an answer; the oldest first.
-    :param unsure: how many of the first in ``fresh`` were tried without an answer.
-    :param later: those whose rows were locked.
-    :param slow: those that may take long: of jobs with children, and with large results.
+    :param fresh: verdicts not tried yet, or tried without an answer; the oldest first.
+    :param unsure: how many at the start of ``fresh`` were tried without an answer.
+    :param later: verdicts whose rows were locked.
+    :param slow: verdicts that may take long: of jobs with children, and with large results.
     """
 
     fresh: list[Verdict] = attrs.field(factory=list)
@@ -81,19 +84,19 @@ class VerdictQueue:
         )
 
     def __contains__(self, lease: Lease) -> bool:
-        """Say whether a verdict of this attempt waits here."""
+        """Say whether a verdict of this attempt is unwritten."""
         if not (self.fresh or self.later or self.slow):
             return False
         return any(verdict.lease == lease for verdict in self)
 
 
 def due(postponed: Iterable[PostponedVerdict], *, now: float) -> list[PostponedVerdict]:
-    """Return those that are to be tried now."""
+    """Return the verdicts to try now."""
     return [one for one in postponed if one.due_at <= now]
 
 
 def next_due_at(postponed: Iterable[PostponedVerdict], *, otherwise: float) -> float:
-    """Return when the next of them is to be tried, by ``time.monotonic``."""
+    """Return the earliest due time, by ``time.monotonic``, or ``otherwise`` if none waits."""
     return min((one.due_at for one in postponed), default=otherwise)
 
 
@@ -104,10 +107,10 @@ HEAVY = 256 << 10
 
 
 class WriteTime:
-    """The time that the write in flight has.
+    """Bounds the duration of writes.
 
-    A cancel is taken before or after a write, never within it: an answer that is lost would be
-    reported as a lost lease by the next try.
+    A cancel takes effect before or after a write, never during it. Otherwise its answer would be
+    lost, and the next try would report a lost lease.
     """
 
     def __init__(self) -> None:
@@ -115,35 +118,35 @@ class WriteTime:
         self._end_by = math.inf
 
     def seconds(self, most: float) -> float:
-        """Return ``most``, or the seconds that are left before the worker's end."""
+        """Return ``most`` seconds, or those left before the deadline of `end_by` if fewer."""
         return max(0.0, min(most, self._end_by - anyio.current_time()))
 
     def shield(self, most: float) -> anyio.CancelScope:
-        """Return the scope of one write, of ``most`` seconds; a cancel waits until it is left."""
+        """Return a shielded scope for one write, of ``most`` seconds at most."""
         self._scope = shielded(self.seconds(most))
         return self._scope
 
     def end_by(self, deadline: float) -> None:
-        """Bound this write and all that follow, by the loop's clock."""
+        """Bound the present and all later writes by ``deadline``, in the event loop's time."""
         self._end_by = deadline
         if self._scope is not None:
             self._scope.deadline = min(self._scope.deadline, deadline)
 
 
 def is_heavy(verdict: Verdict) -> bool:
-    """Say whether the verdict's result is so large that others should not wait for it."""
+    """Say whether the verdict's result is large enough to delay other verdicts."""
     return verdict.result is not None and len(verdict.result) > HEAVY
 
 
 def report_lost(lost: Iterable[Verdict], *, unsure: Collection[Lease]) -> None:
-    """Log which verdicts were not written.
+    """Log the verdicts that were not written because their lease was lost.
 
-    :param unsure: leases whose verdicts may have been written by a try that was not answered.
+    :param unsure: leases whose verdicts an unanswered try may have written.
     """
     for verdict in lost:
         lease = verdict.lease
         if verdict.completed:
-            continue  # by its handler, in a transaction of its own
+            continue  # its handler completed the job in a transaction of its own
         if lease in unsure:
             logger.info(
                 "verdict %(event)s of job %(job_id)d (lease %(lease_no)d) was written before, or "
@@ -163,5 +166,5 @@ def report_lost(lost: Iterable[Verdict], *, unsure: Collection[Lease]) -> None:
 
 
 def completes(verdict: Verdict) -> bool:
-    """Say whether the job's children may run; if not, they may be cancelled with it."""
+    """Say whether the verdict completes the job, so that its children may run."""
     return verdict.event is Event.COMPLETE

@@ -32,7 +32,7 @@ logger = StructuredLogger("roost.worker.hooks")
 
 HOOK_TIMEOUT = 5.0
 """Seconds that one hook may take."""
-MOST_HANGING = 8
+MAX_HANGING = 8
 """Threads of plain hooks that may still run after their timeout, before no more are started."""
 
 

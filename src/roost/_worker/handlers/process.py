@@ -35,7 +35,13 @@ from roost._model.verdict import (
     Returned,
     sanitize,
 )
-from roost._worker.handlers.process_child import ANSWER, LEASE, MOST_BYTES, REQUEST, STOP_SIGNALS
+from roost._worker.handlers.process_child import (
+    ANSWER,
+    LEASE,
+    MAX_ANSWER_BYTES,
+    REQUEST,
+    STOP_SIGNALS,
+)
 from roost._worker.slots import RunningJob
 from roost.exceptions import HandlerProcessError, SnoozeJob
 
@@ -134,7 +140,7 @@ class _Process:
             await self._send(REQUEST.pack(self.calls, len(request), state.lease_until) + request)
             header = await self._receive(ANSWER.size, state)
             number, size = ANSWER.unpack(header)
-            if number != self.calls or size > MOST_BYTES:
+            if number != self.calls or size > MAX_ANSWER_BYTES:
                 raise HandlerProcessError("the process of the handler wrote into Roost's channel")
             answer = decode((await self._receive(size, state)).decode())
         except (OSError, EOFError):

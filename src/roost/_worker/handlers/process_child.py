@@ -39,7 +39,7 @@ ANSWER = struct.Struct("!QQ")
 """The number of the answered request, and the size in bytes of the answer's body."""
 LEASE = struct.Struct("!d")
 """When the renewed lease expires, by ``time.monotonic``; all processes of a machine share it."""
-MOST_BYTES = 1 << 28
+MAX_ANSWER_BYTES = 1 << 28
 """Bytes of an answer at most. A note replaces a larger result, and one that has no JSON form."""
 STOP_SIGNALS = [
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -104,7 +104,7 @@ def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
         return {"snooze": min(float(snooze.seconds), MAX_DELAY)}
     except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
         return {"error": error_record(error)}
-    if len(result) > MOST_BYTES // 2:
+    if len(result) > MAX_ANSWER_BYTES // 2:
         note = f"{len(result):,} characters are more than a process may answer"
         result = encode({"roost.unserializable": note})
     return {"result": result}

@@ -36,7 +36,7 @@ from roost._worker.database import Database
 from roost._worker.handlers.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.handlers.call import call_handler, call_in_loop
 from roost._worker.handlers.current import current
-from roost._worker.handlers.hooks import HOOK_TIMEOUT, MOST_HANGING, HookCalls, HookThreads
+from roost._worker.handlers.hooks import HOOK_TIMEOUT, MAX_HANGING, HookCalls, HookThreads
 from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard, guard_for_this_loop
 from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
@@ -46,15 +46,15 @@ from roost.exceptions import DatabaseUnavailableError
 logger = StructuredLogger("roost.worker.execute")
 
 MAX_START_DELAY = 1.0
-"""Seconds between the start that a rate counts and the call of the handler; for this long beyond a
-minute the claim of limited jobs (``limits.sql``) counts a start."""
+"""Seconds at most between the start that a rate limit counts and the call of the handler. The claim
+of limited jobs (``limits.sql``) counts each start for a minute and this time."""
 MAX_BEGINNING = 32
-"""Tasks that were created and have not begun, at most; each that begins creates the next. Few tasks
-of jobs that end at once are alive then, so that they fit into a processor's cache."""
+"""Tasks that are created and have not begun, at most. Each that begins creates the next. So few
+tasks of short jobs exist at a time, and they fit into a processor's cache."""
 
 _INTERRUPTED = Interrupted()
 _DECIMAL = "decimal_context"
-"""The name of the variable in which the standard library keeps the arithmetic of decimals."""
+"""The name of the context variable that holds the standard library's decimal context."""
 
 
 class ExecuteLane:
@@ -71,20 +71,20 @@ class ExecuteLane:
         # The stop sets the deadlines of both.
         self._grace = anyio.CancelScope()
         self._last_wait = anyio.CancelScope()
-        # Never the reason to wait, for there are as many slots.
+        # No job waits for a thread: there are as many as slots.
         self._threads = anyio.CapacityLimiter(state.settings.concurrency)
         self._processes = HandlerProcesses(state)
         self._context = copy_context()
-        self._hook_threads = HookThreads(min(MOST_HANGING, state.settings.concurrency))
+        self._hook_threads = HookThreads(min(MAX_HANGING, state.settings.concurrency))
         self._decimal: decimal.Context | None = None
         self._guard: TaskGuard
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Keep the group open until cancelled; what still runs then is interrupted."""
+        """Start jobs until cancelled. A cancel interrupts the jobs that still run."""
         self._guard = guard_for_this_loop()
         self._context = copy_context()
         if any(variable.name == _DECIMAL for variable in self._context):
-            # The value is an object that jobs may change: each gets its own.
+            # The decimal context is mutable: each job gets a copy.
             self._decimal = decimal.getcontext().copy()
         try:
             async with anyio.create_task_group() as self._group:
@@ -102,7 +102,7 @@ class ExecuteLane:
             await self._processes.aclose()
 
     def _start(self) -> None:
-        """Start prefetched jobs while slots are free. Only here a job is started."""
+        """Start prefetched jobs while slots are free."""
         group, state = self._group, self._state
         if group is None or group.cancel_scope.cancel_called or state.stopping:
             return
@@ -113,9 +113,9 @@ class ExecuteLane:
                 self._held_back = False
                 return
             self._beginning += 1
-            # Not the context of the calling task, which may be another job's. A copy, since a
-            # context can't be entered twice and an eager task begins in here. Not start_soon, which
-            # takes longer to find a name.
+            # Not in the context of the calling task, which may be another job's. In a copy, since a
+            # context can't be entered twice and an eager task begins here. Not by start_soon, which
+            # is slower because it derives a name.
             running.task = self._context.copy().run(
                 group.create_task, self.once(running), name=running.claimed.task
             )
@@ -135,13 +135,13 @@ class ExecuteLane:
         except BaseException as error:  # noqa: BLE001  (the task ends here)
             if not isinstance(error, anyio.get_cancelled_exc_class()):
                 ending = self._failure(error)
-        # No await from here to the end: the slot is freed and the verdict queued in one step, also
-        # while this task is being cancelled. Nothing is raised: an error of this task, and on
-        # asyncio a cancel that is not anyio's, would cancel all jobs.
+        # No await from here on: the slot is freed and the verdict queued in one step, also during a
+        # cancel of this task. Nothing is raised: an error of this task, and on asyncio a cancel
+        # that is not anyio's, would cancel all jobs.
         state.slots.finish(running)
         try:
             if type(ending) is Returned and ending.value is None and running.ran_undisturbed:
-                # How most jobs end; the verdict of `judge`.
+                # Most jobs end like this. It is the verdict that `judge` would return.
                 state.settle(Verdict(running.claimed.lease, Event.COMPLETE))
             else:
                 self._finish_unusual(running, apply_cancel_reason(running, ending))
@@ -152,10 +152,10 @@ class ExecuteLane:
         state.fetch_wake.set()
 
     def _failure(self, error: BaseException) -> Ending:
-        """Return the ending of an attempt that broke off with ``error``."""
+        """Return the ending of an attempt that raised ``error``. Ctrl-C also stops the worker."""
         if is_ctrl_c(error):
-            # Raised on in here it would end asyncio's loop on the spot; `Worker.run` raises it
-            # after the ordered stop.
+            # Raised here, it would end asyncio's loop at once. `Worker.run` raises it after the
+            # ordered stop.
             self._state.stop.fail(error)
             return _INTERRUPTED
         return Raised(error)
@@ -163,8 +163,7 @@ class ExecuteLane:
     def _finish_unusual(self, running: RunningJob, ending: Ending) -> None:
         """Settle an attempt that did not just return ``None``, and log how it ended.
 
-        A cancelled job is settled here. An attempt without its lease, or whose thread still runs,
-        is not settled.
+        An attempt that has lost its lease, or whose thread still runs, is not settled.
         """
         state, claimed = self._state, running.claimed
         if running.reason is Reason.LEASE_LOST:
@@ -188,7 +187,7 @@ class ExecuteLane:
                 log_unsuccessful(running, ending, verdict)
 
     def _replacement(self, ending: Ending, error: BaseException) -> Ending:
-        """Return the ending that replaces one whose own code raised ``error`` when it was read."""
+        """Return the ending to use if reading the original one raised ``error``."""
         self._failure(error)
         if isinstance(ending, Returned):
             return Returned(None)  # by Ctrl-C; `judge` handles other errors of a result
@@ -205,7 +204,7 @@ class ExecuteLane:
         )
 
     async def stop(self) -> None:
-        """Release the jobs that have not started, and give running ones ``shutdown_timeout``.
+        """Release jobs that have not started, and wait ``shutdown_timeout`` seconds for the others.
 
         Jobs that still run then are interrupted and released without using their attempt.
         """
@@ -222,14 +221,17 @@ class ExecuteLane:
             )
 
     def end_by(self, deadline: float) -> None:
-        """Interrupt every job at ``deadline``, by the loop's clock; a later one changes nothing."""
+        """Interrupt every job at ``deadline``, in the event loop's time.
+
+        A deadline later than an earlier call's is ignored.
+        """
         self._grace.deadline = deadline = min(deadline, self._grace.deadline)
         self._last_wait.deadline = deadline + UNINTERRUPTIBLE_GRACE
         for running in self._state.slots:
             running.end_by(deadline)
 
     def _refuse(self, running: RunningJob) -> Ending | None:
-        """Return the ending if the handler must not be called; ``None``: call it."""
+        """Return the ending of a job that must not be called now; ``None``: call its handler."""
         claimed = running.claimed
         state = self._state
         # A claim may be answered after its incarnation has ended.
@@ -272,10 +274,10 @@ class ExecuteLane:
         try:
             handler = self._state.registry.handler_of(claimed.task)
             args = _arguments(handler, claimed)
-        except BaseException as error:  # noqa: BLE001  (bad args are this job's failure alone)
+        except BaseException as error:  # noqa: BLE001  (bad args fail only this job)
             return self._failure(error)
         if claimed.queue in self._state.paused and self._state.is_paused(claimed):
-            return _INTERRUPTED  # paused since the hook was called
+            return _INTERRUPTED  # paused during the hook
         if claimed.task in self._state.limited.names and not await self._is_counted(running):
             return _INTERRUPTED
         if claimed.timeout_seconds is None:
@@ -287,8 +289,8 @@ class ExecuteLane:
     async def _is_counted(self, running: RunningJob) -> bool:
         """Say whether the rate limit has counted this start; ``False``: release the job.
 
-        The claim counted it. After a slow hook, or a slow answer of the claim, the handler would
-        start later than the counted start: then the start is counted again.
+        The claim has counted it. After a slow hook or a slow answer to the claim, the handler would
+        start much later than that, so the start is counted again.
         """
         if monotonic() <= running.counted_from + MAX_START_DELAY:
             return True
@@ -326,12 +328,12 @@ def apply_cancel_reason(running: RunningJob, ending: Ending) -> Ending:
         return ending
     match reason:
         case Reason.TIMEOUT:
-            # Also when the handler suppressed the cancel.
+            # Also if the handler suppressed the cancel.
             return TimedOut(limit=float(running.claimed.timeout_seconds or 0))
         case Reason.USER:
             return CancelRequested()
         case _:
-            # A handler that finished in spite of the cancel keeps its result.
+            # A handler that finished despite the cancel keeps its result.
             return ending if isinstance(ending, Returned) else _INTERRUPTED
 
 
