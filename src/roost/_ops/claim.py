@@ -210,7 +210,7 @@ def claim_limited_jobs(
     :param limited: the limited ones among ``tasks``.
     :param tasks: all tasks that the worker knows.
     :returns: ``next_due`` is the time until a rate leaves room again, or until the next limited job
-        is due.
+        is due; 0 if limits have room for due jobs that come behind jobs without a limit.
     """
     rows = yield Query(_LIMITS["lock_limits"], (list(queues), list(limited)))
     locked = [task for (task,) in rows]

@@ -320,6 +320,11 @@ forgotten as (
 )
 select
     extract(epoch from least(
+        -- Now, if there is room for more: they come behind jobs without a limit.
+        case
+            when (select count(*) from allowed) > (select count(*) from first where first.limited)
+                then statement_timestamp()
+        end,
         -- When a rate that is used up, maybe by this claim, has room again.
         (
             select min(room.first_at) + interval '61 seconds'

@@ -170,9 +170,14 @@ class Claimer:
         )
         now = monotonic()
         self._limited_due_at = now + min(MAX_HEAD_DELAY, (now - began) / LIMITED_SHARE)
-        # A little late rather than a little early: the database's clock and this one differ.
-        ready_in = math.inf if claimed.next_due is None else max(claimed.next_due, 0.0) + 0.001
-        self._limited_ready_at = now + ready_in
+        if claimed.next_due is None:
+            self._limited_ready_at = math.inf
+        elif claimed.next_due <= 0:
+            # There is room for jobs that come behind others, which are claimed now.
+            self._limited_ready_at = self._limited_due_at
+        else:
+            # A little late rather than a little early: the database's clock and this one differ.
+            self._limited_ready_at = now + claimed.next_due + 0.001
         filled = len(claimed.jobs) == room
         self._slots_wanted = min(2 * room, state.settings.concurrency) if filled else 1
         state.limited.waiting = claimed.waiting
