@@ -57,7 +57,7 @@ class WorkerProcess:
     def logged(self, text: str, *, within: float = WITHIN) -> None:
         """Wait until ``text`` is in the log."""
         until(lambda: text in self.log or self.process.poll() is not None, within=within)
-        assert text in self.log, f"ended with {self.process.returncode} before it said {text!r}"
+        assert text in self.log, f"ended with {self.process.returncode} before it logged {text!r}"
 
     def send(self, number: signal.Signals) -> float:
         """Send a signal and return when."""
@@ -135,7 +135,7 @@ class Chaos:
         return [w for w in self.workers if w is not than and w.process.poll() is None]
 
     def open(self, gate: str) -> float:
-        """Let the handlers that wait at ``gate`` go on; return when."""
+        """Open the gate that handlers wait at, and return when."""
         (self.folder / gate).touch()
         return time.monotonic()
 

@@ -76,7 +76,7 @@ def test_a_rate_limit_holds_over_all_workers_for_every_outcome(chaos: Chaos) -> 
     )
     chaos.until(lambda: len(chaos.journal()) >= RATE)
     # Failed and snoozed jobs are due again by then, and two thirds have not run at all.
-    time.sleep(5)  # sleeps: the promise is about what does not happen in a time
+    time.sleep(5)  # sleeps: long enough for a start beyond the rate
     entries = chaos.journal()
     assert len(entries) == RATE
     assert {entry.attempt for entry in entries} == {1}
@@ -96,9 +96,9 @@ def test_eight_roost_inits_at_once_all_succeed(empty_dsn: str) -> None:
         )
         for _ in range(8)
     ]
-    said = [init.communicate(timeout=60)[0] for init in inits]
-    assert [init.returncode for init in inits] == [0] * 8, said
-    assert sum("applied" in text for text in said) == 1
-    assert sum("Nothing to do" in text for text in said) == 7
+    outputs = [init.communicate(timeout=60)[0] for init in inits]
+    assert [init.returncode for init in inits] == [0] * 8, outputs
+    assert sum("applied" in text for text in outputs) == 1
+    assert sum("Nothing to do" in text for text in outputs) == 7
     with JobTable(empty_dsn) as table:
         table.add("work")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 GRACE = 1.0
 AFTER_GRACE = 2.0
-"""Seconds that the exit may take beyond the grace, whatever the handlers do."""
+"""Seconds that the exit may take after the grace, for every kind of handler."""
 
 
 WATCHDOG = 3.0

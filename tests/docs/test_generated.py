@@ -27,10 +27,10 @@ COLUMN = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>[\w\[\] ]+?) \|", re.MULTI
 
 def settings() -> str:
     """Return the table of the worker's settings."""
-    said = re.findall(
+    parameters = re.findall(
         r":param (\w+): (.*?)(?=\n *:(?:param|raises)|\Z)", Worker.__doc__ or "", re.DOTALL
     )
-    meanings = {name: " ".join(text.split()).replace("``", "`") for name, text in said}
+    meanings = {name: " ".join(text.split()).replace("``", "`") for name, text in parameters}
     rows = [
         f"| `{field.name}` | `{kind(field.name)}` | `{field.default!r}` | {meanings[field.name]} |"
         for field in attrs.fields(WorkerSettings)

@@ -69,12 +69,16 @@ async def test_the_last_failure_is_an_error_with_its_fields(
     job_id = table.add(max_attempts=1)
     await make_worker().run_once()
     [record] = [record for record in caplog.records if record.name == ATTEMPTS]
-    said = record.__dict__
+    fields = record.__dict__
     assert record.levelname == "ERROR"
     assert "failed and is discarded: ValueError: no luck; queue default" in record.message
-    assert (said["job_id"], said["task"], said["queue"]) == (job_id, "work", "default")
-    assert (said["attempt"], said["max_attempts"], said["error"]) == (1, 1, "ValueError: no luck")
-    assert said["seconds"] >= 0
+    assert (fields["job_id"], fields["task"], fields["queue"]) == (job_id, "work", "default")
+    assert (fields["attempt"], fields["max_attempts"], fields["error"]) == (
+        1,
+        1,
+        "ValueError: no luck",
+    )
+    assert fields["seconds"] >= 0
     assert record.exc_info is not None
     assert record.exc_info[1] is error
 

@@ -182,15 +182,15 @@ async def test_defaults_fill_only_options_that_are_not_given(
         found = table.get(job_id)
         return tuple(getattr(found, name) for name in names)
 
-    said: dict[str, Any] = {
+    given: dict[str, Any] = {
         "queue": "default", "priority": 0, "max_attempts": 20, "tags": [], "timeout_seconds": 1
     }  # fmt: skip
     assert row(await client.enqueue(work)) == ("mail", 5, 3, ["a"], 9)
-    assert row(await client.enqueue("work", **said)) == tuple(said.values())
-    assert await client.enqueue_many([JobInsert("work"), JobInsert("work", **said)]) == 2
+    assert row(await client.enqueue("work", **given)) == tuple(given.values())
+    assert await client.enqueue_many([JobInsert("work"), JobInsert("work", **given)]) == 2
     last = table.value("select max(id) from roost.jobs")
     assert row(last - 1) == ("mail", 5, 3, ["a"], 9)
-    assert row(last) == tuple(said.values())
+    assert row(last) == tuple(given.values())
     assert row(await client.enqueue("elsewhere")) == ("default", 0, 20, [], None)
 
 

@@ -203,8 +203,8 @@ async def test_an_entry_that_is_not_understood_stops_no_other(
             table.rows("update roost.cron set expression = 'whenever' where name = 'odd'")
             so_far = len(seconds(table, "beat"))
             await eventually(lambda: len(seconds(table, "beat")) >= so_far + 2)
-    said = [record for record in caplog.records if record.name == "roost.worker.cron"]
-    assert [(record.msg.split(":")[0], record.__dict__["names"]) for record in said] == [
+    logged = [record for record in caplog.records if record.name == "roost.worker.cron"]
+    assert [(record.msg.split(":")[0], record.__dict__["names"]) for record in logged] == [
         ("cron entries not understood", ["odd"])
     ]
 

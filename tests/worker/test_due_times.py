@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 HOUR = 3600.0
 SOON = 5.0
-"""Seconds: milliseconds, and what a loaded machine adds."""
+"""Seconds. It takes milliseconds, and longer on a loaded machine."""
 
 
 @pytest.fixture

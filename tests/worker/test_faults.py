@@ -1,4 +1,4 @@
-"""Workers that come and go on a database that often does not answer lose no job and repeat none.
+"""Workers that start and stop on a database that often fails lose no job and repeat none.
 
 Each call of a worker may fail before it is sent, come late, or be done and not be answered.
 """
@@ -27,9 +27,9 @@ MakeWorker = Callable[..., Worker]
 FAULTS = 0.08
 """Share of calls that are not sent, and of those that are not answered."""
 LATE = 0.2
-"""Share of calls that come late, and of answers."""
+"""Share of calls, and of answers, that are delayed."""
 DELAY = 0.05
-"""Seconds at most."""
+"""Seconds of a delay at most."""
 
 
 class Faults:

@@ -123,7 +123,7 @@ async def test_a_worker_that_cannot_renew_in_time_stops_its_jobs_for_a_rescue(
             table.rows("select id from roost.workers for update")
             await eventually(lambda: sleeper.interrupted == 1)
             assert table.get(job_id).state == "executing"
-        # It registers anew: with its old row, the job would look held.
+        # It registers anew: with its old row, the job would seem to be held.
         await eventually(lambda: table.workers() not in ([], [before]))
         with table.connection.transaction():
             rescued = table.run(rescue_jobs(limit=10, error_cap=20))

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name == "roost.worker.loop"]
 
 
@@ -44,14 +44,14 @@ async def test_a_blocking_job_is_logged_once_with_its_stack_and_duration(
     @job("blocks", registry=registry)
     async def blocks() -> None:
         for _ in range(2):
-            time.sleep(1)  # sleeps: this is what a handler must not do
+            time.sleep(1)  # sleeps: blocks the loop
             await anyio.sleep(0.2)  # sleeps: the loop turns again
 
     table.add("other")
     job_id = table.add("blocks")
     async with working(make_worker()):
         await eventually(lambda: table.get(job_id).state == "completed")
-    first, *others = said(caplog)
+    first, *others = logged(caplog)
     assert f"by job {job_id} (blocks), which holds up" in first.message
     assert first.levelname == "WARNING"
     assert 0.3 <= first.__dict__["seconds"] < 1
@@ -78,7 +78,7 @@ async def test_code_that_keeps_the_interpreter_lock_is_reported(
     job_id = table.add("computes")
     async with working(make_worker()):
         await eventually(lambda: table.get(job_id).state == "completed", within=60)
-    assert any(f"by job {job_id} (computes)" in record.message for record in said(caplog))
+    assert any(f"by job {job_id} (computes)" in record.message for record in logged(caplog))
 
 
 async def test_a_block_by_a_task_that_a_job_started_is_logged_with_all_running_jobs(
@@ -88,7 +88,7 @@ async def test_a_block_by_a_task_that_a_job_started_is_logged_with_all_running_j
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def child() -> None:
-        time.sleep(1)  # sleeps: this is what a handler must not do
+        time.sleep(1)  # sleeps: blocks the loop
 
     @job("starts", registry=registry)
     async def starts() -> None:
@@ -98,7 +98,7 @@ async def test_a_block_by_a_task_that_a_job_started_is_logged_with_all_running_j
     job_id = table.add("starts")
     async with working(make_worker()):
         await eventually(lambda: table.get(job_id).state == "completed")
-    first = said(caplog)[0]
+    first = logged(caplog)[0]
     assert f"not by a job's own task; jobs that run: {job_id}" in first.message
     assert first.exc_text is not None
     assert "sleep(1)" in first.exc_text
@@ -117,7 +117,7 @@ async def test_a_slow_thread_is_not_reported_as_a_blocked_loop(
     job_id = table.add("sync")
     async with working(make_worker()):
         await eventually(lambda: table.get(job_id).state == "completed")
-    assert said(caplog) == []
+    assert logged(caplog) == []
 
 
 async def test_a_suspended_process_is_not_reported_as_a_blocked_loop(
@@ -132,7 +132,7 @@ async def test_a_suspended_process_is_not_reported_as_a_blocked_loop(
         with subprocess.Popen([sys.executable, "-c", waker, str(os.getpid())]):
             os.kill(os.getpid(), signal.SIGSTOP)
         await anyio.sleep(0.3)  # sleeps: several checks
-    assert said(caplog) == []
+    assert logged(caplog) == []
 
 
 async def test_the_watching_thread_ends_with_the_worker(

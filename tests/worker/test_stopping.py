@@ -370,7 +370,7 @@ async def test_a_crashed_lane_is_an_ordered_stop(
         # In a thread: the worker may be in a transaction.
         broken = "alter table roost.workers drop column heartbeat_at"
         await to_thread.run_sync(table.script, broken)
-        await eventually(lambda: any("worker crashed" in said for said in caplog.messages))
+        await eventually(lambda: any("worker crashed" in message for message in caplog.messages))
         jobs.go_on.set()
 
     async with anyio.create_task_group() as group:

@@ -41,12 +41,12 @@ async def test_due_jobs_of_unknown_tasks_are_logged_with_their_count(
     else:
         async with working(make_worker()):
             pass
-    [said] = [record for record in caplog.records if record.name == "roost.worker.unknown_tasks"]
-    assert said.levelname == "WARNING"
-    assert said.message.startswith(
+    [logged] = [record for record in caplog.records if record.name == "roost.worker.unknown_tasks"]
+    assert logged.levelname == "WARNING"
+    assert logged.message.startswith(
         "no living worker knows the task gone: 3 due jobs of it wait in queue default, the oldest "
     )
-    assert (said.__dict__["task"], said.__dict__["jobs"]) == ("gone", 3)
+    assert (logged.__dict__["task"], logged.__dict__["jobs"]) == ("gone", 3)
 
 
 async def test_the_warning_comes_once_a_minute(

@@ -30,7 +30,7 @@ async def test_a_ready_worker_says_what_it_serves(
     caplog.set_level(logging.INFO, "roost")
     async with working(make_worker(queues=["mail", "media"], concurrency=7)):
         [worker_id] = table.workers()
-    [ready] = [said for said in caplog.messages if said.startswith("worker is ready")]
+    [ready] = [message for message in caplog.messages if message.startswith("worker is ready")]
     assert ready.startswith(f"worker is ready: id {worker_id}, name ")
     assert "queues mail, media; tasks work; concurrency 7, driver psycopg, event loop " in ready
     assert f"worker is stopping: id {worker_id}, 0 jobs run and get 30 s" in caplog.messages
@@ -50,5 +50,9 @@ async def test_a_worker_logs_that_it_listens_again(
             "where datname = current_database() and application_name like 'roost listen %'"
         )
         await eventually(lambda: "listening again" in caplog.messages)
-    [lost] = [said for said in caplog.messages if said.startswith("not listening, polling only: ")]
+    [lost] = [
+        message
+        for message in caplog.messages
+        if message.startswith("not listening, polling only: ")
+    ]
     assert len(lost) > len("not listening, polling only: ")
