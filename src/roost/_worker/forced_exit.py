@@ -22,7 +22,7 @@ class AbandonedWork:
 
     :param worker_id: its last incarnation, which still has its row.
     :param unwritten: verdicts that may not be in the database yet.
-    :param error_cap: characters of an error text that are stored at most.
+    :param error_cap: error records that a job keeps at most.
     """
 
     worker_id: int
