@@ -48,7 +48,7 @@ logger = StructuredLogger("roost.worker.execute")
 MAX_START_DELAY = 1.0
 """Seconds at most between the start that a rate limit counts and the call of the handler. The claim
 of limited jobs (``limits.sql``) counts each start for a minute and this time."""
-MAX_BEGINNING = 32
+MAX_UNSTARTED = 32
 """Tasks that are created and have not begun, at most. Each that begins creates the next. So few
 tasks of short jobs exist at a time, and they fit into a processor's cache."""
 
@@ -66,11 +66,11 @@ class ExecuteLane:
         self._state = state
         self._database = database
         self._group: TaskGroup | None = None
-        self._beginning = 0
-        self._held_back = False
-        # The stop sets the deadlines of both.
+        self._unstarted = 0
+        self._start_deferred = False
+        # The stop sets the deadlines of both scopes.
         self._grace = anyio.CancelScope()
-        self._last_wait = anyio.CancelScope()
+        self._final_wait = anyio.CancelScope()
         # No job waits for a thread: there are as many as slots.
         self._threads = anyio.CapacityLimiter(state.settings.concurrency)
         self._processes = HandlerProcesses(state)
@@ -107,25 +107,25 @@ class ExecuteLane:
         if group is None or group.cancel_scope.cancel_called or state.stopping:
             return
         now = monotonic()
-        while self._beginning < MAX_BEGINNING:
+        while self._unstarted < MAX_UNSTARTED:
             running = state.slots.start_next(now=now)
             if running is None:
-                self._held_back = False
+                self._start_deferred = False
                 return
-            self._beginning += 1
+            self._unstarted += 1
             # Not in the context of the calling task, which may be another job's. In a copy, since a
             # context can't be entered twice and an eager task begins here. Not by start_soon, which
             # is slower because it derives a name.
             running.task = self._context.copy().run(
                 group.create_task, self.once(running), name=running.claimed.task
             )
-        self._held_back = True
+        self._start_deferred = True
 
     async def once(self, running: RunningJob) -> None:
         """Run one job and pass its verdict to the settle lane. The slot is freed in any case."""
         state = self._state
-        self._beginning -= 1
-        if self._held_back:
+        self._unstarted -= 1
+        if self._start_deferred:
             self._start()
         if self._decimal is not None:
             decimal.setcontext(self._decimal.copy())
@@ -147,7 +147,7 @@ class ExecuteLane:
                 self._finish_unusual(running, apply_cancel_reason(running, ending))
         except BaseException as error:  # noqa: BLE001  (an application's log handlers may raise)
             self._failure(error)
-        if not self._held_back:
+        if not self._start_deferred:
             self._start()
         state.fetch_wake.set()
 
@@ -211,7 +211,7 @@ class ExecuteLane:
         state = self._state
         state.release(state.slots.drain_prefetched() + state.slots.drain_parked())
         self.end_by(anyio.current_time() + state.settings.shutdown_timeout)
-        with self._last_wait:
+        with self._final_wait:
             await state.slots.wait_until_none_runs()
         for stuck in state.slots:
             logger.error(
@@ -226,7 +226,7 @@ class ExecuteLane:
         A deadline later than an earlier call's is ignored.
         """
         self._grace.deadline = deadline = min(deadline, self._grace.deadline)
-        self._last_wait.deadline = deadline + UNINTERRUPTIBLE_GRACE
+        self._final_wait.deadline = deadline + UNINTERRUPTIBLE_GRACE
         for running in self._state.slots:
             running.end_by(deadline)
 
