@@ -12,7 +12,7 @@ def shielded(seconds: float) -> anyio.CancelScope:
 
     After that time the scope cancels what runs in it, and ``cancelled_caught`` is true afterwards.
     A cancel from outside that arrives earlier is delivered at the first wait after the scope.
-    The ``deadline`` may be moved later, to another finite time.
+    The ``deadline`` may be changed afterwards, to another finite time.
 
     A native cancel (asyncio's ``Task.cancel``) ignores the shield.
 

@@ -2,8 +2,8 @@
 
 To add a column, add it here, to `AsyncRoost.enqueue` and to the comparison in `encoding`; to
 ``@job`` and ``@cron`` too, if a task can have a default for it; and in ``_sql`` and ``_ops``. Tests
-compare these lists. The record that is sent, the merging of defaults and the blocking client read
-the lists of this file.
+compare these lists. The encoding, the merging of defaults and the blocking client read the lists of
+this file.
 """
 
 from collections.abc import Callable
@@ -33,13 +33,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _DefaultText(str):
-    """A signature's default, which can be told from an equal value that a caller passed."""
+    """A signature's default, distinct from an equal value that a caller passed."""
 
     __slots__ = ()
 
 
 class _DefaultInt(int):
-    """A signature's default, which can be told from an equal value that a caller passed."""
+    """A signature's default, distinct from an equal value that a caller passed."""
 
     __slots__ = ()
 
@@ -128,7 +128,7 @@ class JobInsert:
 
 
 class CallOptions(TypedDict, total=False):
-    """What `TaskCall.options` takes: the fields of `JobInsert` beside task and args."""
+    """What `TaskCall.options` takes: the fields of `JobInsert` except task and args."""
 
     queue: str
     priority: int
@@ -186,7 +186,7 @@ _CHECKS: Final[dict[str, Callable[..., None]]] = {
     "depends_on": check_ids,
     "metadata": check_dict,
 }
-"""What refuses a value of a column: called with the column, the value and the error to raise."""
+"""The check of each column: called with the column's name, the value and the error to raise."""
 
 
 def checked_columns(

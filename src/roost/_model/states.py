@@ -1,8 +1,8 @@
 """The states of a job, and the one table of moves between them.
 
 Every change of a state, in SQL too, is a row of `MOVES`; the diagram in the documentation is drawn
-from it. Scheduled, snoozed and blocked jobs are ``available``; ``scheduled_at`` and the count of
-unfinished parents tell them apart.
+from it. Scheduled, snoozed and blocked jobs are ``available``; they differ in ``scheduled_at``
+and the count of unfinished parents.
 """
 
 from enum import Enum, StrEnum

@@ -152,7 +152,7 @@ class Dispatch:
             self._calls.unanswered = False
             for job in jobs:
                 logger.warning(
-                    "took over job %(job_id)d, which a worker was handed and did not accept",
+                    "took over job %(job_id)d: the worker it was dispatched to did not accept it",
                     job_id=job.lease.job_id,
                 )
             self._put(jobs)

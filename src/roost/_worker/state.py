@@ -118,7 +118,7 @@ class WorkerState:
     :param credit: of one job that a producer may dispatch to this worker without a claim.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
     :param due_at: when the next job is due, as far as this worker knows.
-    :param paused: queues of which no job is started; see `ControlLane`.
+    :param paused: queues of which no job is started; see `PauseLane`.
     :param cancel_requests: (id, lease number) of this worker's jobs whose rows ask for a cancel, as
         last read.
     :param cancel_announced: whether, since the last claim began, a cancel was announced of a job
@@ -160,7 +160,7 @@ class WorkerState:
         return self.stop.requested.is_set()
 
     def wake_fetch(self) -> None:
-        """Tell the fetch lane that there may be jobs."""
+        """Wake the fetch lane, because there may be jobs."""
         self.jobs_may_wait = self.limited.may_wait = True
         self.fetch_wake.set()
 
@@ -176,7 +176,7 @@ class WorkerState:
         return self.slots.room(self.prefetch.size)
 
     def put_claimed(self, claimed: Claimed, *, began: float) -> None:
-        """Put the answer of a claim into the slots, and note what else it says.
+        """Put claimed jobs into the slots, and record the rest of the claim's answer.
 
         :param began: by ``time.monotonic``, when the claim began.
         """
@@ -204,7 +204,7 @@ class WorkerState:
         return [task for task in self.registry if task not in self.limited.names]
 
     def due_in(self, seconds: float) -> None:
-        """Note that a job is due in ``seconds``. Wakes no lane."""
+        """Record that a job is due in ``seconds``. Wakes no lane."""
         # A little late rather than a little early: the database's clock and this one differ.
         self.due_at = min(self.due_at, monotonic() + max(seconds, 0.0) + 0.001)
 
@@ -247,7 +247,11 @@ class WorkerState:
         self.settle_wake.set()
 
     def record_written(self, settled: Settled, sent: Iterable[Verdict]) -> None:
-        """Tell the other lanes which of the sent verdicts were written."""
+        """Record which of the sent verdicts were written, and wake the fetch lane.
+
+        :param settled: the answer; its ``busy`` and ``parents`` are not written yet.
+        :param sent: the verdicts of that batch.
+        """
         ended = sent
         if settled.parents or settled.busy:
             kept = {verdict.lease for verdict in (*settled.parents, *settled.busy)}

@@ -126,9 +126,9 @@ class Worker:
         """Drain every currently-available job and exit. Returns count processed.
 
         Skips the cron scheduler, the archive and the rescue. Heartbeats go on and jobs are claimed
-        like a worker's, so it is safe beside others. Jobs that its jobs enqueue are run too; no job
-        is run twice, also when it snoozes for no time. Ends as `run` does when it is cancelled or
-        stopped.
+        like a worker's, so other workers may run at the same time. Jobs that its jobs enqueue are
+        run too; no job is run twice, also when it snoozes for no time. Ends as `run` does when it
+        is cancelled or stopped.
         """
         self._failed = 0
         session = self._new_session()

@@ -70,8 +70,8 @@ def run(
     """Run a worker until a signal stops it.
 
     The first SIGTERM, SIGINT or SIGHUP stops it. Running jobs get --shutdown-timeout; jobs that
-    still run after it are interrupted and handed back, and their attempt does not count. If a job
-    can't be interrupted, it is handed back too, and the process exits. A second signal ends the
+    still run after it are interrupted and released, and their attempt does not count. If a job
+    can't be interrupted, it is released too, and the process exits. A second signal ends the
     timeout at once, and a third exits the process. Exit codes: 0 after a stop, 1 after a crash, 2
     for wrong usage, 130 after a Ctrl-C before the worker started. With --once the code is 0 even
     if jobs failed; a message says how many did.
@@ -108,7 +108,7 @@ def run(
 
 
 def _hand_back(worker: Worker, address: str) -> None:
-    """Hand back the jobs that still run, so that their attempt doesn't count.
+    """Release the jobs that still run, so that their attempt doesn't count.
 
     Called immediately before the process exits.
     """
@@ -121,7 +121,7 @@ def _hand_back(worker: Worker, address: str) -> None:
         ):
             run_sync(connection, hand_back(work))
     except RoostError as error:
-        logger.error("jobs not handed back; a rescue will run them: %(error)s", error=str(error))
+        logger.error("jobs not released; a rescue will run them: %(error)s", error=str(error))
 
 
 async def _work(

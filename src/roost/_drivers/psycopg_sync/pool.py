@@ -90,7 +90,7 @@ class PsycopgSyncPool:
             timeout=max(deadline - monotonic(), 0.0),
         )
 
-    def give_back(self, state: _State, loan: _Loan, *, reusable: bool) -> None:
+    def take_back(self, state: _State, loan: _Loan, *, reusable: bool) -> None:
         """End a loan: keep its connection for the next one, or close it."""
         connection = loan.connection
         try:
@@ -133,13 +133,13 @@ class _Loan(AbstractContextManager[SyncConnection]):
             pool.wait_for_turn(state, self, deadline)
             self.connection = connection = pool.connection(state, deadline)
         except BaseException:
-            pool.give_back(state, self, reusable=False)
+            pool.take_back(state, self, reusable=False)
             raise
         return connection
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         reusable = kind is None or issubclass(kind, RoostError)
-        self._pool.give_back(self._state, self, reusable=reusable)
+        self._pool.take_back(self._state, self, reusable=reusable)
 
 
 @attrs.define(eq=False)
