@@ -1,4 +1,4 @@
-"""Two parts of the scale table: inserts beside a worker, and a long drain."""
+"""Two parts of the scale table: inserts while a worker runs, and a long drain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.situations import EMPTY, Situation, Start, check, clone, prepared
 
 PRODUCERS = 8
 SETTLING = 0.3
-"""Seconds in which an idle worker goes to waiting for notifications."""
+"""Seconds after which an idle worker waits for notifications."""
 
 Measure: TypeAlias = Callable[..., tuple[Table, Any]]
 
@@ -31,10 +31,18 @@ def producing(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]
     waiting, seconds = (1_000, 0.3) if quick else (100_000, 3.0)
     full = Situation(name="waiting", title="")
     cases: list[tuple[str, str, Callable[[str], Meanwhile]]] = [
-        ("none announced", "due in an hour, no worker", lambda dsn: alone(dsn, seconds, 3600.0)),
-        ("nobody", "due now, no worker", lambda dsn: alone(dsn, seconds, 0.0)),
-        ("elsewhere", "idle worker on another queue", lambda dsn: beside(dsn, seconds, "other")),
-        ("idle", "worker on an empty queue", lambda dsn: beside(dsn, seconds, "default")),
+        (
+            "none announced",
+            "due in an hour, no worker",
+            lambda dsn: without_worker(dsn, seconds, 3600.0),
+        ),
+        ("no worker", "due now, no worker", lambda dsn: without_worker(dsn, seconds, 0.0)),
+        (
+            "elsewhere",
+            "idle worker on another queue",
+            lambda dsn: with_worker(dsn, seconds, "other"),
+        ),
+        ("idle", "worker on an empty queue", lambda dsn: with_worker(dsn, seconds, "default")),
     ]
     trials: dict[str, list[Meanwhile]] = {name: [] for name, _, _ in cases}
     busy = f"worker with {waiting:,} waiting"
@@ -48,7 +56,7 @@ def producing(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]
                 with clone(server_dsn, empty) as dsn:
                     trials[name].append(case(dsn))
             with clone(server_dsn, filled) as dsn:
-                trials[busy].append(beside(dsn, seconds, "default", idle=False))
+                trials[busy].append(with_worker(dsn, seconds, "default", idle=False))
     base = median([one.inserted for one in trials["none announced"]])
     rows = [
         [
@@ -80,7 +88,7 @@ class Meanwhile:
     worker: Drained | None = None
 
 
-def alone(dsn: str, seconds: float, later: float) -> Meanwhile:
+def without_worker(dsn: str, seconds: float, later: float) -> Meanwhile:
     """Insert without a worker."""
     with producers(Produce(dsn=dsn, seconds=seconds, later=later), PRODUCERS) as processes:
         go(processes)
@@ -88,8 +96,11 @@ def alone(dsn: str, seconds: float, later: float) -> Meanwhile:
     return Meanwhile(rate(done), 0.0, done)
 
 
-def beside(dsn: str, seconds: float, queue: str, *, idle: bool = True) -> Meanwhile:
-    """Insert while a worker serves `queue`; `idle`: it had time to find the queue empty."""
+def with_worker(dsn: str, seconds: float, queue: str, *, idle: bool = True) -> Meanwhile:
+    """Insert while a worker serves `queue`.
+
+    :param idle: whether the worker gets time before, to find the queue empty.
+    """
     # A worker that has jobs begins with them at once; the producers end at about the same time.
     lasts = seconds + SETTLING * 2 if idle else seconds
     what = Drain(dsn=dsn, jobs=None, seconds=lasts, queues=[queue])
@@ -112,9 +123,9 @@ def beside(dsn: str, seconds: float, queue: str, *, idle: bool = True) -> Meanwh
 
 
 def long(server_dsn: str, *, rounds: int, quick: bool) -> tuple[Table, Any]:
-    """Drain many jobs and look at the rate every few seconds, and at the CPU time of the server.
+    """Drain many jobs and read the rate and the CPU time of the server every few seconds.
 
-    The CPU time tells a drain that slows down from a machine that is busy with something else.
+    The CPU time shows whether the drain slows down or the machine is busy with something else.
     """
     jobs, bucket = (5_000, 0.1) if quick else (300_000, 5.0)
     line = Situation(name="long", title="")

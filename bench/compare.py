@@ -27,7 +27,7 @@ from bench.trials import Figures
 
 @attrs.frozen
 class Case:
-    """What has one trial a round, and which case it is compared with."""
+    """A case: it has one trial a round, and is compared with another case."""
 
     name: str
     base: str
@@ -114,8 +114,8 @@ def _drain(size: Size, contestants: Sequence[Contestant], concurrency: int) -> S
 
     note = (
         "From the first handler's start until every job is finished and committed: when the last"
-        " handler has ended the worker is told to stop, so that it writes what it holds, and the"
-        " table is looked at until nothing is left. procrastinate has 15 % of the jobs."
+        " handler has ended the worker is asked to stop, so that it writes what it holds, and the"
+        " table is read until no job is left. procrastinate has 15 % of the jobs."
     )
     title = f"Drain of {size.jobs:,} ready no-op jobs at concurrency {concurrency}"
     return _each("drain", title, contestants, trial, note)
@@ -144,7 +144,7 @@ def _bulk(size: Size, contestants: Sequence[Contestant], *, idle_worker: bool) -
     title, note = "Bulk enqueue, 1,000 rows a call", ""
     if idle_worker:
         title += ", with a listening idle worker"
-        note = "The jobs are due in 45 s, so that the worker is told of them, and stays idle."
+        note = "The jobs are due in 45 s, so that the worker is notified of them, and stays idle."
     both = [*contestants[:1], WITH_IDS, *contestants[1:]]
     trial = partial(trials.bulk, rows=size.rows, idle_worker=idle_worker)
     return _each("bulk", title, both, trial, note)

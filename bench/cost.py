@@ -1,4 +1,4 @@
-"""What a job costs: log, transactions, dead rows, CPU time; and what an idle worker costs.
+"""Measure the cost of a job (log, transactions, dead rows, CPU time) and of an idle worker.
 
     python bench/cost.py [--dsn URL] [--rounds 3] [--jobs 50000] [--idle-seconds 30] [--quick]
 
@@ -226,7 +226,7 @@ def statements(trials: dict[str, list[Trial]]) -> Table:
 def idle(server_dsn: str, *, seconds: float) -> dict[str, float]:
     """Return what an idle worker with default settings costs, per second.
 
-    A short run beside a long one takes out what starting and stopping cost.
+    The difference of a long run and a short one leaves out the costs of starting and stopping.
     """
     short = min(2.0, seconds / 2)
     with prepared(server_dsn, attrs.evolve(EMPTY, name="idle"), jobs=0) as template:
@@ -298,7 +298,7 @@ def resting(idling: dict[str, float], crowds: dict[int, int]) -> Table:
         title=f"An idle worker with default settings, over {idling['seconds']:g} s; connections",
         columns=["", "measured", "at most"],
         rows=rows,
-        note="The server's figures hold what it does by itself, such as autovacuum's looks.",
+        note="The server's figures include its own work, such as autovacuum's checks.",
     )
 
 

@@ -1,4 +1,4 @@
-"""One worker in a process of its own, that says what it did: `drain` runs it and waits.
+"""Run one worker in a process of its own, and return its figures: `drain` runs it and waits.
 
 The process imports nothing of the caller, so that its CPU time and its pictures are the worker's.
 """
@@ -37,7 +37,7 @@ LONGEST = 900.0
 
 @attrs.frozen(kw_only=True)
 class Drain:
-    """What a worker is to do.
+    """The settings of one worker process.
 
     :param jobs: stop after this number of jobs; ``None``: only after ``seconds``.
     :param seconds: stop after this time.
@@ -46,7 +46,7 @@ class Drain:
     :param max_concurrency: of the task `LIMITED`.
     :param rate_per_minute: of the task `LIMITED`.
     :param count_statements: whether to count what is sent to the database; a little slower.
-    :param options: of the `Worker`, beside its queues and concurrency.
+    :param options: of the `Worker`, other than its queues and concurrency.
     """
 
     dsn: str
@@ -64,7 +64,7 @@ class Drain:
 
 @attrs.frozen(kw_only=True)
 class Drained:
-    """What a worker did; times in seconds, from when it was ready.
+    """The figures of a worker process; times in seconds, from when it was ready.
 
     :param jobs: calls of the handler.
     :param first: when the first one was called.

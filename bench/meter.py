@@ -1,4 +1,4 @@
-"""What work costs the server: its log, its transactions, its rows, its CPU time."""
+"""Measure what work costs the server: its log, transactions, rows and CPU time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GONE = 10.0
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """What the server did between two looks.
+    """The work of the server between two readings.
 
     :param wal: bytes of write-ahead log, of which ``pages`` are images of whole pages: the first
         change of a page after a checkpoint writes one.

@@ -79,7 +79,7 @@ def _drawn(node: Node, depth: int, left: float, share: float) -> str:
 def _colour(name: str) -> str:
     folder = name.rpartition("(")[2].split("/")[0]
     hue, saturation = COLOURS.get(folder, (0, 0))
-    # A little lighter or darker, so that neighbours can be told apart, always the same.
+    # A little lighter or darker, so that neighbours differ; the same function has the same shade.
     lightness = 72 + crc32(name.encode()) % 14
     rgb = hls_to_rgb(hue / 360, lightness / 100, saturation / 100)
     return "#" + "".join(f"{round(part * 255):02x}" for part in rgb)

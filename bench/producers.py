@@ -1,9 +1,11 @@
-"""What a notification at every commit costs concurrent producers: a trial with and one without.
+"""Measure the cost of a notification at every commit for concurrent producers.
+
+There is a trial with notifications and one without.
 
 A commit that notifies takes a lock that the whole server shares, so producers queue up behind one
 another. "Without" puts a function ``pg_notify`` that does nothing before the real one, by the
-producers' search path: whatever the statement is, as long as it calls `pg_notify` by its bare name,
-and the trial fails if a notification gets out all the same.
+producers' search path. That works for any statement that calls `pg_notify` without a schema. The
+trial fails if a notification is sent all the same.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from urllib.parse import quote
 import psycopg
 from bench import trials
 from bench.lab import ROOT
-from bench.peers.children import ENVIRONMENT, PATIENCE, ContestantError, run, started
+from bench.peers.children import ENVIRONMENT, REPLY_TIMEOUT, ContestantError, run, started
 from bench.peers.contestants import BASE
 
 from roost._worker.lanes.listen import JOBS
@@ -48,7 +50,7 @@ def produce(dsn: str, *, seconds: float, worker: Worker, silent: bool) -> trials
             concurrency = 32 if worker == "draining" else 4
             working = stack.enter_context(started(BASE, "work", dsn, concurrency=concurrency))
         if worker == "full":
-            run(BASE, "stream", dsn, rate=0, naps=4, seconds=PATIENCE)
+            run(BASE, "stream", dsn, rate=0, naps=4, seconds=REPLY_TIMEOUT)
         time.sleep(trials.SETTLE)
         if silent:
             list(listener.notifies(timeout=0))  # of the naps
@@ -90,7 +92,7 @@ def _rate(dsn: str, seconds: float, *, later: bool) -> float:
             assert process.stdin is not None
             process.stdin.write(begin)
             process.stdin.flush()
-        said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+        said = [process.communicate(timeout=REPLY_TIMEOUT)[0] for process in processes]
     if any(process.returncode for process in processes):
         raise ContestantError("a producer failed")
     return sum(int(json.loads(line)["sent"]) for line in said) / seconds

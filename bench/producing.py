@@ -18,7 +18,7 @@ from roost import HandlerRegistry, JobInsert, Roost
 
 @attrs.frozen(kw_only=True)
 class Produce:
-    """What a producer inserts.
+    """The settings of one producer process.
 
     :param seconds: for how long.
     :param bulk: rows a call; 1: `enqueue`, else `enqueue_many`.
@@ -35,7 +35,7 @@ class Produce:
 
 @attrs.frozen(kw_only=True)
 class Produced:
-    """What a producer did.
+    """The figures of one producer process.
 
     :param seconds: how long it took, to the end of the last call.
     :param cpu: the CPU seconds of its process meanwhile.
@@ -83,7 +83,7 @@ def go(processes: list[subprocess.Popen[str]]) -> None:
 
 
 def produced(processes: list[subprocess.Popen[str]]) -> list[Produced]:
-    """Wait for the producers' end and return what each did."""
+    """Wait for the producers' end and return the figures of each."""
     return [Produced(**json.loads(process.communicate()[0])) for process in processes]
 
 

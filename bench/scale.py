@@ -1,11 +1,11 @@
-"""How fast a worker drains what stands in a busy table, against an empty one.
+"""Measure how fast a worker drains a busy table, compared with an empty one.
 
     python bench/scale.py [--dsn URL] [--rounds 5] [--jobs 20000] [--only NAME,…] [--quick]
 
 One worker process, asyncio and psycopg, concurrency 32, default settings otherwise. Before or after
 each drain the same number of jobs is drained from an empty table; the ratio is that pair's, and the
-table has its median over the rounds. After each drain the table is looked at: every job complete
-after one attempt, nothing else touched. A round takes about two and a half minutes.
+table has its median over the rounds. After each drain the table is checked: every job is complete
+after one attempt, and nothing else was changed. A round takes about two and a half minutes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONCURRENCY = 32
 
 @attrs.frozen
 class Run:
-    """A drain, and the CPU seconds of the server meanwhile; 0: it runs elsewhere."""
+    """A drain, and the CPU seconds of the server meanwhile; 0: it is on another machine."""
 
     drained: Drained
     server: float
@@ -45,7 +45,7 @@ class Run:
 
 @attrs.frozen
 class Pair:
-    """A run in a situation, and the one on an empty table beside it."""
+    """A run in a situation, and the run on an empty table just before or after it."""
 
     there: Run
     empty: Run
@@ -132,7 +132,7 @@ def compare(
 
 
 def round_of(server_dsn: str, template: str, line: Situation) -> Run:
-    """Drain one copy and look at its end."""
+    """Drain one copy and check the table at its end."""
     with (
         clone(server_dsn, template) as dsn,
         psycopg.connect(dsn, autocommit=True) as conn,

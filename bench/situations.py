@@ -95,7 +95,7 @@ select 'default', 'bench.limited', -5, now() - interval '1 day' + i * interval '
 from generate_series(1, @big) as i;
 """
 
-# Another worker's job, which runs as long as we look.
+# Another worker's job, which runs during the whole trial.
 AT_ITS_LIMIT = """
 with worker as (
     insert into roost.workers (name, queues, concurrency, expires_at)
@@ -109,7 +109,7 @@ select 'default', 'bench.limited', true, 'executing', 1, 1, worker.id, now(), no
 from worker;
 """
 
-# In the future: whatever the machine's speed, the minute that is full lasts the whole round.
+# In the future, so that the full minute lasts the whole round on any machine.
 STARTED = """
 insert into roost.starts (task, started_at)
 values ('bench.limited', now() + interval '1 hour');
@@ -277,7 +277,7 @@ def check(conn: psycopg.Connection, start: Start, *, drained: int) -> None:
         from (
             select *,
                 xmin::text::bigint >= %(first)s as touched,
-                -- Inserted since, or handed back by a worker that was stopped.
+                -- Inserted since, or released by a worker that was stopped.
                 task = '{TASK}' and state = 'available' and attempt = 0
                     and (id > %(last)s or lease_no > 0) as unstarted,
                 task = '{TASK}' and state = 'completed' and attempt = 1 as done

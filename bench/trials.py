@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import psycopg
 from bench.lab import median, percentile
-from bench.peers.children import PATIENCE, ContestantError, ask, run, started
+from bench.peers.children import REPLY_TIMEOUT, ContestantError, ask, run, started
 from bench.peers.common import BATCH
 from bench.peers.contestants import Contestant
 
@@ -19,7 +19,7 @@ WARM_UP = 50
 EVERY = 0.02
 """Seconds between two enqueues of a pickup trial, on average."""
 SETTLE = 1.5
-"""Seconds until a worker that has just started or has got its load is as it will be."""
+"""Seconds until a worker that has started, or has got its load, is in a steady state."""
 
 
 def drain(
@@ -27,10 +27,10 @@ def drain(
 ) -> Figures:
     """Return the rate from the first handler's start until the last job is finished, committed.
 
-    The same rule for all: when the last handler has ended, the worker is told to stop, so that it
-    needn't wait for more to write, and the table is looked at each millisecond until no job is
-    left. Of several processes it counts what is finished after the last of them has begun; they go
-    on, and the looking begins a little before the end.
+    The rule is the same for all. When the last handler has ended, the worker is asked to stop, so
+    that it doesn't wait for more verdicts before it writes. Then the table is read each millisecond
+    until no job is left. With several processes, only jobs count that finish after the last process
+    has begun; the processes run on, and the reading begins a little before the end.
 
     :param burn: microseconds for which each job computes.
     """
@@ -48,13 +48,13 @@ def drain(
             for _ in range(processes)
         ]
         if processes == 1:
-            first = workers[0].hear("first")
-            while workers[0].hear("count") < jobs:
+            first = workers[0].wait_for("first")
+            while workers[0].wait_for("count") < jobs:
                 pass
-            workers[0].tell_to_stop()
+            workers[0].request_stop()
         else:
             for worker in workers:
-                worker.hear("first")
+                worker.wait_for("first")
             done, first = _one(conn, who.peer.finished), time.monotonic_ns()
             _when(conn, who.peer.finished, jobs - 2 * BATCH, pause=0.05)
         ended = _when(conn, who.peer.finished, jobs, pause=0.001)
@@ -101,13 +101,13 @@ def pickup(
             started(who, "work", dsn, concurrency=concurrency, jobs=1, stamps=total)
         )
         run(who, "fill", dsn, jobs=1)
-        worker.hear("first")
+        worker.wait_for("first")
         if naps or rate:
-            load = {"rate": rate, "naps": naps, "seconds": PATIENCE}
+            load = {"rate": rate, "naps": naps, "seconds": REPLY_TIMEOUT}
             stream = stack.enter_context(started(who, "stream", dsn, **load))
             time.sleep(SETTLE)
         run(who, "produce", dsn, jobs=total, every=EVERY)
-        delays = worker.hear("delays")[WARM_UP:]
+        delays = worker.wait_for("delays")[WARM_UP:]
         if naps or rate:
             stream.kill()
             worker.kill()
@@ -116,14 +116,14 @@ def pickup(
 
 def _when(conn: psycopg.Connection, counting: str, jobs: int, *, pause: float) -> int:
     """Count finished jobs until there are enough, and return the time."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + REPLY_TIMEOUT
     finished = 0
     while time.monotonic() < until:
         asked = time.monotonic()
         finished = _one(conn, counting)
         if finished >= jobs:
             return time.monotonic_ns()
-        # A look that is dear is taken more rarely: at most half of a core goes into looking.
+        # A slow count runs less often: counting uses at most half of a core.
         time.sleep(max(pause, time.monotonic() - asked))
     raise ContestantError(f"{finished} of {jobs} jobs are finished")
 

@@ -96,7 +96,7 @@ class Awa(Contestant):
             for handler in (noop, stamp, nap):
                 self.queue.task(TASKS[handler.__name__], queue=QUEUE)(handler)
             await self.queue.start([(QUEUE, concurrency or 50)])
-            await self.told_to_stop()
+            await self.wait_for_stop()
             await self.queue.shutdown()
 
 

@@ -68,17 +68,17 @@ class Bare(Contestant):
             await self.enqueue("noop", {"i": number})
 
     async def work(self, tally: Tally, concurrency: int | None) -> None:  # noqa: ARG002
-        """Claim when notified, call, complete; then look again until nothing is left."""
-        look = asyncio.Event()
-        look.set()
+        """Claim when notified, call, complete; then claim again until nothing is left."""
+        wake = asyncio.Event()
+        wake.set()
         listener = await asyncpg.connect(self.dsn)
-        await listener.add_listener("bare", lambda *_: look.set())
+        await listener.add_listener("bare", lambda *_: wake.set())
         async with self.client():
-            stopped = asyncio.create_task(self.told_to_stop())
-            stopped.add_done_callback(lambda _: look.set())
+            stopped = asyncio.create_task(self.wait_for_stop())
+            stopped.add_done_callback(lambda _: wake.set())
             while not stopped.done():
-                await look.wait()
-                look.clear()
+                await wake.wait()
+                wake.clear()
                 while rows := await self.connection.fetch(CLAIM):
                     for _, task, args in rows:
                         await asyncio.create_task(_call(task, json.loads(args), tally))

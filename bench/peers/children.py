@@ -1,4 +1,4 @@
-"""Run contestants' scripts, and listen to what they say."""
+"""Run the scripts of the contestants and read the events that they print."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bench.lab import ROOT
 from bench.peers.contestants import Contestant, python_for, script
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-"""Of every script: it imports `bench`."""
-PATIENCE = 120.0
-"""Seconds to wait for anything that a contestant should say or do."""
+"""The environment variables of every script: it imports `bench`."""
+REPLY_TIMEOUT = 120.0
+"""Seconds to wait for an event or for the end of a process."""
 
 
 class ContestantError(Exception):
-    """A contestant's process failed, or was silent for too long."""
+    """A contestant's process failed, or printed nothing within `REPLY_TIMEOUT`."""
 
 
 @attrs.frozen
@@ -34,33 +34,33 @@ class Child:
     process: subprocess.Popen[str]
     events: queue.Queue[dict[str, Any] | None]
 
-    def hear(self, key: str) -> Any:
-        """Return the value of the next event that has the key; others are passed over."""
-        until = time.monotonic() + PATIENCE
+    def wait_for(self, key: str) -> Any:
+        """Wait for the next event that has the key, and return its value; skip other events."""
+        until = time.monotonic() + REPLY_TIMEOUT
         while True:
             try:
                 event = self.events.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
-                raise ContestantError(f"{self.name} says nothing of {key!r}") from None
+                raise ContestantError(f"{self.name} did not print {key!r} in time") from None
             if event is None:
-                raise ContestantError(f"{self.name} ended before it said {key!r}")
+                raise ContestantError(f"{self.name} ended before it printed {key!r}")
             if key in event:
                 return event[key]
 
-    def tell_to_stop(self) -> None:
-        """Close its stdin, and don't wait."""
+    def request_stop(self) -> None:
+        """Ask the process to stop by closing its stdin, and don't wait."""
         assert self.process.stdin is not None
         self.process.stdin.close()
 
     def kill(self) -> None:
-        """Kill it: what it is at would take too long to end."""
+        """Kill the process and wait for its end. An ordered stop would take too long."""
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """Wait until it has ended by itself."""
+        """Wait until the process has ended by itself."""
         try:
-            code = self.process.wait(PATIENCE)
+            code = self.process.wait(REPLY_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise ContestantError(f"{self.name} doesn't end") from None
         if code:
@@ -69,13 +69,13 @@ class Child:
 
 @contextmanager
 def started(contestant: Contestant, verb: str, dsn: str, **options: object) -> Iterator[Child]:
-    """Start a verb and yield the process.
+    """Start a verb and yield the process; at the end ask it to stop, and wait for it.
 
-    Unless it was killed it is told to stop then, and waited for.
+    A process that was killed meanwhile is not waited for.
     """
-    told = {"dsn": dsn, "loop": contestant.loop, "driver": contestant.driver, **options}
+    arguments = {"dsn": dsn, "loop": contestant.loop, "driver": contestant.driver, **options}
     process = subprocess.Popen(
-        [python_for(contestant.peer), script(contestant.peer), verb, json.dumps(told)],
+        [python_for(contestant.peer), script(contestant.peer), verb, json.dumps(arguments)],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdin=subprocess.PIPE,
@@ -88,7 +88,7 @@ def started(contestant: Contestant, verb: str, dsn: str, **options: object) -> I
     try:
         yield child
         if process.returncode is None:
-            child.tell_to_stop()
+            child.request_stop()
             child.end()
     finally:
         process.kill()
@@ -108,7 +108,7 @@ def _read(child: Child) -> None:
 
 
 def run(contestant: Contestant, verb: str, dsn: str, **options: object) -> None:
-    """Run a verb that says nothing, to its end."""
+    """Run a verb to its end, and ignore its events."""
     with started(contestant, verb, dsn, **options):
         pass
 
@@ -116,4 +116,4 @@ def run(contestant: Contestant, verb: str, dsn: str, **options: object) -> None:
 def ask(contestant: Contestant, verb: str, dsn: str, key: str, **options: object) -> Any:
     """Run a verb to its end, and return the value of its event."""
     with started(contestant, verb, dsn, **options) as child:
-        return child.hear(key)
+        return child.wait_for(key)

@@ -1,4 +1,4 @@
-"""What the scripts of all contestants share. Only the standard library: it runs in any environment.
+"""Shared code of all contestants' scripts. Only the standard library: it runs in any environment.
 
 A script is run as ``python <peer>_queue.py VERB OPTIONS``, options being a JSON object, with the
 root of the checkout in PYTHONPATH, and prints JSON lines. Its contestant says how to do each thing
@@ -24,7 +24,7 @@ from typing import Any
 QUEUE = "bench"
 BATCH = 1_000
 LATER = 45
-"""Seconds. Jobs that are due so soon wake a listening worker, and keep it idle all the same."""
+"""Seconds until the jobs are due. A listening worker is woken by them, and stays idle."""
 
 
 def say(**event: object) -> None:
@@ -33,7 +33,7 @@ def say(**event: object) -> None:
 
 
 class Tally:
-    """What the handlers do; every contestant's handlers call these."""
+    """The bodies of the handlers: every contestant's handlers call these."""
 
     def __init__(self, jobs: int, stamps: int, burn: int = 0) -> None:
         self.jobs, self.stamps, self.burn = jobs, stamps, burn
@@ -41,7 +41,7 @@ class Tally:
         self.delays: list[float] = []
 
     def noop(self) -> None:
-        """Count a job; say when the first one began, and how many have run now and then.
+        """Count a job. Print when the first one began, and from time to time how many have run.
 
         It computes for ``burn`` microseconds of CPU time.
         """
@@ -56,14 +56,14 @@ class Tally:
             say(count=self.count)
 
     def stamp(self, sent: int) -> None:
-        """Note how long ago the job was sent, in milliseconds."""
+        """Record how long ago the job was sent, in milliseconds."""
         self.delays.append((time.monotonic_ns() - sent) / 1e6)
         if len(self.delays) == self.stamps:
             say(delays=self.delays)
 
 
 class Contestant:
-    """A job queue. The methods that raise NotImplementedError are what a script must say."""
+    """A job queue. A script implements the methods that raise NotImplementedError."""
 
     def __init__(self, dsn: str, loop: str, driver: str) -> None:
         self.dsn, self.loop, self.driver = dsn, loop, driver
@@ -87,13 +87,13 @@ class Contestant:
         raise NotImplementedError
 
     async def work(self, tally: Tally, concurrency: int | None) -> None:
-        """Run a worker until `told_to_stop` returns, then stop it gracefully.
+        """Run a worker until `wait_for_stop` returns, then stop it gracefully.
 
         It has the tasks ``noop``, ``stamp``, with args i and t, and ``nap``, which sleeps for ms.
         """
         raise NotImplementedError
 
-    async def told_to_stop(self) -> None:
+    async def wait_for_stop(self) -> None:
         """Wait until stdin ends."""
         await asyncio.to_thread(sys.stdin.read)
 
@@ -113,7 +113,7 @@ class Contestant:
 
 
 def main(kind: type[Contestant]) -> None:
-    """Do what the command line asks for."""
+    """Run the verb on the command line."""
     verb, options = sys.argv[1], json.loads(sys.argv[2])
     contestant = kind(options.pop("dsn"), options.pop("loop"), options.pop("driver"))
 

@@ -1,4 +1,4 @@
-"""Who is compared, what each is installed from, and how its database shows what is done."""
+"""The queues that are compared: their packages, their scripts, and a count of finished jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Peer:
     requirements: Sequence[str]
     """Installed into an environment of its own; none: it runs in ours."""
     finished: str
-    """SQL for how many jobs are finished, committed."""
+    """SQL that counts the jobs that are finished and committed."""
 
 
 ROOST = Peer(
@@ -69,11 +69,11 @@ class Contestant:
     loop: str = "asyncio"
     driver: str = ""
     share: float = 1.0
-    """Of the jobs of a drain: one that is slow gets fewer, and its rate is compared."""
+    """Share of a drain's jobs that it gets. A slow one gets fewer; only rates are compared."""
 
 
 BASE = Contestant("roost", ROOST)
-"""What the others are compared with: psycopg on asyncio, all by default."""
+"""The base of all ratios: psycopg on asyncio, with default settings."""
 CONTESTANTS = (
     BASE,
     Contestant("roost, uvloop", ROOST, "uvloop"),
@@ -94,7 +94,7 @@ WITH_IDS = Contestant("roost, ids", ROOST, "asyncio", "ids")
 
 
 def python_for(peer: Peer) -> str:
-    """Return the interpreter of the peer's environment, which is made when it isn't there."""
+    """Return the interpreter of the peer's environment, and make that if it is missing."""
     if not peer.requirements:
         return sys.executable
     name = peer.script.removesuffix("_queue.py")

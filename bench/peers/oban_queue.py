@@ -84,7 +84,7 @@ class ObanQueue(Contestant):
         TALLY.append(tally)
         pool = await Oban.create_pool(self.dsn)
         async with Oban(pool=pool, queues={QUEUE: concurrency or 10}):
-            await self.told_to_stop()
+            await self.wait_for_stop()
         await pool.close()
 
 

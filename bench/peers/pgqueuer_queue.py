@@ -81,7 +81,7 @@ class Pgqueuer(Contestant):
         elif concurrency:
             options = {"batch_size": concurrency // 2, "max_concurrent_tasks": concurrency}
         running = asyncio.create_task(worker.run(**options))
-        await self.told_to_stop()
+        await self.wait_for_stop()
         worker.shutdown.set()
         await running
         await connection.close()

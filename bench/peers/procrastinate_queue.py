@@ -18,7 +18,7 @@ from typing import Any
 from bench.peers.common import LATER, QUEUE, Contestant, Tally, main
 from procrastinate import App, PsycopgConnector
 
-# It warns that an app in the main module can't be imported by its command line: nobody does.
+# It warns that its command line can't import an app of the main module. It is not used here.
 logging.getLogger("procrastinate").setLevel(logging.ERROR)
 
 
@@ -77,7 +77,7 @@ class Procrastinate(Contestant):
                     concurrency=concurrency or 1, install_signal_handlers=False
                 )
             )
-            await self.told_to_stop()
+            await self.wait_for_stop()
             running.cancel()
             await asyncio.wait([running])
 

@@ -79,10 +79,10 @@ class RoostQueue(Contestant):
             else:
                 worker = self.queue.worker(queues=(QUEUE,))
             await tasks.start(worker.run)
-            await self.told_to_stop()
+            await self.wait_for_stop()
             worker.request_stop()
 
-    async def told_to_stop(self) -> None:
+    async def wait_for_stop(self) -> None:
         """Wait until stdin ends."""
         await anyio.to_thread.run_sync(sys.stdin.read)
 

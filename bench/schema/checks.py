@@ -1,4 +1,4 @@
-"""What a claim must do whatever it costs: the order, the room in its batch, the locks."""
+"""Check that a claim keeps the order, fills its batch, and locks only what it returns."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check(dsn: str, variant: Variant) -> None:
         expected = ids()
         # Nearly all of the first priority: what is left of it is less than a share.
         alone = take(first, 400)
-        beside = take(second)
+        others = take(second)
         free = ids(" for update skip locked")
         rest: list[int] = []
         first.commit()
@@ -60,9 +60,9 @@ def check(dsn: str, variant: Variant) -> None:
     in_order = alone == expected[:400] and rest == sorted(rest, key=expected.index)
     print(
         f"  {variant.name:<12} order {'kept' if in_order else 'LOST'},"
-        f" {len(beside)} of 100 beside another claim,"
-        f" {len(set(expected) - {*free, *alone, *beside})} rows locked in vain,"
-        f" {len({*alone} & {*beside})} twice, {len(expected) - len({*alone, *beside, *rest})} lost",
+        f" {len(others)} of 100 during another claim,"
+        f" {len(set(expected) - {*free, *alone, *others})} rows locked in vain,"
+        f" {len({*alone} & {*others})} twice, {len(expected) - len({*alone, *others, *rest})} lost",
         flush=True,
     )
 
@@ -92,7 +92,7 @@ def check_race(dsn: str, variant: Variant) -> None:
             claimer.execute("rollback")
         ended.set()
         writer.join()
-    print(f"  {variant.name:<12} {claims} claims beside updates: {in_vain} rows locked in vain")
+    print(f"  {variant.name:<12} {claims} claims during updates: {in_vain} rows locked in vain")
 
 
 def touch(dsn: str, variant: Variant, ended: Event) -> None:
@@ -112,7 +112,7 @@ def check_cold(dsn: str, variant: Variant) -> None:
     load = Load(100_000, 50, 1)
     with psycopg.connect(dsn, autocommit=True) as conn:
         build(conn, variant)
-        # What the first minute is like, before autovacuum has come by.
+        # As in the first minute, before autovacuum has run.
         conn.execute(variant.text("alter table roost.jobs set (autovacuum_enabled = off)").encode())
         conn.execute(variant.text("vacuum analyze roost.jobs").encode())
         raw = conn.pgconn

@@ -100,7 +100,7 @@ def test_jobs_are_inserted_while_a_worker_drains(
         bench.prepared(server_dsn, bench.EMPTY, jobs=20) as template,
         bench.clone(server_dsn, template) as dsn,
     ):
-        seen = busy.beside(dsn, 0.2, "default", idle=False)
+        seen = busy.with_worker(dsn, 0.2, "default", idle=False)
     assert seen.inserted > 0
     assert seen.drained > 0
 
