@@ -15,8 +15,8 @@ from typing import Protocol, Self
 
 import pytest
 
-PATIENCE = 60.0
-"""Seconds to wait at most for something that takes less than one on an idle machine."""
+STEP_TIMEOUT = 60.0
+"""Seconds to wait for a step that takes less than one second on an idle machine."""
 
 TASKS = """
 import pathlib
@@ -33,12 +33,12 @@ async def quick(number: int = 0) -> int:
     return number + 1
 
 
-@roost.job("until_told")
-async def until_told() -> str:
+@roost.job("waits_for_file")
+async def waits_for_file() -> str:
     print("job has started", flush=True)
     while not (HERE / "go").exists():
         await anyio.sleep(0.01)  # sleeps: polls for a file of the test
-    return "told"
+    return "file found"
 
 
 @roost.job("for_ever")
@@ -47,8 +47,8 @@ async def for_ever() -> None:
     await anyio.sleep_forever()
 
 
-@roost.job("deaf")
-async def deaf() -> None:
+@roost.job("ignores_cancel")
+async def ignores_cancel() -> None:
     print("job has started", flush=True)
     while True:
         try:
@@ -106,7 +106,7 @@ class Roost:
 
     def wait_for(self, text: str, *, times: int = 1) -> None:
         """Wait until ``text`` has been printed ``times`` times."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STEP_TIMEOUT
         with self._news:
             while self.output.count(text) < times:
                 if not self._news.wait(deadline - time.monotonic()) or self._over():
@@ -119,9 +119,9 @@ class Roost:
     def ends(self) -> int:
         """Wait for the end and return the exit code."""
         try:
-            code = self.process.wait(PATIENCE)
+            code = self.process.wait(STEP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"still there after {PATIENCE} s:\n{self.output}")
+            pytest.fail(f"still running after {STEP_TIMEOUT} s:\n{self.output}")
         self._reader.join()
         return code
 
@@ -146,7 +146,7 @@ class StartsRoost(Protocol):
 def roost_command(tmp_path: Path) -> Iterator[StartsRoost]:
     """Return a function that starts the command in the test's folder; it ends with the test.
 
-    Keywords are environment variables; a DSN of the surroundings is not handed on.
+    Keywords are environment variables; a DSN of this process's environment is not passed on.
     """
     with ExitStack() as started:
 

@@ -1,4 +1,4 @@
-"""If its event loop breaks, a worker hands its jobs back and exits with an error."""
+"""If its event loop breaks, a worker releases its jobs and exits with an error."""
 
 from __future__ import annotations
 

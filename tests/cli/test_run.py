@@ -23,7 +23,7 @@ LOOPS = [["--backend", "asyncio"], ["--backend", "asyncio", "--uvloop"], ["--bac
 def test_it_runs_the_jobs_of_a_module_in_the_current_folder(
     loop: list[str], dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
 ) -> None:
-    before = table.add("until_told", queue="mail")
+    before = table.add("waits_for_file", queue="mail")
     other = table.add("quick", queue="other")
     run = roost_command("run", "-m", "tasks", "-q", "mail", "-q", "post", *loop, ROOST_DSN=dsn)
     run.wait_for("job has started")
@@ -34,7 +34,7 @@ def test_it_runs_the_jobs_of_a_module_in_the_current_folder(
 
     run.signal()
     assert run.ends() == 0
-    assert table.get(before).result == "told"
+    assert table.get(before).result == "file found"
     assert table.get(while_running).result == 8
     assert table.get(other).state == "available"
     assert table.workers() == []
@@ -256,7 +256,7 @@ def wait_until_ended(table: JobTable, *ids: int) -> None:
 def test_it_runs_on_asyncpg(
     chosen: str, dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
 ) -> None:
-    job_id = table.add("until_told")
+    job_id = table.add("waits_for_file")
     option = ["--driver", "asyncpg"] if chosen == "option" else []
     if chosen == "dsn":
         dsn = dsn.replace("postgresql://", "postgresql+asyncpg://")
@@ -266,7 +266,7 @@ def test_it_runs_on_asyncpg(
     wait_until_ended(table, job_id)
     run.signal()
     assert run.ends() == 0
-    assert table.get(job_id).result == "told"
+    assert table.get(job_id).result == "file found"
     assert table.workers() == []
 
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 
 def test_a_job_may_end_within_the_grace(with_job: WithJob, tasks: Path, table: JobTable) -> None:
-    run, job_id = with_job("until_told", grace=FOR_EVER)
+    run, job_id = with_job("waits_for_file", grace=FOR_EVER)
     run.signal()
     run.wait_for("worker is stopping")
     late = table.add("quick")
@@ -111,7 +111,7 @@ def test_a_second_signal_ends_the_grace(with_job: WithJob, table: JobTable) -> N
 
 
 def test_a_third_signal_ends_the_process(with_job: WithJob, table: JobTable) -> None:
-    run, job_id = with_job("deaf", grace=FOR_EVER)
+    run, job_id = with_job("ignores_cancel", grace=FOR_EVER)
     for count in range(1, 3):
         run.signal()
         run.wait_for("signal received", times=count)
@@ -127,7 +127,7 @@ def test_a_third_signal_ends_the_process(with_job: WithJob, table: JobTable) -> 
 def test_a_handler_that_swallows_its_cancel_is_ended_by_the_watchdog(
     with_job: WithJob, table: JobTable
 ) -> None:
-    run, job_id = with_job("deaf", grace=FOR_EVER)
+    run, job_id = with_job("ignores_cancel", grace=FOR_EVER)
     run.signal()
     run.wait_for("signal received")
     run.signal()

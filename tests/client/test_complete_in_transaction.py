@@ -121,7 +121,7 @@ async def test_an_error_after_the_commit_changes_nothing(
 async def test_a_lost_lease_raises_and_nothing_is_committed(
     client: AsyncRoost, table: JobTable, registry: HandlerRegistry
 ) -> None:
-    told = []
+    raised = []
 
     @job("work", registry=registry)
     async def work() -> None:
@@ -133,13 +133,13 @@ async def test_a_lost_lease_raises_and_nothing_is_committed(
                 await conn.execute(INSERT, [job_id])
                 await client.complete_current_job(conn)
         except LeaseLostError as error:
-            told.append(error)
+            raised.append(error)
             raise
 
     job_id = await client.enqueue(work)
     with anyio.move_on_after(10):
         await client.worker().run_once()
-    assert len(told) == 1
+    assert len(raised) == 1
     assert seen(table) == []
     assert table.get(job_id).state == "executing"
 

@@ -55,7 +55,7 @@ pidfile =
 """
 
 
-@pytest.fixture(params=["?statement_cache_size=0", ""], ids=["told", "untold"])
+@pytest.fixture(params=["?statement_cache_size=0", ""], ids=["cache off", "cache on"])
 def pooled_dsn(dsn: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield a DSN that leads through PgBouncer to the test's database."""
     with pgbouncer(dsn, "transaction") as through:

@@ -36,7 +36,7 @@ def retry(table: JobTable, job_id: int) -> bool:
     return table.run(control.retry_job(job_id))
 
 
-def conclude(table: JobTable, job_id: int, event: Event) -> None:
+def settle_as(table: JobTable, job_id: int, event: Event) -> None:
     """Write a verdict with the lease of the job's last claim."""
     [(worker, lease_no)] = table.rows(
         "select coalesce(worker_id, 0), lease_no from roost.jobs where id = $1::bigint", job_id
@@ -72,12 +72,12 @@ def rescue_cancel(table: JobTable, job_id: int) -> None:
 
 def release_cancel(table: JobTable, job_id: int) -> None:
     table.change(job_id, "cancel_requested = true")
-    conclude(table, job_id, Event.RELEASE)
+    settle_as(table, job_id, Event.RELEASE)
 
 
 def cancel_and_unwind(table: JobTable, job_id: int) -> None:
     cancel(table, job_id)
-    conclude(table, job_id, Event.CANCEL)
+    settle_as(table, job_id, Event.CANCEL)
 
 
 def fail_a_parent(table: JobTable, job_id: int) -> None:
@@ -91,11 +91,11 @@ def fail_a_parent(table: JobTable, job_id: int) -> None:
 
 DRIVERS: Mapping[Event, Callable[[JobTable, int], object]] = {
     Event.CLAIM: lambda table, _: table.claim(table.add_worker()),
-    Event.COMPLETE: lambda table, job_id: conclude(table, job_id, Event.COMPLETE),
-    Event.RETRY: lambda table, job_id: conclude(table, job_id, Event.RETRY),
-    Event.DISCARD: lambda table, job_id: conclude(table, job_id, Event.DISCARD),
-    Event.SNOOZE: lambda table, job_id: conclude(table, job_id, Event.SNOOZE),
-    Event.RELEASE: lambda table, job_id: conclude(table, job_id, Event.RELEASE),
+    Event.COMPLETE: lambda table, job_id: settle_as(table, job_id, Event.COMPLETE),
+    Event.RETRY: lambda table, job_id: settle_as(table, job_id, Event.RETRY),
+    Event.DISCARD: lambda table, job_id: settle_as(table, job_id, Event.DISCARD),
+    Event.SNOOZE: lambda table, job_id: settle_as(table, job_id, Event.SNOOZE),
+    Event.RELEASE: lambda table, job_id: settle_as(table, job_id, Event.RELEASE),
     Event.CANCEL: cancel_and_unwind,
     Event.RESCUE_RETRY: lambda table, _: end_its_worker(table),
     Event.RESCUE_DISCARD: rescue_discard,
@@ -115,11 +115,11 @@ def arrange(table: JobTable, state: JobState) -> int:
         table.claim(table.add_worker())
     match state:
         case JobState.COMPLETED:
-            conclude(table, job_id, Event.COMPLETE)
+            settle_as(table, job_id, Event.COMPLETE)
         case JobState.RETRYABLE:
-            conclude(table, job_id, Event.RETRY)
+            settle_as(table, job_id, Event.RETRY)
         case JobState.DISCARDED:
-            conclude(table, job_id, Event.DISCARD)
+            settle_as(table, job_id, Event.DISCARD)
         case JobState.CANCELLED:
             cancel(table, job_id)
     assert table.get(job_id).state == state
@@ -155,14 +155,14 @@ def test_an_enqueue_makes_the_moves_that_have_no_source(table: JobTable, dsn: st
     with table.connection.transaction():
         [child] = table.run(insert_dependent(encode_jobs([JobInsert("work", depends_on=[parent])])))
     worker = table.add_worker()
-    table.run(grant_credit(worker, 1, channel="deaf", tasks=["work"]))
+    table.run(grant_credit(worker, 1, channel="channel-of-the-worker", tasks=["work"]))
     with JobTable(dsn) as listening:
-        listening.rows("select pg_advisory_lock(hashtextextended('deaf', 0))")
+        listening.rows("select pg_advisory_lock(hashtextextended('channel-of-the-worker', 0))")
         record = encode_jobs([JobInsert("work")])
-        handed = table.run(insert_job(record, unique_key=None, dispatch=True))
+        dispatched = table.run(insert_job(record, unique_key=None, dispatch=True))
     got = {
         table.get(table.add()).state: Event.ENQUEUE,
-        table.get(handed).state: Event.DISPATCH,
+        table.get(dispatched).state: Event.DISPATCH,
         table.get(child).state: Event.PARENT_FAILED,
     }
     assert got == {move.target: move.event for move in MOVES if move.source is None}
@@ -200,7 +200,7 @@ def test_a_retry_of_a_used_up_job_gives_one_more_attempt(table: JobTable) -> Non
     job_id = table.add(max_attempts=1)
     for attempt in (1, 2):
         table.claim(table.add_worker())
-        conclude(table, job_id, Event.DISCARD)
+        settle_as(table, job_id, Event.DISCARD)
         assert retry(table, job_id)
         assert table.get(job_id).max_attempts == attempt + 1
 
@@ -210,7 +210,7 @@ def test_a_cancel_works_again_after_a_retry(table: JobTable) -> None:
     cancel_and_unwind(table, job_id)
     retry(table, job_id)
     table.claim(table.add_worker())
-    conclude(table, job_id, Event.COMPLETE)
+    settle_as(table, job_id, Event.COMPLETE)
     assert table.get(job_id).state == "completed"
     retry(table, job_id)
     assert cancel(table, job_id) is True
@@ -227,7 +227,7 @@ def test_a_requested_cancel_does_not_outlive_the_attempt(table: JobTable) -> Non
     ):
         job_id = arrange(table, JobState.EXECUTING)
         cancel(table, job_id)
-        conclude(table, job_id, event)
+        settle_as(table, job_id, event)
         assert table.get(job_id).state == state
         assert (table.get(job_id).cancelled_at is None) is (state != "cancelled")
 
@@ -282,7 +282,7 @@ def test_an_archived_job_can_be_read_and_retried_but_not_cancelled(table: JobTab
     assert table.states() == {"available": 1}
     assert table.value("select count(*) from roost.jobs_archive") == 0
     [claimed] = table.claim(table.add_worker()).jobs
-    conclude(table, job_id, Event.COMPLETE)
+    settle_as(table, job_id, Event.COMPLETE)
     assert table.get(job_id).args == claimed.args()
 
 
@@ -323,7 +323,7 @@ def test_one_taken_key_does_not_undo_a_batch_of_retries(table: JobTable, session
     jobs = [table.add(unique_key=f"k{n}", max_attempts=1) for n in range(5)]
     table.claim(worker)
     for job_id in jobs:
-        conclude(table, job_id, Event.DISCARD)
+        settle_as(table, job_id, Event.DISCARD)
     table.add(unique_key="k1")
     inserter, reviver = sessions.open(), sessions.open()
     with inserter.connection.transaction():

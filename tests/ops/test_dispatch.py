@@ -276,12 +276,12 @@ def test_a_dispatched_job_is_accepted_once_and_together_with_the_next_credit(
     table.claim(receiver.worker_id)
     nothing = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 1))
     assert (nothing.credit, nothing.found, nothing.job) == (NUMBER, False, None)
-    handed = enqueue(table)
+    dispatched = enqueue(table)
     assert table.run(accept_dispatched(receiver.worker_id + 1, next_credit=1)).credit is None
     assert not receiver.grant_credit(table), "a dispatched job is accepted first"
     accepted = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 1))
     assert accepted.job is not None
-    assert (accepted.credit, accepted.job.lease.job_id) == (NUMBER + 1, handed)
+    assert (accepted.credit, accepted.job.lease.job_id) == (NUMBER + 1, dispatched)
     assert receiver.credit(table) == NUMBER + 1
     again = table.run(accept_dispatched(receiver.worker_id, next_credit=NUMBER + 2))
     assert (again.credit, again.found, again.job) == (NUMBER + 1, False, None)
@@ -313,8 +313,8 @@ def test_two_other_workers_are_asked_to_watch(
     receivers = [make_receiver(f"worker {number}") for number in range(4)]
     make_receiver("elsewhere", queues=["elsewhere"])
     enqueue(table)
-    heard = [receiver.notifications() for receiver in receivers]
-    assert sorted(heard) == [[], [DISPATCHED], [WATCH], [WATCH]]
+    received = [receiver.notifications() for receiver in receivers]
+    assert sorted(received) == [[], [DISPATCHED], [WATCH], [WATCH]]
 
 
 def test_an_unaccepted_job_is_taken_over_under_a_new_lease(

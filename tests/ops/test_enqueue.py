@@ -190,7 +190,7 @@ def test_enqueues_that_race_with_an_end_have_only_documented_outcomes(
     assert table.value("select count(*) from roost.jobs") == total > 0
 
 
-def heard(listener: JobTable) -> list[str]:
+def announced_queues(listener: JobTable) -> list[str]:
     """Return the queues that were announced so far."""
     return [queue for _, queue in listener.notifications()]
 
@@ -206,7 +206,7 @@ def test_each_queue_is_notified_once_of_jobs_that_are_due_soon(
         + [JobInsert("work", queue="b"), JobInsert("work", queue="c", scheduled_at=soon)]
         + [JobInsert("work", queue="d", scheduled_at=late)]
     )
-    assert sorted(heard(rival)) == ["a", "b", "c"]
+    assert sorted(announced_queues(rival)) == ["a", "b", "c"]
 
 
 def test_nothing_is_notified_before_the_commit_or_after_a_rollback(
@@ -217,13 +217,13 @@ def test_nothing_is_notified_before_the_commit_or_after_a_rollback(
     raw = table.connection.raw
     raw.execute(b"begin")
     table.add(queue="a")
-    assert heard(rival) == []
+    assert announced_queues(rival) == []
     raw.execute(b"commit")
-    assert heard(rival) == ["a"]
+    assert announced_queues(rival) == ["a"]
     raw.execute(b"begin")
     table.add(queue="a")
     raw.execute(b"rollback")
-    assert heard(rival) == []
+    assert announced_queues(rival) == []
 
 
 def test_a_queue_is_notified_only_if_a_living_worker_of_it_wants_that(
@@ -231,18 +231,18 @@ def test_a_queue_is_notified_only_if_a_living_worker_of_it_wants_that(
 ) -> None:
     rival.rows("listen roost_jobs")
     table.add()
-    assert heard(rival) == []
+    assert announced_queues(rival) == []
     table.add_worker("elsewhere", queues=["other"])
     table.add_worker("dead", stale_after=-1)
     worker = table.add_worker("here")
     table.add()
-    assert heard(rival) == ["default"]
+    assert announced_queues(rival) == ["default"]
     table.run(set_wants_notify(worker, wants_notify=False))
     table.add()
-    assert heard(rival) == []
+    assert announced_queues(rival) == []
     table.run(set_wants_notify(worker, wants_notify=True))
     table.add()
-    assert heard(rival) == ["default"]
+    assert announced_queues(rival) == ["default"]
 
 
 def test_a_transaction_with_an_old_snapshot_always_notifies(
@@ -255,7 +255,7 @@ def test_a_transaction_with_an_old_snapshot_always_notifies(
     rival.add_worker()  # this transaction never sees it
     table.add()
     raw.execute(b"commit")
-    assert heard(rival) == ["default"]
+    assert announced_queues(rival) == ["default"]
 
 
 def test_a_worker_that_asks_for_notifications_during_the_transaction_gets_the_next(
@@ -268,7 +268,7 @@ def test_a_worker_that_asks_for_notifications_during_the_transaction_gets_the_ne
     rival.add_worker()
     table.add()
     raw.execute(b"commit")
-    assert heard(rival) == ["default"]
+    assert announced_queues(rival) == ["default"]
 
 
 def test_a_duplicate_notifies_nothing(table: JobTable, rival: JobTable) -> None:
@@ -277,7 +277,7 @@ def test_a_duplicate_notifies_nothing(table: JobTable, rival: JobTable) -> None:
     rival.rows("listen roost_jobs")
     with pytest.raises(DuplicateUniqueJobError):
         insert(table)
-    assert heard(rival) == []
+    assert announced_queues(rival) == []
 
 
 def test_the_longest_queue_name_fits_a_notification(table: JobTable, rival: JobTable) -> None:
@@ -285,7 +285,7 @@ def test_the_longest_queue_name_fits_a_notification(table: JobTable, rival: JobT
     name = "\N{HATCHING CHICK}" * 200
     table.add_worker(queues=[name])
     table.add(queue=name)
-    assert heard(rival) == [name]
+    assert announced_queues(rival) == [name]
 
 
 def test_each_job_of_a_homogeneous_batch_gets_its_own_id_or_none(table: JobTable) -> None:
@@ -357,9 +357,9 @@ def test_a_large_batch_notifies_once_and_one_without_inserts_does_not(
     jobs = [JobInsert("work", unique_key=f"key {n}" if keys else None) for n in range(200)]
     batch = encode_batch(jobs)
     table.run(insert_batch(batch))
-    assert heard(rival) == ["default"]
+    assert announced_queues(rival) == ["default"]
     table.run(insert_batch(batch))
-    assert heard(rival) == ([] if keys else ["default"])
+    assert announced_queues(rival) == ([] if keys else ["default"])
 
 
 def test_jobs_of_a_homogeneous_batch_are_stored_as_others_are(table: JobTable) -> None:
@@ -380,8 +380,8 @@ def test_jobs_of_a_homogeneous_batch_are_stored_as_others_are(table: JobTable) -
     table.rows("update roost.jobs set unique_key = null")
     [second] = table.run(insert_batch(encode_batch([job])))
     table.rows("update roost.jobs set unique_key = null")
-    stored, alike = (
+    stored, stored_by_batch = (
         table.get(job_id).model_copy(update={"id": 0, "inserted_at": None})
         for job_id in (first, second)
     )
-    assert stored == alike
+    assert stored == stored_by_batch

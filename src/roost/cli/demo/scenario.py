@@ -1,4 +1,4 @@
-"""What the demo does: enqueue jobs, kill the worker that runs them, let another one finish.
+"""Run the demo: enqueue jobs, kill the worker that runs them, let another one finish.
 
 Both workers are processes of their own, started with ``roost run``. This process only enqueues,
 waits, and reads the result.
@@ -31,10 +31,10 @@ SETTINGS = {
     "orphan-reaper-interval": 0.5,
 }
 """A worker is considered dead after 3 s without a heartbeat. The default is 300 s."""
-PATIENCE = 120.0
-"""Seconds for what one worker has to do. All together took 25 s on two busy cores."""
+WORKER_TIMEOUT = 120.0
+"""Seconds for the part of one worker. The whole demo took 25 s on two busy cores."""
 POLL = 0.02
-"""Seconds between two looks at the jobs."""
+"""Seconds between two reads of the jobs."""
 
 JOBS = "select id, task, args, state, attempt, errors, result from roost.jobs where queue = %s"
 EXECUTING = "select count(*) from roost.jobs where queue = %s and state = 'executing'"
@@ -81,7 +81,7 @@ async def play(dsn: str, queue: str, backend: Backend, say: Callable[[str], None
 
     :param queue: the name of the queue, and of a table that this creates.
     :param say: called with each line to print.
-    :raises DemoError: a worker ended by itself, or did not do its part within `PATIENCE`.
+    :raises DemoError: a worker ended by itself, or did not do its part within `WORKER_TIMEOUT`.
     """
     command = [sys.executable, "-P", "-m", "roost", "run", "-m", "roost.cli.demo.tasks:registry"]
     command += ["-q", queue, "--backend", backend.value, "--log-level", "error"]
@@ -107,9 +107,9 @@ async def play(dsn: str, queue: str, backend: Backend, say: Callable[[str], None
         async def ended() -> bool:
             return (await client.get(total)).state in ("completed", "discarded", "cancelled")
 
-        await _work(command, env, until=executing, then=signal.SIGKILL)
+        await _run_worker(command, env, until=executing, then=signal.SIGKILL)
         say(f"Killed worker 1 (SIGKILL). It was running {await executing()} jobs.")
-        await _work(command, env, until=ended, then=signal.SIGTERM)
+        await _run_worker(command, env, until=ended, then=signal.SIGTERM)
         say("Worker 2 rescued these jobs after 3 s, and ran all jobs to the end.")
         async with client.transaction() as conn:
             rows = await (await conn.execute(JOBS, (queue,))).fetchall()
@@ -137,7 +137,7 @@ async def _enqueue_and_roll_back(client: AsyncRoost, queue: str) -> int:
     return job_id
 
 
-async def _work(
+async def _run_worker(
     command: list[str],
     env: dict[str, str],
     *,
@@ -147,13 +147,13 @@ async def _work(
     """Run a worker until a condition holds, end it with a signal, and wait for its end."""
     async with await anyio.open_process(command, env=env, stdout=None, stderr=None) as worker:
         try:
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(WORKER_TIMEOUT):
                 while not await until():
                     if worker.returncode is not None:
                         raise DemoError(f"a worker ended by itself, with code {worker.returncode}")
                     await anyio.sleep(POLL)
         except TimeoutError:
-            raise DemoError(f"a worker has not done its part within {PATIENCE:g} s") from None
+            raise DemoError(f"a worker has not done its part within {WORKER_TIMEOUT:g} s") from None
         finally:
             with suppress(ProcessLookupError):
                 worker.send_signal(then)
