@@ -27,6 +27,7 @@ from roost import (
 from roost._ops.claim import Claimed
 from roost._worker import prefetch as prefetch_module
 from roost._worker.claimer import Claimer
+from roost._worker.lanes.control import PauseLane
 
 pytestmark = pytest.mark.anyio
 
@@ -225,6 +226,39 @@ async def test_a_job_that_pauses_its_own_queue_is_the_last_of_a_drain(
     assert ran == [first]
     assert table.states() == {"completed": 1, "available": 4}
     assert table.value("select max(attempt) from roost.jobs where state = 'available'") == 0
+
+
+async def test_a_resume_that_is_read_late_costs_no_start_of_a_rate(
+    table: JobTable,
+    client: AsyncRoost,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[int] = []
+
+    @job("rated", rate_per_minute=1, registry=registry)
+    async def rated(job: Job) -> None:
+        started.append(job.id)
+
+    read, reads = PauseLane.once, anyio.Event()
+
+    async def late(lane: PauseLane) -> None:
+        if client_resumed:
+            await reads.wait()
+        await read(lane)
+
+    client_resumed = False
+    monkeypatch.setattr(PauseLane, "once", late)
+    async with working(make_worker(poll_interval=0.02)):
+        await client.pause_queue(QUEUE)
+        job_id = table.add("rated")
+        client_resumed = True
+        await client.resume_queue(QUEUE)
+        await anyio.sleep(0.2)  # sleeps: ten times as long as a poll, which finds the job
+        assert table.value("select count(*) from roost.starts") == 0
+        reads.set()
+        await eventually(lambda: started == [job_id])
 
 
 async def test_no_job_starts_while_its_queue_is_paused_again_and_again(

@@ -157,11 +157,17 @@ class Claimer:
         if not limited or not room or began < min(self._limited_due_at, self.limited_at):
             return _NOTHING
         state.limited.may_wait = False
+        # A job of a queue that this worker takes for paused would be released again, and its rate
+        # would have counted the start. `PauseLane` has limited jobs claimed again after a resume.
+        queues = [queue for queue in state.settings.queues if queue not in state.paused]
+        if not queues:
+            self._limited_ready_at = math.inf
+            return _NOTHING
         state.limited.waiting = None  # until the answer, a notification may concern any of them
         claimed = await self._database.call_in_transaction(
             claim_limited_jobs(
                 worker_id=state.worker_id,
-                queues=state.settings.queues,
+                queues=queues,
                 limited=limited,
                 tasks=list(state.registry),
                 limit=room,
