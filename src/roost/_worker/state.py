@@ -112,12 +112,13 @@ class WorkerState:
     :param prefetch: how many claimed jobs may wait for a slot.
     :param verdicts: the verdicts that are not written yet.
     :param worker_id: the current incarnation; a new one after its row was lost.
-    :param lease_until: when other workers may take this worker's jobs.
+    :param lease_until: when this worker must stop its jobs: 90 % of ``orphan_stale_after`` after
+        the last renewal. Other workers may take them after the whole time.
     :param listening: whether notifications arrive.
     :param notify_mode: whether producers notify this worker, or it polls.
     :param credit: of one job that a producer may dispatch to this worker without a claim.
     :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
-    :param due_at: when the next job is due, as far as this worker knows.
+    :param due_at: when the next job that this worker knows of is due.
     :param paused: queues of which no job is started; see `PauseLane`.
     :param cancel_requests: (id, lease number) of this worker's jobs whose rows ask for a cancel, as
         last read.
