@@ -1,7 +1,7 @@
 """Compare Roost with other job queues for Postgres: drain, enqueue, bulk, pickup; and producers.
 
 Every trial has a fresh database and processes of its own. In each round every case has one trial,
-and the order turns with each round, so that a noisy neighbour hits all of them. A case's ratio is
+and the order turns with each round, so that a noisy neighbor hits all of them. A case's ratio is
 the median, over the rounds, of its figure against the base's of the same round: only ratios of one
 run may be compared.
 """

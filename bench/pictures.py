@@ -13,7 +13,7 @@ WIDTH, LINE, TOP = 1200, 16, 40
 NARROWEST = 0.0015
 """Share of the whole below which a frame is left out."""
 COLOURS = {"roost": (20, 80), "anyio": (200, 60), "psycopg": (120, 45), "asyncio": (270, 45)}
-"""Hue and saturation by the first folder of a frame's file; others are grey."""
+"""Hue and saturation by the first folder of a frame's file; others are gray."""
 
 
 @attrs.define
@@ -72,14 +72,14 @@ def _drawn(node: Node, depth: int, left: float, share: float) -> str:
     return (
         f"<g><title>{escape(node.name)}: {share:.1%}</title>"
         f'<rect x="{x:.1f}" y="{y}" width="{max(width - 0.4, 0.4):.1f}" height="{LINE - 1}"'
-        f' fill="{_colour(node.name)}"/>{caption}</g>'
+        f' fill="{_color(node.name)}"/>{caption}</g>'
     )
 
 
-def _colour(name: str) -> str:
+def _color(name: str) -> str:
     folder = name.rpartition("(")[2].split("/")[0]
     hue, saturation = COLOURS.get(folder, (0, 0))
-    # A little lighter or darker, so that neighbours differ; the same function has the same shade.
+    # A little lighter or darker, so that neighbors differ; the same function has the same shade.
     lightness = 72 + crc32(name.encode()) % 14
     rgb = hls_to_rgb(hue / 360, lightness / 100, saturation / 100)
     return "#" + "".join(f"{round(part * 255):02x}" for part in rgb)

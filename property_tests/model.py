@@ -36,18 +36,20 @@ class Model(Dispatch, Claims, Settle, Control, Rescue, Archive, Read):
 
         :returns: both answers.
         """
-        beside = copy.deepcopy(self)
+        uncommitted = copy.deepcopy(self)
         try:
-            answer = beside.say(first)
+            answer = uncommitted.say(first)
         finally:
-            self.last_job = beside.last_job  # a sequence knows no rollback
-        jobs = {job_id: row for job_id, row in beside.jobs.items() if row != self.jobs.get(job_id)}
-        workers = beside._locks.changed_workers
+            self.last_job = uncommitted.last_job  # a sequence knows no rollback
+        jobs = {
+            job_id: row for job_id, row in uncommitted.jobs.items() if row != self.jobs.get(job_id)
+        }
+        workers = uncommitted._locks.changed_workers
         self._held = Held(
-            jobs=beside._locks.jobs | jobs.keys(),
-            workers=beside._locks.workers | workers,
+            jobs=uncommitted._locks.jobs | jobs.keys(),
+            workers=uncommitted._locks.workers | workers,
             changed_workers=workers,
-            keys=self._active_keys(jobs) | beside._active_keys(jobs),
+            keys=self._active_keys(jobs) | uncommitted._active_keys(jobs),
         )
         other_answer: object
         before = self.dependencies.copy()
@@ -63,12 +65,12 @@ class Model(Dispatch, Claims, Settle, Control, Rescue, Archive, Read):
             self.jobs |= jobs
             for worker_id in workers:
                 del self.workers[worker_id]
-                if worker_id in beside.workers:
-                    self.workers[worker_id] = beside.workers[worker_id]
-            self.dependencies -= before - beside.dependencies
-            self.dependencies |= beside.dependencies - before
-            self.notified |= beside.notified
-            self.dispatched += beside.dispatched
+                if worker_id in uncommitted.workers:
+                    self.workers[worker_id] = uncommitted.workers[worker_id]
+            self.dependencies -= before - uncommitted.dependencies
+            self.dependencies |= uncommitted.dependencies - before
+            self.notified |= uncommitted.notified
+            self.dispatched += uncommitted.dispatched
         return answer, other_answer
 
     def _active_keys(self, job_ids: Collection[int]) -> set[str | None]:

@@ -2,7 +2,7 @@
 
 Every variant gets a schema of its own. A round fills its table, lets some clients claim and settle
 until it is empty, and counts jobs per second and WAL bytes per job. Rounds of all variants
-alternate, so that a noisy neighbour hits all of them; the table shows ratios of medians against the
+alternate, so that a noisy neighbor hits all of them; the table shows ratios of medians against the
 first variant. Only ratios of one run may be compared. It drops and creates schemas `bench_*`.
 """
 

@@ -20,7 +20,7 @@ _failed_at: dict[str, float] = {}
 
 
 def order_hosts(hosts: Iterable[T], *, key: Callable[[T], str]) -> list[T]:
-    """Return the hosts in the DSN's order, but those that failed lately at the end."""
+    """Return the hosts in the DSN's order, but those that failed recently at the end."""
     now = monotonic()
     return sorted(hosts, key=lambda host: now - _failed_at.get(key(host), -1e9) < FAILURE_MEMORY)
 

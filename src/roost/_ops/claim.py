@@ -129,10 +129,10 @@ class Claimed:
 
     :param jobs: the jobs, in running order.
     :param next_due: seconds until the next waiting job is due; ``None`` if there is none, or if the
-        claim was full and did not look.
+        claim was full and did not read it.
     :param alive: whether the worker's row still exists; without it nothing can be claimed.
     :param credit: the number of the credit in that row (see `roost._ops.dispatch`), 0 if a producer
-        has consumed it or none was granted, ``None`` if the claim did not look.
+        has consumed it or none was granted, ``None`` if the claim did not read it.
     :param complete: whether every statement was answered; if not, more jobs may have been claimed.
     :param for_slots: how many of the first jobs are of limited tasks. These start at once.
     :param waiting: the limited tasks that have waiting jobs, due or not; empty if not looked for.

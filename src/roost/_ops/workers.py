@@ -68,7 +68,7 @@ def mark_started(worker_id: int, through: Sequence[int], *, flush: bool) -> Op[b
 
 
 def release_unheld(worker_id: int, *, held: Collection[Lease]) -> Op[list[int]]:
-    """Give back jobs that are leased to this worker and that it does not know of; return their ids.
+    """Release jobs that are leased to this worker and that it does not know of; return their ids.
 
     Such jobs were claimed or dispatched, and the answer was lost. The worker's credit is revoked
     first. Must run inside a transaction, and only while no claim of this worker is in flight.

@@ -42,21 +42,21 @@ _NOTHING = Claimed([], None, alive=True)
 
 @attrs.define
 class Watermarks:
-    """How far the claims have come, per queue and priority, since the last claim from the head.
+    """The last claimed position of each queue and priority, since the last claim from the head.
 
     Claimed jobs leave dead entries at the head of the index until a vacuum, which can't remove them
     while any transaction keeps an old snapshot; to walk over 100,000 costs 19 ms. So while there is
     a backlog, claims go on behind the last one. A job that arrives before that place, with an
     earlier time or a better priority, is found by the next claim from the head: after
-    `MAX_HEAD_DELAY` at most, sooner where such a claim is cheap, and at once when a claim comes
-    back short.
+    `MAX_HEAD_DELAY` at most, sooner where such a claim is cheap, and at once when a claim returns
+    fewer jobs than it asked for.
     """
 
     _positions: dict[tuple[str, int], Position] = attrs.field(factory=dict)
     _head_due_at: float = -math.inf
 
     def usable(self, *, now: float) -> list[Position]:
-        """Return where to go on; empty: claim from the head."""
+        """Return the positions to claim behind; empty: claim from the head."""
         return list(self._positions.values()) if now < self._head_due_at else []
 
     def advance(self, jobs: Iterable[ClaimedJob]) -> None:
@@ -142,7 +142,7 @@ class Claimer:
                 if not claimed.jobs:
                     raise
                 return attrs.evolve(claimed, next_due=None, complete=False)
-            claimed = _together(claimed, more)
+            claimed = _combined(claimed, more)
         return claimed
 
     async def _limited(self, room: int, free: int, timeout: float) -> Claimed:  # noqa: ARG002
@@ -246,7 +246,7 @@ class Claimer:
         return claimed
 
 
-def _together(first: Claimed, then: Claimed) -> Claimed:
+def _combined(first: Claimed, then: Claimed) -> Claimed:
     waits = [wait for wait in (first.next_due, then.next_due) if wait is not None]
     return Claimed(
         first.jobs + then.jobs,

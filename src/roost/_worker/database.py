@@ -1,4 +1,4 @@
-"""The worker's calls to the database: which connection, which deadline, when to plan anew.
+"""The worker's calls to the database: their connections, deadlines and cached plans.
 
 A call that gives this worker leases may commit without an answer. Then its jobs are executing and
 no worker runs them. So such calls are made one at a time, and a cancel does not interrupt them.

@@ -19,7 +19,7 @@ MAX_BACKOFF = 15.0
 
 
 class Lane(Protocol):
-    """One job of the worker. It has a name for logs, a loop, and a way to end."""
+    """One background task of the worker: a name for logs, a loop, and an ordered stop."""
 
     name: str
 
@@ -28,7 +28,7 @@ class Lane(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Do what must be done before the lane is cancelled. Bounded in time."""
+        """Finish the work that must not be cancelled, in a bounded time; the cancel comes next."""
         ...
 
 
@@ -111,9 +111,9 @@ async def every(
 ) -> NoReturn:
     """Call ``once`` now and then every ``interval`` seconds.
 
-    While the database is away, try again sooner and then later and later, with jitter. What the
-    database refuses is logged and tried again in its time: the jobs do not depend on it. Any other
-    error comes out.
+    While the database is unavailable, try again after growing delays with jitter, but never later
+    than after ``interval``. If the database refuses the call, log the error and call again after
+    ``interval``: the jobs do not depend on it. Any other error is raised.
     """
     failures = 0
     while True:
@@ -152,10 +152,10 @@ def backoff(failures: int) -> float:
 class Wake:
     """Wakes one waiter; any number of callers may set it.
 
-    A setting before or during a wait is never lost: the waiter returns once more. Several settings
+    A `set` before or during a wait is never lost: the waiter returns once more. Several of them
     before it returns count as one.
 
-    :ivar is_set: whether the waiter has not returned since the last setting.
+    :ivar is_set: whether the waiter has not returned since the last `set`.
     """
 
     def __init__(self) -> None:

@@ -160,7 +160,7 @@ class Session:
         self,
         lanes_for: LanesFor,
         task_status: TaskStatus[None],
-        surroundings: anyio.CancelScope,
+        outer_scope: anyio.CancelScope,
     ) -> None:
         """Connect, run the lanes until they have stopped, and end `_stop_when_cancelled`."""
         state = self.state
@@ -180,7 +180,7 @@ class Session:
             if state.stop.crash is None:
                 ready.started()
             self._ended.set()
-            surroundings.cancel()
+            outer_scope.cancel()
 
     async def _connect(self) -> None:
         """Check the schema and register the worker. Retry while the database is unavailable."""

@@ -132,7 +132,7 @@ def read_dsn(dsn: str) -> Parameters:
     return Parameters(
         tuple(f"{base}?{query}" if query else base for query in queries),
         application_name=given.get("application_name"),
-        timeout=float(timeout if timeout > 0 else 60 * 60),  # zero means for ever in libpq
+        timeout=float(timeout if timeout > 0 else 60 * 60),  # zero means no limit in libpq
         statement_cache_size=cache,
         socket_options=tuple(options),
     )

@@ -91,7 +91,7 @@ class AnyioConnection(psycopg.AsyncConnection[Row]):
     ) -> T:
         """Run one of psycopg's generators to its end.
 
-        :param timeout: seconds; with zero it still looks once at what has arrived.
+        :param timeout: seconds; with zero it still reads once what has arrived.
         """
         if timeout is None:
             return await self._wait(gen)

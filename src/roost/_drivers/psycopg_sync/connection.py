@@ -61,7 +61,7 @@ class BlockingConnection(psycopg.Connection[Row]):
     ) -> T:
         """Run one of psycopg's generators to its end.
 
-        :param timeout: seconds; with zero it still looks once at what has arrived.
+        :param timeout: seconds; with zero it still reads once what has arrived.
         :raises DeadlineExceeded: the deadline came first.
         """
         if self._process != current_process():

@@ -118,7 +118,7 @@ class ArchiveLane:
         await every(self._state.settings.archive_interval, self.once, logger=archive_logger)
 
     async def once(self) -> None:
-        """Archive and forget all that is old enough; a cancel leaves the rest to the next call."""
+        """Archive old jobs and drop old results; a cancel leaves the rest to the next call."""
         settings = self._state.settings
         if settings.result_ttl_seconds is not None:
             ttl = settings.result_ttl_seconds
@@ -182,7 +182,7 @@ class UnknownTasksLane:
     """Warns of due jobs that no living worker has a handler for.
 
     Such jobs are left to workers that know their task, which a rolling deployment needs, so they
-    may wait for ever. One worker of each queue looks: the one that has lived longest.
+    may wait forever. One worker of each queue reads them: the one that has run longest.
     """
 
     name = "unknown tasks"

@@ -31,8 +31,9 @@ WINDOW = 0.1
 FAST = 500.0
 """Starts a second below which nothing is written ahead."""
 AHEAD = 0.03
-"""Seconds of starts that the mark is written ahead in a fast stream: that many jobs may use an
-attempt in vain when the worker is killed. A write costs as much as some five jobs."""
+"""Seconds of starts that the mark is written ahead in a fast stream: jobs that start
+in that time may use an attempt without having run when the worker is killed. A write costs as much
+as about five jobs."""
 
 
 class PrefetchMarkLane:
