@@ -1,7 +1,7 @@
 -- name: expire_workers
 -- Remove the rows of workers that have expired: they can claim and renew nothing any more. Jobs that
 -- they had started are left to the rescue; the others are available again, and counted.
-with silent as materialized (
+with expired as materialized (
     select worker.id, worker.prefetch_started, worker.dispatched_job_id
     from roost.workers as worker
     where worker.expires_at < now()
@@ -10,15 +10,15 @@ with silent as materialized (
 ),
 gone as (
     delete from roost.workers as worker
-    using silent
-    where worker.id = silent.id
+    using expired
+    where worker.id = expired.id
     returning worker.id, worker.name
 )
 select
     gone.id, gone.name,
-    roost.release_unstarted(silent.id, silent.prefetch_started, silent.dispatched_job_id)
+    roost.release_unstarted(expired.id, expired.prefetch_started, expired.dispatched_job_id)
 from gone
-join silent on silent.id = gone.id
+join expired on expired.id = gone.id
 order by gone.id;
 
 -- name: rescue_jobs

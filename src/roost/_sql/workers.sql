@@ -35,7 +35,7 @@ where id = $1::bigint
 returning id;
 
 -- name: release_unheld
--- $1 worker id, $2 ids and $3 lease numbers that it knows. Give back its other jobs: the answer to a claim
+-- $1 worker id, $2 ids and $3 lease numbers that it knows. Release its other jobs: the answer to a claim
 -- was lost.
 with unheld as materialized (
     select job.id

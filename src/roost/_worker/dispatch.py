@@ -29,7 +29,7 @@ CREDIT_INTERVAL = 0.02
 producer that consumes it a notification."""
 READ_INTERVAL = 0.02
 """Seconds until the worker's row is read again after no job was found there."""
-MAX_CLAIM = 300
+MAX_TAKEN_OVER = 300
 """Jobs that are taken over at once, at most."""
 UNACCEPTED_AFTER = 0.1
 """Seconds after which another worker may take over a job that was not accepted."""
@@ -68,7 +68,7 @@ class Dispatch:
         if credit.needs_reconcile and now >= self._read_due_at and self._state.holds_leases():
             await self._accept()
         elif now >= credit.watch_at and (room := self._state.room()) > 0:
-            await self._take_unaccepted(min(room, MAX_CLAIM))
+            await self._take_unaccepted(min(room, MAX_TAKEN_OVER))
         elif self._may_grant():
             await self._grant()
         else:

@@ -105,7 +105,7 @@ begin
     end if;
     perform pg_notify(receiver_channel, 'dispatched');
     -- If the worker's event loop is blocked, one of two other workers takes the job over.
-    perform pg_notify(witness.channel, 'watch')
+    perform pg_notify(watcher.channel, 'watch')
     from (
         select worker.channel
         from roost.workers as worker
@@ -117,7 +117,7 @@ begin
         -- A worker that has not accepted a job itself may be blocked, too, so it comes last.
         order by worker.dispatched_job_id is null desc, worker.wants_notify desc, random()
         limit 2
-    ) as witness;
+    ) as watcher;
 end
 $$;
 

@@ -1,4 +1,4 @@
--- Give back the jobs that a worker without a row had claimed and certainly not started. Their attempt
+-- Release the jobs that a worker without a row had claimed and certainly not started. Their attempt
 -- does not count.
 --
 -- A worker starts its prefetched jobs in claim order. Before it starts some it writes into its row how
@@ -12,7 +12,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    given_back bigint;
+    number_released bigint;
 begin
     with unstarted as materialized (
         select job.id
@@ -44,10 +44,10 @@ begin
         group by queue
     )
     select count(*)
-    into given_back
+    into number_released
     from released
     where (select count(*) from notified) >= 0;
-    return given_back;
+    return number_released;
 end
 $$;
 
