@@ -235,14 +235,14 @@ class Life(RuleBasedStateMachine):
         answers = self.both(Call("both_at_once", calls))
         return self.granted(*(answers if first_commits else answers[1:]))
 
-    @precondition(lambda self: self.model.silent())
+    @precondition(lambda self: self.model.expired_workers())
     @rule(target=grants, data=st.data(), first_commits=st.booleans())
     def claim_while_expiring(
         self, data: st.DataObject, first_commits: bool
     ) -> MultipleResults[Grant]:
-        silent = st.sampled_from(self.model.silent())
+        expired = st.sampled_from(self.model.expired_workers())
         calls = {
-            "first": data.draw(strategies.greedy_claims(silent, 2)),
+            "first": data.draw(strategies.greedy_claims(expired, 2)),
             "then": Call("expire", {}),
             "first_commits": first_commits,
         }

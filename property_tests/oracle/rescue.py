@@ -1,4 +1,4 @@
-"""Rescue: silent workers are removed, and their jobs are taken back."""
+"""Rescue: expired workers are removed, and their jobs are taken back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Rescue(Workers):
         """Remove expired workers; return their names."""
         dead = [
             self.workers[worker_id]
-            for worker_id in self.silent()
+            for worker_id in self.expired_workers()
             if worker_id not in self._held.workers
         ]
         for worker in dead:

@@ -26,7 +26,7 @@ KINDS = (
 OUTCOME = ("id", "state", "result", "errors")
 MANY = 1_000
 SOON = 60
-"""Seconds. A job due within this time is announced: the notified worker looks again in time."""
+"""Seconds. A job due within this time is announced: the notified worker claims again in time."""
 
 
 @attrs.define
@@ -93,7 +93,7 @@ class Tables:
             if row.state == "executing" and (lease := lease_of(row)) is not None
         ]
 
-    def silent(self) -> list[int]:
+    def expired_workers(self) -> list[int]:
         """Return the ids of expired workers."""
         return [worker.id for worker in self.workers.values() if worker.expires_at < self.now]
 

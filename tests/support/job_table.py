@@ -38,7 +38,7 @@ class JobTable:
 
     def __init__(self, dsn: str, *, application_name: str = "roost job table") -> None:
         self.connection = connect(dsn, application_name=application_name)
-        # Without it, a call from a worker's event loop would wait for that worker's lock for ever.
+        # Without it, a call from a worker's event loop would wait for that worker's lock forever.
         self.script(f"set lock_timeout = '{LOCK_TIMEOUT}s'")
 
     def __enter__(self) -> Self:

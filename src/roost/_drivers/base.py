@@ -30,7 +30,7 @@ CLEANUP_TIMEOUT = 5.0
 """Seconds that a shielded cleanup may take: a rollback or a cancel request, for example."""
 
 cleanup_bound: ContextVar[float] = ContextVar("roost_cleanup_bound", default=CLEANUP_TIMEOUT)
-"""A lower limit in seconds for one such cleanup, set for the handlers of a worker.
+"""A shorter maximum in seconds for one such cleanup, set for the handlers of a worker.
 
 A worker that could not renew its leases has a tenth of ``orphan_stale_after`` to end its jobs. With
 short leases this is less than `CLEANUP_TIMEOUT`. A handler in a transaction must not wait longer

@@ -30,7 +30,7 @@ _BY_NAME: dict[str, Any] = {"by_name": True, "by_alias": True}
 
 _Options = Mapping[str, Any]
 # "error": refuse a value that is not of its field's type (from model_construct, an assignment).
-_WAYS: tuple[_Options, ...] = (
+_DUMP_OPTIONS: tuple[_Options, ...] = (
     {"by_alias": False, "warnings": "error"},
     # Without computed fields, and Json[...] as the text that it is read from.
     {"by_alias": False, "warnings": "error", "round_trip": True},
@@ -82,22 +82,22 @@ def dump_model(args: BaseModel, *, reader: type[BaseModel] | None) -> dict[str, 
         if plain is not None and _has_plain_values(args, plain):
             return _dump(args, {})
     refused: InvalidJobError | None = None
-    for way in _WAYS:
-        dumped = _dump(args, way)
+    for options in _DUMP_OPTIONS:
+        dumped = _dump(args, options)
         try:
-            _check_reads_back(args, dumped, way, reader or model)
+            _check_reads_back(args, dumped, options, reader or model)
         except InvalidJobError as error:
             refused = refused or error
         else:
             return dumped
-    assert refused is not None  # noqa: S101  (there is a first way)
+    assert refused is not None  # noqa: S101  (the loop runs at least once)
     raise refused
 
 
-def _dump(args: BaseModel, way: _Options) -> dict[str, Any]:
+def _dump(args: BaseModel, options: _Options) -> dict[str, Any]:
     name = type(args).__name__
     try:
-        dumped: object = args.model_dump(mode="json", **way)
+        dumped: object = args.model_dump(mode="json", **options)
     except Exception as error:  # user-defined serializers run here
         raise InvalidJobError(f"args can't be stored: {name}: {error}") from error
     if not isinstance(dumped, dict):
@@ -108,7 +108,7 @@ def _dump(args: BaseModel, way: _Options) -> dict[str, Any]:
 
 
 def _check_reads_back(
-    args: BaseModel, dumped: dict[str, Any], way: _Options, reader: type[BaseModel]
+    args: BaseModel, dumped: dict[str, Any], options: _Options, reader: type[BaseModel]
 ) -> None:
     model = type(args)
     text = _as_text(dumped)
@@ -121,7 +121,7 @@ def _check_reads_back(
             )
     if reader is not model:
         read = _read(reader, text)
-        if from_json(_as_text(_dump(read, way))) != from_json(text):
+        if from_json(_as_text(_dump(read, options))) != from_json(text):
             raise InvalidJobError(
                 f"args would change on the way: {model.__name__} has fields that the handler's "
                 f"{reader.__name__} reads differently or ignores"
