@@ -63,7 +63,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("backend", "task", "grace"), CASES)
-def test_the_jobs_are_handed_back_and_the_exit_code_is_1(
+def test_the_jobs_are_released_and_the_exit_code_is_1(
     dsn: str,
     table: JobTable,
     tmp_path: Path,

@@ -270,7 +270,7 @@ def test_it_runs_on_asyncpg(
     assert table.workers() == []
 
 
-def test_a_thread_that_asyncpgs_worker_leaves_behind_is_handed_back(
+def test_a_thread_that_asyncpgs_worker_leaves_behind_is_released(
     dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
 ) -> None:
     job_id = table.add("stuck_thread")

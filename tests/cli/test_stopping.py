@@ -59,7 +59,7 @@ def test_a_job_may_end_within_the_grace(with_job: WithJob, tasks: Path, table: J
 
 
 @pytest.mark.parametrize("once", [False, True], ids=["run", "once"])
-def test_after_the_grace_a_job_is_handed_back_with_its_attempt(
+def test_after_the_grace_a_job_is_released_with_its_attempt(
     once: bool, with_job: WithJob, table: JobTable
 ) -> None:
     run, job_id = with_job("for_ever", grace="0.2", once=once)

@@ -185,7 +185,7 @@ async def test_a_failed_job_raises_with_its_error(
         await client.wait_for(other)
 
 
-async def test_a_waiter_is_told_of_a_cancel(client: AsyncRoost, table: JobTable) -> None:
+async def test_a_waiter_is_notified_of_a_cancel(client: AsyncRoost, table: JobTable) -> None:
     job_id = table.add()
     async with anyio.create_task_group() as group:
         group.start_soon(cancel_when_awaited, client, table, job_id)
@@ -354,9 +354,7 @@ def test_forty_threads_share_one_listening_connection(blocking: Roost, table: Jo
     until(lambda: table.connections("roost wait") == 0)
 
 
-def test_a_thread_is_told_of_timeouts_failures_and_unknown_jobs(
-    blocking: Roost, table: JobTable
-) -> None:
+def test_a_thread_gets_timeouts_failures_and_unknown_jobs(blocking: Roost, table: JobTable) -> None:
     job_id = table.add()
     with pytest.raises(JobTimeoutError):
         blocking.wait_for(job_id, timeout=0.1, poll_interval=SELDOM)

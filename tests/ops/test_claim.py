@@ -229,7 +229,7 @@ def test_a_claim_skips_rows_that_another_has_locked_and_is_still_full(
     assert taken == [ids[:10], ids[10:16], ids[16:]]
 
 
-def test_a_claim_that_shares_a_priority_over_queues_is_still_full_beside_another(
+def test_a_claim_that_shares_a_priority_over_queues_is_still_full_during_another(
     table: JobTable, rival: JobTable, worker: int
 ) -> None:
     other = table.add_worker("other")

@@ -69,7 +69,7 @@ def test_no_statement_calls_a_variadic_function_without_its_schema(
         assert not called & variadic, statement.name
 
 
-def test_nobody_else_can_make_operators_for_the_types_of_the_columns(
+def test_no_other_role_can_make_operators_for_the_types_of_the_columns(
     mined: psycopg.Connection,
 ) -> None:
     rows = mined.execute(
