@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from tests.support.job_table import JobTable
 
-from roost import InvalidJobError, Roost
+from roost import DuplicateUniqueJobError, InvalidJobError, Roost
+from roost._ops.archive import archive_jobs
 
 
 @pytest.fixture
@@ -55,3 +56,19 @@ def test_a_retried_child_of_a_completed_parent_runs(client: Roost, table: JobTab
     assert client.retry(child)
     [claimed] = table.claim(table.add_worker()).jobs
     assert claimed.lease.job_id == child
+
+
+def test_a_refused_retry_leaves_an_archived_job_in_the_archive(
+    client: Roost, table: JobTable
+) -> None:
+    archived = client.enqueue("work", unique_key="a")
+    assert client.cancel(archived)
+    assert table.run(archive_jobs(after=0, limit=10)) == 1
+    holder = client.enqueue("work", unique_key="a")
+    with pytest.raises(DuplicateUniqueJobError) as refused:
+        client.retry(archived)
+    assert refused.value.existing_id == holder
+    assert table.value("select array_agg(id) from roost.jobs_archive") == [archived]
+    assert client.cancel(holder)
+    assert client.retry(archived)
+    assert table.get(archived).state == "available"

@@ -234,7 +234,8 @@ def cancel(job_id: int) -> DatabaseCall[bool]:
 
 def retry(job_id: int) -> DatabaseCall[bool]:
     """Make one job available again."""
-    return DatabaseCall(control.retry_job(_checked_id(job_id)))
+    # A refused retry leaves an archived job in the archive.
+    return DatabaseCall(control.retry_job(_checked_id(job_id)), in_transaction=True)
 
 
 def requeue_discarded(queue: str | None, task: str | None, limit: int | None) -> DatabaseCall[int]:
