@@ -15,8 +15,8 @@ TASKS = """
 import asyncio, sys
 import anyio, roost
 
-@roost.job("neighbour")
-async def neighbour():
+@roost.job("neighbor")
+async def neighbor():
     print("job has started", flush=True)
     await anyio.sleep_forever()
 
@@ -73,13 +73,13 @@ def test_the_jobs_are_released_and_the_exit_code_is_1(
     grace: str,
 ) -> None:
     (tmp_path / "tasks.py").write_text(TASKS)
-    neighbour = table.add("neighbour")
+    neighbor = table.add("neighbor")
     options = ("-m", "tasks", "--backend", *backend.split(), "--shutdown-timeout", grace)
     run = roost_command("run", *options, ROOST_DSN=dsn)
     run.wait_for("job has started")
     breaking = table.add(task, max_attempts=1)
     assert run.ends() == 1
-    row = table.get(neighbour)
+    row = table.get(neighbor)
     assert (row.state, row.attempt, row.errors) == ("available", 0, []), run.output
     assert table.get(breaking).state != "executing"
     assert table.workers() == []

@@ -143,13 +143,13 @@ async def test_only_a_hooks_job_sees_the_context_variables_that_it_sets(
 
 
 @pytest.mark.parametrize("used_before", [False, True])
-@pytest.mark.parametrize("colour", ["async", "thread"])
+@pytest.mark.parametrize("kind", ["async", "thread"])
 async def test_each_job_has_a_decimal_context_of_its_own(
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
     used_before: bool,
-    colour: str,
+    kind: str,
 ) -> None:
     @job("async", registry=registry)
     async def asynchronous() -> list[Any]:
@@ -168,7 +168,7 @@ async def test_each_job_has_a_decimal_context_of_its_own(
     with decimal.localcontext() as of_the_worker:
         if used_before:
             of_the_worker.prec = 7
-        ids = table.add_all([JobInsert(colour)] * 10)
+        ids = table.add_all([JobInsert(kind)] * 10)
         await make_worker(concurrency=2).run_once()
         assert of_the_worker.prec == (7 if used_before else decimal.DefaultContext.prec)
     digits = 7 if used_before else decimal.DefaultContext.prec

@@ -172,23 +172,23 @@ async def with_another_job(
     """Yield while another job runs. It must not be interrupted, and completes afterwards."""
     started, go_on = anyio.Event(), anyio.Event()
 
-    @job("neighbour", registry=registry)
-    async def neighbour() -> str:
+    @job("neighbor", registry=registry)
+    async def neighbor() -> str:
         started.set()
         await go_on.wait()
         return "undisturbed"
 
-    neighbour_id = table.add("neighbour", max_attempts=1)
+    neighbor_id = table.add("neighbor", max_attempts=1)
     with anyio.fail_after(30):
         async with working(worker):
             await eventually(started.is_set)
-            yield neighbour_id
+            yield neighbor_id
             # Later jobs run, too.
             later = table.add("later")
             await eventually(lambda: table.get(later).state == "completed")
             go_on.set()
-            await eventually(lambda: table.get(neighbour_id).state == "completed")
-    row = table.get(neighbour_id)
+            await eventually(lambda: table.get(neighbor_id).state == "completed")
+    row = table.get(neighbor_id)
     assert (row.attempt, row.result, row.errors) == (1, "undisturbed", [])
 
 

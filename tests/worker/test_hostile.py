@@ -88,9 +88,9 @@ EXCEPTIONS: dict[str, Callable[[], None]] = {
 }
 
 
-@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_every_exception_becomes_a_bounded_record(
-    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, colour: str
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, kind: str
 ) -> None:
     @job("sync", registry=registry)
     def sync(which: str) -> None:
@@ -101,7 +101,7 @@ async def test_every_exception_becomes_a_bounded_record(
         await anyio.lowlevel.checkpoint()
         EXCEPTIONS[which]()
 
-    jobs = {which: table.add(colour, args={"which": which}, max_attempts=1) for which in EXCEPTIONS}
+    jobs = {which: table.add(kind, args={"which": which}, max_attempts=1) for which in EXCEPTIONS}
     # With one slot, no other job could run if it were not freed.
     async with working(make_worker(concurrency=1)):
         await eventually(lambda: table.states() == {"discarded": len(EXCEPTIONS)})

@@ -16,13 +16,13 @@ from roost import HandlerRegistry, Worker, job
 from roost._model.interrupts import is_ctrl_c
 
 
-@pytest.mark.parametrize("colour", ["async", "thread"])
+@pytest.mark.parametrize("kind", ["async", "thread"])
 def test_an_interrupt_that_a_handler_raises_uses_its_attempt(
     dsn: str,
     table: JobTable,
     registry: HandlerRegistry,
     anyio_backend: tuple[str, dict[str, Any]],
-    colour: str,
+    kind: str,
 ) -> None:
     @job("async", registry=registry)
     async def asynchronous() -> None:
@@ -33,7 +33,7 @@ def test_an_interrupt_that_a_handler_raises_uses_its_attempt(
     def thread() -> None:
         raise KeyboardInterrupt
 
-    job_id = table.add(colour, max_attempts=2)
+    job_id = table.add(kind, max_attempts=2)
     name, options = anyio_backend
     worker = Worker(dsn, registry=registry, retry_strategy=lambda _: 0.0)
     for state in ("available", "discarded"):

@@ -21,6 +21,7 @@ from roost._ops.workers import oldest_transaction
 from roost._worker.database import Database
 from roost._worker.state import WorkerState
 from roost._worker.verdicts import (
+    REFUSED_DELAY,
     SETTLE_TIMEOUT,
     PostponedVerdict,
     WriteTime,
@@ -44,8 +45,6 @@ MAX_REFUSALS = 3
 result."""
 CHECK_TIMEOUT = 5.0
 """Seconds for the statement that checks whether the database answers."""
-REFUSED_DELAY = 30.0
-"""Seconds before another try of a verdict that the database refuses even without its payload."""
 MAX_UNANSWERED_DELAY = 5.0
 """Seconds between two tries of an unanswered verdict at most."""
 

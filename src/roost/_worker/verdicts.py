@@ -23,6 +23,8 @@ FIRST_DELAY = 0.01
 """Seconds before the second try of a verdict at least; twice that at most."""
 MAX_DELAY = 0.5
 """Seconds between two later tries at least; twice that at most."""
+REFUSED_DELAY = 30.0
+"""Seconds before a verdict is tried again that the database refuses even without its payload."""
 
 
 @attrs.define(eq=False)

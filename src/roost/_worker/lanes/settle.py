@@ -23,6 +23,7 @@ from roost._worker.slow_writer import SlowWriter
 from roost._worker.state import WorkerState
 from roost._worker.verdicts import (
     HEAVY,
+    REFUSED_DELAY,
     SETTLE_TIMEOUT,
     PostponedVerdict,
     WriteTime,
@@ -38,8 +39,6 @@ logger = StructuredLogger("roost.worker.settle")
 MAX_BATCH = 1_000
 MAX_BATCH_BYTES = 8 << 20
 """Characters of results in one batch, or one result if it is longer."""
-REFUSED_DELAY = 30.0
-"""Seconds before a verdict is tried again that the database refuses even without its payload."""
 FLUSH_TIMEOUT = 1.5
 """Seconds at least for the verdicts that are left when the worker stops; the rest of its grace, if
 that is more."""
