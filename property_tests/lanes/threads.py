@@ -115,7 +115,7 @@ async def _release(thread: _Thread, limiter: anyio.CapacityLimiter | None) -> No
 
 
 def _run_in_loop(func: Callable[..., object], *args: Any, token: object = None) -> None:
-    """Do what ``anyio.from_thread.run_sync`` does, for calls whose value nobody needs."""
+    """Do what ``anyio.from_thread.run_sync`` does, for calls whose value is not used."""
     _local.thread.calls.append(lambda: func(*args))
 
 
