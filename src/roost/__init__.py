@@ -19,6 +19,7 @@ from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
 from roost._model.task_call import TaskCall, call
+from roost._model.version import roost_version
 from roost._worker.handlers.current import current_job
 from roost._worker.worker import Worker
 from roost.exceptions import (
@@ -48,6 +49,8 @@ from roost.exceptions import (
 )
 
 _interrupt.restore_sigint()
+
+__version__ = roost_version()
 
 __all__ = [
     "AsyncRoost",

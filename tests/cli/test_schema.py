@@ -81,3 +81,61 @@ def test_migrations_go_up_and_down_and_status_lists_them(empty_dsn: str, command
     assert (code, said.count("undone")) == (0, len(migrations()))
     assert not has_jobs(empty_dsn)
     assert "Nothing to undo" in migrate("down", "--to", "0", "--yes")[1]
+
+
+def dump(dsn: str) -> list[tuple[object, ...]]:
+    """Return what the schema holds: columns, indexes, constraints, functions, comments, rights."""
+    with psycopg.connect(dsn) as connection:
+        return connection.execute(
+            """
+            select 'column', attrelid::regclass::text, attname,
+                format_type(atttypid, atttypmod), attnotnull, col_description(attrelid, attnum)
+            from pg_attribute join pg_class on pg_class.oid = attrelid
+            where relnamespace = 'roost'::regnamespace and attnum > 0
+            union all
+            select 'index', indexname, indexdef, null, null, null
+            from pg_indexes where schemaname = 'roost'
+            union all
+            select 'function', proname, pg_get_functiondef(oid), proacl::text, null,
+                obj_description(oid)
+            from pg_proc where pronamespace = 'roost'::regnamespace
+            union all
+            select 'migration', version::text, name, oldest_code::text, null, null
+            from roost.migrations
+            order by 1, 2, 3
+            """
+        ).fetchall()
+
+
+def run_script(dsn: str, script: str) -> None:
+    # As psql sends a file, statement by statement, the script opens its own transaction.
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(script.encode())
+
+
+def test_the_printed_sql_makes_the_same_schema(empty_dsn: str, dsn: str, command: Command) -> None:
+    code, script = command("migrate", "sql")
+    assert code == 0
+    run_script(empty_dsn, script)
+    assert dump(empty_dsn) == dump(dsn)
+    assert "Nothing to do" in command("migrate", "up", "--dsn", empty_dsn)[1]
+
+    with pytest.raises(psycopg.errors.Error):
+        run_script(empty_dsn, script)
+    assert dump(empty_dsn) == dump(dsn), "a second run changes nothing"
+
+    code, script = command("migrate", "sql", "--down-to", "0")
+    assert code == 0
+    run_script(empty_dsn, script)
+    assert not has_jobs(empty_dsn)
+
+
+def test_there_is_no_sql_above_the_newest_migration(command: Command) -> None:
+    newest = str(migrations()[-1].version)
+    for arguments in (["--above", newest], ["--down-to", newest]):
+        code, said = command("migrate", "sql", *arguments)
+        assert code == 1
+        assert f"the newest is {newest}" in said
+    code, said = command("migrate", "sql", "--above", "1", "--down-to", "0")
+    assert code == 2
+    assert "can't be combined" in said

@@ -8,6 +8,7 @@ import pickle
 import pydoc
 import traceback
 import typing
+from importlib import metadata
 
 import attrs
 import pytest
@@ -58,3 +59,7 @@ def test_pydantic_reads_the_data_classes(name: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_source_of_a_public_function_is_found(name: str) -> None:
     assert f"def {name}(" in inspect.getsource(getattr(roost, name))
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    assert roost.__version__ == metadata.version("anyroost")

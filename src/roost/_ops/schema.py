@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from roost._ops.query import Op, Query
@@ -108,6 +110,81 @@ def revert(*, to: int) -> Op[list[Migration]]:
     if to == 0:
         yield Query(_DROP_LEDGER)
     return undone
+
+
+def script(*, above: int = 0) -> str:
+    """Return the SQL that `apply` runs on a database whose schema has the version ``above``.
+
+    For databases that only an administrator may change: ``psql`` runs it whole or not at all.
+
+    :param above: the schema's version; 0: there is no schema.
+    :raises SchemaError: this code brings no migration above that version.
+    """
+    missing = [migration for migration in migrations() if migration.version > above]
+    if not missing:
+        raise SchemaError(f"no migration above version {above}: the newest is {newest()}")
+    return _joined(
+        [
+            f"-- Roost's schema from version {above} to {newest()}.",
+            "begin;",
+            f"set local lock_timeout = '{LOCK_TIMEOUT}';",
+            f"set local search_path = {SEARCH_PATH};",
+            *([_CREATE_LEDGER.text] if above == 0 else []),
+            _SQL["lock"].text,
+            *(
+                part
+                for migration in missing
+                for part in (
+                    migration.up.text,
+                    # A second run fails here, on the primary key.
+                    _filled("record", migration.version, migration.name, migration.oldest_code),
+                )
+            ),
+            *(function.text for function in functions()),
+            "commit;",
+        ]
+    )
+
+
+def revert_script(*, to: int) -> str:
+    """Return the SQL that undoes this code's migrations above version ``to``, newest first.
+
+    :param to: the version to go back to; 0 removes the schema.
+    :raises SchemaError: this code brings no migration above that version.
+    """
+    undone = [migration for migration in reversed(migrations()) if migration.version > to]
+    if not undone:
+        raise SchemaError(f"no migration above version {to}: the newest is {newest()}")
+    return _joined(
+        [
+            f"-- Roost's schema from version {newest()} back to {to}. Its data is lost.",
+            "begin;",
+            f"set local lock_timeout = '{LOCK_TIMEOUT}';",
+            _SQL["lock"].text,
+            *(
+                part
+                for migration in undone
+                for part in (
+                    migration.down.text,
+                    _filled("forget", migration.version),
+                )
+            ),
+            *([_DROP_LEDGER.text] if to == 0 else []),
+            "commit;",
+        ]
+    )
+
+
+def _filled(name: str, *values: int | str) -> str:
+    """Return a statement's text with literals for its parameters."""
+    text = _SQL[name].text
+    for n, value in enumerate(values, 1):
+        text = text.replace(f"${n}", f"'{value}'")
+    return text
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def check() -> Op[None]:

@@ -11,8 +11,9 @@ from roost._drivers.base import run_sync
 from roost._drivers.redact import redact
 from roost._ops import schema
 from roost.cli.options import Dsn, resolve_dsn
+from roost.exceptions import InvalidSettingError
 
-migrate = typer.Typer(help="Apply, undo and list migrations.", no_args_is_help=True)
+migrate = typer.Typer(help="Apply, undo, list and print migrations.", no_args_is_help=True)
 
 
 def init(*, dsn: Dsn = None) -> None:
@@ -65,6 +66,32 @@ def status(*, dsn: Dsn = None) -> None:
         typer.echo(f"{state}  {step.version:04} {step.name}{unknown}")
     if not all(step.applied for step in steps):
         raise typer.Exit(1)
+
+
+@migrate.command()
+def sql(
+    *,
+    above: Annotated[
+        int,
+        typer.Option("--above", min=0, help="The version that the database has; 0: none."),
+    ] = 0,
+    down_to: Annotated[
+        int | None,
+        typer.Option(
+            "--down-to", min=0, help="Print how to go back to this version; 0 removes all."
+        ),
+    ] = None,
+) -> None:
+    """Print the migrations as SQL, for an administrator who runs it with psql. Connects to nothing.
+
+    The SQL is one transaction. Run it with "psql -v ON_ERROR_STOP=1 -f FILE".
+    """
+    if down_to is None:
+        typer.echo(schema.script(above=above), nl=False)
+    elif above:
+        raise InvalidSettingError("--above and --down-to can't be combined")
+    else:
+        typer.echo(schema.revert_script(to=down_to), nl=False)
 
 
 def _up(dsn: str) -> None:

@@ -8,8 +8,6 @@ considered dead because claims and settles wait for a lock.
 from __future__ import annotations
 
 import math
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
 
 import anyio
@@ -18,6 +16,7 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._model.settings import WorkerSettings
+from roost._model.version import roost_version
 from roost._ops.workers import forget_worker, register_worker, renew_worker
 from roost._worker.database import Database
 from roost._worker.lane import backoff
@@ -172,15 +171,6 @@ class HeartbeatLane:
 def unwinding_seconds(settings: WorkerSettings) -> float:
     """Return the seconds that interrupted jobs have to end before others may take them."""
     return settings.orphan_stale_after * UNWINDING
-
-
-@cache
-def roost_version() -> str | None:
-    """Return the installed version; ``None``: it runs from a folder that was not installed."""
-    try:
-        return version("anyroost")
-    except PackageNotFoundError:
-        return None
 
 
 def event_loop() -> str:
