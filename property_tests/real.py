@@ -43,6 +43,7 @@ from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
 from roost._model.encoding import encode_batch, encode_jobs
+from roost._model.states import JobState
 from roost._model.verdict import Lease, Verdict, judge
 from roost._ops import (
     archive,
@@ -333,8 +334,18 @@ class Real:
     def release_unheld(self, *, worker_id: int, held: Collection[Lease]) -> list[int]:
         return self._run_whole(workers.release_unheld(worker_id, held=held))
 
-    def archive_jobs(self, *, after: int) -> int:
-        return self._run(archive.archive_jobs(after=after, limit=1_000))
+    def archive_jobs(self, *, states: Sequence[JobState], after: int) -> int:
+        return sum(
+            self._run(archive.archive_jobs(state, after=after, limit=1_000)).jobs
+            for state in states
+        )
+
+    def delete_ended(self, *, states: Sequence[JobState], after: int) -> int:
+        return sum(
+            self._run(delete(state, after=after, limit=1_000)).jobs
+            for state in states
+            for delete in (archive.delete_jobs, archive.delete_archived_jobs)
+        )
 
     def forget_results(self, *, after: int) -> int:
         return self._run(archive.forget_results(after=after, limit=1_000))

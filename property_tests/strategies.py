@@ -22,6 +22,8 @@ from property_tests.words import (
     TimeOut,
 )
 
+from roost._model.states import TERMINAL
+
 QUEUES = ["mail", "media"]
 TASKS = ["resize", "send"]
 UNKNOWN_TASK = "gone"  # no worker knows it
@@ -234,9 +236,14 @@ def releases(workers: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
 
 
 def archiving() -> st.SearchStrategy[Call]:
-    """Return moves to the archive and removals of results."""
+    """Return moves to the archive, deletions of ended jobs, and removals of results."""
     after = st.sampled_from(STEPS)
-    return _calls("archive_jobs", after=after) | _calls("forget_results", after=after)
+    states = st.sampled_from([sorted(TERMINAL), *([state] for state in sorted(TERMINAL))])
+    return st.one_of(
+        _calls("archive_jobs", states=states, after=after),
+        _calls("delete_ended", states=states, after=after),
+        _calls("forget_results", after=after),
+    )
 
 
 def control() -> st.SearchStrategy[Call]:

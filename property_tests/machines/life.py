@@ -383,6 +383,7 @@ class Life(RuleBasedStateMachine):
             after,
             error_cap=strategies.MOST_ERRORS,
             revived=self.last_verb in ("retry", "requeue_discarded"),
+            deleted=self.last_verb == "delete_ended",
         )
         self.before = after
         differences = list(_differences(after, self.model.tables()))

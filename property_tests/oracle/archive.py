@@ -1,24 +1,43 @@
-"""Archive: old jobs are moved, and old results are dropped."""
+"""Archive: old jobs are moved or deleted, and old results are dropped."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import attrs
 from property_tests.oracle.rows import ArchivedRow, JobRow
 from property_tests.oracle.tables import Tables
 
+from roost._model.states import JobState
+
 
 class Archive(Tables):
     """The verbs."""
 
-    def archive_jobs(self, *, after: int) -> int:
+    def archive_jobs(self, *, states: Sequence[JobState], after: int) -> int:
         """Move the jobs that ended more than ``after`` seconds ago; return how many."""
-        old = [row for row in self.jobs.values() if self._ended_before(row, after)]
+        rows = [row for row in self.jobs.values() if row.state in states]
+        old = [row for row in rows if self._ended_before(row, after)]
         for row in old:
             del self.jobs[row.id]
             row.awaited = False
             row.prefetch_no = None
             self.archive[row.id] = ArchivedRow(**attrs.asdict(row), archived_at=self.now)
         return len(old)
+
+    def delete_ended(self, *, states: Sequence[JobState], after: int) -> int:
+        """Delete the jobs that ended more than ``after`` seconds ago; return how many.
+
+        A live one that a client waits for stays for a minute.
+        """
+        deleted = 0
+        for table in (self.jobs, self.archive):
+            for row in list(table.values()):
+                kept = after if not row.awaited else max(after, 60)
+                if row.state in states and self._ended_before(row, kept):
+                    del table[row.id]
+                    deleted += 1
+        return deleted
 
     def forget_results(self, *, after: int) -> int:
         """Drop the results of jobs that completed more than ``after`` seconds ago.

@@ -60,8 +60,9 @@ class Control(Tables):
         """Return the parents that a cancelled job must wait for again."""
         return set(row.depends_on or ()) if row.state == "cancelled" else set()
 
-    def _state_of(self, job_id: int) -> str:
-        return (self.jobs.get(job_id) or self.archive[job_id]).state
+    def _state_of(self, job_id: int) -> str | None:
+        row = self.jobs.get(job_id) or self.archive.get(job_id)
+        return None if row is None else row.state
 
     def requeue_discarded(self, *, queue: str | None) -> int:
         """Make discarded jobs available, the oldest of each unique key; return how many."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import attrs
 import pytest
+import typer
 from typer.main import get_command
 
 from roost import InvalidSettingError, WorkerSettings
 from roost.cli.app import app
-from roost.cli.options import resolve_dsn
+from roost.cli.options import resolve_dsn, seconds_by_state
 
 
 def test_the_option_comes_before_roost_dsn_and_that_before_database_url() -> None:
@@ -32,3 +33,24 @@ def test_the_options_of_run_have_the_defaults_of_a_worker() -> None:
             assert options[field.name].default == field.default, field.name
             assert options[field.name].help, field.name
     assert options["queue"].default == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        (None, None),
+        ([], None),
+        (["3600"], 3600),
+        (["completed=0", "discarded=604800.5"], {"completed": 0, "discarded": 604800.5}),
+    ],
+)
+def test_seconds_are_for_all_states_or_by_state(given: list[str] | None, seconds: object) -> None:
+    assert seconds_by_state(given) == seconds
+
+
+@pytest.mark.parametrize(
+    "given", [["1h"], ["completed=x"], ["completed"], ["1", "2"], ["1", "completed=2"], ["a=1"] * 2]
+)
+def test_other_seconds_are_refused(given: list[str]) -> None:
+    with pytest.raises(typer.BadParameter):
+        seconds_by_state(given)

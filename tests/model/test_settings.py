@@ -16,6 +16,7 @@ from roost import (
     HandlerRegistry,
     Hooks,
     InvalidSettingError,
+    JobState,
     Worker,
     WorkerSettings,
     fixed,
@@ -36,6 +37,7 @@ DOCUMENTED: dict[str, object] = {
     "error_cap": 20,
     "max_result_bytes": 16 << 20,
     "archive_after_seconds": None,
+    "delete_after_seconds": None,
     "archive_interval": 60.0,
     "result_ttl_seconds": None,
     "startup_max_retries": 30,
@@ -75,6 +77,10 @@ def test_the_worker_documents_each_parameter() -> None:
     assert documented == list(inspect.signature(Worker).parameters)
 
 
+SECONDS_BY_STATE = [
+    *(None, 0, 1, 0.5, 86_400, {}),
+    {"completed": 0, JobState.DISCARDED: 7 * 86_400, "cancelled": 0.5},
+]
 ACCEPTED: dict[str, list[Any]] = {
     "queues": [("a",), ["a", "b"], {"a"}, (name for name in "ab")],
     "concurrency": [1, 1_000],
@@ -89,7 +95,8 @@ ACCEPTED: dict[str, list[Any]] = {
     "listen_reconnect_delay": [0.01, 60],
     "error_cap": [1, 1_000],
     "max_result_bytes": [1_000, 200 << 20],
-    "archive_after_seconds": [None, 1, 0.5, 86_400],
+    "archive_after_seconds": SECONDS_BY_STATE,
+    "delete_after_seconds": SECONDS_BY_STATE,
     "archive_interval": [0.01, 3_600],
     "result_ttl_seconds": [None, 1, 86_400],
     "startup_max_retries": [0, 1_000],
@@ -106,6 +113,11 @@ def test_each_documented_parameter_is_accepted(name: str) -> None:
 
 POSITIVE = [0, -1, math.nan, math.inf, "1", None, True]
 NOT_NEGATIVE = [-1, -0.1, math.nan, math.inf, "1", None, True]
+NO_SECONDS_BY_STATE = [
+    *(-1, math.nan, math.inf, "1", True, ["completed"], {None: 1}),
+    *({"available": 1}, {"executing": 1}, {"complete": 1}, {JobState.RETRYABLE: 1}, {1: 1}),
+    *({"completed": -1}, {"completed": None}, {"completed": "1"}, {"completed": True}),
+]
 REFUSED: dict[str, list[Any]] = {
     "queues": ["default", (), [""], ["x" * 201], [None], ["a\0"]],
     "concurrency": [0, -1, 1.5, "4", None, True],
@@ -120,7 +132,8 @@ REFUSED: dict[str, list[Any]] = {
     "listen_reconnect_delay": POSITIVE,
     "error_cap": [0, -1, 1.5, "4", None, True],
     "max_result_bytes": [0, 999, (200 << 20) + 1, 1e6, "4", None, True],
-    "archive_after_seconds": [-1, math.nan, math.inf, "1", True],
+    "archive_after_seconds": NO_SECONDS_BY_STATE,
+    "delete_after_seconds": NO_SECONDS_BY_STATE,
     "archive_interval": POSITIVE,
     "result_ttl_seconds": [-1, math.nan, math.inf, "1", True],
     "startup_max_retries": [-1, 1.5, "4", None, True],
@@ -162,3 +175,11 @@ def test_queues_are_named_once() -> None:
 def test_without_a_strategy_waits_are_exponential() -> None:
     assert 1.8 <= WorkerSettings().retry(1) <= 2
     assert WorkerSettings(retry_strategy=fixed(7)).retry(1) == 7
+
+
+def test_seconds_for_all_states_are_seconds_of_each() -> None:
+    settings = WorkerSettings(archive_after_seconds=9, delete_after_seconds={"completed": 0})
+    ended = (JobState.COMPLETED, JobState.DISCARDED, JobState.CANCELLED)
+    assert settings.archive_after_seconds == dict.fromkeys(ended, 9)
+    assert settings.delete_after_seconds == {JobState.COMPLETED: 0}
+    assert WorkerSettings().archive_after_seconds == WorkerSettings().delete_after_seconds == {}

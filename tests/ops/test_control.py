@@ -16,7 +16,6 @@ from roost._model.encoding import encode_jobs
 from roost._model.states import MOVES, Event, JobState
 from roost._model.verdict import Lease, Verdict
 from roost._ops import control
-from roost._ops.archive import archive_jobs
 from roost._ops.dispatch import grant_credit
 from roost._ops.enqueue import insert_dependent, insert_job
 from roost._ops.read import list_queues, list_workers
@@ -273,7 +272,7 @@ def test_an_unknown_id_is_an_error(table: JobTable) -> None:
 def test_an_archived_job_can_be_read_and_retried_but_not_cancelled(table: JobTable) -> None:
     job_id = arrange(table, JobState.DISCARDED)
     before = table.get(job_id)
-    table.run(archive_jobs(after=0, limit=10))
+    table.archive()
     assert table.states() == {}
     assert table.get(job_id) == before
     assert table.run(control.state_of(job_id)) is JobState.DISCARDED
@@ -291,7 +290,7 @@ def test_a_retry_of_a_job_whose_unique_key_is_taken_names_the_holder(table: JobT
         old = table.add(unique_key="k")
         cancel(table, old)
         if archived:
-            table.run(archive_jobs(after=0, limit=10))
+            table.archive()
         holder = table.add(unique_key="k")
         with pytest.raises(DuplicateUniqueJobError) as caught:
             retry(table, old)

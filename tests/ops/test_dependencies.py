@@ -17,7 +17,6 @@ from roost import DuplicateUniqueJobError, InvalidJobError, JobInsert, UnknownPa
 from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
-from roost._ops.archive import archive_jobs
 from roost._ops.claim import ClaimedJob
 from roost._ops.control import cancel_job, retry_job
 from roost._ops.dependencies import LOCK_NOT_AVAILABLE
@@ -350,7 +349,7 @@ def test_an_archived_parent_counts_as_it_ended(table: JobTable) -> None:
     end(table, start(table, good, worker))
     bad = table.add()
     end(table, start(table, bad, worker), Event.DISCARD)
-    assert table.run(archive_jobs(after=0, limit=10)) == 2
+    assert table.archive() == 2
     assert table.states() == {}
     child, doomed = add_child(table, good), add_child(table, good, bad)
     assert claimable(table, worker) == {child}
@@ -374,7 +373,7 @@ def test_the_children_of_an_instantly_archived_parent_are_released(table: JobTab
     parent = table.add()
     child = add_child(table, parent)
     end(table, start(table, parent, worker))
-    table.run(archive_jobs(after=0, limit=10))
+    table.archive()
     assert claimable(table, worker) == {child}
 
 

@@ -17,7 +17,6 @@ from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
 from roost._ops import control
-from roost._ops.archive import archive_jobs
 from roost._ops.claim import Claimed, ClaimedJob, claim_jobs, claim_limited_jobs
 from roost._ops.enqueue import insert_dependent
 from roost._ops.limits import count_start_now, limited_tasks, mark_limited_jobs, publish_limits
@@ -139,7 +138,7 @@ def test_a_rate_counts_snoozes_retries_and_archived_jobs(table: JobTable) -> Non
     table.add()
     for event in (Event.SNOOZE, Event.SNOOZE, Event.COMPLETE):
         complete(table, *claim(table, worker).jobs, event=event)
-    table.run(archive_jobs(after=0, limit=10))
+    table.archive()
     table.add()
     claimed = claim(table, worker)
     assert claimed.jobs == []

@@ -344,6 +344,34 @@ def test_the_list_of_queues_counts_no_more_when_ten_times_as_many_wait(large: Jo
     assert again.blocks < explained.blocks * 1.5 + 10_000
 
 
+@pytest.mark.parametrize("name", ["archive_jobs", "delete_jobs"])
+def test_jobs_of_one_state_are_found_behind_older_ones_that_are_kept(
+    large: JobTable, name: str
+) -> None:
+    batch = 100
+    explained = Plan(large, statement(f"archive.{name}"), "discarded", 0.0, batch, None)
+    assert explained.scanned == set()
+    assert "jobs_finished" in explained.indexes
+    walked = [node for node in explained.nodes if node.get("Index Name") == "jobs_finished"]
+    assert [node["Actual Rows"] for node in walked] == [batch]
+    assert explained.blocks < 60 * batch
+
+
+def test_archived_jobs_of_one_state_are_found_behind_older_ones_that_are_kept(
+    large: JobTable,
+) -> None:
+    with large.connection.raw.transaction(force_rollback=True):
+        assert large.archive(limit=50_000) == 50_000 + DISCARDED
+        large.rows("analyze roost.jobs_archive")
+        batch = 100
+        explained = Plan(
+            large, statement("archive.delete_archived_jobs"), "discarded", 0.0, batch, None
+        )
+    assert explained.scanned == set()
+    walked = [node for node in explained.nodes if node.get("Index Name") == "jobs_archive_finished"]
+    assert [node["Actual Rows"] for node in walked] == [batch]
+
+
 def test_ranges_of_ends_have_statistics(large: JobTable) -> None:
     """Without, the planner takes a third of the table for the last hour's jobs."""
     if large.value("select current_setting('server_version_num')::int") < 140_000:

@@ -13,7 +13,9 @@ from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import connect
 from roost._model.encoding import encode_batch
 from roost._model.job import Job, JobInsert
+from roost._model.states import TERMINAL
 from roost._model.verdict import Lease, Verdict
+from roost._ops.archive import archive_jobs
 from roost._ops.claim import Claimed, Position, claim_jobs
 from roost._ops.enqueue import insert_batch
 from roost._ops.query import Op, Query, Row
@@ -89,6 +91,16 @@ class JobTable:
     def change(self, job_id: int, assignments: str) -> None:
         """Update a job's row directly; ``assignments`` is the text after SET."""
         self.rows(f"update roost.jobs set {assignments} where id = $1::bigint", job_id)
+
+    def archive(self, *, after: float = 0, limit: int = 10) -> int:
+        """Archive jobs that ended more than ``after`` seconds ago; return how many.
+
+        :param limit: the most of each state.
+        """
+        batches = [
+            self.run(archive_jobs(state, after=after, limit=limit)) for state in sorted(TERMINAL)
+        ]
+        return sum(batch.jobs for batch in batches)
 
     def states(self) -> dict[str, int]:
         """Return the number of jobs in each state."""

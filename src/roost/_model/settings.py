@@ -9,6 +9,7 @@ import attrs
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.functions import is_async, location
 from roost._model.hooks import Hooks
+from roost._model.states import TERMINAL, JobState
 from roost._model.validate import MAX_INT, check_name
 from roost._model.verdict import DEFAULT_MAX_RESULT_BYTES, MAX_RESULT_BYTES
 from roost.exceptions import InvalidSettingError
@@ -54,6 +55,39 @@ def _seconds(*, zero: bool = False) -> Callable[[object, Any, Any], None]:
             raise InvalidSettingError(f"{field.name} must be finite seconds {bound}, not {value!r}")
 
     return check
+
+
+def _archive_after(
+    value: float | Mapping[str, float] | Mapping[JobState, float] | None,
+) -> Mapping[JobState, float]:
+    return _seconds_by_state("archive_after_seconds", value)
+
+
+def _delete_after(
+    value: float | Mapping[str, float] | Mapping[JobState, float] | None,
+) -> Mapping[JobState, float]:
+    return _seconds_by_state("delete_after_seconds", value)
+
+
+def _seconds_by_state(name: str, value: object) -> Mapping[JobState, float]:
+    """Return the seconds of each terminal state that has any; a single number is for all."""
+    if value is None:
+        return {}
+    given: Mapping[Any, Any] = (
+        value if isinstance(value, Mapping) else dict.fromkeys(sorted(TERMINAL), value)
+    )
+    for state, seconds in given.items():
+        if not isinstance(state, str) or state not in TERMINAL:
+            raise InvalidSettingError(
+                f"{name} must be by completed, discarded or cancelled, not by {state!r}"
+            )
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if not number or not 0 <= seconds <= MAX_SECONDS:
+            raise InvalidSettingError(
+                f"{name} must be finite seconds ≥ 0 and ≤ {MAX_SECONDS:.0f} (a century), "
+                f"not {seconds!r}"
+            )
+    return {JobState(state): float(seconds) for state, seconds in given.items()}
 
 
 def _hooks(_: object, __: object, value: Any) -> None:
@@ -108,8 +142,11 @@ class WorkerSettings:
     listen_reconnect_delay: float = attrs.field(default=1.0, validator=_seconds())
     error_cap: int = attrs.field(default=20, validator=_whole(1))
     max_result_bytes: int = attrs.field(default=DEFAULT_MAX_RESULT_BYTES, validator=_result_bytes)
-    archive_after_seconds: float | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_seconds(zero=True))
+    archive_after_seconds: Mapping[JobState, float] = attrs.field(
+        default=None, converter=_archive_after
+    )
+    delete_after_seconds: Mapping[JobState, float] = attrs.field(
+        default=None, converter=_delete_after
     )
     archive_interval: float = attrs.field(default=60.0, validator=_seconds())
     result_ttl_seconds: float | None = attrs.field(

@@ -30,6 +30,10 @@ job.errors::text as errors, job.unique_key,
 job.tags, job.timeout_seconds, job.cancel_requested, job.depends_on,
 job.metadata::text as metadata
 
+-- fragment: ended_at
+-- When an ended job ended; with the state, the index jobs_finished.
+greatest(job.completed_at, job.cancelled_at, job.discarded_at)
+
 -- fragment: holds_lease
 -- Whether `job` is executing under the lease that `verdict` names. The state is hidden from the
 -- planner: for a table that was analyzed while nothing ran it would walk all executing jobs for each

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
@@ -13,6 +13,7 @@ from roost._model.hooks import Hooks
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.settings import WorkerSettings
+from roost._model.states import JobState
 from roost._model.verdict import DEFAULT_MAX_RESULT_BYTES
 from roost._worker.forced_exit import AbandonedWork
 from roost._worker.session import LanesFor, Session, draining_lanes, serving_lanes
@@ -59,8 +60,13 @@ class Worker:
     :param max_result_bytes: longest JSON text of a result in bytes, 1,000 … 200 MiB. A longer
         result is replaced by a note, ``roost.unserializable``.
     :param archive_after_seconds: time after its end at which a job moves to
-        ``roost.jobs_archive``, ≥ 0; ``None``: this worker archives nothing.
-    :param archive_interval: time between two searches for jobs to archive and results to drop, > 0.
+        ``roost.jobs_archive``, ≥ 0; or a dict of such times by state, such as ``{"completed":
+        3600}``. States that it leaves out, and ``None``: this worker archives nothing.
+    :param delete_after_seconds: time after its end at which a job is deleted for good, also from
+        the archive, ≥ 0; or a dict by state, such as ``{"completed": 0, "discarded": 604800}``.
+        States that it leaves out, and ``None``: this worker deletes nothing.
+    :param archive_interval: time between two searches for jobs to archive or delete and results to
+        drop, > 0.
     :param result_ttl_seconds: time after its completion at which a job's result is dropped, ≥ 0;
         ``None``: results stay.
     :param startup_max_retries: further tries to reach the database at start, ≥ 0.
@@ -88,7 +94,8 @@ class Worker:
         listen_reconnect_delay: float = 1.0,
         error_cap: int = 20,
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
-        archive_after_seconds: float | None = None,
+        archive_after_seconds: float | Mapping[str, float] | Mapping[JobState, float] | None = None,
+        delete_after_seconds: float | Mapping[str, float] | Mapping[JobState, float] | None = None,
         archive_interval: float = 60.0,
         result_ttl_seconds: float | None = None,
         startup_max_retries: int = 30,

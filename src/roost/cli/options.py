@@ -76,6 +76,35 @@ def resolve_dsn(given: str | None, environment: Mapping[str, str] = os.environ) 
     raise InvalidSettingError("no database is given: use --dsn, or set ROOST_DSN or DATABASE_URL")
 
 
+BY_STATE = {
+    "archive_after_seconds": "Time after its end at which a job moves to roost.jobs_archive, ≥ 0. "
+    "completed=3600 is for jobs of that state only; repeat it for several. Default: this worker "
+    "archives nothing.",
+    "delete_after_seconds": "Time after its end at which a job is deleted for good, also from the "
+    "archive, ≥ 0. completed=3600 is for jobs of that state only; repeat it for several. Default: "
+    "this worker deletes nothing.",
+}
+"""Settings of seconds by state, and the help of their options."""
+
+
+def seconds_by_state(given: list[str] | None) -> float | dict[str, float] | None:
+    """Read ``SECONDS``, or one or more ``STATE=SECONDS``.
+
+    :raises typer.BadParameter: it is neither, or a state is given twice.
+    """
+    found: dict[str, float] = {}
+    for text in given or ():
+        state, _, seconds = text.rpartition("=")
+        try:
+            number = float(seconds)
+        except ValueError:
+            raise typer.BadParameter(f"not seconds: {seconds!r}") from None
+        if state in found or (found and not state) or "" in found:
+            raise typer.BadParameter("give one number for all states, or each state once")
+        found[state] = number
+    return found.get("", found or None)
+
+
 def takes_worker_settings(command: F) -> F:
     """Replace a command's ``**settings`` by an option for each of a worker's settings.
 
@@ -98,13 +127,7 @@ def takes_worker_settings(command: F) -> F:
     for field in attrs.fields(WorkerSettings):
         if field.name in {"queues", "retry_strategy", "hooks", *own}:
             continue
-        own[field.name] = Annotated[
-            types[field.name],
-            typer.Option(
-                help=meanings.get(field.name),
-                rich_help_panel="The worker's settings, times in seconds",
-            ),
-        ]
+        own[field.name] = _option(field.name, types[field.name], meanings.get(field.name))
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default)
         )
@@ -113,6 +136,21 @@ def takes_worker_settings(command: F) -> F:
         [parameter.replace(annotation=own[parameter.name]) for parameter in parameters]
     )
     return command
+
+
+def _option(name: str, kind: object, meaning: str | None) -> object:
+    panel = "The worker's settings, times in seconds"
+    if name not in BY_STATE:
+        return Annotated[kind, typer.Option(help=meaning, rich_help_panel=panel)]
+    return Annotated[
+        list[str] | None,
+        typer.Option(
+            help=BY_STATE[name],
+            rich_help_panel=panel,
+            callback=seconds_by_state,
+            metavar="[STATE=]SECONDS",
+        ),
+    ]
 
 
 def _meanings() -> dict[str, str]:

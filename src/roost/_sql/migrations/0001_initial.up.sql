@@ -94,8 +94,8 @@ where unique_key is not null and state in ('available', 'executing', 'retryable'
 create index jobs_executing on roost.jobs (worker_id)
 where state = 'executing';
 
--- Walked by the archive, oldest end first.
-create index jobs_finished on roost.jobs (greatest(completed_at, cancelled_at, discarded_at))
+-- Walked by the archive and the deletion of ended jobs: one state at a time, oldest end first.
+create index jobs_finished on roost.jobs (state, greatest(completed_at, cancelled_at, discarded_at))
 where state in ('completed', 'discarded', 'cancelled');
 
 -- Walked by the expiry of results: only jobs that still have one.
@@ -125,6 +125,10 @@ create table roost.jobs_archive (
 );
 
 alter table roost.jobs_archive alter column awaited set default false;
+
+-- Walked by the deletion of archived jobs.
+create index jobs_archive_finished
+on roost.jobs_archive (state, greatest(completed_at, cancelled_at, discarded_at));
 
 create index jobs_archive_results on roost.jobs_archive (completed_at)
 where result is not null;

@@ -7,6 +7,7 @@ same at once.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from time import monotonic
 
@@ -15,7 +16,13 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._model.states import JobState
-from roost._ops.archive import archive_jobs, forget_results
+from roost._ops.archive import (
+    EndedBatch,
+    archive_jobs,
+    delete_archived_jobs,
+    delete_jobs,
+    forget_results,
+)
 from roost._ops.dependencies import LOCK_NOT_AVAILABLE
 from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
 from roost._ops.query import Op
@@ -104,7 +111,7 @@ class RescueLane:
 
 
 class ArchiveLane:
-    """Moves ended jobs out of the live table, and drops old results. Off by default."""
+    """Moves ended jobs to the archive or deletes them, and drops old results. Off by default."""
 
     name = "archive"
 
@@ -113,33 +120,56 @@ class ArchiveLane:
         self._database = database
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Archive every ``archive_interval`` seconds until cancelled."""
+        """Archive and delete every ``archive_interval`` seconds until cancelled."""
         task_status.started()
         await every(self._state.settings.archive_interval, self.once, logger=archive_logger)
 
     async def once(self) -> None:
-        """Archive old jobs and drop old results; a cancel leaves the rest to the next call."""
+        """Delete and archive old jobs, and drop old results.
+
+        A cancel leaves the rest to the next call.
+        """
         settings = self._state.settings
         if settings.result_ttl_seconds is not None:
-            ttl = settings.result_ttl_seconds
-            forgotten = await self._all(lambda: forget_results(after=ttl, limit=ARCHIVE_BATCH))
+            forgotten = await self._forget_results(settings.result_ttl_seconds)
             if forgotten:
                 archive_logger.info("dropped the results of %(jobs)d jobs", jobs=forgotten)
-        if settings.archive_after_seconds is not None:
-            age = settings.archive_after_seconds
-            archived = await self._all(lambda: archive_jobs(after=age, limit=ARCHIVE_BATCH))
-            if archived:
-                archive_logger.info("archived %(jobs)d jobs", jobs=archived)
+        deleted = archived = 0
+        # First, so that no job is archived only to be deleted.
+        for state, age in settings.delete_after_seconds.items():
+            deleted += await self._all(delete_jobs, state, age)
+            deleted += await self._all(delete_archived_jobs, state, age)
+        for state, age in settings.archive_after_seconds.items():
+            if age < settings.delete_after_seconds.get(state, math.inf):
+                archived += await self._all(archive_jobs, state, age)
+        if deleted:
+            archive_logger.info("deleted %(jobs)d jobs", jobs=deleted)
+        if archived:
+            archive_logger.info("archived %(jobs)d jobs", jobs=archived)
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""
 
-    async def _all(self, batch: Callable[[], Op[int]]) -> int:
+    async def _forget_results(self, ttl: float) -> int:
         total = 0
         while True:
-            done = await self._database.call_for_maintenance(batch(), in_transaction=True)
+            done = await self._database.call_for_maintenance(
+                forget_results(after=ttl, limit=ARCHIVE_BATCH), in_transaction=True
+            )
             total += done
             if done < ARCHIVE_BATCH:
+                return total
+
+    async def _all(
+        self, batch: Callable[..., Op[EndedBatch]], state: JobState, after: float
+    ) -> int:
+        total, since = 0, None
+        while True:
+            done = await self._database.call_for_maintenance(
+                batch(state, after=after, limit=ARCHIVE_BATCH, since=since), in_transaction=True
+            )
+            total, since = total + done.jobs, done.last
+            if done.jobs < ARCHIVE_BATCH:
                 return total
 
 
