@@ -21,7 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bench import producers, trials
 from bench.lab import Table, fresh_database, laboratory, machine, median, spread, write_results
 from bench.peers.children import ContestantError
-from bench.peers.contestants import BASE, CONTESTANTS, FLOOR, OBAN, ROOST, WITH_IDS, Contestant
+from bench.peers.contestants import (
+    BASE,
+    CONTESTANTS,
+    FLOOR,
+    OBAN,
+    ROOST,
+    WITH_IDS,
+    Contestant,
+    why_missing,
+)
 from bench.trials import Figures
 
 
@@ -65,8 +74,13 @@ SCENARIOS = ("drain", "enqueue", "bulk", "pickup", "producers")
 
 def scenarios(size: Size, names: Sequence[str]) -> list[Scenario]:
     """Return all scenarios, for the contestants of these names."""
-    chosen = [who for who in CONTESTANTS if who is BASE or _is_named(who, names)]
-    capped = [who for who in chosen if who.driver != "uncapped"]
+    chosen = [
+        who
+        for who in CONTESTANTS
+        if who is BASE or (_is_named(who, names) and not why_missing(who.peer))
+    ]
+    # These differ from others of the same peer only in a drain.
+    capped = [who for who in chosen if who.driver not in ("uncapped", "deleting")]
     return [
         *(_drain(size, chosen, concurrency) for concurrency in (32, 128)),
         _two_processes(size, burn=0),
@@ -115,7 +129,10 @@ def _drain(size: Size, contestants: Sequence[Contestant], concurrency: int) -> S
     note = (
         "From the first handler's start until every job is finished and committed: when the last"
         " handler has ended the worker is asked to stop, so that it writes what it holds, and the"
-        " table is read until no job is left. procrastinate has 15 % of the jobs."
+        " table is read until no job is left. procrastinate has 15 % of the jobs. graphile-worker"
+        " runs with a local queue of 500 jobs and batched completions; it deletes a job when it"
+        " completes, and checks no lease. pgqueuer moves the job to its log, and all others keep it"
+        " with its outcome."
     )
     title = f"Drain of {size.jobs:,} ready no-op jobs at concurrency {concurrency}"
     return _each("drain", title, contestants, trial, note)
@@ -256,7 +273,7 @@ def _number(value: float) -> str:
 
 def main() -> None:
     """Measure what the command line asks for, print the tables and store them."""
-    peers = [script.removesuffix("_queue.py") for script in {c.peer.script for c in CONTESTANTS}]
+    known = {who.peer.name: who.peer for who in CONTESTANTS}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -265,7 +282,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=Size().jobs, help="of a drain")
     parser.add_argument("--only", help=f"some of {','.join(SCENARIOS)}")
     parser.add_argument(
-        "--peers", help=f"some of {','.join(sorted(peers))}; roost, the base, always takes part"
+        "--peers", help=f"some of {','.join(sorted(known))}; roost, the base, always takes part"
     )
     parser.add_argument("--quick", action="store_true", help="one round of a few jobs: does it run")
     args = parser.parse_args()
@@ -273,8 +290,12 @@ def main() -> None:
     if unknown := {*only} - {*SCENARIOS}:
         parser.error(f"there is no scenario {', '.join(sorted(unknown))}")
     names = args.peers.split(",") if args.peers else []
-    if unknown := {*names} - {*peers}:
+    if unknown := {*names} - {*known}:
         parser.error(f"there is no peer {', '.join(sorted(unknown))}")
+    asked = [peer for name, peer in known.items() if not names or name in names]
+    skipped = {peer.name: reason for peer in asked if (reason := why_missing(peer))}
+    for name, reason in skipped.items():
+        print(f"{name} is skipped: {reason}", flush=True)
     size = QUICK if args.quick else Size(jobs=args.jobs)
     rounds = 1 if args.quick else args.rounds
     with laboratory(args.dsn) as server_dsn:
@@ -288,10 +309,12 @@ def main() -> None:
                 print(f"\n{tables[-1].text()}", flush=True)
     facts["peers"] = ", ".join(
         requirement
-        for peer in {c.peer.script: c.peer for c in CONTESTANTS}.values()
-        if peer is not ROOST
+        for peer in asked
+        if peer is not ROOST and peer.name not in skipped
         for requirement in peer.requirements[:1]
     )
+    if skipped:
+        facts["skipped"] = ", ".join(f"{name}: {reason}" for name, reason in skipped.items())
     if not args.quick:
         # A run of some scenarios does not replace one of others.
         name = "-".join(["compare", *([] if len(only) == len(SCENARIOS) else only)])

@@ -21,8 +21,8 @@ from urllib.parse import quote
 import psycopg
 from bench import trials
 from bench.lab import ROOT
-from bench.peers.children import ENVIRONMENT, REPLY_TIMEOUT, ContestantError, run, started
-from bench.peers.contestants import BASE
+from bench.peers.children import REPLY_TIMEOUT, ContestantError, run, started
+from bench.peers.contestants import BASE, environment
 
 from roost._worker.lanes.listen import JOBS
 
@@ -76,7 +76,7 @@ def _rate(dsn: str, seconds: float, *, later: bool) -> float:
                 subprocess.Popen(
                     command,
                     cwd=ROOT,
-                    env=ENVIRONMENT,
+                    env=environment(BASE.peer),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 from bench.lab import median, percentile
-from bench.peers.children import REPLY_TIMEOUT, ContestantError, ask, run, started
+from bench.meter import server_cpu
+from bench.peers.children import REPLY_TIMEOUT, Child, ContestantError, ask, run, started
 from bench.peers.common import BATCH
 from bench.peers.contestants import Contestant
 
@@ -32,6 +34,10 @@ def drain(
     until no job is left. With several processes, only jobs count that finish after the last process
     has begun; the processes run on, and the reading begins a little before the end.
 
+    The CPU microseconds per job are those of the workers' processes and, if it runs here, of the
+    server's, from the first handler's start until the last one's end. Other load on the machine
+    changes them much less than the rate.
+
     :param burn: microseconds for which each job computes.
     """
     done = 0
@@ -40,25 +46,33 @@ def drain(
         run(who, "fill", dsn, jobs=jobs)
         conn.execute("vacuum analyze")
         conn.execute("checkpoint")
-        counted = jobs if processes == 1 else 0
+        last = jobs if processes == 1 else 0
         workers = [
             stack.enter_context(
-                started(who, "work", dsn, concurrency=concurrency, jobs=counted, burn=burn)
+                started(who, "work", dsn, concurrency=concurrency, jobs=last, burn=burn)
             )
             for _ in range(processes)
         ]
         if processes == 1:
             first = workers[0].wait_for("first")
+            before = _cpu(conn, workers)
             while workers[0].wait_for("count") < jobs:
                 pass
+            used = _cpu(conn, workers)
             workers[0].request_stop()
         else:
             for worker in workers:
                 worker.wait_for("first")
-            done, first = _one(conn, who.peer.finished), time.monotonic_ns()
-            _when(conn, who.peer.finished, jobs - 2 * BATCH, pause=0.05)
+            done, first = _one(conn, who.peer.finished, jobs), time.monotonic_ns()
+            before = _cpu(conn, workers)
+            _when(conn, who.peer.finished, jobs, most_left=2 * BATCH, pause=0.05)
+            used = _cpu(conn, workers)
         ended = _when(conn, who.peer.finished, jobs, pause=0.001)
-    return {"jobs/s": (jobs - done) / (ended - first) * 1e9}
+    counted = jobs - done
+    return {
+        "jobs/s": counted / (ended - first) * 1e9,
+        **{name: (used[name] - start) / counted * 1e6 for name, start in before.items()},
+    }
 
 
 def enqueue(who: Contestant, dsn: str, *, jobs: int) -> Figures:
@@ -114,21 +128,33 @@ def pickup(
     return {"p50 ms": median(delays), "p99 ms": percentile(delays, 99)}
 
 
-def _when(conn: psycopg.Connection, counting: str, jobs: int, *, pause: float) -> int:
-    """Count finished jobs until there are enough, and return the time."""
+def _cpu(conn: psycopg.Connection, workers: Sequence[Child]) -> dict[str, float]:
+    """Return the CPU seconds so far, of all threads of the workers and of the server."""
+    worker = 0.0
+    for one in workers:
+        threads = Path(f"/proc/{one.process.pid}/task").glob("*/schedstat")
+        worker += sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+    server = server_cpu(conn)
+    return {"worker us": worker, **({} if server is None else {"server us": server})}
+
+
+def _when(
+    conn: psycopg.Connection, counting: str, jobs: int, *, most_left: int = 0, pause: float
+) -> int:
+    """Count finished jobs until at most ``most_left`` of ``jobs`` are left, and return the time."""
     until = time.monotonic() + REPLY_TIMEOUT
     finished = 0
     while time.monotonic() < until:
         asked = time.monotonic()
-        finished = _one(conn, counting)
-        if finished >= jobs:
+        finished = _one(conn, counting, jobs)
+        if finished >= jobs - most_left:
             return time.monotonic_ns()
         # A slow count runs less often: counting uses at most half of a core.
         time.sleep(max(pause, time.monotonic() - asked))
     raise ContestantError(f"{finished} of {jobs} jobs are finished")
 
 
-def _one(conn: psycopg.Connection, question: str) -> int:
-    row = conn.execute(question.encode()).fetchone()
+def _one(conn: psycopg.Connection, counting: str, jobs: int) -> int:
+    row = conn.execute(counting.encode(), {"jobs": jobs}).fetchone()
     assert row is not None
     return int(row[0])

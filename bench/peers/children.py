@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
 import threading
@@ -14,10 +13,8 @@ from typing import Any
 
 import attrs
 from bench.lab import ROOT
-from bench.peers.contestants import Contestant, python_for, script
+from bench.peers.contestants import Contestant, command, environment
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-"""The environment variables of every script: it imports `bench`."""
 REPLY_TIMEOUT = 120.0
 """Seconds to wait for an event or for the end of a process."""
 
@@ -75,9 +72,9 @@ def started(contestant: Contestant, verb: str, dsn: str, **options: object) -> I
     """
     arguments = {"dsn": dsn, "loop": contestant.loop, "driver": contestant.driver, **options}
     process = subprocess.Popen(
-        [python_for(contestant.peer), script(contestant.peer), verb, json.dumps(arguments)],
+        [*command(contestant.peer), verb, json.dumps(arguments)],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=environment(contestant.peer),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

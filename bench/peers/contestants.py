@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +14,9 @@ from bench.lab import ROOT
 
 SCRIPTS = ROOT / "bench" / "peers"
 ENVIRONMENTS = ROOT / "bench" / ".envs"
+MODULES = "ROOST_BENCH_MODULES"
+"""The environment variable that tells a script of Node where its packages are."""
+OLDEST_NODE = 20
 
 
 @attrs.frozen(kw_only=True)
@@ -22,13 +27,25 @@ class Peer:
     requirements: Sequence[str]
     """Installed into an environment of its own; none: it runs in ours."""
     finished: str
-    """SQL that counts the jobs that are finished and committed."""
+    """SQL that counts the jobs that are finished and committed, of the ``%(jobs)s`` that were
+    enqueued."""
+
+    @property
+    def name(self) -> str:
+        """The script's name, without its ending."""
+        return self.script.partition("_queue.")[0]
+
+    @property
+    def uses_node(self) -> bool:
+        """Whether the script runs in Node."""
+        return self.script.endswith(".mjs")
 
 
 ROOST = Peer(
     script="roost_queue.py",
     requirements=(),
-    finished="select count(*) from roost.jobs where state = 'completed'",
+    # Where completed jobs are not kept, they are gone.
+    finished="select %(jobs)s - count(*) from roost.jobs where state <> 'completed'",
 )
 PGQUEUER = Peer(
     script="pgqueuer_queue.py",
@@ -52,6 +69,12 @@ PROCRASTINATE = Peer(
     script="procrastinate_queue.py",
     requirements=("procrastinate==3.10.0", "psycopg[binary]==3.3.9"),
     finished="select count(*) from procrastinate_jobs where status = 'succeeded'",
+)
+GRAPHILE = Peer(
+    script="graphile_queue.mjs",
+    requirements=("graphile-worker@0.18.0", "pg@8.23.1"),
+    # A job is deleted when it completes.
+    finished="select %(jobs)s - count(*) from graphile_worker._private_jobs",
 )
 BARE = Peer(
     script="bare_queue.py",
@@ -87,30 +110,84 @@ CONTESTANTS = (
     Contestant("oban", OBAN, "uvloop"),
     Contestant("awa", AWA),
     Contestant("procrastinate", PROCRASTINATE, share=0.15),
+    Contestant("graphile-worker", GRAPHILE, "node"),
 )
 FLOOR = (Contestant("(bare)", BARE), Contestant("(bare, uvloop)", BARE, "uvloop"))
 """Not queues: what single jobs cost on this machine at least."""
 WITH_IDS = Contestant("roost, ids", ROOST, "asyncio", "ids")
 
 
-def python_for(peer: Peer) -> str:
+def why_missing(peer: Peer) -> str | None:
+    """Return why the peer can't take part on this machine; ``None``: it can."""
+    if not peer.uses_node:
+        return None
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        return f"there is no {'npm' if node else 'node'} on the PATH"
+    version = subprocess.run([node, "--version"], check=True, capture_output=True, text=True).stdout
+    if int(version.removeprefix("v").split(".")[0]) < OLDEST_NODE:
+        return f"node is {version.strip()}, and {OLDEST_NODE} or newer is needed"
+    return None
+
+
+def command(peer: Peer) -> list[str]:
+    """Return the words that run the peer's script; install its packages if they are missing."""
+    program = "node" if peer.uses_node else str(_python(peer))
+    return [program, str(SCRIPTS / peer.script)]
+
+
+def environment(peer: Peer) -> dict[str, str]:
+    """Return the environment variables of the peer's script."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}  # the scripts in Python import `bench`
+    if peer.uses_node:
+        variables[MODULES] = str(_node_modules(peer))
+    return variables
+
+
+def _python(peer: Peer) -> Path:
     """Return the interpreter of the peer's environment, and make that if it is missing."""
     if not peer.requirements:
-        return sys.executable
-    name = peer.script.removesuffix("_queue.py")
-    folder = ENVIRONMENTS / f"{name}-{sys.version_info[0]}.{sys.version_info[1]}"
+        return Path(sys.executable)
+    folder = ENVIRONMENTS / f"{peer.name}-{sys.version_info[0]}.{sys.version_info[1]}"
     python = folder / "bin" / "python"
-    stamp = folder / "requirements.txt"
-    wanted = "".join(f"{requirement}\n" for requirement in peer.requirements)
-    if not stamp.is_file() or stamp.read_text() != wanted:
-        print(f"installing {name} …", flush=True)
+    if not _is_installed(peer, folder):
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         install = [str(python), "-m", "pip", "install", "-qqq", *peer.requirements]
         subprocess.run(install, check=True)
-        stamp.write_text(wanted)
-    return str(python)
+        _stamp(peer, folder)
+    return python
 
 
-def script(peer: Peer) -> Path:
-    """Return the peer's script."""
-    return SCRIPTS / peer.script
+def _node_modules(peer: Peer) -> Path:
+    """Return the folder that holds the peer's ``node_modules``; install them if they are missing.
+
+    It lies outside the checkout, in the user's cache.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "roost-bench" / peer.name
+    if not _is_installed(peer, folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        # Without a package.json npm would install into the next folder above that has one.
+        (folder / "package.json").write_text("{}")
+        quiet = ["--silent", "--no-audit", "--no-fund", "--no-package-lock", "--no-save"]
+        subprocess.run(["npm", "install", *quiet, *peer.requirements], cwd=folder, check=True)
+        _stamp(peer, folder)
+    return folder
+
+
+def _is_installed(peer: Peer, folder: Path) -> bool:
+    stamp = folder / "requirements.txt"
+    if stamp.is_file() and stamp.read_text() == _wanted(peer):
+        return True
+    print(f"installing {peer.name} …", flush=True)
+    return False
+
+
+def _stamp(peer: Peer, folder: Path) -> None:
+    """Record what is installed; the installation is complete only now."""
+    (folder / "requirements.txt").write_text(_wanted(peer))
+
+
+def _wanted(peer: Peer) -> str:
+    return "".join(f"{requirement}\n" for requirement in peer.requirements)

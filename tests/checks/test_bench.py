@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 from bench import compare, lab, producers, trials
-from bench.peers.contestants import BASE
+from bench.peers import contestants
+from bench.peers.contestants import BASE, CONTESTANTS, GRAPHILE, why_missing
 
 
 def test_a_fresh_database_is_dropped(server_dsn: str) -> None:
@@ -56,6 +58,33 @@ def test_a_drain_counts_every_job(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as conn:
         states = conn.execute("select state, count(*) from roost.jobs group by state").fetchall()
     assert states == [("completed", 300)]
+
+
+def test_graphile_worker_takes_part(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := why_missing(GRAPHILE):
+        pytest.skip(reason)
+    try:
+        contestants.environment(GRAPHILE)  # installs it
+    except subprocess.CalledProcessError:
+        pytest.skip("npm can't install graphile-worker here")
+    monkeypatch.setattr(trials, "WARM_UP", 1)
+    [who] = [who for who in CONTESTANTS if who.peer is GRAPHILE]
+    assert trials.drain(who, empty_dsn, jobs=1_200, concurrency=32)["jobs/s"] > 0
+    assert trials.bulk(who, empty_dsn, rows=100)["rows/s"] > 0
+    assert trials.enqueue(who, empty_dsn, jobs=3)["p50 ms"] > 0
+    with psycopg.connect(empty_dsn) as conn:
+        conn.execute("delete from graphile_worker._private_jobs")
+    assert trials.pickup(who, empty_dsn, jobs=2)["p50 ms"] > 0
+
+
+def test_graphile_worker_is_skipped_without_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert why_missing(GRAPHILE) == "there is no node on the PATH"
+    names = [
+        case.name for scenario in compare.scenarios(compare.QUICK, []) for case in scenario.cases
+    ]
+    assert BASE.name in names
+    assert "graphile-worker" not in names
 
 
 def test_pickup_is_measured_under_load(empty_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
