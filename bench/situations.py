@@ -87,7 +87,7 @@ cross join child;
 
 LIMITED_JOBS = """
 insert into roost.limits (
-    task, rate_per_minute, max_concurrency, snapshots_gone, all_marked
+    task, declared_rate_per_minute, declared_max_concurrency, snapshots_gone, all_marked
 )
 values ('bench.limited', @rate, @at_once, true, true);
 insert into roost.jobs (queue, task, priority, scheduled_at, limited)

@@ -13,7 +13,7 @@ from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.cron import CronEntry, CronInfo
 from roost._model.decorators import cron, job
 from roost._model.hooks import Hooks
-from roost._model.info import JobOutcome, QueueInfo, WorkerInfo
+from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert, TaskDefaults
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
@@ -76,6 +76,7 @@ __all__ = [
     "JobState",
     "JobTimeoutError",
     "LeaseLostError",
+    "LimitInfo",
     "NoCurrentJobError",
     "NotInTransactionError",
     "PauseNotConfirmedError",

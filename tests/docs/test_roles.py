@@ -47,7 +47,9 @@ WRITING = (
     "roost.active_job('key')",
     "roost.await_job(1)",
 )
-"""Calls of the functions that run with the owner's rights."""
+"""Calls of the functions of producers, which run with the owner's rights."""
+LIMITING = ("roost.set_limit('work', 1)", "roost.clear_limit('work')")
+"""Calls of the functions of operators, likewise."""
 
 
 @attrs.frozen
@@ -233,6 +235,9 @@ async def test_an_operator_can_steer(
         assert await roost.requeue_discarded() == 1
         await roost.pause_queue("default")
         await roost.resume_queue("default")
+        await roost.set_limit("work", max_concurrency=3)
+        assert [limit.max_concurrency for limit in await roost.list_limits()] == [3]
+        assert await roost.clear_limit("work")
         assert [queue.available for queue in await roost.list_queues()] == [1]
         table.change(parent, "state = 'completed', completed_at = now()")
         async with working(
@@ -245,6 +250,12 @@ async def test_an_operator_can_steer(
         with pytest.raises(DatabaseError) as caught:
             await roost.worker().run()
         assert caught.value.sqlstate == NOT_ALLOWED
+
+
+@pytest.mark.parametrize("role", ["producer", "worker", "viewer"])
+def test_only_operators_can_call_the_functions_that_change_limits(roles: Roles, role: str) -> None:
+    for call in LIMITING:
+        refused(getattr(roles, role), f"select {call}")
 
 
 @pytest.mark.parametrize("role", ROLES)

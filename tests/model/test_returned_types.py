@@ -17,6 +17,7 @@ from roost import (
     Job,
     JobOutcome,
     JobState,
+    LimitInfo,
     QueueInfo,
     WorkerInfo,
 )
@@ -27,6 +28,11 @@ VALUES: dict[type, Any] = {
     QueueInfo: QueueInfo(
         name="default", paused_at=None, available=1, scheduled=2, retryable=3, blocked=4,
         executing=5, prefetched=7, discarded=6, oldest_due_seconds=0.5, capped=False,
+    ),
+    LimitInfo: LimitInfo(
+        task="t", max_concurrency=1, rate_per_minute=2, declared_max_concurrency=None,
+        declared_rate_per_minute=2, set_max_concurrency=1, set_rate_per_minute=None, executing=3,
+        started=4,
     ),
     WorkerInfo: WorkerInfo(
         id=1, name="host", queues=["default"], concurrency=4, started_at=NOW, heartbeat_at=NOW,

@@ -33,8 +33,8 @@ VALUES = [
     *[("cron", "jitter", value) for value in ("'NaN'", "'infinity'", "1e300", "-1")],
     ("cron", "args", "'[]'"),
     ("cron", "max_attempts", "0"),
-    ("limits", "rate_per_minute", "0"),
-    ("limits", "max_concurrency", "-1"),
+    *[("limits", f"{by}_rate_per_minute", "0") for by in ("declared", "set")],
+    *[("limits", f"{by}_max_concurrency", "-1") for by in ("declared", "set")],
 ]
 ROWS = {
     "jobs": "insert into roost.jobs (task) values ('work')",

@@ -28,7 +28,10 @@ GARBAGE = (
     *("9" * 30 + ":1", "9" * 5_000, "1:" + "9" * 5_000, "[" * 7_000, "٣:1", "²:1", "1 : 1", "\n"),
     *("[[1],1]", '["1",1]', "[1e999,1]", "[1,[]]", '[1,"x"]', "x" * 7_999),
 )
-CHANNELS = ("roost_jobs", "roost_cancel", "roost_cron", "roost_probe", "roost_finished")
+CHANNELS = (
+    *("roost_jobs", "roost_cancel", "roost_cron", "roost_limits", "roost_probe"),
+    "roost_finished",
+)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import anyio
 from roost._client import calls
 from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._model.cron import CronInfo
-from roost._model.info import QueueInfo, WorkerInfo
+from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.states import JobState
 
@@ -110,6 +110,10 @@ class AsyncAdmin:
         Each number is counted up to 10,000; see `QueueInfo`.
         """
         return await self._run(calls.list_queues())
+
+    async def list_limits(self) -> list[LimitInfo]:
+        """Return the limits that apply, declared or set, and how much of each is in use."""
+        return await self._run(calls.list_limits())
 
     async def list_cron(self) -> list[CronInfo]:
         """Return the cron entries that workers have declared, stale ones included."""

@@ -13,14 +13,15 @@ import attrs
 from roost._drivers.base import CALL_TIMEOUT
 from roost._model.cron import CronInfo
 from roost._model.encoding import encode_batch, encode_jobs
-from roost._model.info import JobOutcome, QueueInfo, WorkerInfo
+from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert, is_default
+from roost._model.limits import check_limits
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
 from roost._model.task_call import TaskCall
 from roost._model.validate import MAX_ID, check_name
 from roost._model.verdict import result_as_json
-from roost._ops import control, cron, read, schema
+from roost._ops import control, cron, limits, read, schema
 from roost._ops.enqueue import (
     insert_batch,
     insert_dependent,
@@ -280,6 +281,38 @@ def resume_queue(queue: str) -> DatabaseCall[None]:
 def list_queues() -> DatabaseCall[list[QueueInfo]]:
     """Read the queues."""
     return DatabaseCall(read.list_queues())
+
+
+def set_limit(
+    task: Task,
+    registry: HandlerRegistry,
+    *,
+    max_concurrency: int | None,
+    rate_per_minute: int | None,
+) -> DatabaseCall[None]:
+    """Set limits of a task."""
+    name = name_of(registry, task)
+    check_name("task", name, InvalidSettingError)
+    check_limits(rate_per_minute, max_concurrency)
+    if max_concurrency is None and rate_per_minute is None:
+        raise InvalidSettingError(
+            "pass max_concurrency, rate_per_minute or both; clear_limit removes what was set"
+        )
+    return DatabaseCall(
+        limits.set_limit(name, max_concurrency=max_concurrency, rate_per_minute=rate_per_minute)
+    )
+
+
+def clear_limit(task: Task, registry: HandlerRegistry) -> DatabaseCall[bool]:
+    """Remove what was set of a task's limits."""
+    name = name_of(registry, task)
+    check_name("task", name, InvalidSettingError)
+    return DatabaseCall(limits.clear_limit(name))
+
+
+def list_limits() -> DatabaseCall[list[LimitInfo]]:
+    """Read the limits."""
+    return DatabaseCall(limits.list_limits())
 
 
 def list_workers() -> DatabaseCall[list[WorkerInfo]]:

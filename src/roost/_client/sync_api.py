@@ -18,7 +18,7 @@ from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
 from roost._drivers.borrowed import borrow_sync
 from roost._drivers.factory import sync_driver_for
 from roost._model.cron import CronInfo
-from roost._model.info import JobOutcome, QueueInfo, WorkerInfo
+from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.signatures import with_parameters_of
@@ -127,6 +127,27 @@ class Roost:
         call = calls.enqueue_all(self._registry, calls.as_list(jobs))
         return [] if call is None else self._run(call, conn, transactional=transactional)
 
+    def set_limit(
+        self,
+        task: calls.Task,
+        *,
+        max_concurrency: int | None = None,
+        rate_per_minute: int | None = None,
+        conn: Any | None = None,
+    ) -> None:
+        """Set limits of a task for all workers; see `AsyncRoost.set_limit`."""
+        call = calls.set_limit(
+            task,
+            self._registry,
+            max_concurrency=max_concurrency,
+            rate_per_minute=rate_per_minute,
+        )
+        self._run(call, conn)
+
+    def clear_limit(self, task: calls.Task, *, conn: Any | None = None) -> bool:
+        """Undo `set_limit`; see `AsyncRoost.clear_limit`."""
+        return self._run(calls.clear_limit(task, self._registry), conn)
+
     def complete_current_job(self, conn: Any, *, result: object = None) -> None:
         """Complete the running job in your transaction; see `AsyncRoost.complete_current_job`."""
         self._run(calls.complete_current(result), conn)
@@ -196,6 +217,10 @@ class Roost:
     def list_workers(self) -> list[WorkerInfo]:
         """Return the registered workers; see `AsyncRoost.list_workers`."""
         return self._run(calls.list_workers())
+
+    def list_limits(self) -> list[LimitInfo]:
+        """Return the limits that apply; see `AsyncRoost.list_limits`."""
+        return self._run(calls.list_limits())
 
     def list_cron(self) -> list[CronInfo]:
         """Return the declared cron entries; see `AsyncRoost.list_cron`."""

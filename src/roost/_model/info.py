@@ -46,6 +46,32 @@ class QueueInfo:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LimitInfo:
+    """The limits of a task, and how much of them is in use.
+
+    :param task: the task's name.
+    :param max_concurrency: the most jobs at once that applies; ``None``: no such limit.
+    :param rate_per_minute: the most starts in a minute that applies; ``None``: no such limit.
+    :param declared_max_concurrency: what the code of the worker that started last declares.
+    :param declared_rate_per_minute: likewise.
+    :param set_max_concurrency: what ``set_limit`` has set; it applies instead of the declared one.
+    :param set_rate_per_minute: likewise.
+    :param executing: jobs of the task that workers hold now.
+    :param started: starts of the task that were counted in the last minute; 0 without a rate.
+    """
+
+    task: str
+    max_concurrency: int | None
+    rate_per_minute: int | None
+    declared_max_concurrency: int | None
+    declared_rate_per_minute: int | None
+    set_max_concurrency: int | None
+    set_rate_per_minute: int | None
+    executing: int
+    started: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerInfo:
     """A worker, as of its last heartbeat.
 

@@ -1,9 +1,10 @@
-"""Publish the limits that a worker's registry declares, and mark jobs of limited tasks."""
+"""Publish, set and list limits, and mark jobs of limited tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from roost._model.info import LimitInfo
 from roost._model.job import TaskDefaults
 from roost._model.verdict import Lease
 from roost._ops.query import Op, Query
@@ -27,6 +28,46 @@ def publish_limits(declared: Mapping[str, TaskDefaults]) -> Op[None]:
         counts = [defaults.max_concurrency for defaults in limited.values()]
         yield Query(_SQL["publish_limits"], (list(limited), rates, counts))
     yield Query(_SQL["lift_limits"], ([task for task in declared if task not in limited],))
+
+
+def set_limit(task: str, *, max_concurrency: int | None, rate_per_minute: int | None) -> Op[None]:
+    """Set limits of a task, whatever code declares; ``None``: that one stays as it is."""
+    yield Query(_SQL["set_limit"], (task, max_concurrency, rate_per_minute))
+
+
+def clear_limit(task: str) -> Op[bool]:
+    """Remove what `set_limit` has set; ``False``: nothing."""
+    rows = yield Query(_SQL["clear_limit"], (task,))
+    return bool(rows[0][0])
+
+
+def list_limits() -> Op[list[LimitInfo]]:
+    """Return the limits that apply, by task."""
+    rows = yield Query(_SQL["list_limits"])
+    return [
+        LimitInfo(
+            task=task,
+            max_concurrency=max_concurrency,
+            rate_per_minute=rate_per_minute,
+            declared_max_concurrency=declared_max_concurrency,
+            declared_rate_per_minute=declared_rate_per_minute,
+            set_max_concurrency=set_max_concurrency,
+            set_rate_per_minute=set_rate_per_minute,
+            executing=executing,
+            started=started,
+        )
+        for (
+            task,
+            max_concurrency,
+            rate_per_minute,
+            declared_max_concurrency,
+            declared_rate_per_minute,
+            set_max_concurrency,
+            set_rate_per_minute,
+            executing,
+            started,
+        ) in rows
+    ]
 
 
 def limited_tasks() -> Op[frozenset[str]]:

@@ -1,26 +1,55 @@
 -- name: publish_limits
--- $1 tasks, $2 starts a minute, $3 jobs at once; null: no such limit. The worker that starts last wins.
-insert into roost.limits as known (task, rate_per_minute, max_concurrency)
+-- $1 tasks, $2 starts a minute, $3 jobs at once; null: no such limit. The worker that starts last wins;
+-- what set_limit has set stays.
+insert into roost.limits as known (task, declared_rate_per_minute, declared_max_concurrency)
 select *
 from unnest($1::text[], $2::integer[], $3::integer[])
 order by 1
 on conflict (task) do update
-set rate_per_minute = excluded.rate_per_minute,
-    max_concurrency = excluded.max_concurrency
-where (known.rate_per_minute, known.max_concurrency)
-    is distinct from (excluded.rate_per_minute, excluded.max_concurrency)
--- The new limit may be higher, so that waiting jobs may start.
-returning roost.announce_room(known.task);
+set declared_rate_per_minute = excluded.declared_rate_per_minute,
+    declared_max_concurrency = excluded.declared_max_concurrency
+where (known.declared_rate_per_minute, known.declared_max_concurrency)
+    is distinct from (excluded.declared_rate_per_minute, excluded.declared_max_concurrency)
+returning roost.announce_limit(known.task);
 
 -- name: lift_limits
 -- $1 tasks for which a starting worker declares no limit. The rows stay, since jobs of these tasks stay
 -- marked as limited.
 update roost.limits
-set rate_per_minute = null,
-    max_concurrency = null
+set declared_rate_per_minute = null,
+    declared_max_concurrency = null
 where task = any ($1::text[])
-    and (rate_per_minute is not null or max_concurrency is not null)
-returning roost.announce_room(task);
+    and (declared_rate_per_minute is not null or declared_max_concurrency is not null)
+returning roost.announce_limit(task);
+
+-- name: set_limit
+-- As in enqueue.sql: only a call of a function, since it may run on a caller's connection.
+select roost.set_limit($1::text, $2::integer, $3::integer);
+
+-- name: clear_limit
+select roost.clear_limit($1::text);
+
+-- name: list_limits
+select
+    known.task, known.max_concurrency, known.rate_per_minute, known.declared_max_concurrency,
+    known.declared_rate_per_minute, known.set_max_concurrency, known.set_rate_per_minute,
+    coalesce(executing.jobs, 0), started.jobs
+from roost.limits as known
+left join (
+    select job.task, count(*) as jobs
+    from roost.jobs as job
+    where job.state = 'executing'
+    group by job.task
+) as executing on executing.task = known.task
+cross join lateral (
+    select count(*) as jobs
+    from roost.starts
+    where starts.task = known.task
+        and starts.started_at > now() - interval '1 minute'
+) as started
+where known.max_concurrency is not null
+    or known.rate_per_minute is not null
+order by known.task;
 
 -- name: limited_tasks
 select task

@@ -108,8 +108,9 @@ async def every(
     once: Callable[[], Awaitable[object]],
     *,
     logger: StructuredLogger,
+    wake: Wake | None = None,
 ) -> NoReturn:
-    """Call ``once`` now and then every ``interval`` seconds.
+    """Call ``once`` now and then every ``interval`` seconds, sooner when ``wake`` is set.
 
     While the database is unavailable, try again after growing delays with jitter, but never later
     than after ``interval``. If the database refuses the call, log the error and call again after
@@ -140,7 +141,11 @@ async def every(
                     "database available again after %(failures)d failures", failures=failures
                 )
             failures = 0
-            await anyio.sleep(interval)
+            if wake is None:
+                await anyio.sleep(interval)
+            else:
+                with anyio.move_on_after(interval):
+                    await wake.wait()
 
 
 def backoff(failures: int) -> float:

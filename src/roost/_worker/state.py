@@ -152,6 +152,7 @@ class WorkerState:
     slow_settle_wake: Wake = attrs.field(factory=Wake)
     heartbeat_wake: Wake = attrs.field(factory=Wake)
     cron_wake: Wake = attrs.field(factory=Wake)
+    limits_wake: Wake = attrs.field(factory=Wake)
     cancel_wake: Wake = attrs.field(factory=Wake)
     pause_wake: Wake = attrs.field(factory=Wake)
 

@@ -179,11 +179,17 @@ comment on column roost.workers.prefetch_started is
 comment on column roost.workers.paused is
     'The paused queues of which it starts no jobs. pause_queue waits until each worker has confirmed the pause here.';
 
--- The limits that workers have published. A claim of a limited task locks its row.
+-- The limits that code declares and that set_limit sets. A claim of a limited task locks its row.
 create table roost.limits (
     task text primary key,
-    rate_per_minute integer check (rate_per_minute >= 1),
-    max_concurrency integer check (max_concurrency >= 1),
+    declared_rate_per_minute roost.positive,
+    declared_max_concurrency roost.positive,
+    set_rate_per_minute roost.positive,
+    set_max_concurrency roost.positive,
+    rate_per_minute integer
+        generated always as (coalesce(set_rate_per_minute, declared_rate_per_minute)) stored,
+    max_concurrency integer
+        generated always as (coalesce(set_max_concurrency, declared_max_concurrency)) stored,
     -- For jobs whose transactions could not see this row: they are marked as limited later; see
     -- limits.sql.
     published_by xid8 not null default pg_current_xact_id(),

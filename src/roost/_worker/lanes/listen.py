@@ -23,8 +23,8 @@ logger = StructuredLogger("roost.worker.listen")
 
 JOBS, ROOM, CANCEL = "roost_jobs", "roost_room", "roost_cancel"
 """Channels. Payloads: a queue's name; a limited task's name; ``<job id>:<lease number>``."""
-PAUSE, CRON, PROBE = "roost_pause", "roost_cron", "roost_probe"
-"""Channels. Payloads: a queue's name; an entry's name; a probe's."""
+PAUSE, CRON, LIMITS, PROBE = "roost_pause", "roost_cron", "roost_limits", "roost_probe"
+"""Channels. Payloads: a queue's name; an entry's name; a task's name; a probe's."""
 PROBE_INTERVAL = 30.0
 """Seconds without a notification after which the connection is checked."""
 PROBE_TIMEOUT = 10.0
@@ -58,7 +58,7 @@ class ListenLane:
             own = f"roost_worker_{secrets.token_hex(16)}"
             try:
                 async with self._database.listener(
-                    [JOBS, ROOM, CANCEL, PAUSE, CRON, PROBE, own]
+                    [JOBS, ROOM, CANCEL, PAUSE, CRON, LIMITS, PROBE, own]
                 ) as listener:
                     task_status.started()
                     # Notifications were lost while the worker did not listen.
@@ -161,6 +161,9 @@ class ListenLane:
                 cancels.update(_job_ids(notification.payload))
             elif notification.channel == CRON:
                 self._state.cron_wake.set()
+            elif notification.channel == LIMITS:
+                if notification.payload in self._state.registry:
+                    self._state.limits_wake.set()
             elif notification.channel == PAUSE:
                 self._state.pause_wake.set()
             elif notification.channel in (JOBS, ROOM):
@@ -196,6 +199,7 @@ class ListenLane:
         self._state.cancel_wake.set()
         self._state.pause_wake.set()
         self._state.cron_wake.set()
+        self._state.limits_wake.set()
 
     def _read_cancels(self, job_ids: set[int]) -> None:
         """Have the rows read now if a job is held here, else after the claim that may bring it."""

@@ -191,14 +191,21 @@ class LimitsLane:
         await self.once()
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Read every ``orphan_reaper_interval`` seconds until cancelled."""
+        """Read every ``orphan_reaper_interval`` seconds, and at a change, until cancelled."""
         task_status.started()
-        await every(self._state.settings.orphan_reaper_interval, self.once, logger=limits_logger)
+        interval = self._state.settings.orphan_reaper_interval
+        await every(interval, self.once, logger=limits_logger, wake=self._state.limits_wake)
 
     async def once(self) -> None:
         """Read the limits, and mark jobs that were enqueued before their task had one."""
-        self._state.limited.names = await self._database.call_for_maintenance(limited_tasks())
-        if self._state.limited.names:
+        state = self._state
+        names = await self._database.call_for_maintenance(limited_tasks())
+        if any(task in state.registry for task in names - state.limited.names):
+            # Prefetched jobs of a newly limited task were claimed without its limit.
+            state.release(state.slots.drain_prefetched())
+            state.wake_fetch()
+        state.limited.names = names
+        if names:
             marked = await self._database.call_for_maintenance(mark_limited_jobs())
             if marked:
                 limits_logger.info("marked %(jobs)d jobs of newly limited tasks", jobs=marked)
