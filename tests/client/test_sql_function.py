@@ -74,7 +74,6 @@ REFUSED = [
     "'work', args => null",
     "'work', queue => ''",
     f"'work', queue => '{'x' * 201}'",
-    "'work', priority => null",
     "'work', max_attempts => 0",
     "'work', timeout_seconds => 0",
     "'work', scheduled_at => 'infinity'",

@@ -35,7 +35,7 @@ ROLES = ("producer", "worker", "viewer", "operator")
 NOT_ALLOWED = "42501"
 RELATIONS = (
     *("jobs", "jobs_archive", "dependencies", "workers", "limits", "starts", "queues", "cron"),
-    "migrations",
+    *("tasks", "migrations"),
 )
 WRITING = (
     "roost.enqueue('work')",
@@ -44,6 +44,7 @@ WRITING = (
     """roost.insert_homogeneous('{"common": {"task": "work"}, "args": [{}]}')""",
     """roost.insert_dependent('[{"task": "work"}]')""",
     """roost.insert_or_dispatch('[{"task": "work"}]')""",
+    """roost.fill_options('[{"task": "work"}]')""",
     "roost.active_job('key')",
     "roost.await_job(1)",
 )

@@ -106,6 +106,7 @@ def enqueue(
         unique_key=job.unique_key,
         has_parents=bool(parents),
         dispatch=in_own_transaction and not parents,
+        fills=job.task not in registry,
     )
     return DatabaseCall(operation, in_transaction=bool(parents))
 
@@ -129,11 +130,12 @@ def enqueue_many(
 ) -> DatabaseCall[list[int]] | None:
     """Insert several jobs, all or none; ``None`` if ``jobs`` is empty."""
     inserts, parents = _job_inserts(registry, jobs)
+    fills = _has_unknown_task(registry, inserts)
     if parents:
         records = encode_jobs(inserts, registry)
-        return DatabaseCall(insert_dependent(records), in_transaction=True)
+        return DatabaseCall(insert_dependent(records, fills=fills), in_transaction=True)
     batch = encode_batch(inserts, registry)
-    return DatabaseCall(insert_batch(batch)) if inserts else None
+    return DatabaseCall(insert_batch(batch, fills=fills)) if inserts else None
 
 
 def enqueue_all(
@@ -141,17 +143,23 @@ def enqueue_all(
 ) -> DatabaseCall[list[int | None]] | None:
     """Insert several jobs, all or none, and return the id of each."""
     inserts, parents = _job_inserts(registry, jobs)
+    fills = _has_unknown_task(registry, inserts)
     if parents:
         records = encode_jobs(inserts, registry)
-        return DatabaseCall(insert_returning_ids(records), in_transaction=True)
+        return DatabaseCall(insert_returning_ids(records, fills=fills), in_transaction=True)
     batch = encode_batch(inserts, registry)
     if not inserts:
         return None
     if batch.homogeneous:
-        return DatabaseCall(
-            insert_homogeneous(batch.text, keys=[job.unique_key for job in inserts])
-        )
-    return DatabaseCall(insert_returning_ids(batch.text))
+        keys = [job.unique_key for job in inserts]
+        return DatabaseCall(insert_homogeneous(batch.text, keys=keys, fills=fills))
+    return DatabaseCall(insert_returning_ids(batch.text, fills=fills))
+
+
+def _has_unknown_task(registry: HandlerRegistry, jobs: Iterable[JobInsert]) -> bool:
+    """Say whether the registry lacks the task of one of the jobs."""
+    tasks = {job.task for job in jobs if isinstance(job.task, str)}
+    return any(task not in registry for task in tasks)
 
 
 def _job_inserts(

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from roost._model.arguments import dump_model
 from roost._model.codec import EncodingError, encode
-from roost._model.job import JobInsert, checked_columns
-from roost._model.registry import Handler, HandlerRegistry
+from roost._model.job import JobInsert, checked_columns, is_default
+from roost._model.registry import PUBLISHED, Handler, HandlerRegistry
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_KEY, as_utc, check_name
 from roost.exceptions import InvalidJobError
 
@@ -185,10 +185,23 @@ def _check_size(job: JobInsert, args: object, metadata: object, maximum: int) ->
 
 def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     record = checked_columns(job)
+    if registry is not None and job.task not in registry:
+        _mark_for_fill(job, record)
     record["args"] = _dumped_args(job, registry)
     if job.scheduled_at is not None:
         record["scheduled_at"] = as_utc(job.scheduled_at)
     return record
+
+
+def _mark_for_fill(job: JobInsert, record: dict[str, Any]) -> None:
+    """Leave the options that were not passed to ``roost.fill_options``."""
+    record["fill"] = True
+    for name in PUBLISHED:
+        value = getattr(job, name)
+        if is_default(value):
+            del record[name]
+        elif value is not None:
+            record.setdefault(name)  # an empty list was passed: it is stored as null
 
 
 def _dumped_args(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:

@@ -275,7 +275,8 @@ default_registry = HandlerRegistry()
 def with_defaults(job: JobInsert, registry: HandlerRegistry) -> JobInsert:
     """Return ``job`` with the task's defaults where the caller passed nothing.
 
-    A task that isn't registered here has no defaults, since a producer needs no handlers.
+    For a task that isn't registered here the insert takes them from ``roost.tasks``; see
+    `roost._model.encoding`.
     """
     handler = registry.get(job.task)
     if handler is None:
@@ -304,3 +305,19 @@ def _declared(defaults: TaskDefaults) -> tuple[tuple[str, object, bool], ...]:
         for field in attrs.fields(JobInsert)
         if (value := getattr(defaults, field.name, None)) is not None
     )
+
+
+PUBLISHED = ("queue", "priority", "max_attempts", "tags", "timeout_seconds")
+"""The options of a task that workers publish in ``roost.tasks``."""
+
+
+def published_options(registry: HandlerRegistry) -> dict[str, dict[str, object]]:
+    """Return the options that each task declares, for ``roost.tasks``."""
+    return {
+        task: {
+            name: value
+            for name, value, _ in registry.handler_of(task).declared
+            if name in PUBLISHED
+        }
+        for task in registry
+    }

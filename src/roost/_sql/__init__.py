@@ -25,7 +25,8 @@ _INCLUSION = re.compile(
 _LEADING_COMMENT = re.compile(r"\A(--[^\n]*\n)+")
 STAGES = (
     *("enqueue", "claim", "dispatch", "limits", "settle", "dependencies"),
-    *("control", "cron", "workers", "rescue", "archive", "read", "unknown_tasks", "schema"),
+    *("control", "cron", "workers", "rescue", "archive", "read", "tasks", "unknown_tasks"),
+    "schema",
 )
 
 

@@ -21,6 +21,24 @@ select roost.insert_jobs($1::text);
 select new_ids, new_keys
 from roost.insert_homogeneous($1::text);
 
+-- name: fill_and_insert_job
+-- For a task that the client does not know; see roost.fill_options. The next four are for such tasks, too.
+select roost.insert_job(roost.fill_options($1::text));
+
+-- name: fill_and_insert_or_dispatch
+select roost.insert_or_dispatch(roost.fill_options($1::text));
+
+-- name: fill_and_insert_jobs
+select roost.insert_jobs(roost.fill_options($1::text));
+
+-- name: fill_and_insert_homogeneous
+select new_ids, new_keys
+from roost.insert_homogeneous(roost.fill_options($1::text));
+
+-- name: fill_and_insert_dependent
+select new_ids, missing
+from roost.insert_dependent(roost.fill_options($1::text));
+
 -- name: find_active_by_unique_key
 select roost.active_job($1::text);
 

@@ -36,6 +36,7 @@ from roost._worker.lanes.maintenance import (
 )
 from roost._worker.lanes.prefetch_mark import PrefetchMarkLane
 from roost._worker.lanes.settle import SettleLane
+from roost._worker.lanes.task_options import TaskOptionsLane
 from roost._worker.loop_watch import LoopWatch
 from roost._worker.prefetch import PrefetchController
 from roost._worker.slots import Slots
@@ -68,6 +69,7 @@ def serving_lanes(state: WorkerState, database: Database) -> list[Lane]:
         *lanes,
         RescueLane(state, database),
         LimitsLane(state, database),
+        TaskOptionsLane(state, database),
         UnknownTasksLane(state, database),
         FetchLane(state, database),
     ]
@@ -75,7 +77,11 @@ def serving_lanes(state: WorkerState, database: Database) -> list[Lane]:
 
 def draining_lanes(state: WorkerState, database: Database) -> list[Lane]:
     """Return the lanes of a worker that ends when no due job is left."""
-    return [UnknownTasksLane(state, database), DrainLane(state, database)]
+    return [
+        TaskOptionsLane(state, database),
+        UnknownTasksLane(state, database),
+        DrainLane(state, database),
+    ]
 
 
 class Session:

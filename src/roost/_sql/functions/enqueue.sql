@@ -1,12 +1,13 @@
 -- Enqueue a job from a trigger or another language. The clients check values before they send them;
 -- this function makes the same checks. Its parameters are public and have the names of the columns, so
--- that statements qualify them (enqueue.task).
+-- that statements qualify them (enqueue.task). Options that are null are filled like those of the clients;
+-- see roost.fill_options.
 create or replace function roost.enqueue(
     task text,
     args jsonb default '{}',
-    queue text default 'default',
-    priority integer default 0,
-    max_attempts integer default 20,
+    queue text default null,
+    priority integer default null,
+    max_attempts integer default null,
     scheduled_at timestamptz default null,
     unique_key text default null,
     tags text[] default null,
@@ -21,8 +22,8 @@ as $$
 declare
     new_id bigint;
     problem text;
+    filled jsonb;
 begin
-    -- The columns themselves refuse a null where none is allowed.
     problem := case
         when length(task) not between 1 and 200 then 'task must have 1 to 200 characters'
         when length(queue) not between 1 and 200 then 'queue must have 1 to 200 characters'
@@ -52,14 +53,30 @@ begin
     if problem is not null then
         raise exception '%', problem using errcode = 'check_violation';
     end if;
+    select declared.options
+    into filled
+    from roost.tasks as declared
+    where declared.name = enqueue.task;
+    enqueue.queue := coalesce(enqueue.queue, filled ->> 'queue', 'default');
     insert into roost.jobs (
         task, args, queue, priority, max_attempts, scheduled_at, inserted_at, unique_key, tags,
         timeout_seconds, metadata, limited
     )
     values (
-        enqueue.task, enqueue.args, enqueue.queue, enqueue.priority, enqueue.max_attempts,
+        enqueue.task, enqueue.args, enqueue.queue,
+        coalesce(enqueue.priority, (filled ->> 'priority')::integer, 0),
+        coalesce(enqueue.max_attempts, (filled ->> 'max_attempts')::integer, 20),
         coalesce(enqueue.scheduled_at, statement_timestamp()), statement_timestamp(),
-        enqueue.unique_key, enqueue.tags, enqueue.timeout_seconds, enqueue.metadata,
+        enqueue.unique_key,
+        coalesce(
+            enqueue.tags,
+            (
+                select array_agg(each.tag order by each.place)
+                from jsonb_array_elements_text(filled -> 'tags') with ordinality as each (tag, place)
+            )
+        ),
+        coalesce(enqueue.timeout_seconds, (filled ->> 'timeout_seconds')::integer),
+        enqueue.metadata,
         exists (select from roost.limits where limits.task = enqueue.task)
     )
     on conflict do nothing

@@ -208,6 +208,19 @@ create index starts_window on roost.starts (task, started_at);
 -- The table has no key. Without this a publication of all tables would refuse its deletes.
 alter table roost.starts replica identity full;
 
+-- The options that workers' code declares for tasks. An enqueue by a process that does not know the task
+-- fills what was not passed.
+create table roost.tasks (
+    name roost.name primary key,
+    options roost.json_object not null,
+    -- Older options: a worker that declares them replaces newer ones only if no living worker declares those.
+    replaced jsonb[] not null default '{}',
+    declared_by roost.ids not null
+);
+
+comment on column roost.tasks.options is
+    'Those of queue, priority, max_attempts, tags and timeout_seconds that the code declares.';
+
 create table roost.queues (
     name roost.name primary key,
     paused_at roost.instant
