@@ -21,15 +21,19 @@ from property_tests.words import (
     LIVE_CHANNELS,
     Call,
     Cancel,
+    CancelItself,
     Claim,
+    DiscardItself,
     Dispatched,
     End,
     Ending,
     Fail,
+    FailForGood,
     Grant,
     Leased,
     NewJob,
     Release,
+    RetryItself,
     Settled,
     Snooze,
     Succeed,
@@ -43,6 +47,7 @@ from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
 from roost._model.encoding import encode_batch, encode_jobs
+from roost._model.failures import NO_RULES, FailureRules
 from roost._model.states import JobState
 from roost._model.verdict import Lease, Verdict, judge
 from roost._ops import (
@@ -58,7 +63,17 @@ from roost._ops import (
     workers,
 )
 from roost._ops.query import Op
-from roost.exceptions import DatabaseUnavailableError, DuplicateUniqueJobError, SnoozeJob
+from roost.exceptions import (
+    CancelJob,
+    DatabaseUnavailableError,
+    DiscardJob,
+    DuplicateUniqueJobError,
+    RetryJob,
+    SnoozeJob,
+)
+
+NEVER = FailureRules(None, (ValueError,))
+"""The rules of a task that retries no ValueError."""
 
 T = TypeVar("T")
 
@@ -480,6 +495,7 @@ def _judge(end: End) -> Verdict:
         attempt=end.grant.attempt,
         max_attempts=end.grant.max_attempts,
         retry=fixed(retry_in),
+        rules=NEVER if isinstance(end.ending, FailForGood) else NO_RULES,
     )
 
 
@@ -491,6 +507,14 @@ def _ending(ending: Ending) -> tuple[verdict.Ending, int]:
             return verdict.Raised(ValueError(text)), retry_in
         case TimeOut(limit=limit, retry_in=retry_in):
             return verdict.TimedOut(limit), retry_in
+        case FailForGood(text=text):
+            return verdict.Raised(ValueError(text)), 0
+        case CancelItself(reason=reason):
+            return verdict.Raised(CancelJob(reason)), 0
+        case DiscardItself(reason=reason):
+            return verdict.Raised(DiscardJob(reason)), 0
+        case RetryItself(reason=reason, seconds=seconds):
+            return verdict.Raised(RetryJob(reason, in_=seconds)), 0
         case Snooze(seconds=seconds):
             return verdict.Raised(SnoozeJob(seconds)), 0
         case Release():

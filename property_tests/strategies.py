@@ -11,12 +11,16 @@ from property_tests.words import (
     LIVE_CHANNELS,
     Call,
     Cancel,
+    CancelItself,
+    DiscardItself,
     End,
     Ending,
     Fail,
+    FailForGood,
     Grant,
     NewJob,
     Release,
+    RetryItself,
     Snooze,
     Succeed,
     TimeOut,
@@ -169,8 +173,19 @@ def endings() -> st.SearchStrategy[Ending]:
         st.just(Succeed(None)),
         st.builds(TimeOut, st.just(30), st.sampled_from(WAITS)),
         st.builds(Snooze, st.sampled_from(WAITS)),
+        decisions(),
         st.just(Release()),
         st.just(Cancel()),
+    )
+
+
+def decisions() -> st.SearchStrategy[Ending]:
+    """Return endings that a handler, or its task's rules, decide."""
+    return st.one_of(
+        st.just(CancelItself("not wanted")),
+        st.just(DiscardItself("no image")),
+        st.builds(RetryItself, st.just("busy"), st.sampled_from(WAITS)),
+        st.just(FailForGood("never")),
     )
 
 

@@ -14,11 +14,14 @@ from property_tests.real import Real, prepare
 from property_tests.words import (
     Call,
     Cancel,
+    CancelItself,
+    DiscardItself,
     End,
     Ending,
     Fail,
     NewJob,
     Release,
+    RetryItself,
     Snooze,
     Succeed,
     TimeOut,
@@ -42,7 +45,17 @@ def test_every_life_is_as_the_model_says(real: Real) -> None:
 
 @pytest.mark.parametrize(
     "ending",
-    [Succeed("late"), Fail("no", 5), TimeOut(3, 5), Snooze(5), Release(), Cancel()],
+    [
+        Succeed("late"),
+        Fail("no", 5),
+        TimeOut(3, 5),
+        Snooze(5),
+        CancelItself("late"),
+        DiscardItself("late"),
+        RetryItself("late", 5),
+        Release(),
+        Cancel(),
+    ],
     ids=lambda ending: type(ending).__name__,
 )
 def test_a_late_settle_of_a_job_that_the_same_worker_runs_again_changes_nothing(

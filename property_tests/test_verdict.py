@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from property_tests.test_codec import through_jsonb
 from property_tests.values import SURROGATES, Box, Hostile, Traps, hostiles
 
-from roost import SnoozeJob, fixed
+from roost import CancelJob, DiscardJob, RetryJob, SnoozeJob, fixed
 from roost._model.backoff import MAX_DELAY
 from roost._model.codec import encode
+from roost._model.failures import NO_RULES, FailureRules
 from roost._model.states import Event, JobState
 from roost._model.verdict import (
     MAX_ERROR_CHARS,
@@ -104,13 +106,44 @@ def _caused(error: BaseException, cause: BaseException) -> BaseException:
 
 def endings() -> st.SearchStrategy[Ending]:
     """Return endings of an attempt, of every kind."""
-    snoozed = st.floats(0, allow_infinity=False).map(SnoozeJob)
     return st.one_of(
         st.builds(lambda box: Returned(box.value), hostiles()),
-        st.builds(Raised, exceptions() | snoozed),
+        st.builds(Raised, exceptions() | decisions() | decisions().map(_alone_in_groups)),
         st.builds(TimedOut, st.floats(0, 1e9)),
         st.just(Interrupted()),
         st.just(CancelRequested()),
+    )
+
+
+def decisions() -> st.SearchStrategy[Exception]:
+    """Return what handlers raise to decide about their job."""
+    reasons = st.text() | st.sampled_from(["", SURROGATES, "\0", "é" * 50_000])
+    waits = st.floats(0, allow_infinity=False)
+    return st.one_of(
+        st.builds(SnoozeJob, waits),
+        st.builds(CancelJob, reasons),
+        st.builds(DiscardJob, reasons),
+        st.builds(RetryJob, reasons, in_=st.none() | waits | st.timedeltas(timedelta(0))),
+    )
+
+
+def _alone_in_groups(error: Exception) -> Exception:
+    return ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+
+
+CLASSES = [Exception, LookupError, KeyError, IndexError, OSError, TimeoutError, ValueError]
+
+
+def rules() -> st.SearchStrategy[FailureRules]:
+    """Return the rules of tasks. No class is in both lists, which the declaration refuses."""
+    chosen = st.lists(st.sampled_from(CLASSES), unique=True)
+    return st.builds(
+        lambda retry, discard: FailureRules(
+            None if retry is None else tuple(retry),
+            tuple(kind for kind in discard if kind not in (retry or ())),
+        ),
+        st.none() | chosen,
+        chosen,
     )
 
 
@@ -146,18 +179,80 @@ def test_only_failures_count_and_the_last_of_them_discards(
     match ending.value:
         case Returned():
             assert verdict.event is Event.COMPLETE
-        case Raised(error=SnoozeJob()):
-            assert verdict.event is Event.SNOOZE
         case Interrupted():
             assert verdict.event is Event.RELEASE
         case CancelRequested():
-            assert verdict.event is Event.CANCEL
+            assert (verdict.event, verdict.error) == (Event.CANCEL, None)
+        case Raised(error=error):
+            _check_decision(_innermost(error), verdict, attempt, max_attempts)
         case _:
-            last = attempt >= max_attempts
-            assert verdict.state is (JobState.DISCARDED if last else JobState.RETRYABLE)
-            assert (verdict.delay is None) is last
-            assert verdict.error
+            _check_failure(verdict, attempt, max_attempts)
     assert verdict.attempt == (-1 if verdict.state is JobState.AVAILABLE else 0)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _check_decision(
+    error: BaseException, verdict: Verdict, attempt: int, max_attempts: int
+) -> None:
+    match error:
+        case SnoozeJob():
+            assert (verdict.event, verdict.error) == (Event.SNOOZE, None)
+        case CancelJob():
+            assert verdict.event is Event.CANCEL
+            assert verdict.error
+        case DiscardJob():
+            assert verdict.event is Event.DISCARD
+            assert verdict.error
+        case RetryJob(in_=seconds):
+            _check_failure(verdict, attempt, max_attempts)
+            if verdict.delay is not None:
+                assert verdict.delay == (1.0 if seconds is None else min(seconds, MAX_DELAY))
+        case _:
+            _check_failure(verdict, attempt, max_attempts)
+
+
+def _check_failure(verdict: Verdict, attempt: int, max_attempts: int) -> None:
+    last = attempt >= max_attempts
+    assert verdict.state is (JobState.DISCARDED if last else JobState.RETRYABLE)
+    assert (verdict.delay is None) is last
+    assert verdict.error
+
+
+@given(
+    rules=rules(),
+    errors=st.lists(st.sampled_from(CLASSES[1:]).map(lambda kind: kind()), min_size=1, max_size=3),
+)
+def test_the_nearest_class_decides_and_a_group_is_retried_if_one_of_it_is(
+    rules: FailureRules, errors: list[Exception]
+) -> None:
+    def is_retried(error: Exception) -> bool:
+        said = {
+            **dict.fromkeys(rules.retry_on or (), True),
+            **dict.fromkeys(rules.discard_on, False),
+        }
+        near = [said[kind] for kind in type(error).__mro__ if kind in said]
+        return near[0] if near else rules.retry_on is None
+
+    expected = any(map(is_retried, errors))
+    one = errors[0] if len(errors) == 1 else ExceptionGroup("several", errors)
+    for error in (one, ExceptionGroup("alone", [one])):
+        verdict = reach(Box(Raised(error)), 1, 5, rules)
+        assert verdict.event is (Event.RETRY if expected else Event.DISCARD)
+        assert verdict.error
+        assert reach(Box(Raised(error)), 5, 5, rules).event is Event.DISCARD
+
+
+@given(rules=rules(), error=decisions())
+def test_what_the_handler_decides_goes_before_its_tasks_rules(
+    rules: FailureRules, error: Exception
+) -> None:
+    ending = Box(Raised(error))
+    assert reach(ending, 1, 5, rules) == reach(ending, 1, 5)
 
 
 @given(seconds=st.floats(max_value=-1e-9) | st.just(float("nan")) | st.just(float("inf")))
@@ -178,7 +273,7 @@ def test_a_changed_snooze_is_a_failure_or_within_bounds(seconds: object) -> None
     assert 0 <= verdict.delay <= MAX_DELAY
 
 
-def reach(ending: Box, attempt: int, max_attempts: int) -> Verdict:
+def reach(ending: Box, attempt: int, max_attempts: int, rules: FailureRules = NO_RULES) -> Verdict:
     """Return the verdict on an ending."""
     return judge(
         ending.value,
@@ -186,4 +281,5 @@ def reach(ending: Box, attempt: int, max_attempts: int) -> Verdict:
         attempt=attempt,
         max_attempts=max_attempts,
         retry=fixed(1.0),
+        rules=rules,
     )

@@ -65,6 +65,35 @@ class Snooze:
 
 
 @attrs.frozen
+class CancelItself:
+    """The handler raised ``CancelJob(reason)``."""
+
+    reason: str
+
+
+@attrs.frozen
+class DiscardItself:
+    """The handler raised ``DiscardJob(reason)``."""
+
+    reason: str
+
+
+@attrs.frozen
+class RetryItself:
+    """The handler raised ``RetryJob(reason, in_=seconds)``."""
+
+    reason: str
+    seconds: int
+
+
+@attrs.frozen
+class FailForGood:
+    """The handler raised ``ValueError(text)``, which its task does not retry."""
+
+    text: str
+
+
+@attrs.frozen
 class Release:
     """The worker stopped the attempt, or never started it."""
 
@@ -74,7 +103,18 @@ class Cancel:
     """A requested cancel ended the attempt."""
 
 
-Ending: TypeAlias = Succeed | Fail | TimeOut | Snooze | Release | Cancel
+Ending: TypeAlias = (
+    Succeed
+    | Fail
+    | FailForGood
+    | TimeOut
+    | Snooze
+    | CancelItself
+    | DiscardItself
+    | RetryItself
+    | Release
+    | Cancel
+)
 
 
 @attrs.frozen

@@ -9,10 +9,14 @@ from property_tests.oracle.rows import JobRow
 from property_tests.oracle.tables import FAILED, Tables, Waits, lease_of
 from property_tests.words import (
     Cancel,
+    CancelItself,
+    DiscardItself,
     End,
     Ending,
     Fail,
+    FailForGood,
     Release,
+    RetryItself,
     Settled,
     Snooze,
     Succeed,
@@ -67,6 +71,18 @@ class Settle(Tables):
             case TimeOut(limit=limit, retry_in=wait):
                 text = f"JobTimeoutError: timed out after {limit} s"
                 self._fail(row, text, f"roost.{text}\n", wait, error_cap)
+            case RetryItself(reason=text, seconds=wait):
+                text = f"RetryJob: {text}"
+                self._fail(row, text, f"roost.{text}\n", wait, error_cap)
+            case FailForGood(text=text):
+                self._discard(row, f"ValueError: {text}", f"ValueError: {text}\n", error_cap)
+            case DiscardItself(reason=text):
+                text = f"DiscardJob: {text}"
+                self._discard(row, text, f"roost.{text}\n", error_cap)
+            case CancelItself(reason=text):
+                text = f"CancelJob: {text}"
+                self._record(row, text, f"roost.{text}\n", error_cap, **self._attempt(row))
+                self._cancel(row)
             case Snooze(seconds=seconds):
                 self._release(row, in_seconds=seconds)
             case Release():

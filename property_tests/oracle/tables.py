@@ -197,17 +197,22 @@ class Tables:
     # Changes to a row that several verbs make
 
     def _fail(self, row: JobRow, error: str, trace: str, wait: int, error_cap: int) -> None:
-        self._record(row, error, trace, error_cap, **self._attempt(row))
         if row.attempt >= row.max_attempts:
-            row.state = "discarded"
-            row.discarded_at = self.now
-            self._announce(row)
-        elif row.cancel_requested:
+            self._discard(row, error, trace, error_cap)
+            return
+        self._record(row, error, trace, error_cap, **self._attempt(row))
+        if row.cancel_requested:
             self._cancel(row)
         else:
             row.state = "retryable"
             row.scheduled_at = self._in(wait)
             self._wake(row, within=SOON)
+
+    def _discard(self, row: JobRow, error: str, trace: str, error_cap: int) -> None:
+        self._record(row, error, trace, error_cap, **self._attempt(row))
+        row.state = "discarded"
+        row.discarded_at = self.now
+        self._announce(row)
 
     def _attempt(self, row: JobRow) -> dict[str, object]:
         """Return the fields of an error record that describe the attempt."""

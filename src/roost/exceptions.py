@@ -4,6 +4,7 @@ Messages may change; codes do not. Only the drivers translate database errors in
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, ClassVar
 
 
@@ -165,6 +166,96 @@ class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)
         return type(self), (self.seconds,)
 
 
+class CancelJob(RoostError):  # noqa: N818  (like SnoozeJob)
+    """Raise inside a job handler to cancel the running job: its work is no longer wanted.
+
+    The job becomes ``cancelled``. Its error record keeps the reason, and jobs that depend on it are
+    cancelled too.
+
+    For example:
+
+        raise CancelJob("the customer has closed the account")
+
+    :param reason: why, for the error record.
+    :raises TypeError: ``reason`` is not text.
+    """
+
+    code: ClassVar[str] = "roost.cancel-job"
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(*_checked_reason(reason))
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,)
+
+
+class DiscardJob(RoostError):  # noqa: N818  (like SnoozeJob)
+    """Raise inside a job handler when the job has failed and another attempt can't succeed.
+
+    The job becomes ``discarded`` at once, whatever attempts are left. Its error record keeps the
+    reason, and jobs that depend on it are cancelled.
+
+    For example:
+
+        raise DiscardJob("the file is no image")
+
+    :param reason: why, for the error record.
+    :raises TypeError: ``reason`` is not text.
+    """
+
+    code: ClassVar[str] = "roost.discard-job"
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(*_checked_reason(reason))
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason,)
+
+
+class RetryJob(RoostError):  # noqa: N818  (like SnoozeJob)
+    """Raise inside a job handler to fail this attempt and to say when the next one is due.
+
+    The attempt counts and leaves an error record with the reason. Without attempts left the job is
+    discarded. `SnoozeJob` waits without counting the attempt.
+
+    For example:
+
+        raise RetryJob("the service is busy", in_=60)
+
+    :param reason: why, for the error record.
+    :param in_: seconds until the next attempt, ≥ 0 and finite, or a timedelta; ``None``: as long as
+        the retry strategy says.
+    :raises TypeError: a parameter has another type.
+    :raises ValueError: ``in_`` is negative, infinite or NaN.
+
+    :ivar in_: the parameter, in seconds.
+    """
+
+    code: ClassVar[str] = "roost.retry-job"
+
+    def __init__(self, reason: str = "", *, in_: float | timedelta | None = None) -> None:
+        super().__init__(*_checked_reason(reason))
+        self.reason = reason
+        self.in_ = _checked_wait(in_)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_retry, (type(self), self.reason, self.in_)
+
+
+class InvalidArgsError(RoostError, ValueError):
+    """A job's args don't fit its handler, so the handler was not called.
+
+    A name has no parameter, a parameter has no value, or the ``args_model`` refuses a value; the
+    message says which. The job is discarded at its first attempt, since another one would fail in
+    the same way. Enqueue it again with other args; or deploy a handler that takes them, and revive
+    the job with `AsyncRoost.retry`. A worker with ``retry_invalid_args=True`` retries such jobs.
+    """
+
+    code: ClassVar[str] = "roost.invalid-args"
+
+
 class UnknownTaskError(RoostError):
     """A function that is enqueued, or a task that is looked up, is not in the registry.
 
@@ -275,3 +366,25 @@ def _rebuild_duplicate(
     cls: type[DuplicateUniqueJobError], message: str, unique_key: str, existing_id: int
 ) -> DuplicateUniqueJobError:
     return cls(message, unique_key=unique_key, existing_id=existing_id)
+
+
+def _rebuild_retry(cls: type[RetryJob], reason: str, seconds: float | None) -> RetryJob:
+    return cls(reason, in_=seconds)
+
+
+def _checked_reason(reason: object) -> tuple[str, ...]:
+    """Return the arguments of an exception with this reason: none for an empty text."""
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be text, not {reason!r}")
+    return (reason,) if reason else ()
+
+
+def _checked_wait(wait: object) -> float | None:
+    if wait is None:
+        return None
+    seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"in_ must be seconds or a timedelta, not {wait!r}")
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"in_ must be finite and ≥ 0, not {wait!r}")
+    return seconds

@@ -16,7 +16,15 @@ import psycopg
 import pytest
 
 import roost
-from roost import AsyncRoost, HandlerRegistry, Roost, SnoozeJob
+from roost import (
+    AsyncRoost,
+    CancelJob,
+    DiscardJob,
+    HandlerRegistry,
+    RetryJob,
+    Roost,
+    SnoozeJob,
+)
 
 EXAMPLE = re.compile(r"^For example:\n\n(?P<code>(?:(?: {4}[^\n]*)?\n)+)", re.MULTILINE)
 AWAITS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -79,7 +87,7 @@ async def _run(code: Any, dsn: str) -> None:
                 "job_id": job_id,
                 "send_email": send_email,
             }
-            with anyio.fail_after(30), suppress(SnoozeJob):
+            with anyio.fail_after(30), suppress(SnoozeJob, CancelJob, DiscardJob, RetryJob):
                 ran = eval(code, names)
                 if inspect.iscoroutine(ran):
                     await ran

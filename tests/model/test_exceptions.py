@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import pickle
+from datetime import timedelta
 
 import pytest
 
@@ -63,6 +65,11 @@ INSTANCES = [
     roost.JobFailed(7, "discarded", [{"error": "ValueError: no"}]),
     roost.JobFailed(7, "cancelled"),
     roost.SnoozeJob(1.5),
+    roost.CancelJob("not wanted"),
+    roost.CancelJob(),
+    roost.DiscardJob("no image"),
+    roost.RetryJob("busy", in_=1.5),
+    roost.RetryJob(),
     roost.DatabaseError("no", sqlstate="42P01"),
     roost.DatabaseUnavailableError("away"),
 ]
@@ -95,3 +102,21 @@ def test_the_messages_say_what_happened() -> None:
     assert str(INSTANCES[2]) == "job 7 was cancelled"
     failed = roost.JobFailed(7, "cancelled")
     assert (failed.job_id, failed.state, failed.errors) == (7, "cancelled", [])
+
+
+@pytest.mark.parametrize("kind", [roost.CancelJob, roost.DiscardJob, roost.RetryJob])
+def test_a_reason_that_is_no_text_is_refused(kind: type[RoostError]) -> None:
+    with pytest.raises(TypeError, match="reason must be text, not None"):
+        kind(None)
+
+
+def test_a_wait_is_seconds_or_a_timedelta() -> None:
+    assert roost.RetryJob(in_=timedelta(minutes=2)).in_ == 120
+    assert roost.RetryJob(in_=0).in_ == 0
+    assert roost.RetryJob().in_ is None
+    for wait in (-1, math.inf, math.nan, timedelta(seconds=-1)):
+        with pytest.raises(ValueError, match="in_ must be finite and ≥ 0"):
+            roost.RetryJob(in_=wait)
+    for wrong in ("5", True):
+        with pytest.raises(TypeError, match="in_ must be seconds or a timedelta"):
+            roost.RetryJob(in_=wrong)  # type: ignore[arg-type]  # the mistake under test

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 import pytest
 
-from roost import JobState, SnoozeJob, fixed
+from roost import CancelJob, DiscardJob, JobState, RetryJob, SnoozeJob, fixed
 from roost._model.backoff import MAX_DELAY
 from roost._model.codec import decode, encode
+from roost._model.failures import NO_RULES, FailureRules
 from roost._model.states import Event
 from roost._model.verdict import (
     MAX_ERROR_CHARS,
@@ -30,8 +32,17 @@ from roost._model.verdict import (
 LEASE = Lease(1, 2, 3)
 
 
-def judged(ending: Ending, *, attempt: int = 1, max_attempts: int = 3) -> Verdict:
-    return judge(ending, lease=LEASE, attempt=attempt, max_attempts=max_attempts, retry=fixed(9))
+def judged(
+    ending: Ending, *, attempt: int = 1, max_attempts: int = 3, rules: FailureRules = NO_RULES
+) -> Verdict:
+    return judge(
+        ending,
+        lease=LEASE,
+        attempt=attempt,
+        max_attempts=max_attempts,
+        retry=fixed(9),
+        rules=rules,
+    )
 
 
 FAILURES = [Raised(ValueError("no")), TimedOut(limit=2)]
@@ -44,6 +55,13 @@ FAILURES = [Raised(ValueError("no")), TimedOut(limit=2)]
         (FAILURES[0], Event.RETRY, "retryable", 0, 9),
         (FAILURES[1], Event.RETRY, "retryable", 0, 9),
         (Raised(SnoozeJob(5)), Event.SNOOZE, "available", -1, 5),
+        (Raised(RetryJob("busy", in_=4)), Event.RETRY, "retryable", 0, 4),
+        (Raised(RetryJob("busy", in_=timedelta(hours=1))), Event.RETRY, "retryable", 0, 3600),
+        (Raised(RetryJob("busy")), Event.RETRY, "retryable", 0, 9),
+        (Raised(DiscardJob("no image")), Event.DISCARD, "discarded", 0, None),
+        (Raised(CancelJob("not wanted")), Event.CANCEL, "cancelled", 0, None),
+        (Raised(ValueError("no"), permanent=True), Event.DISCARD, "discarded", 0, None),
+        (Raised(ValueError("no"), permanent=False), Event.RETRY, "retryable", 0, 9),
         (Interrupted(), Event.RELEASE, "available", -1, None),
         (CancelRequested(), Event.CANCEL, "cancelled", 0, None),
     ],
@@ -54,10 +72,12 @@ def test_each_ending_has_its_move(
     verdict = judged(ending)
     assert (verdict.lease, verdict.event) == (LEASE, event)
     assert (verdict.state, verdict.attempt, verdict.delay) == (state, attempt, delay)
-    assert (verdict.error is not None) == (event is Event.RETRY)
+    assert (verdict.error is not None) == isinstance(ending, (Raised, TimedOut)) - (
+        event is Event.SNOOZE
+    )
 
 
-@pytest.mark.parametrize("ending", FAILURES)
+@pytest.mark.parametrize("ending", [*FAILURES, Raised(RetryJob(in_=0))])
 @pytest.mark.parametrize(
     ("attempt", "max_attempts", "state"),
     [(1, 1, "discarded"), (2, 3, "retryable"), (3, 3, "discarded"), (4, 3, "discarded")],
@@ -76,6 +96,78 @@ def test_the_last_attempt_discards(
 )
 def test_other_endings_do_not_depend_on_the_attempts_left(ending: Ending) -> None:
     assert judged(ending, attempt=9, max_attempts=1).state is not JobState.DISCARDED
+
+
+@pytest.mark.parametrize(
+    "error", [SnoozeJob(5), CancelJob("why"), DiscardJob("why"), RetryJob("why", in_=4)]
+)
+def test_a_decision_counts_also_alone_in_groups_but_not_beside_an_error(error: Exception) -> None:
+    alone = ExceptionGroup("outer", [ExceptionGroup("inner", [error])])
+    beside = ExceptionGroup("several", [error, ValueError("no")])
+    verdict = judged(Raised(alone))
+    assert verdict[1:4] == judged(Raised(error))[1:4]
+    assert (verdict.error is None) is isinstance(error, SnoozeJob)
+    assert judged(Raised(beside)).event is Event.RETRY
+
+
+def test_a_reason_is_in_the_error_record() -> None:
+    for error in (CancelJob("gone"), DiscardJob("gone"), RetryJob("gone")):
+        record = judged(Raised(error)).error
+        assert record is not None
+        assert record["error"] == f"{type(error).__name__}: gone"
+    record = judged(Raised(CancelJob())).error
+    assert record is not None
+    assert record["error"] == "CancelJob"
+
+
+RETRIED = FailureRules((ConnectionError, LookupError), (KeyError,))
+DISCARDED = FailureRules(None, (OSError,))
+
+
+@pytest.mark.parametrize(
+    ("rules", "error", "retried"),
+    [
+        (RETRIED, ConnectionResetError(), True),
+        (RETRIED, ValueError(), False),
+        (RETRIED, KeyError(), False),
+        (RETRIED, IndexError(), True),
+        (RETRIED, RetryJob(), True),
+        (RETRIED, ExceptionGroup("both", [KeyError(), IndexError()]), True),
+        (RETRIED, ExceptionGroup("both", [KeyError(), ExceptionGroup("in", [KeyError()])]), False),
+        (RETRIED, ExceptionGroup("both", [DiscardJob(), CancelJob()]), False),
+        (RETRIED, ExceptionGroup("both", [KeyError(), SnoozeJob(1)]), True),
+        (DISCARDED, ConnectionError(), False),
+        (DISCARDED, ValueError(), True),
+        (DISCARDED, SystemExit(3), True),
+        (FailureRules((Exception,), ()), SystemExit(3), False),
+    ],
+)
+def test_the_rules_of_a_task_say_what_is_retried(
+    rules: FailureRules, error: BaseException, retried: bool
+) -> None:
+    verdict = judged(Raised(error), rules=rules)
+    assert verdict.event is (Event.RETRY if retried else Event.DISCARD)
+
+
+@pytest.mark.parametrize(
+    ("rules", "retried"),
+    [
+        (FailureRules((TimeoutError,), (OSError,)), True),
+        (FailureRules((ValueError,), ()), False),
+        (FailureRules(None, (TimeoutError,)), False),
+        (FailureRules(None, (ConnectionError,)), True),
+    ],
+)
+def test_a_timeout_counts_as_a_timeout_error(rules: FailureRules, retried: bool) -> None:
+    verdict = judged(TimedOut(limit=2), rules=rules)
+    assert verdict.event is (Event.RETRY if retried else Event.DISCARD)
+
+
+@pytest.mark.parametrize("seconds", ["soon", math.nan, -1])
+def test_a_retry_with_an_invalid_wait_waits_as_the_strategy_says(seconds: object) -> None:
+    error = RetryJob()
+    error.in_ = seconds  # type: ignore[assignment]  # the mistake under test
+    assert judged(Raised(error)).delay == 9
 
 
 def test_a_timeout_names_its_limit() -> None:

@@ -107,7 +107,7 @@ async def test_args_that_the_model_refuses_fail_the_job_alone(
     bad = table.add("order", args={"number": "no"}, max_attempts=1)
     await make_worker().run_once()
     assert table.get(bad).state == "discarded"
-    assert "ValidationError" in table.get(bad).errors[0]["error"]
+    assert "ValidationError" in table.get(bad).errors[0]["trace"]
 
 
 async def test_args_that_do_not_fit_the_handler_fail_the_job_alone(
@@ -123,7 +123,7 @@ async def test_args_that_do_not_fit_the_handler_fail_the_job_alone(
     await make_worker().run_once()
     for job_id in jobs:
         assert table.get(job_id).state == "discarded"
-        assert table.get(job_id).errors[0]["error"].startswith("TypeError")
+        assert table.get(job_id).errors[0]["error"].startswith("InvalidArgsError")
 
 
 async def test_partials_and_callable_objects_are_handlers(

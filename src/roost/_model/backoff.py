@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from typing import Protocol, runtime_checkable
 
+from roost._model.functions import is_async, location
 from roost._model.interrupts import is_ctrl_c
 from roost._model.logs import StructuredLogger
 from roost.exceptions import InvalidSettingError
@@ -81,6 +83,31 @@ def fixed(seconds: float, *, jitter: bool = False) -> BackoffStrategy:
         return _jittered(seconds) if jitter else seconds
 
     return wait
+
+
+def check_strategy(what: str, value: object) -> None:
+    """Refuse a retry strategy that can't be called with the attempt; ``None`` is accepted.
+
+    :param what: the parameter's name.
+    :raises InvalidSettingError: see above.
+    """
+    if value is None:
+        return
+    if value in (exponential, fixed, linear):
+        name = getattr(value, "__name__", "")
+        raise InvalidSettingError(f"{what} must be the result of {name}(...): call it")
+    if not callable(value) or isinstance(value, type) or is_async(value):
+        raise InvalidSettingError(f"{what} must be a function of the attempt, not {value!r}")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return  # no signature can be read, so it may accept anything
+    try:
+        signature.bind(1)
+    except TypeError as error:
+        raise InvalidSettingError(
+            f"{what} is called with the attempt, and {location(value)} can't be: {error}"
+        ) from None
 
 
 def delay_after(attempt: int, strategy: BackoffStrategy) -> float:

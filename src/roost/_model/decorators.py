@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from roost._model.backoff import BackoffStrategy, check_strategy
 from roost._model.cron import CronEntry, Misfire, Overlap
+from roost._model.failures import ExceptionClasses, failure_rules
 from roost._model.functions import RunIn, location
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskDefaults
 from roost._model.registry import DerivedName, HandlerRegistry, resolve_registry
@@ -29,6 +31,9 @@ def job(
     rate_per_minute: int | None = None,
     max_concurrency: int | None = None,
     run_in: RunIn = "thread",
+    retry_on: ExceptionClasses | None = None,
+    discard_on: ExceptionClasses | None = None,
+    retry_strategy: BackoffStrategy | None = None,
     registry: HandlerRegistry | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function as the handler for the task ``name``.
@@ -47,6 +52,11 @@ def job(
     ``queue``, ``priority``, ``max_attempts``, ``tags`` and ``timeout_seconds`` apply to every
     enqueue of this task that doesn't pass its own.
 
+    ``retry_on`` and ``discard_on`` name exceptions with their subclasses, as ``except`` does. If
+    both match, the class that is nearer to the exception's own decides. A timeout counts as a
+    `TimeoutError`. Of an exception group each exception counts: the job is retried if one of them
+    is to be retried. `CancelJob`, `DiscardJob`, `RetryJob` and `SnoozeJob` go before these rules.
+
     :param name: the name stored in each job. Keep it stable: jobs outlive deployments.
     :param args_model: a pydantic model that validates the args when the handler is called; the
         handler then gets the model's typed values.
@@ -59,6 +69,11 @@ def job(
     :param max_concurrency: most jobs of this task that run at once, over all workers, ≥ 1.
     :param run_in: ``"thread"``; or ``"process"`` for a function at the top of a module that needs a
         CPU of its own, or that a timeout or cancel must end at once by killing the process.
+    :param retry_on: an exception class, or several: only a job that fails with one of these is
+        retried, others are discarded at once; ``None``: all are retried.
+    :param discard_on: exception classes of jobs that are discarded at once, without a retry.
+    :param retry_strategy: returns the seconds to wait after a failed attempt, as
+        ``roost.fixed(10)`` does; ``None``: the worker's strategy decides.
     :param registry: where to register; default: the shared one.
     :raises InvalidSettingError: a parameter is out of its range, the decorated object is not a
         function that can be called with keywords, or ``args_model`` does not fit it.
@@ -66,6 +81,9 @@ def job(
     """
     _check_has_parentheses("job", name, '"a name"')
     target = resolve_registry(registry)
+    # At this line, before the function is decorated.
+    failure_rules(name, retry_on, discard_on)
+    check_strategy("retry_strategy", retry_strategy)
     defaults = TaskDefaults(
         queue=queue,
         priority=priority,
@@ -78,7 +96,16 @@ def job(
     )
 
     def register(func: F) -> F:
-        target.register(name, func, args_model=args_model, defaults=defaults, run_in=run_in)
+        target.register(
+            name,
+            func,
+            args_model=args_model,
+            defaults=defaults,
+            run_in=run_in,
+            retry_on=retry_on,
+            discard_on=discard_on,
+            retry_strategy=retry_strategy,
+        )
         return func
 
     return register

@@ -56,8 +56,34 @@ def accepted_keywords(func: Callable[..., Any]) -> frozenset[str] | None:
         return None
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return frozenset(parameter.name for parameter in parameters if parameter.kind in by_name)
+    return frozenset(parameter.name for parameter in parameters if parameter.kind in _BY_NAME)
+
+
+def call_keywords(
+    func: Callable[..., Any], *, given: str | None
+) -> tuple[frozenset[str], frozenset[str] | None]:
+    """Return the keywords that a call of ``func`` must pass, and those that it may pass.
+
+    ``None`` for the second: any. A decorated function is called with what its decorator accepts,
+    and the decorator may add arguments. So ``__wrapped__`` and ``__signature__`` are ignored here:
+    they describe another function.
+
+    :param given: the parameter that the worker always passes.
+    """
+    inner = _inner(func)
+    if hasattr(getattr(inner, "__func__", inner), "__signature__"):
+        return frozenset(), None
+    try:
+        found = inspect.signature(func, follow_wrapped=False).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset(), None
+    by_name = [each for each in found if each.kind in _BY_NAME]
+    required = frozenset(each.name for each in by_name if each.default is each.empty)
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in found)
+    return required - {given}, None if takes_any else frozenset(each.name for each in by_name)
+
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def origin(func: Callable[..., Any]) -> tuple[str, str]:

@@ -1,17 +1,26 @@
 """The registry: finds the handler, the defaults and the cron entries of each task."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Any
 
 import attrs
 from pydantic import BaseModel
 
+from roost._model.backoff import BackoffStrategy, check_strategy
 from roost._model.cron import CronEntry
+from roost._model.failures import (
+    NO_RULES,
+    ExceptionClasses,
+    FailureRules,
+    check_importable,
+    failure_rules,
+)
 from roost._model.functions import (
     Run,
     RunIn,
     accepted_keywords,
+    call_keywords,
     check_run_in,
     identity,
     is_async,
@@ -38,6 +47,11 @@ class Handler:
     :param accepted: the keywords that the function accepts; ``None``: any.
     :param run: the execution of the module that defined the function.
     :param declared: ``defaults`` as `with_defaults` merges them.
+    :param required: the keywords that a call must pass.
+    :param callable_with: all that it may pass; ``None``: any. Other than ``accepted`` if a
+        decorator takes other arguments than the decorated function.
+    :param rules: which of its errors are retried.
+    :param retry_strategy: how long its failed jobs wait; ``None``: the worker's strategy decides.
     """
 
     name: str
@@ -50,6 +64,17 @@ class Handler:
     accepted: frozenset[str] | None = None
     run: Run = (None, None)
     declared: tuple[tuple[str, object, bool], ...] = ()
+    required: frozenset[str] = frozenset()
+    callable_with: frozenset[str] | None = None
+    rules: FailureRules = NO_RULES
+    retry_strategy: BackoffStrategy | None = None
+
+    def can_take(self, args: Mapping[str, object]) -> bool:
+        """Say whether the function can be called with these keywords."""
+        for name in self.required:
+            if name not in args:
+                return False
+        return self.callable_with is None or self.callable_with.issuperset(args)
 
 
 class DerivedName(str):
@@ -87,6 +112,9 @@ class HandlerRegistry:
         args_model: type[BaseModel] | None = None,
         defaults: TaskDefaults | None = None,
         run_in: RunIn = "thread",
+        retry_on: ExceptionClasses | None = None,
+        discard_on: ExceptionClasses | None = None,
+        retry_strategy: BackoffStrategy | None = None,
     ) -> None:
         """Make ``func`` the handler of the task ``name``.
 
@@ -100,9 +128,12 @@ class HandlerRegistry:
             called.
         :param defaults: what an enqueue of the task does not pass.
         :param run_in: see `job`.
+        :param retry_on: see `job`.
+        :param discard_on: see `job`.
+        :param retry_strategy: see `job`.
         :raises InvalidSettingError: the name can't be stored; or ``func`` is a class, can't be
             called by keywords or can't run in a process; or ``args_model`` is not a model or does
-            not fit the parameters.
+            not fit the parameters; or another parameter is not valid.
         :raises DuplicateTaskError: another function has that name.
         """
         check_name("task", name, error=InvalidSettingError)
@@ -115,6 +146,10 @@ class HandlerRegistry:
             raise InvalidSettingError(f"defaults must be TaskDefaults, not {defaults!r}")
         awaited = is_async(func)
         check_run_in(name, func, run_in, awaited=awaited)
+        rules = failure_rules(name, retry_on, discard_on)
+        if run_in == "process":
+            check_importable(name, rules)
+        check_strategy("retry_strategy", retry_strategy)
         known = self._handlers.get(name)
         if known is not None and not is_same(known.func, func, run=known.run):
             raise DuplicateTaskError(
@@ -132,6 +167,7 @@ class HandlerRegistry:
                         job_parameter=parameter,
                     )
         self._rename_provisional(self._names.get(identity(func)), name)
+        required, callable_with = call_keywords(func, given=parameter)
         if known is not None and known.func is not func:
             # Python may give its id() to another function later.
             self._names.pop(identity(known.func), None)
@@ -146,6 +182,10 @@ class HandlerRegistry:
             accepted=accepted_keywords(func),
             run=run_of_module(func),
             declared=_declared(defaults),
+            required=required,
+            callable_with=callable_with,
+            rules=rules,
+            retry_strategy=retry_strategy,
         )
         self._provisional.discard(name)
         self._names[identity(func)] = name

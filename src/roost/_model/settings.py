@@ -1,13 +1,11 @@
 """A worker's settings: checked values of `Worker`'s parameters."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import attrs
 
-from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
-from roost._model.functions import is_async, location
+from roost._model.backoff import BackoffStrategy, check_strategy, exponential
 from roost._model.hooks import Hooks
 from roost._model.states import TERMINAL, JobState
 from roost._model.validate import MAX_INT, check_name
@@ -96,23 +94,7 @@ def _hooks(_: object, __: object, value: Any) -> None:
 
 
 def _retry_strategy(_: object, field: Any, value: object) -> None:
-    if value is None:
-        return
-    if value in (exponential, fixed, linear):
-        name = getattr(value, "__name__", "")
-        raise InvalidSettingError(f"{field.name} must be the result of {name}(...): call it")
-    if not callable(value) or isinstance(value, type) or is_async(value):
-        raise InvalidSettingError(f"{field.name} must be a function of the attempt, not {value!r}")
-    try:
-        signature = inspect.signature(value)
-    except (TypeError, ValueError):
-        return  # no signature can be read, so it may accept anything
-    try:
-        signature.bind(1)
-    except TypeError as error:
-        raise InvalidSettingError(
-            f"{field.name} is called with the attempt, and {location(value)} can't be: {error}"
-        ) from None
+    check_strategy(field.name, value)
 
 
 def _yes_or_no(_: object, field: Any, value: object) -> None:
@@ -134,6 +116,10 @@ class WorkerSettings:
     prefetch: int | None = attrs.field(default=None, validator=attrs.validators.optional(_whole(0)))
     poll_interval: float = attrs.field(default=1.0, validator=_seconds())
     retry_strategy: BackoffStrategy | None = attrs.field(default=None, validator=_retry_strategy)
+    retry_invalid_args: bool = attrs.field(default=False, validator=_yes_or_no)
+    timeout_seconds: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_whole(1))
+    )
     run_cron: bool = attrs.field(default=True, validator=_yes_or_no)
     heartbeat_interval: float = attrs.field(default=15.0, validator=_seconds())
     orphan_reaper_interval: float = attrs.field(default=30.0, validator=_seconds())

@@ -13,9 +13,10 @@ import attrs
 
 from roost._model.backoff import MAX_DELAY, BackoffStrategy, delay_after
 from roost._model.codec import EncodingError, encode, encode_result
+from roost._model.failures import NO_RULES, FailureRules, handler_decision
 from roost._model.interrupts import is_ctrl_c
 from roost._model.states import Event, JobState, move
-from roost.exceptions import JobTimeoutError, SnoozeJob
+from roost.exceptions import CancelJob, DiscardJob, JobTimeoutError, RetryJob, SnoozeJob
 
 MAX_ERROR_CHARS = 1_000
 """Most characters of an error's text that are stored."""
@@ -47,17 +48,19 @@ class Returned(NamedTuple):
 
 @attrs.frozen
 class Raised:
-    """The handler raised."""
+    """The handler raised, or it could not be called.
+
+    :param record: the error's record; ``None``: it is still to be made.
+    :param permanent: whether another attempt would be useless; ``None``: the task's rules decide.
+    """
 
     error: BaseException
+    record: dict[str, str] | None = None
+    permanent: bool | None = None
 
 
 class RemoteError(Exception):
-    """An error of a handler in another process, known by its error record only."""
-
-    def __init__(self, record: dict[str, str]) -> None:
-        super().__init__(record["error"])
-        self.record = record
+    """An error of a handler in another process, known by its text only."""
 
 
 @attrs.frozen
@@ -116,6 +119,7 @@ def judge(
     attempt: int,
     max_attempts: int,
     retry: BackoffStrategy,
+    rules: FailureRules = NO_RULES,
     max_result: int = DEFAULT_MAX_RESULT_BYTES,
 ) -> Verdict:
     """Return the verdict on an attempt.
@@ -124,27 +128,54 @@ def judge(
     :param attempt: its number, from 1.
     :param max_attempts: a job that fails in this attempt, or a later one, is discarded.
     :param retry: says how long a failed job waits.
+    :param rules: which errors are retried, unless the handler decides.
     :param max_result: longest JSON text of a result, in bytes; a longer one is replaced by a note.
     """
     match ending:
         case Returned(value=value):
             result = None if value is None else result_as_json(value, maximum=max_result)
             return Verdict(lease, Event.COMPLETE, result)
-        case Raised(error=SnoozeJob(seconds=float() | int() as seconds)) if seconds >= 0:
-            return Verdict(lease, Event.SNOOZE, delay=float(min(seconds, MAX_DELAY)))
-        case Raised(error=error):
-            record = error_record(error)
-        case TimedOut(limit=limit):
-            record = error_record(JobTimeoutError(f"timed out after {limit:g} s"))
         case Interrupted():
             return Verdict(lease, Event.RELEASE)
         case CancelRequested():
             return Verdict(lease, Event.CANCEL)
+        case TimedOut(limit=limit):
+            failure = Raised(JobTimeoutError(f"timed out after {limit:g} s"))
+        case Raised():
+            failure = ending
         case _:
             assert_never(ending)
-    if attempt >= max_attempts:
-        return Verdict(lease, Event.DISCARD, error=record)
-    return Verdict(lease, Event.RETRY, delay=delay_after(attempt, retry), error=record)
+    event, wait = _event_of(failure, rules)
+    if event is Event.SNOOZE:
+        return Verdict(lease, event, delay=wait)
+    record = failure.record or error_record(failure.error)
+    if event is Event.RETRY and attempt < max_attempts:
+        wait = delay_after(attempt, retry) if wait is None else wait
+        return Verdict(lease, event, delay=wait, error=record)
+    return Verdict(lease, Event.DISCARD if event is Event.RETRY else event, error=record)
+
+
+def _event_of(failure: Raised, rules: FailureRules) -> tuple[Event, float | None]:
+    """Return what an error means for its job while attempts are left.
+
+    With the seconds that the handler wants the job to wait, if it said so. The constructors refuse
+    unusable values, but the attributes can be set.
+    """
+    error, permanent = failure.error, failure.permanent
+    match None if permanent else handler_decision(error):
+        case SnoozeJob(seconds=float() | int() as seconds) if seconds >= 0:
+            return Event.SNOOZE, float(min(seconds, MAX_DELAY))
+        case RetryJob(in_=float() | int() as seconds) if seconds >= 0:
+            return Event.RETRY, float(min(seconds, MAX_DELAY))
+        case SnoozeJob() | RetryJob():
+            return Event.RETRY, None
+        case CancelJob():
+            return Event.CANCEL, None
+        case DiscardJob():
+            return Event.DISCARD, None
+        case None:
+            permanent = rules.is_permanent(error) if permanent is None else permanent
+            return Event.DISCARD if permanent else Event.RETRY, None
 
 
 def result_as_json(value: object, *, maximum: int = DEFAULT_MAX_RESULT_BYTES) -> str:
@@ -176,8 +207,6 @@ def result_as_json(value: object, *, maximum: int = DEFAULT_MAX_RESULT_BYTES) ->
 
 def error_record(error: BaseException) -> dict[str, str]:
     """Return ``{"error": "Type: message", "trace": …}`` of an error, bounded and storable."""
-    if isinstance(error, RemoteError):
-        return error.record
     kind = _kind_of(error)
     try:
         message = str.__str__(str(error))  # a plain str, also of a subclass

@@ -50,6 +50,7 @@ class RunningJob:
     :param started_at: by ``time.monotonic``, when it got its slot.
     :param task: cancelling it interrupts the handler; set when the job has been started.
     :param timeout: the scope of the handler's own timeout, while it runs under one.
+    :param time_limit: the seconds of that timeout, for the error record.
     :param uninterrupted: the shielded wait for a thread or process that goes on after a cancel.
     :param abandon_at: by the loop's clock, when a thread that still runs is abandoned.
     :param cancelled_for: why it was interrupted, other than by its timeout.
@@ -63,6 +64,7 @@ class RunningJob:
     started_at: float = 0.0
     task: TaskHandle[None] | None = None
     timeout: anyio.CancelScope | None = None
+    time_limit: float = 0.0
     uninterrupted: anyio.CancelScope | None = None
     abandon_at: float = math.inf
     cancelled_for: Reason | None = None

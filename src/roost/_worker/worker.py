@@ -45,7 +45,11 @@ class Worker:
     :param poll_interval: longest time without a poll for due jobs, > 0. It doubles while
         notifications are known to arrive.
     :param retry_strategy: returns the seconds to wait after a failed attempt; ``None``:
-        ``roost.exponential()``.
+        ``roost.exponential()``. A task's own strategy comes first.
+    :param retry_invalid_args: whether jobs whose args don't fit their handler are retried, as other
+        failed jobs are. Otherwise they are discarded at their first attempt.
+    :param timeout_seconds: longest time of one attempt of a job that has no ``timeout_seconds`` of
+        its own, whole seconds ≥ 1; ``None``: no limit.
     :param run_cron: whether this worker fires cron entries.
     :param heartbeat_interval: time between two heartbeats, > 0; at most half of
         ``orphan_stale_after``.
@@ -86,6 +90,8 @@ class Worker:
         prefetch: int | None = None,
         poll_interval: float = 1.0,
         retry_strategy: BackoffStrategy | None = None,
+        retry_invalid_args: bool = False,
+        timeout_seconds: int | None = None,
         run_cron: bool = True,
         heartbeat_interval: float = 15.0,
         orphan_reaper_interval: float = 30.0,

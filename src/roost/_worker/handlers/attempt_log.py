@@ -40,6 +40,13 @@ def log_unsuccessful(running: RunningJob, ending: Ending, verdict: Verdict) -> N
                 "%(queue)s, attempt %(attempt)d of %(max_attempts)d, after %(seconds).3f s",
                 *(running, ending, verdict),
             )
+        case Event.CANCEL if verdict.error is not None:
+            _log_failure(
+                logging.INFO,
+                "job %(job_id)d (%(task)s) was cancelled by its handler: %(error)s; queue "
+                "%(queue)s, attempt %(attempt)d of %(max_attempts)d, after %(seconds).3f s",
+                *(running, ending, verdict),
+            )
         case Event.CANCEL:
             _log(
                 logging.INFO,

@@ -64,7 +64,7 @@ async def _call_elsewhere(
     guard: TaskGuard,
 ) -> Ending:
     if handler.run_in == "process":
-        return await processes.call(handler.func, args, running=running)
+        return await processes.call(handler, args, running=running)
     ending = await _call_in_thread(handler.func, args, running=running, threads=threads)
     if isinstance(ending, Returned) and type(value := ending.value) not in PLAIN_RESULTS:
         # A plain function may wrap an async one: its result is then still to be awaited.

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from roost._drivers.shield import shielded
 from roost._model.codec import decode
 from roost._model.job import Job
 from roost._model.logs import StructuredLogger
+from roost._model.registry import Handler
 from roost._model.verdict import (
     MAX_ERROR_CHARS,
     MAX_TRACE_CHARS,
@@ -43,7 +43,7 @@ from roost._worker.handlers.process_child import (
     STOP_SIGNALS,
 )
 from roost._worker.slots import RunningJob
-from roost.exceptions import HandlerProcessError, SnoozeJob
+from roost.exceptions import CancelJob, DiscardJob, HandlerProcessError, RetryJob, SnoozeJob
 
 if TYPE_CHECKING:
     from roost._worker.state import WorkerState
@@ -230,17 +230,15 @@ class HandlerProcesses:
         self._state = state
         self._idle: list[_Process] = []
 
-    async def call(
-        self, func: Callable[..., Any], args: dict[str, Any], *, running: RunningJob
-    ) -> Ending:
-        """Call ``func`` in a process and return its ending.
+    async def call(self, handler: Handler, args: dict[str, Any], *, running: RunningJob) -> Ending:
+        """Call a handler in a process and return its ending.
 
         A cancel kills the process and those that it started, and waits until it has ended. The
         attempt fails if the process dies or can't be started.
         """
         try:
             job: Job = running.claimed.job()
-            request = pickle.dumps((func, args, job))
+            request = pickle.dumps((handler.func, args, job, handler.rules))
             process = self._take()
         except Exception as error:  # noqa: BLE001  (this job's failure alone)
             return Raised(error)
@@ -309,9 +307,27 @@ def _ending(answer: Any) -> Ending:
         case {"error": {"error": str(text), "trace": str(trace)}}:
             trace = sanitize(trace, MAX_TRACE_CHARS, keep_end=True)
             record = {"error": sanitize(text, MAX_ERROR_CHARS), "trace": trace}
-            return Raised(RemoteError(record))
+            decision = _decision(answer)
+            if decision is not None:
+                return Raised(decision, record)
+            return Raised(RemoteError(record["error"]), record, answer.get("permanent") is True)
         case _:
             return Raised(HandlerProcessError("the process of the handler gave no known answer"))
+
+
+def _decision(answer: Any) -> CancelJob | DiscardJob | RetryJob | None:
+    """Return what the handler has raised to decide about its job; ``None``: another error."""
+    match answer:
+        case {"cancel": str(reason)}:
+            return CancelJob(reason)
+        case {"discard": str(reason)}:
+            return DiscardJob(reason)
+        case {"retry": str(reason), "in": float() | int() as seconds} if seconds >= 0:
+            return RetryJob(reason, in_=seconds)
+        case {"retry": str(reason)}:
+            return RetryJob(reason)
+        case _:
+            return None
 
 
 def _main_module() -> dict[str, str]:

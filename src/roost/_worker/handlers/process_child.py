@@ -23,15 +23,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any
+from typing import Any, assert_never
 
 from roost._model.backoff import MAX_DELAY
 from roost._model.codec import EncodingError, encode
+from roost._model.failures import FailureRules, handler_decision
 from roost._model.job import Job
 from roost._model.lazy import PLAIN_RESULTS, refuse_unawaited
-from roost._model.verdict import error_record, result_as_json
+from roost._model.verdict import MAX_ERROR_CHARS, error_record, result_as_json, sanitize
 from roost._worker.handlers.current import current
-from roost.exceptions import SnoozeJob
+from roost.exceptions import CancelJob, DiscardJob, RetryJob, SnoozeJob
 
 REQUEST = struct.Struct("!QQd")
 """A request's number, the size in bytes of its body, and the time at which the lease expires."""
@@ -96,18 +97,43 @@ def _as_json(answer: dict[str, Any]) -> bytes:
 def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
     """Call the handler and return an answer of plain text and numbers."""
     try:
-        func, args, job = _Request(request, main_module).load()
+        func, args, job, rules = _Request(request, main_module).load()
+    except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
+        return {"error": error_record(error)}
+    try:
         # A copy for each call: no call sees the context variables of the one before.
         decimals = decimal.getcontext().copy()
         result = copy_context().run(_call, func, args, job, decimals)
-    except SnoozeJob as snooze:
-        return {"snooze": min(float(snooze.seconds), MAX_DELAY)}
-    except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
-        return {"error": error_record(error)}
+    except BaseException as error:  # noqa: BLE001  (as above)
+        try:
+            return _describe(error, rules)
+        except BaseException as failure:  # noqa: BLE001  (the error's own code may raise)
+            return {"error": error_record(failure)}
     if len(result) > MAX_ANSWER_BYTES // 2:
         note = f"{len(result):,} characters are more than a process may answer"
         result = encode({"roost.unserializable": note})
     return {"result": result}
+
+
+def _describe(error: BaseException, rules: FailureRules) -> dict[str, Any]:
+    """Return the answer for an error of the handler."""
+    match decision := handler_decision(error):
+        case None:
+            return {"error": error_record(error), "permanent": rules.is_permanent(error)}
+        case SnoozeJob():
+            return {"snooze": min(float(decision.seconds), MAX_DELAY)}
+    reason = sanitize(decision.reason, MAX_ERROR_CHARS)
+    answer: dict[str, Any] = {"error": error_record(error)}
+    match decision:
+        case CancelJob():
+            return answer | {"cancel": reason}
+        case DiscardJob():
+            return answer | {"discard": reason}
+        case RetryJob():
+            wait = None if decision.in_ is None else min(float(decision.in_), MAX_DELAY)
+            return answer | {"retry": reason, "in": wait}
+        case _:
+            assert_never(decision)
 
 
 def _call(
@@ -122,16 +148,16 @@ def _call(
 
 
 class _Request(pickle.Unpickler):
-    """Unpickles a request of the worker: (function, keywords, job)."""
+    """Unpickles a request of the worker: (function, keywords, job, failure rules)."""
 
     def __init__(self, request: bytes, main_module: dict[str, str]) -> None:
         super().__init__(io.BytesIO(request))
         self._main_module = main_module
 
-    def load(self) -> tuple[Callable[..., Any], dict[str, Any], Job]:
-        """Return the function, its keywords and the job."""
-        func, args, job = super().load()
-        return func, args, job
+    def load(self) -> tuple[Callable[..., Any], dict[str, Any], Job, FailureRules]:
+        """Return the function, its keywords, the job, and which errors are retried."""
+        func, args, job, rules = super().load()
+        return func, args, job, rules
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the named object, from a copy of the worker's ``__main__`` if it is defined there.

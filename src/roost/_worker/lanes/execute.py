@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from roost._model.arguments import handler_arguments, read_model
+from roost._model.failures import NO_RULES
 from roost._model.hooks import Hooks
 from roost._model.interrupts import is_ctrl_c
 from roost._model.logs import StructuredLogger
@@ -33,6 +33,7 @@ from roost._model.verdict import (
 from roost._ops.claim import ClaimedJob
 from roost._ops.limits import count_start_now
 from roost._worker.database import Database
+from roost._worker.handlers.arguments import keyword_arguments
 from roost._worker.handlers.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.handlers.call import call_handler, call_in_loop
 from roost._worker.handlers.current import current
@@ -41,7 +42,7 @@ from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard, guard_for_this_loop
 from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
 from roost._worker.state import WorkerState
-from roost.exceptions import DatabaseUnavailableError
+from roost.exceptions import DatabaseUnavailableError, InvalidArgsError
 
 logger = StructuredLogger("roost.worker.execute")
 
@@ -78,6 +79,7 @@ class ExecuteLane:
         self._hook_threads = HookThreads(min(MAX_HANGING, state.settings.concurrency))
         self._decimal: decimal.Context | None = None
         self._guard: TaskGuard
+        self._default_timeout = state.settings.timeout_seconds
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Start jobs until cancelled. A cancel interrupts the jobs that still run."""
@@ -160,6 +162,12 @@ class ExecuteLane:
             return _INTERRUPTED
         return Raised(error)
 
+    def _not_called(self, error: BaseException) -> Ending:
+        """Return the ending of an attempt whose handler can't be called with the job's args."""
+        if isinstance(error, InvalidArgsError):
+            return Raised(error, permanent=not self._state.settings.retry_invalid_args)
+        return self._failure(error)
+
     def _finish_unusual(self, running: RunningJob, ending: Ending) -> None:
         """Settle an attempt that did not just return ``None``, and log how it ended.
 
@@ -194,13 +202,16 @@ class ExecuteLane:
         return Raised(RuntimeError(f"the error of this attempt raised {type(error).__name__}"))
 
     def _judge(self, claimed: ClaimedJob, ending: Ending) -> Verdict:
+        settings = self._state.settings
+        handler = self._state.registry.get(claimed.task)
         return judge(
             ending,
             lease=claimed.lease,
             attempt=claimed.attempt,
             max_attempts=claimed.max_attempts,
-            retry=self._state.settings.retry,
-            max_result=self._state.settings.max_result_bytes,
+            retry=(handler and handler.retry_strategy) or settings.retry,
+            rules=NO_RULES if handler is None else handler.rules,
+            max_result=settings.max_result_bytes,
         )
 
     async def stop(self) -> None:
@@ -273,16 +284,18 @@ class ExecuteLane:
         claimed = running.claimed
         try:
             handler = self._state.registry.handler_of(claimed.task)
-            args = _arguments(handler, claimed)
+            args = keyword_arguments(handler, claimed)
         except BaseException as error:  # noqa: BLE001  (bad args fail only this job)
-            return self._failure(error)
+            return self._not_called(error)
         if claimed.queue in self._state.paused and self._state.is_paused(claimed):
             return _INTERRUPTED  # paused during the hook
         if claimed.task in self._state.limited.names and not await self._is_counted(running):
             return _INTERRUPTED
-        if claimed.timeout_seconds is None:
+        limit = claimed.timeout_seconds or self._default_timeout
+        if limit is None:
             return await self._call_handler(handler, args, running)
-        with running.time_out_after(claimed.timeout_seconds):
+        running.time_limit = limit
+        with running.time_out_after(limit):
             return await self._call_handler(handler, args, running)
         return _INTERRUPTED
 
@@ -329,23 +342,9 @@ def apply_cancel_reason(running: RunningJob, ending: Ending) -> Ending:
     match reason:
         case Reason.TIMEOUT:
             # Also if the handler suppressed the cancel.
-            return TimedOut(limit=float(running.claimed.timeout_seconds or 0))
+            return TimedOut(limit=float(running.time_limit))
         case Reason.USER:
             return CancelRequested()
         case _:
             # A handler that finished despite the cancel keeps its result.
             return ending if isinstance(ending, Returned) else _INTERRUPTED
-
-
-def _arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
-    """Return the handler's keyword arguments: the args or their model's fields, and the job."""
-    if handler.args_model is None:
-        args = {} if claimed.args_text == "{}" else claimed.args()
-    elif claimed.is_oversized:
-        raise claimed.oversized()
-    else:
-        model = read_model(handler.args_model, claimed.args_text)
-        args = handler_arguments(model, accepted=handler.accepted)
-    if handler.job_parameter is not None:
-        args[handler.job_parameter] = claimed.job()
-    return args
