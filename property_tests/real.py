@@ -48,6 +48,7 @@ from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
 from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.failures import NO_RULES, FailureRules
+from roost._model.job_metadata import encoded_changes
 from roost._model.states import JobState
 from roost._model.verdict import Lease, Verdict, judge
 from roost._ops import (
@@ -56,6 +57,7 @@ from roost._ops import (
     control,
     dispatch,
     enqueue,
+    metadata,
     read,
     rescue,
     schema,
@@ -292,6 +294,13 @@ class Real:
             else:
                 lost, busy = lost + settled.lost, busy + settled.busy
         return Settled({verdict.lease for verdict in lost}, {verdict.lease for verdict in busy})
+
+    def update_metadata(self, *, grant: Grant, changes: dict[str, Any]) -> str:
+        texts = {grant.lease: encoded_changes(changes)}
+        unwritten = self._run(metadata.update_metadata(texts))
+        if unwritten.lost:
+            return "lost"
+        return "busy" if unwritten.busy else "written"
 
     def cancel(self, *, job_id: int) -> bool:
         return self._run_whole(control.cancel_job(job_id))

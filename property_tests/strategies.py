@@ -164,6 +164,13 @@ def settles(grants: st.SearchStrategy[Grant]) -> st.SearchStrategy[Call]:
     return _calls("settle", ends=ends, error_cap=error_caps())
 
 
+def metadata(grants: st.SearchStrategy[Grant]) -> st.SearchStrategy[Call]:
+    """Return changes of the metadata of jobs, under leases that hold or do not."""
+    values = st.sampled_from([None, 1, {"value": 2}])
+    changes = st.dictionaries(st.sampled_from(["progress", "trace"]), values, min_size=1)
+    return _calls("update_metadata", grant=grants, changes=changes)
+
+
 def endings() -> st.SearchStrategy[Ending]:
     """Return endings of an attempt, of every kind."""
     return st.one_of(

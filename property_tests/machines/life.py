@@ -162,7 +162,8 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.model.held())
     @rule(data=st.data())
     def settle_some_held(self, data: st.DataObject) -> None:
-        self.both(data.draw(strategies.settles(st.sampled_from(self.model.held()))))
+        held = st.sampled_from(self.model.held())
+        self.both(data.draw(strategies.settles(held) | strategies.metadata(held)))
 
     @precondition(lambda self: self.model.held())
     @rule(ending=st.just(Succeed(None)) | strategies.endings(), error_cap=strategies.error_caps())
@@ -177,7 +178,7 @@ class Life(RuleBasedStateMachine):
         ending = data.draw(st.just(Succeed(None)) | strategies.endings())
         self.both(Call("settle", {"ends": [End(late, ending)], "error_cap": 1}))
 
-    @rule(call=strategies.settles(grants))
+    @rule(call=strategies.settles(grants) | strategies.metadata(grants))
     def settle_any_lease(self, call: Call) -> None:
         self.both(call)
 
@@ -213,6 +214,7 @@ class Life(RuleBasedStateMachine):
     def settle_what_another_call_holds(self, data: st.DataObject, first_commits: bool) -> None:
         held = self.model.held()
         settles = strategies.settles(st.sampled_from(held))
+        settles |= strategies.metadata(st.sampled_from(held))
         parents = st.sampled_from([grant.lease.job_id for grant in held])
         calls = {
             "first": data.draw(settles | strategies.enqueues_of_children(parents)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import assert_never
+from typing import Any, assert_never
 
 from property_tests.oracle.rows import JobRow
 from property_tests.oracle.tables import FAILED, Tables, Waits, lease_of
@@ -15,6 +15,7 @@ from property_tests.words import (
     Ending,
     Fail,
     FailForGood,
+    Grant,
     Release,
     RetryItself,
     Settled,
@@ -41,6 +42,17 @@ class Settle(Tables):
         except Waits:
             busy |= {end.grant.lease for end in parents}
         return Settled(lost, busy)
+
+    def update_metadata(self, *, grant: Grant, changes: dict[str, Any]) -> str:
+        """Merge the changes into the job's metadata if the lease holds."""
+        if not self._is_held(grant.lease):
+            return "lost"
+        row = self.jobs[grant.lease.job_id]
+        if row.id in self._held.jobs:
+            return "busy"
+        self._locks.jobs.add(row.id)  # also if it sets what the row has
+        row.metadata = {**(row.metadata or {}), **changes}
+        return "written"
 
     def _is_held(self, lease: Lease) -> bool:
         row = self.jobs.get(lease.job_id)

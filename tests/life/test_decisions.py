@@ -482,7 +482,7 @@ async def test_the_worker_has_a_default_timeout_for_jobs_without_one(
 ) -> None:
     @job("work", registry=registry)
     async def work() -> None:
-        await anyio.sleep(1.2)
+        await anyio.sleep(1.2)  # sleeps: longer than the timeout
 
     slow, patient = table.add(), table.add(timeout_seconds=60)
     await make_worker(timeout_seconds=1).run_once()

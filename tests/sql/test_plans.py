@@ -286,6 +286,7 @@ PROBES: list[tuple[str, tuple[object, ...], int]] = [
     ("rescue.expire_workers", (), 50),
     ("workers.release_unheld", (1, [1], [1]), 8_000),
     ("settle.still_held", ([5], [1], [1]), 50),
+    ("metadata.update_metadata", ([5], [1], [1], '{"5:1:1": {"progress": 1}}'), 50),
     ("unknown_tasks.unknown_tasks", (1, ["default", "failing"]), 8_000),
 ]
 """A statement, its parameters, and the most blocks that it may read."""

@@ -15,6 +15,12 @@ from typing import Any, Final, TypeAlias, TypedDict
 import attrs
 from pydantic import BaseModel, ConfigDict, Field
 
+from roost._model.job_metadata import (
+    MetadataWriter,
+    encoded_changes,
+    metadata_writer,
+    progress_changes,
+)
 from roost._model.limits import check_limits
 from roost._model.validate import (
     MAX_INT,
@@ -26,7 +32,7 @@ from roost._model.validate import (
     check_tags,
     check_time,
 )
-from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
+from roost.exceptions import InvalidJobError, InvalidSettingError, NoCurrentJobError, RoostError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """The times of a `Job` that a test creates without them."""
@@ -62,6 +68,8 @@ class Job(BaseModel):
     ``{"attempt": 1, "at": "…", "started_at": "…", "worker_id": 7, "worker": "host:pid",
     "error": "ValueError: …", "trace": "…"}``.
 
+    The running job's handler can write into its row with `progress` and `update_metadata`.
+
     The defaults are for tests, which can write ``Job(id=1, task="send")``. A job from the database
     has all fields.
     """
@@ -90,6 +98,83 @@ class Job(BaseModel):
     result: Any | None = None
     depends_on: list[int] = Field(default_factory=list)
     metadata: dict[str, Any] = Field(default_factory=dict)
+
+    async def progress(
+        self, value: float, *, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Show in the running job's row how far its work is.
+
+        For example:
+
+            @job("import_rows")
+            async def import_rows(count: int) -> None:
+                for n in range(count):
+                    await current_job().progress(n + 1, total=count, message="importing")
+
+        Until the next call ``metadata["progress"]`` of the row is
+        ``{"value": 3, "total": 10, "message": "importing"}``. Call it as often as you like: a job
+        is written at most four times a second, with the newest values, and always once more
+        before its end. A call returns when its values are written, or at once if another write
+        was made a moment ago. While the database does not answer, the call does not wait for it.
+
+        Works in the job's own handler and hooks. From a handler's thread or process call
+        `progress_nowait`. A cancel of the call leaves the row as it was, or changed whole; the
+        values may still be written.
+
+        :param value: how much is done, in a unit of your own; finite.
+        :param total: the value at the end, if it is known; finite.
+        :param message: what is being done.
+        :raises InvalidJobError: a value can't be stored, or args and metadata together exceed the
+            registry's ``max_args_bytes``.
+        :raises LeaseLostError: the worker no longer holds the job: stop the work.
+        :raises NoCurrentJobError: the job is not the one that runs here.
+        """
+        await _writer(self.id).write_progress(self.id, progress_changes(value, total, message))
+
+    def progress_nowait(
+        self, value: float, *, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Do what `progress` does, and return at once: the values are written a moment later.
+
+        For handlers in threads and processes; it works in coroutines too. From a process, values
+        that the worker refuses are only logged.
+        """
+        _writer(self.id).write_nowait(self.id, progress_changes(value, total, message))
+
+    async def update_metadata(self, changes: dict[str, Any]) -> None:
+        """Set top-level keys of the running job's metadata, and keep the other keys.
+
+        For example:
+
+            @job("import_pages")
+            async def import_pages() -> None:
+                for page in range(current_job().metadata.get("page", 0), 10):
+                    await current_job().update_metadata({"page": page + 1})
+
+        The next attempt finds the values in ``current_job().metadata``. The call returns when they
+        are written. Don't await it inside a transaction of your own that has locked the job's row:
+        the write waits for the end of that transaction. A cancel is as for `progress`.
+
+        :param changes: the keys to set, with JSON values; a value replaces the old one as a whole.
+        :raises InvalidJobError: as for `progress`; or ``changes`` is not a dict.
+        :raises LeaseLostError: the worker no longer holds the job; nothing was changed.
+        :raises NoCurrentJobError: the job is not the one that runs here.
+        :raises DatabaseUnavailableError: not written within 10 s; it may still be written.
+        """
+        await _writer(self.id).write(self.id, encoded_changes(changes))
+
+    def update_metadata_nowait(self, changes: dict[str, Any]) -> None:
+        """Do what `update_metadata` does, and return at once, as `progress_nowait` does."""
+        _writer(self.id).write_nowait(self.id, encoded_changes(changes))
+
+
+def _writer(job_id: int) -> MetadataWriter:
+    try:
+        return metadata_writer.get()
+    except LookupError:
+        raise NoCurrentJobError(
+            f"job {job_id} does not run here: only its own handler can change its metadata"
+        ) from None
 
 
 # Not frozen: frozen, it takes three times as long to create (2.9 instead of 1.0 µs on a slow

@@ -181,6 +181,10 @@ def _results(verdicts: Iterable[Verdict]) -> str | None:
 
 
 def _leases(verdicts: Sequence[Verdict]) -> tuple[list[int], list[int], list[int]]:
-    columns = zip(*map(attrgetter("lease"), verdicts), strict=True)
-    job_ids, worker_ids, lease_nos = map(list, columns)
+    return lease_columns(list(map(attrgetter("lease"), verdicts)))
+
+
+def lease_columns(leases: Sequence[Lease]) -> tuple[list[int], list[int], list[int]]:
+    """Return the ids, the worker ids and the lease numbers."""
+    job_ids, worker_ids, lease_nos = map(list, zip(*leases, strict=True))
     return job_ids, worker_ids, lease_nos

@@ -34,6 +34,7 @@ from roost._worker.lanes.maintenance import (
     RescueLane,
     UnknownTasksLane,
 )
+from roost._worker.lanes.metadata import MetadataLane
 from roost._worker.lanes.prefetch_mark import PrefetchMarkLane
 from roost._worker.lanes.settle import SettleLane
 from roost._worker.lanes.task_options import TaskOptionsLane
@@ -220,6 +221,7 @@ class Session:
             CancelLane(state, database),
             PauseLane(state, database),
             self._settle,
+            MetadataLane(state, database),
             PrefetchMarkLane(state, database),
             self._execute,
             *working,

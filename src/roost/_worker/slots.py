@@ -24,6 +24,7 @@ from roost._model.logs import StructuredLogger
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
 from roost._worker.lane import Wake
+from roost._worker.metadata import AttemptMetadata
 
 logger = StructuredLogger("roost.worker.execute")
 
@@ -55,6 +56,7 @@ class RunningJob:
     :param abandon_at: by the loop's clock, when a thread that still runs is abandoned.
     :param cancelled_for: why it was interrupted, other than by its timeout.
     :param handler_ended: only a hook still runs: a cancel comes too late.
+    :param metadata: what its handler has changed in the job's metadata.
     :param completed: the handler has written its completion in a transaction of its own.
     :param abandoned: its thread still runs: the job must not be given to another worker.
     """
@@ -71,6 +73,7 @@ class RunningJob:
     handler_ended: bool = False
     abandoned: bool = False
     completed: bool = False
+    metadata: AttemptMetadata | None = None
 
     @property
     def reason(self) -> Reason | None:

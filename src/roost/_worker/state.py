@@ -22,6 +22,7 @@ from roost._ops.claim import Claimed, ClaimedJob
 from roost._ops.settle import Settled
 from roost._worker.credit import Credit
 from roost._worker.lane import Wake
+from roost._worker.metadata import MetadataQueue
 from roost._worker.notify_mode import NotifyMode
 from roost._worker.prefetch import PrefetchController
 from roost._worker.slots import Reason, Slots
@@ -111,6 +112,7 @@ class WorkerState:
     :param slots: the claimed jobs: prefetched, running and parked.
     :param prefetch: how many claimed jobs may wait for a slot.
     :param verdicts: the verdicts that are not written yet.
+    :param metadata: what handlers have changed in their jobs' metadata and is not written yet.
     :param worker_id: the current incarnation; a new one after its row was lost.
     :param lease_until: when this worker must stop its jobs: 90 % of ``orphan_stale_after`` after
         the last renewal. Other workers may take them after the whole time.
@@ -133,6 +135,7 @@ class WorkerState:
     slots: Slots
     prefetch: PrefetchController
     verdicts: VerdictQueue = attrs.field(factory=VerdictQueue)
+    metadata: MetadataQueue = attrs.field(factory=MetadataQueue)
     stop: Stop = attrs.field(factory=Stop)
     worker_id: int = 0
     lease_until: float = math.inf
@@ -150,6 +153,7 @@ class WorkerState:
     start_wake: Wake = attrs.field(factory=Wake)
     settle_wake: Wake = attrs.field(factory=Wake)
     slow_settle_wake: Wake = attrs.field(factory=Wake)
+    metadata_wake: Wake = attrs.field(factory=Wake)
     heartbeat_wake: Wake = attrs.field(factory=Wake)
     cron_wake: Wake = attrs.field(factory=Wake)
     limits_wake: Wake = attrs.field(factory=Wake)

@@ -27,7 +27,7 @@ def current_job() -> Job:
     """Return the running job, in its handler and in all functions that the handler calls.
 
     The job is as it was claimed: the database is not read. Works in coroutines, worker threads and
-    worker processes.
+    worker processes. With `Job.progress` and `Job.update_metadata` it writes into its row.
 
     :raises NoCurrentJobError: the caller isn't part of a job.
     """

@@ -15,6 +15,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ import attrs
 from roost._drivers.shield import shielded
 from roost._model.codec import decode
 from roost._model.job import Job
+from roost._model.job_metadata import encoded_changes
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.verdict import (
@@ -35,15 +38,24 @@ from roost._model.verdict import (
     Returned,
     sanitize,
 )
+from roost._worker.handlers.job_metadata import record_changes
 from roost._worker.handlers.process_child import (
     ANSWER,
     LEASE,
     MAX_ANSWER_BYTES,
+    METADATA,
     REQUEST,
     STOP_SIGNALS,
 )
 from roost._worker.slots import RunningJob
-from roost.exceptions import CancelJob, DiscardJob, HandlerProcessError, RetryJob, SnoozeJob
+from roost.exceptions import (
+    CancelJob,
+    DiscardJob,
+    HandlerProcessError,
+    RetryJob,
+    RoostError,
+    SnoozeJob,
+)
 
 if TYPE_CHECKING:
     from roost._worker.state import WorkerState
@@ -128,9 +140,12 @@ class _Process:
             os.fdopen(renewals_end, "wb", buffering=0),
         )
 
-    async def ask(self, request: bytes, *, state: WorkerState) -> Any:
+    async def ask(
+        self, request: bytes, *, state: WorkerState, on_metadata: Callable[[str], None]
+    ) -> Any:
         """Send a request and return the decoded answer. A cancel leaves the process unusable.
 
+        :param on_metadata: is called with each change of the job's metadata, a JSON text.
         :param state: other workers may run the job from its ``lease_until`` on. The process ends
             itself at that time, since the worker may be suspended or blocked.
         :raises HandlerProcessError: the process ended, or its answer can't be read.
@@ -138,11 +153,17 @@ class _Process:
         self.calls += 1
         try:
             await self._send(REQUEST.pack(self.calls, len(request), state.lease_until) + request)
-            header = await self._receive(ANSWER.size, state)
-            number, size = ANSWER.unpack(header)
-            if number != self.calls or size > MAX_ANSWER_BYTES:
-                raise HandlerProcessError("the process of the handler wrote into Roost's channel")
-            answer = decode((await self._receive(size, state)).decode())
+            while True:
+                number, size = ANSWER.unpack(await self._receive(ANSWER.size, state))
+                if number & ~METADATA != self.calls or size > MAX_ANSWER_BYTES:
+                    raise HandlerProcessError(
+                        "the process of the handler wrote into Roost's channel"
+                    )
+                message = (await self._receive(size, state)).decode()
+                if number == self.calls:
+                    break
+                on_metadata(message)
+            answer = decode(message)
         except (OSError, EOFError):
             raise HandlerProcessError(await self._how_it_ended()) from None
         except ValueError:
@@ -236,6 +257,7 @@ class HandlerProcesses:
         A cancel kills the process and those that it started, and waits until it has ended. The
         attempt fails if the process dies or can't be started.
         """
+        record = partial(_record_metadata, running, self._state)
         try:
             job: Job = running.claimed.job()
             request = pickle.dumps((handler.func, args, job, handler.rules))
@@ -243,7 +265,7 @@ class HandlerProcesses:
         except Exception as error:  # noqa: BLE001  (this job's failure alone)
             return Raised(error)
         try:
-            answer = await process.ask(request, state=self._state)
+            answer = await process.ask(request, state=self._state, on_metadata=record)
         except HandlerProcessError as error:
             await self._end(process, running)
             return Raised(error)
@@ -288,6 +310,19 @@ class HandlerProcesses:
         with shielded(END_TIMEOUT):
             for process in idle:
                 await process.wait()
+
+
+def _record_metadata(running: RunningJob, state: WorkerState, message: str) -> None:
+    """Have a change of the job's metadata written. One that is refused is logged."""
+    try:
+        record_changes(running, state, encoded_changes(decode(message)), soon=False)
+    except (RoostError, ValueError) as error:
+        logger.warning(
+            "metadata of job %(job_id)d (%(task)s) is refused: %(error)s",
+            job_id=running.claimed.lease.job_id,
+            task=running.claimed.task,
+            error=str(error),
+        )
 
 
 def _ending(answer: Any) -> Ending:

@@ -29,10 +29,18 @@ from roost._model.backoff import MAX_DELAY
 from roost._model.codec import EncodingError, encode
 from roost._model.failures import FailureRules, handler_decision
 from roost._model.job import Job
+from roost._model.job_metadata import as_object, metadata_writer
 from roost._model.lazy import PLAIN_RESULTS, refuse_unawaited
 from roost._model.verdict import MAX_ERROR_CHARS, error_record, result_as_json, sanitize
 from roost._worker.handlers.current import current
-from roost.exceptions import CancelJob, DiscardJob, RetryJob, SnoozeJob
+from roost.exceptions import (
+    CancelJob,
+    DiscardJob,
+    LeaseLostError,
+    NoCurrentJobError,
+    RetryJob,
+    SnoozeJob,
+)
 
 REQUEST = struct.Struct("!QQd")
 """A request's number, the size in bytes of its body, and the time at which the lease expires."""
@@ -40,6 +48,8 @@ ANSWER = struct.Struct("!QQ")
 """The number of the answered request, and the size in bytes of the answer's body."""
 LEASE = struct.Struct("!d")
 """When the renewed lease expires, by ``time.monotonic``; all processes of a machine share it."""
+METADATA = 1 << 63
+"""Set in the number of a message that is not the answer, but a change of the job's metadata."""
 MAX_ANSWER_BYTES = 1 << 28
 """Bytes of an answer at most. A note replaces a larger result, and one that has no JSON form."""
 STOP_SIGNALS = [
@@ -71,9 +81,46 @@ def main(
             number, size, watch.lease_until = REQUEST.unpack(header)
             if (request := _read(requests, size)) is None:
                 return
+            messages = _Messages(requests, number)
+            metadata_writer.set(messages)
             answer = _as_json(_run(request, main_module))
             watch.lease_until = math.inf
-            requests.sendall(ANSWER.pack(number, len(answer)) + answer)
+            messages.send_answer(answer)
+
+
+class _Messages:
+    """Sends the messages of one call. Threads of the handler may send metadata meanwhile."""
+
+    def __init__(self, channel: socket.socket, number: int) -> None:
+        self._channel = channel
+        self._number = number
+        self._sending = threading.Lock()
+        self._answered = False
+
+    async def write_progress(self, job_id: int, changes: dict[str, str]) -> None:
+        """Send the changes to the worker."""
+        self.write_nowait(job_id, changes)
+
+    async def write(self, job_id: int, changes: dict[str, str]) -> None:
+        """Send the changes to the worker."""
+        self.write_nowait(job_id, changes)
+
+    def write_nowait(self, job_id: int, changes: dict[str, str]) -> None:
+        """Send the changes to the worker, which writes them soon."""
+        job = current.get(None)
+        if not isinstance(job, Job) or job.id != job_id:
+            raise NoCurrentJobError(f"job {job_id} is not the one that runs in this process")
+        body = as_object(changes).encode()
+        with self._sending:
+            if self._answered:
+                raise LeaseLostError(f"job {job_id} has ended")
+            self._channel.sendall(ANSWER.pack(METADATA | self._number, len(body)) + body)
+
+    def send_answer(self, answer: bytes) -> None:
+        """Send the answer; it is the last message."""
+        with self._sending:
+            self._answered = True
+            self._channel.sendall(ANSWER.pack(self._number, len(answer)) + answer)
 
 
 def _read(requests: socket.socket, size: int) -> bytes | None:

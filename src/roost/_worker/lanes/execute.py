@@ -17,6 +17,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from roost._model.failures import NO_RULES
 from roost._model.hooks import Hooks
 from roost._model.interrupts import is_ctrl_c
+from roost._model.job_metadata import metadata_writer
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.states import Event
@@ -38,6 +39,7 @@ from roost._worker.handlers.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.handlers.call import call_handler, call_in_loop
 from roost._worker.handlers.current import current
 from roost._worker.handlers.hooks import HOOK_TIMEOUT, MAX_HANGING, HookCalls, HookThreads
+from roost._worker.handlers.job_metadata import WorkerMetadataWriter, write_rest
 from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard, guard_for_this_loop
 from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
@@ -85,6 +87,7 @@ class ExecuteLane:
         """Start jobs until cancelled. A cancel interrupts the jobs that still run."""
         self._guard = guard_for_this_loop()
         self._context = copy_context()
+        self._context.run(metadata_writer.set, WorkerMetadataWriter(self._state))
         if any(variable.name == _DECIMAL for variable in self._context):
             # The decimal context is mutable: each job gets a copy.
             self._decimal = decimal.getcontext().copy()
@@ -137,6 +140,8 @@ class ExecuteLane:
         except BaseException as error:  # noqa: BLE001  (the task ends here)
             if not isinstance(error, anyio.get_cancelled_exc_class()):
                 ending = self._failure(error)
+        if running.metadata is not None:
+            await self._write_metadata(running)
         # No await from here on: the slot is freed and the verdict queued in one step, also during a
         # cancel of this task. Nothing is raised: an error of this task, and on asyncio a cancel
         # that is not anyio's, would cancel all jobs.
@@ -152,6 +157,13 @@ class ExecuteLane:
         if not self._start_deferred:
             self._start()
         state.fetch_wake.set()
+
+    async def _write_metadata(self, running: RunningJob) -> None:
+        """Write what the handler has changed in the metadata, before the verdict ends the lease."""
+        try:
+            await write_rest(running, self._state)
+        except BaseException as error:  # noqa: BLE001  (as in `once`: the slot must be freed)
+            self._failure(error)
 
     def _failure(self, error: BaseException) -> Ending:
         """Return the ending of an attempt that raised ``error``. Ctrl-C also stops the worker."""
