@@ -28,6 +28,7 @@ from roost import HandlerRegistry, Hooks, JobInsert, TaskDefaults
 from roost._drivers.base import run_sync
 from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.job import Job
+from roost._model.lifespan import State
 from roost._model.settings import WorkerSettings
 from roost._model.verdict import Lease
 from roost._ops import control, enqueue
@@ -144,7 +145,11 @@ class World:
         )
         registry = HandlerRegistry()
         driver = self.simulation.network.driver(name)
-        worker = SimulatedWorker(name, Session(driver, registry, settings), self.now + PROMPTLY)
+        worker = SimulatedWorker(
+            name,
+            Session(driver, registry, settings, worker=None, handler_state=State()),
+            self.now + PROMPTLY,
+        )
         self._register(registry, worker)
         self.workers.append(worker)
         self.simulation.group.start_soon(self._run_worker, worker)

@@ -15,12 +15,13 @@ from roost._model.decorators import cron, job
 from roost._model.hooks import Hooks
 from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert, TaskDefaults
+from roost._model.lifespan import State
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
 from roost._model.task_call import TaskCall, call
 from roost._model.version import roost_version
-from roost._worker.handlers.current import current_job
+from roost._worker.handlers.current import current_job, current_state
 from roost._worker.worker import Worker
 from roost.exceptions import (
     CancelJob,
@@ -93,6 +94,7 @@ __all__ = [
     "RoostError",
     "SchemaError",
     "SnoozeJob",
+    "State",
     "TaskCall",
     "TaskDefaults",
     "UnknownParentError",
@@ -105,6 +107,7 @@ __all__ = [
     "call",
     "cron",
     "current_job",
+    "current_state",
     "exponential",
     "fixed",
     "job",

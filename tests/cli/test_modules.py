@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from roost import DuplicateTaskError
-from roost.cli.modules import load_registry
+from roost.cli.modules import load
 
 ONE = """
 import roost
@@ -41,12 +41,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_single_registry_is_returned_itself(folder: Path) -> None:
-    registry = load_registry(["registry_one:registry", "registry_one:registry"])
+    registry = load(["registry_one:registry", "registry_one:registry"]).registry
     assert registry is sys.modules["registry_one"].registry
 
 
 def test_several_registries_are_merged_with_all_their_declarations(folder: Path) -> None:
-    registry = load_registry(["registry_one:registry", "registry_two:registry"])
+    registry = load(["registry_one:registry", "registry_two:registry"]).registry
     assert sorted(registry) == ["other", "sweep"]
     assert registry.handler_of("sweep").defaults.queue == "mail"
     assert registry.handler_of("other").run_in == "process"
@@ -57,4 +57,4 @@ def test_several_registries_are_merged_with_all_their_declarations(folder: Path)
 def test_two_functions_of_one_name_are_refused(folder: Path) -> None:
     (folder / "registry_two.py").write_text(TWO.format(name="sweep"))
     with pytest.raises(DuplicateTaskError, match="sweep"):
-        load_registry(["registry_one:registry", "registry_two:registry"])
+        load(["registry_one:registry", "registry_two:registry"])

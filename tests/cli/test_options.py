@@ -9,7 +9,7 @@ from typer.main import get_command
 
 from roost import InvalidSettingError, WorkerSettings
 from roost.cli.app import app
-from roost.cli.options import resolve_dsn, seconds_by_state
+from roost.cli.options import PYTHON_ONLY, resolve_dsn, seconds_by_state
 
 
 def test_the_option_comes_before_roost_dsn_and_that_before_database_url() -> None:
@@ -29,7 +29,7 @@ def test_the_options_of_run_have_the_defaults_of_a_worker() -> None:
     run = get_command(app).commands["run"]  # type: ignore[attr-defined]  # it is a group
     options = {parameter.name: parameter for parameter in run.params}
     for field in attrs.fields(WorkerSettings):
-        if field.name not in ("queues", "retry_strategy", "hooks"):
+        if field.name not in {*PYTHON_ONLY, "queues"}:
             assert options[field.name].default == field.default, field.name
             assert options[field.name].help, field.name
     assert options["queue"].default == ["default"]

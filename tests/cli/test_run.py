@@ -12,6 +12,7 @@ import pytest
 from tests.support.job_table import JobTable
 
 from roost import WorkerSettings
+from roost.cli.options import PYTHON_ONLY
 
 if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost
@@ -165,7 +166,10 @@ def test_a_worker_that_crashes_exits_with_1_and_says_why(
         (["-m", "../tasks.py"], "name a module, not a file: -m tasks, from the folder "),
         (["-m", "my-tasks.py"], "'my-tasks.py' can't be one: rename it"),
         (["-m", "bare"], "the module 'bare' registers no task"),
-        (["-m", "tasks:registry"], "'tasks:registry' is not a HandlerRegistry"),
+        (
+            ["-m", "tasks:registry"],
+            "'tasks:registry' must be a HandlerRegistry, a Worker or WorkerSettings",
+        ),
         (["-m", "tasks", "--concurrency", "0"], "concurrency must be a whole number"),
         (["-m", "tasks", "--backend", "trio", "--uvloop"], "can't be used on trio"),
         (["-m", "tasks", "--backend", "curio"], "Invalid value"),
@@ -231,9 +235,87 @@ def test_every_setting_of_a_worker_that_text_can_express_is_an_option(
     run = roost_command("run", "--help")
     assert run.ends() == 0
     for field in attrs.fields(WorkerSettings):
-        if field.name not in ("queues", "retry_strategy", "hooks"):
+        if field.name not in {*PYTHON_ONLY, "queues"}:
             option = "--" + field.name.replace("_", "-")
             assert option in run.output
+
+
+APPLICATION = """
+from contextlib import asynccontextmanager
+
+import roost
+
+registry = roost.HandlerRegistry()
+
+
+@asynccontextmanager
+async def lifespan(worker):
+    print("lifespan begins", flush=True)
+    yield {"greeting": f"{worker.settings.concurrency} slots"}
+    print("lifespan ends", flush=True)
+
+
+@roost.job("greet", registry=registry)
+async def greet(state: roost.State) -> str:
+    return state.greeting
+
+
+@roost.job("greet")
+async def greet_too(state: roost.State) -> str:
+    return f"again {state.greeting}"
+
+
+client = roost.AsyncRoost("DSN", registry=registry)
+worker = client.worker(queues=["mail"], concurrency=3, lifespan=lifespan)
+settings = roost.WorkerSettings(queues=["mail"], concurrency=5, lifespan=lifespan)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "result"),
+    [
+        (["-m", "application:worker"], "3 slots"),
+        (["-m", "application:worker", "--concurrency", "4"], "4 slots"),
+        (["-m", "application:settings", "--dsn", "DSN"], "again 5 slots"),
+        (["-m", "application:worker", "--backend", "trio"], "3 slots"),
+    ],
+    ids=" ".join,
+)
+def test_it_runs_the_worker_of_an_application(
+    arguments: list[str],
+    result: str,
+    dsn: str,
+    table: JobTable,
+    tasks: Path,
+    roost_command: StartsRoost,
+) -> None:
+    (tasks / "application.py").write_text(APPLICATION.replace("DSN", dsn), encoding="utf-8")
+    job_id, other = table.add("greet", queue="mail"), table.add("greet")
+    run = roost_command("run", "--once", *(dsn if each == "DSN" else each for each in arguments))
+    assert run.ends() == 0
+    assert table.get(job_id).result == result
+    assert table.get(other).state == "available"
+    assert run.output.index("lifespan begins") < run.output.index("lifespan ends")
+
+
+def test_options_that_are_passed_override_those_of_the_application(
+    dsn: str, empty_dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    text = APPLICATION.replace("DSN", empty_dsn)
+    (tasks / "application.py").write_text(text, encoding="utf-8")
+    job_id = table.add("greet")
+    run = roost_command(
+        *("run", "--once", "-m", "application:worker", "-q", "default", "--dsn", dsn)
+    )
+    assert run.ends() == 0
+    assert table.get(job_id).result == "3 slots"
+
+
+def test_only_one_worker_can_be_named(dsn: str, tasks: Path, roost_command: StartsRoost) -> None:
+    (tasks / "application.py").write_text(APPLICATION.replace("DSN", dsn), encoding="utf-8")
+    run = roost_command(*("run", "-m", "application:worker", "-m", "application:settings"))
+    assert run.ends() == 2
+    assert "'application:settings' is a second worker" in run.output
 
 
 def wait_until_ended(table: JobTable, *ids: int) -> None:

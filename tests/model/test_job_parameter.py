@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, Union
 import pytest
 
 import roost
-from roost import Job
-from roost._model.job_parameter import job_parameter
+from roost import Job, State
+from roost._model.job_parameter import job_parameter, state_parameter
 
 if TYPE_CHECKING:
     from collections import UserDict as Unknown
@@ -117,3 +117,17 @@ def test_a_users_class_named_job_is_not_found() -> None:
     function = eval("lambda job: None", {"Job": OtherJob})
     function.__annotations__ = {"job": "Job | None"}
     assert job_parameter(function) is None
+
+
+class Resources(State): ...
+
+
+async def with_state(state: State) -> None: ...
+async def with_text(state: roost.State | None = None) -> None: ...
+async def with_own_class(job: Job, state: Resources) -> None: ...
+
+
+@pytest.mark.parametrize("func", [with_state, with_text, with_own_class])
+def test_the_state_is_found_as_the_job_is(func: Callable[..., Any]) -> None:
+    assert state_parameter(func) == "state"
+    assert job_parameter(func) == ("job" if func is with_own_class else None)

@@ -18,6 +18,8 @@ from roost import (
     InvalidSettingError,
     TaskDefaults,
     UnknownTaskError,
+    cron,
+    fixed,
     job,
 )
 from roost._model.registry import default_registry
@@ -223,3 +225,22 @@ def test_a_bound_method_is_found_again() -> None:
     assert registry.name_of(mailer.send) == "send"
     with pytest.raises(UnknownTaskError):
         registry.name_of(Mailer().send)
+
+
+def test_an_included_registry_keeps_all_that_its_tasks_declare() -> None:
+    one, two = HandlerRegistry(), HandlerRegistry()
+
+    @cron("* * * * *", args={"n": 1}, handler_registry=one)
+    @job(
+        "task",
+        queue="mail",
+        retry_on=OSError,
+        discard_on=FileNotFoundError,
+        retry_strategy=fixed(3),
+        registry=one,
+    )
+    def task(n: int) -> None: ...
+
+    two.include(one)
+    assert two.handler_of("task") == one.handler_of("task")
+    assert two.cron_entries == one.cron_entries

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, get_type_hints
 
 import attrs
@@ -45,6 +46,9 @@ DOCUMENTED: dict[str, object] = {
     "startup_max_retries": 30,
     "startup_retry_delay": 1.0,
     "hooks": None,
+    "lifespan": None,
+    "on_startup": None,
+    "on_shutdown": None,
 }
 """The keywords of the API page, with their defaults."""
 
@@ -83,6 +87,12 @@ SECONDS_BY_STATE = [
     *(None, 0, 1, 0.5, 86_400, {}),
     {"completed": 0, JobState.DISCARDED: 7 * 86_400, "cancelled": 0.5},
 ]
+
+
+async def _lifespan() -> AsyncIterator[None]:
+    yield
+
+
 ACCEPTED: dict[str, list[Any]] = {
     "queues": [("a",), ["a", "b"], {"a"}, (name for name in "ab")],
     "concurrency": [1, 1_000],
@@ -106,6 +116,9 @@ ACCEPTED: dict[str, list[Any]] = {
     "startup_max_retries": [0, 1_000],
     "startup_retry_delay": [0, 0.1, 60],
     "hooks": [None, Hooks()],
+    "lifespan": [None, asynccontextmanager(_lifespan)],
+    "on_startup": [None, dict, lambda worker: None],
+    "on_shutdown": [None, dict, lambda worker: None],
 }
 
 
@@ -145,6 +158,9 @@ REFUSED: dict[str, list[Any]] = {
     "startup_max_retries": [-1, 1.5, "4", None, True],
     "startup_retry_delay": NOT_NEGATIVE,
     "hooks": [5, "hooks"],
+    "lifespan": [5, _lifespan, lambda one, two: None],
+    "on_startup": [5, "on_startup", lambda one, two: None],
+    "on_shutdown": [5, "on_shutdown", lambda one, two: None],
 }
 
 

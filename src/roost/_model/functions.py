@@ -28,11 +28,18 @@ def is_async(func: Callable[..., Any]) -> bool:
     )
 
 
-def check_run_in(name: str, func: Callable[..., Any], run_in: object, *, awaited: bool) -> None:
+def check_run_in(
+    name: str,
+    func: Callable[..., Any],
+    run_in: object,
+    *,
+    awaited: bool,
+    state_parameter: str | None,
+) -> None:
     """Refuse a ``run_in`` that is unknown, or a process for a function that can't run in one.
 
-    :raises InvalidSettingError: see above. An async function, or one that is not at the top of a
-        module, can't run in a process.
+    :raises InvalidSettingError: see above. An async function, one that gets the worker's state, or
+        one that is not at the top of a module, can't run in a process.
     """
     if run_in not in ("thread", "process"):
         raise InvalidSettingError(f'run_in must be "thread" or "process", not {run_in!r}')
@@ -40,6 +47,11 @@ def check_run_in(name: str, func: Callable[..., Any], run_in: object, *, awaited
         return
     if awaited:
         raise InvalidSettingError(f"task {name!r} is async: it can't run in a process")
+    if state_parameter is not None:
+        raise InvalidSettingError(
+            f"task {name!r} can't run in a process: its parameter {state_parameter!r} gets the "
+            "worker's state, which does not leave the worker's process"
+        )
     qualname = getattr(func, "__qualname__", "<")
     if "<" in qualname:
         raise InvalidSettingError(
@@ -60,7 +72,7 @@ def accepted_keywords(func: Callable[..., Any]) -> frozenset[str] | None:
 
 
 def call_keywords(
-    func: Callable[..., Any], *, given: str | None
+    func: Callable[..., Any], *, given: frozenset[str]
 ) -> tuple[frozenset[str], frozenset[str] | None]:
     """Return the keywords that a call of ``func`` must pass, and those that it may pass.
 
@@ -68,7 +80,7 @@ def call_keywords(
     and the decorator may add arguments. So ``__wrapped__`` and ``__signature__`` are ignored here:
     they describe another function.
 
-    :param given: the parameter that the worker always passes.
+    :param given: the parameters that the worker always passes.
     """
     inner = _inner(func)
     if hasattr(getattr(inner, "__func__", inner), "__signature__"):
@@ -80,7 +92,7 @@ def call_keywords(
     by_name = [each for each in found if each.kind in _BY_NAME]
     required = frozenset(each.name for each in by_name if each.default is each.empty)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in found)
-    return required - {given}, None if takes_any else frozenset(each.name for each in by_name)
+    return required - given, None if takes_any else frozenset(each.name for each in by_name)
 
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

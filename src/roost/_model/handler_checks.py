@@ -35,7 +35,7 @@ def check_handler(name: str, func: object) -> None:
 
 
 def check_args_model(
-    name: str, func: Callable[..., Any], args_model: object, *, job_parameter: str | None
+    name: str, func: Callable[..., Any], args_model: object, *, injected: frozenset[str]
 ) -> None:
     """Refuse an ``args_model`` that is not a model, or whose fields don't fit the handler.
 
@@ -58,7 +58,7 @@ def check_args_model(
                 f"task {name!r}: {args_model.__name__} has the fields {sorted(unknown)}, and "
                 f"{location(func)} has no parameters for them"
             )
-    missing = {*_required(func)} - {*fields, job_parameter}
+    missing = {*_required(func)} - {*fields, *injected}
     if missing and args_model.model_config.get("extra") != "allow":
         raise InvalidSettingError(
             f"task {name!r}: {location(func)} needs {sorted(missing)}, and {args_model.__name__} "
@@ -72,7 +72,7 @@ def check_cron_args(
     args: Mapping[str, Any],
     *,
     args_model: type[BaseModel] | None,
-    job_parameter: str | None,
+    injected: frozenset[str],
 ) -> None:
     """Refuse a cron entry whose args its handler can't be called with.
 
@@ -88,7 +88,7 @@ def check_cron_args(
                 f"{name!r}: {error}"
             ) from error
         return
-    missing = {*_required(func)} - {*args, job_parameter}
+    missing = {*_required(func)} - {*args, *injected}
     if missing:
         raise InvalidSettingError(
             f"cron entry {name!r} gives no value for {sorted(missing)} of {location(func)}: pass "

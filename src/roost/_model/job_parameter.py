@@ -1,4 +1,4 @@
-"""Find the parameter of a handler that is annotated with `Job` and gets the running job."""
+"""Find the parameters of a handler that the worker fills: annotated with `Job` or `State`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from roost._model.job import Job
+from roost._model.lifespan import State
 
 
 def job_parameter(func: Callable[..., Any]) -> str | None:
@@ -21,6 +22,24 @@ def job_parameter(func: Callable[..., Any]) -> str | None:
     :param func: a function, a method, a `functools.partial` or an object with ``__call__``. A
         parameter that a partial has bound is ignored.
     """
+    return _parameter(func, Job)
+
+
+def state_parameter(func: Callable[..., Any]) -> str | None:
+    """Return the name of the parameter that is annotated with `State`, or ``None``.
+
+    As `job_parameter`. A class derived from `State` counts too.
+    """
+    return _parameter(func, State)
+
+
+def injected_parameters(func: Callable[..., Any]) -> frozenset[str]:
+    """Return the names of the parameters that the worker fills, which a job's args have not."""
+    found = (job_parameter(func), state_parameter(func))
+    return frozenset(name for name in found if name is not None)
+
+
+def _parameter(func: Callable[..., Any], kind: type) -> str | None:
     bound: set[str] = set()
     while isinstance(func, functools.partial):
         bound |= func.keywords.keys()
@@ -30,7 +49,7 @@ def job_parameter(func: Callable[..., Any]) -> str | None:
     scope = {**getattr(function, "__globals__", {}), **_closure(function)}
     annotations: dict[str, object] = getattr(function, "__annotations__", {})
     for name, annotation in annotations.items():
-        if name != "return" and name not in bound and _names_job(annotation, scope):
+        if name != "return" and name not in bound and _names(annotation, scope, kind):
             return name
     return None
 
@@ -43,46 +62,48 @@ def _closure(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _names_job(annotation: object, scope: dict[str, Any]) -> bool:
+def _names(annotation: object, scope: dict[str, Any], kind: type) -> bool:
     if isinstance(annotation, str):
         text = annotation
         try:
             annotation = eval(text, scope)  # noqa: S307  (user's source; typing does the same)
         except Exception:  # noqa: BLE001  (a name may exist for type checkers only)
-            return _says_job(text)
+            return _says(text, kind)
         if isinstance(annotation, str):  # a string in a string
-            return _says_job(annotation)
-    if annotation is Job:
+            return _says(annotation, kind)
+    if isinstance(annotation, type) and issubclass(annotation, kind):
         return True
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _names_job(get_args(annotation)[0], scope)
+        return _names(get_args(annotation)[0], scope, kind)
     if origin in (Union, types.UnionType):
-        return any(_names_job(part, scope) for part in get_args(annotation))
+        return any(_names(part, scope, kind) for part in get_args(annotation))
     forward = getattr(annotation, "__forward_arg__", None)  # Optional["Job"]
-    return isinstance(forward, str) and _names_job(forward, scope)
+    return isinstance(forward, str) and _names(forward, scope, kind)
 
 
-def _says_job(annotation: str | None) -> bool:
+def _says(annotation: str | None, kind: type) -> bool:
     try:
-        return annotation is not None and _is_job(ast.parse(annotation, mode="eval").body)
+        return annotation is not None and _is(ast.parse(annotation, mode="eval").body, kind)
     except (SyntaxError, ValueError, RecursionError):
         return False
 
 
-def _is_job(node: ast.expr) -> bool:
-    """Return whether an expression is ``Job``, or has it as an alternative, by its names."""
+def _is(node: ast.expr, kind: type) -> bool:
+    """Return whether an expression is ``kind``, or has it as an alternative, by its names."""
     match node:
-        case ast.Name(id="Job") | ast.Attribute(value=ast.Name(id="roost"), attr="Job"):
-            return True
+        case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="roost"), attr=name):
+            return name == kind.__name__
         case ast.Constant(value=str(text)):
-            return _says_job(text)
+            return _says(text, kind)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return _is_job(left) or _is_job(right)
+            return _is(left, kind) or _is(right, kind)
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
             parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
             if name == "Annotated":
                 parts = parts[:1]
-            return name in ("Optional", "Union", "Annotated") and any(map(_is_job, parts))
+            return name in ("Optional", "Union", "Annotated") and any(
+                _is(part, kind) for part in parts
+            )
         case _:
             return False

@@ -32,7 +32,7 @@ from roost._model.functions import (
 )
 from roost._model.handler_checks import check_args_model, check_cron_args, check_handler
 from roost._model.job import JobInsert, TaskDefaults, is_default
-from roost._model.job_parameter import job_parameter
+from roost._model.job_parameter import injected_parameters, job_parameter, state_parameter
 from roost._model.lazy import check_not_generator
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
@@ -44,6 +44,7 @@ class Handler:
 
     :param run_in: where a plain function runs.
     :param job_parameter: the function's parameter that is annotated with `Job`.
+    :param state_parameter: the one that is annotated with `State`.
     :param accepted: the keywords that the function accepts; ``None``: any.
     :param run: the execution of the module that defined the function.
     :param declared: ``defaults`` as `with_defaults` merges them.
@@ -61,6 +62,7 @@ class Handler:
     is_async: bool
     run_in: RunIn = "thread"
     job_parameter: str | None = None
+    state_parameter: str | None = None
     accepted: frozenset[str] | None = None
     run: Run = (None, None)
     declared: tuple[tuple[str, object, bool], ...] = ()
@@ -139,13 +141,13 @@ class HandlerRegistry:
         check_name("task", name, error=InvalidSettingError)
         check_handler(name, func)
         check_not_generator(name, func)
-        parameter = job_parameter(func)
-        check_args_model(name, func, args_model, job_parameter=parameter)
+        injected = injected_parameters(func)
+        check_args_model(name, func, args_model, injected=injected)
         defaults = TaskDefaults() if defaults is None else defaults
         if not isinstance(defaults, TaskDefaults):
             raise InvalidSettingError(f"defaults must be TaskDefaults, not {defaults!r}")
         awaited = is_async(func)
-        check_run_in(name, func, run_in, awaited=awaited)
+        check_run_in(name, func, run_in, awaited=awaited, state_parameter=state_parameter(func))
         rules = failure_rules(name, retry_on, discard_on)
         if run_in == "process":
             check_importable(name, rules)
@@ -164,10 +166,10 @@ class HandlerRegistry:
                         func,
                         entry.args,
                         args_model=args_model,
-                        job_parameter=parameter,
+                        injected=injected,
                     )
         self._rename_provisional(self._names.get(identity(func)), name)
-        required, callable_with = call_keywords(func, given=parameter)
+        required, callable_with = call_keywords(func, given=injected)
         if known is not None and known.func is not func:
             # Python may give its id() to another function later.
             self._names.pop(identity(known.func), None)
@@ -178,7 +180,8 @@ class HandlerRegistry:
             defaults=defaults,
             is_async=awaited,
             run_in=run_in,
-            job_parameter=parameter,
+            job_parameter=job_parameter(func),
+            state_parameter=state_parameter(func),
             accepted=accepted_keywords(func),
             run=run_of_module(func),
             declared=_declared(defaults),
@@ -204,7 +207,7 @@ class HandlerRegistry:
             func,
             entry.args,
             args_model=None if handler is None else handler.args_model,
-            job_parameter=job_parameter(func),
+            injected=injected_parameters(func),
         )
         self._check_cron_name(entry.name, func, attrs.evolve(entry, task=task or entry.task))
         if task is None:
@@ -212,6 +215,25 @@ class HandlerRegistry:
             self._provisional.add(entry.task)
             task = entry.task
         self._put_cron(attrs.evolve(entry, task=task), func)
+
+    def include(self, other: "HandlerRegistry") -> None:
+        """Register the tasks and cron entries of another registry here, too.
+
+        :raises DuplicateTaskError: another function has the name of one of them.
+        """
+        for handler in map(other.handler_of, other):
+            self.register(
+                handler.name,
+                handler.func,
+                args_model=handler.args_model,
+                defaults=handler.defaults,
+                run_in=handler.run_in,
+                retry_on=handler.rules.retry_on,
+                discard_on=handler.rules.discard_on or None,
+                retry_strategy=handler.retry_strategy,
+            )
+        for entry in other.cron_entries:
+            self.add_cron(entry, other.handler_of(entry.task).func)
 
     def _check_cron_name(self, name: str, func: Callable[..., Any], entry: CronEntry) -> None:
         known = self._cron.get(name)

@@ -7,6 +7,7 @@ import attrs
 
 from roost._model.backoff import BackoffStrategy, check_strategy, exponential
 from roost._model.hooks import Hooks
+from roost._model.lifespan import Lifespan, check_lifespan, check_worker_function
 from roost._model.states import TERMINAL, JobState
 from roost._model.validate import MAX_INT, check_name
 from roost._model.verdict import DEFAULT_MAX_RESULT_BYTES, MAX_RESULT_BYTES
@@ -102,6 +103,14 @@ def _yes_or_no(_: object, field: Any, value: object) -> None:
         raise InvalidSettingError(f"{field.name} must be True or False, not {value!r}")
 
 
+def _lifespan(_: object, field: Any, value: object) -> None:
+    check_lifespan(field.name, value)
+
+
+def _worker_function(_: object, field: Any, value: object) -> None:
+    check_worker_function(field.name, value)
+
+
 @attrs.frozen(kw_only=True)
 class WorkerSettings:
     """How a worker works: `Worker`'s parameters of the same names, checked.
@@ -141,6 +150,9 @@ class WorkerSettings:
     startup_max_retries: int = attrs.field(default=30, validator=_whole(0))
     startup_retry_delay: float = attrs.field(default=1.0, validator=_seconds(zero=True))
     hooks: Hooks | None = attrs.field(default=None, validator=attrs.validators.optional(_hooks))
+    lifespan: Lifespan | None = attrs.field(default=None, validator=_lifespan)
+    on_startup: Callable[..., Any] | None = attrs.field(default=None, validator=_worker_function)
+    on_shutdown: Callable[..., Any] | None = attrs.field(default=None, validator=_worker_function)
 
     def __attrs_post_init__(self) -> None:
         if self.heartbeat_interval * 2 > self.orphan_stale_after:

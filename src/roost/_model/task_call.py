@@ -16,11 +16,13 @@ from typing import (
 import attrs
 
 from roost._model.job import CallOptions, Job
-from roost._model.job_parameter import job_parameter
+from roost._model.job_parameter import injected_parameters
+from roost._model.lifespan import State
 from roost.exceptions import InvalidJobError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S", bound=State)
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -49,6 +51,14 @@ def call(
     func: Callable[Concatenate[Job, P], R], /, *args: P.args, **kwargs: P.kwargs
 ) -> TaskCall[R]: ...
 @overload
+def call(
+    func: Callable[Concatenate[S, P], R], /, *args: P.args, **kwargs: P.kwargs
+) -> TaskCall[R]: ...
+@overload
+def call(
+    func: Callable[Concatenate[Job, S, P], R], /, *args: P.args, **kwargs: P.kwargs
+) -> TaskCall[R]: ...
+@overload
 def call(func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskCall[R]: ...
 def call(func: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskCall[R]:
     """Return a call of a task for ``enqueue``; type checkers check its arguments.
@@ -58,7 +68,8 @@ def call(func: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskCall[R]:
         await client.enqueue(call(send_email, user_id=1).options(queue="mail"))
 
     The function is not called. Positional arguments are stored under the names of their parameters.
-    Leave out the parameter that gets the running `Job`; type checkers know it as the first one.
+    Leave out the parameters that get the running `Job` and the worker's `State`; type checkers know
+    them as the first ones, in this order.
 
     :param func: the task's function.
     :param args: its positional arguments.
@@ -66,9 +77,8 @@ def call(func: Callable[..., R], /, *args: Any, **kwargs: Any) -> TaskCall[R]:
     :raises InvalidJobError: ``func`` does not accept these arguments.
     """
     signature = inspect.signature(func)
-    injected = job_parameter(func)
-    if injected in signature.parameters:
-        others = [each for each in signature.parameters.values() if each.name != injected]
+    if injected := injected_parameters(func):
+        others = [each for each in signature.parameters.values() if each.name not in injected]
         signature = signature.replace(parameters=others)
     try:
         bound = signature.bind_partial(*args, **kwargs)

@@ -14,6 +14,7 @@ from anyio.abc import TaskStatus
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, cleanup_bound
 from roost._drivers.shield import shielded
+from roost._model.lifespan import State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
@@ -27,6 +28,7 @@ from roost._worker.lanes.drain import DrainLane
 from roost._worker.lanes.execute import ExecuteLane
 from roost._worker.lanes.fetch import FetchLane
 from roost._worker.lanes.heartbeat import HeartbeatLane, event_loop, unwinding_seconds
+from roost._worker.lanes.lifespan import LifespanLane
 from roost._worker.lanes.listen import ListenLane
 from roost._worker.lanes.maintenance import (
     ArchiveLane,
@@ -86,10 +88,20 @@ def draining_lanes(state: WorkerState, database: Database) -> list[Lane]:
 
 
 class Session:
-    """Runs one worker from its start to the end of its stop."""
+    """Runs one worker from its start to the end of its stop.
+
+    :param worker: what the lifespan is called with.
+    :param handler_state: what handlers share; the lifespan adds to it, or replaces it.
+    """
 
     def __init__(
-        self, driver: AsyncDriver, registry: HandlerRegistry, settings: WorkerSettings
+        self,
+        driver: AsyncDriver,
+        registry: HandlerRegistry,
+        settings: WorkerSettings,
+        *,
+        worker: object,
+        handler_state: State,
     ) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
         most_prefetched = max(64, 16 * settings.concurrency)
@@ -99,10 +111,12 @@ class Session:
             registry=registry,
             slots=Slots(settings.concurrency),
             prefetch=PrefetchController(settings.prefetch, most_prefetched),
+            handler_state=handler_state,
         )
         self._database = Database(driver, worker_name=name)
         self._execute = ExecuteLane(self.state, self._database)
         self._settle = SettleLane(self.state, self._database)
+        self._lifespan = LifespanLane(self.state, worker)
         self._heartbeat = HeartbeatLane(self.state, self._database)
         self._ended = anyio.Event()
         self._shield = shielded(SHIELD)
@@ -223,6 +237,7 @@ class Session:
             self._settle,
             MetadataLane(state, database),
             PrefetchMarkLane(state, database),
+            self._lifespan,
             self._execute,
             *working,
         ]
@@ -276,9 +291,11 @@ class Session:
         if math.isfinite(grace):
             self._bound_the_stop(now + grace + STOP_MARGIN)
         self._settle.end_by(now + grace)
+        self._lifespan.end_by(now + grace)
         await stop.hurried.wait()
         now = anyio.current_time()
         self._settle.end_by(now)
+        self._lifespan.end_by(now)
         self._bound_the_stop(now + STOP_MARGIN)
         self._execute.end_by(now)
 

@@ -13,6 +13,7 @@ from time import monotonic
 import anyio
 import attrs
 
+from roost._model.lifespan import State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
@@ -127,6 +128,7 @@ class WorkerState:
     :param cancel_announced: whether, since the last claim began, a cancel was announced of a job
         that this worker doesn't hold: the claim's answer may bring it.
     :param abandoned: leases of jobs whose threads were left behind; this worker keeps them.
+    :param handler_state: what the lifespan made for handlers.
     """
 
     name: str
@@ -149,6 +151,7 @@ class WorkerState:
     cancel_requests: frozenset[tuple[int, int]] = frozenset()
     cancel_announced: bool = False
     abandoned: set[Lease] = attrs.field(factory=set)
+    handler_state: State = attrs.field(factory=State)
     fetch_wake: Wake = attrs.field(factory=Wake)
     start_wake: Wake = attrs.field(factory=Wake)
     settle_wake: Wake = attrs.field(factory=Wake)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import attrs
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 
 from roost._drivers.factory import driver_for
 from roost._model.backoff import BackoffStrategy
 from roost._model.hooks import Hooks
+from roost._model.lifespan import Lifespan, State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.settings import WorkerSettings
@@ -76,6 +79,13 @@ class Worker:
     :param startup_max_retries: further tries to reach the database at start, ≥ 0.
     :param startup_retry_delay: time between two such tries, ≥ 0.
     :param hooks: functions to call before and after every handler call.
+    :param lifespan: a function that returns an async context manager, such as one that
+        ``contextlib.asynccontextmanager`` has decorated. It is entered before the first job starts
+        and left after the last has ended; a dict or `State` that it yields is what handlers share.
+        It may take the worker as its argument.
+    :param on_startup: a function to call before the first job, after the lifespan is entered. It
+        may take the worker as its argument and set attributes of its ``state``.
+    :param on_shutdown: a function to call after the last job, before the lifespan is left.
     :raises InvalidSettingError: a parameter is out of its range; the message names it.
     """
 
@@ -107,15 +117,68 @@ class Worker:
         startup_max_retries: int = 30,
         startup_retry_delay: float = 1.0,
         hooks: Hooks | None = None,
+        lifespan: Lifespan | None = None,
+        on_startup: Callable[..., Any] | None = None,
+        on_shutdown: Callable[..., Any] | None = None,
     ) -> None:
         # By name: a second list of the settings could leave one out. First, before other locals.
         self._settings = WorkerSettings.pick(locals())
+        self._dsn = dsn
         self._driver = driver_for(dsn, driver)
         self._registry = resolve_registry(registry)
         self._session: Session | None = None
         self._stop_requests = 0
         self._failed = 0
         self._abandoned: AbandonedWork | None = None
+        self._state = State()
+
+    @property
+    def settings(self) -> WorkerSettings:
+        """The settings that this worker was created with."""
+        return self._settings
+
+    @property
+    def dsn(self) -> str:
+        """The database that this worker connects to. It may hold a password."""
+        return self._dsn
+
+    @property
+    def registry(self) -> HandlerRegistry:
+        """The tasks that this worker can run."""
+        return self._registry
+
+    @property
+    def state(self) -> State:
+        """What this worker's handlers share.
+
+        Attributes that are set before `run` are there in each run. While the worker runs, this is
+        what its lifespan has made.
+        """
+        return self._state if self._session is None else self._session.state.handler_state
+
+    def replace(
+        self,
+        *,
+        dsn: str | None = None,
+        registry: HandlerRegistry | None = None,
+        driver: str | None = None,
+        **settings: Any,
+    ) -> Worker:
+        """Return a new worker like this one, with other settings.
+
+        :param dsn: the database; ``None``: this worker's.
+        :param registry: the tasks; ``None``: this worker's.
+        :param driver: the driver; ``None``: this worker's, or with ``dsn`` what that says.
+        :param settings: the settings to change, by their names.
+        :raises InvalidSettingError: a value is out of its range; the message names it.
+        """
+        kept = attrs.asdict(self._settings, recurse=False)
+        return Worker(
+            dsn or self._dsn,
+            registry=self._registry if registry is None else registry,
+            driver=driver or (self._driver.name if dsn is None else None),
+            **(kept | settings),
+        )
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Work until a stop is asked for; ``await task_group.start(worker.run)`` waits for ready.
@@ -182,7 +245,13 @@ class Worker:
     def _new_session(self) -> Session:
         if self._session is not None:
             raise RuntimeError("this worker is running already")
-        return Session(self._driver, self._registry, self._settings)
+        return Session(
+            self._driver,
+            self._registry,
+            self._settings,
+            worker=self,
+            handler_state=State(**vars(self._state)),
+        )
 
     async def _run(
         self, session: Session, lanes_for: LanesFor, task_status: TaskStatus[None]

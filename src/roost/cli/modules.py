@@ -1,4 +1,4 @@
-"""Import the modules of ``-m`` and return the registry of their tasks."""
+"""Import the modules of ``-m``: the registry of their tasks, and the worker that one may name."""
 
 from __future__ import annotations
 
@@ -9,47 +9,62 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from roost import HandlerRegistry, InvalidSettingError
+import attrs
+
+from roost import HandlerRegistry, InvalidSettingError, Worker, WorkerSettings
 from roost._model.registry import default_registry
 
 FRAMES = 5
 """Number of frames of an import error to show. The last ones are in the user's code."""
 
 
-def load_registry(names: Sequence[str]) -> HandlerRegistry:
-    """Import modules from the current folder and return one registry with all of their tasks.
+@attrs.frozen
+class Application:
+    """What the modules of ``-m`` define.
 
-    :param names: each ``package.module`` or ``package.module:registry``.
-    :raises InvalidSettingError: a module can't be imported, or registers no task.
+    :param registry: all of their tasks.
+    :param worker: the worker, or the settings of one, that ``package.module:name`` names.
+    """
+
+    registry: HandlerRegistry
+    worker: Worker | WorkerSettings | None
+
+
+def load(names: Sequence[str]) -> Application:
+    """Import modules from the current folder and return what they define.
+
+    :param names: each ``package.module``, or ``package.module:name`` of a `HandlerRegistry`, a
+        `Worker` or `WorkerSettings`.
+    :raises InvalidSettingError: a module can't be imported, registers no task, or has no such name;
+        or two names are workers.
     :raises DuplicateTaskError: two registries have different functions for one task name.
     """
     folder = str(Path.cwd())
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
     found: list[HandlerRegistry] = []
+    worker: Worker | WorkerSettings | None = None
     for name in names:
-        registry = _load(name)
-        if not any(registry is known for known in found):
-            found.append(registry)
+        loaded = _load(name)
+        if not any(loaded.registry is known for known in found):
+            found.append(loaded.registry)
+        if loaded.worker is not None:
+            if worker is not None:
+                raise InvalidSettingError(f"{name!r} is a second worker: name one")
+            worker = loaded.worker
+    return Application(_merged(found), worker)
+
+
+def _merged(found: Sequence[HandlerRegistry]) -> HandlerRegistry:
     if len(found) == 1:
         return found[0]
     merged = HandlerRegistry()
     for registry in found:
-        for task in registry:
-            handler = registry.handler_of(task)
-            merged.register(
-                task,
-                handler.func,
-                args_model=handler.args_model,
-                defaults=handler.defaults,
-                run_in=handler.run_in,
-            )
-        for entry in registry.cron_entries:
-            merged.add_cron(entry, registry.handler_of(entry.task).func)
+        merged.include(registry)
     return merged
 
 
-def _load(name: str) -> HandlerRegistry:
+def _load(name: str) -> Application:
     module_name, _, attribute = name.partition(":")
     if _is_file(module_name):
         raise InvalidSettingError(_name_a_module(module_name, attribute))
@@ -59,18 +74,31 @@ def _load(name: str) -> HandlerRegistry:
     except Exception as error:
         raise InvalidSettingError(f"can't import {module_name!r}:\n{_gist(error)}") from error
     if attribute:
-        registry = getattr(module, attribute, None)
-        if not isinstance(registry, HandlerRegistry):
-            raise InvalidSettingError(f"{name!r} is not a HandlerRegistry")
-        if not len(registry):
-            raise InvalidSettingError(f"the registry {name!r} has no task")
-        return registry
+        return _named(name, getattr(module, attribute, None))
     if set(default_registry) == before and not _mentions_a_task(vars(module), module_name):
         raise InvalidSettingError(
             f"the module {module_name!r} registers no task: decorate its handlers with "
             f"@roost.job(...), or name a registry of your own as {module_name}:<its name>"
         )
-    return default_registry
+    return Application(default_registry, None)
+
+
+def _named(name: str, value: object) -> Application:
+    """Return what ``package.module:name`` stands for."""
+    match value:
+        case HandlerRegistry():
+            application = Application(value, None)
+        case Worker():
+            application = Application(value.registry, value)
+        case WorkerSettings():
+            application = Application(default_registry, value)
+        case _:
+            raise InvalidSettingError(
+                f"{name!r} must be a HandlerRegistry, a Worker or WorkerSettings, not {value!r}"
+            )
+    if not len(application.registry):
+        raise InvalidSettingError(f"the registry of {name!r} has no task")
+    return application
 
 
 def _is_file(name: str) -> bool:

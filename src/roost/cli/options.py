@@ -105,6 +105,10 @@ def seconds_by_state(given: list[str] | None) -> float | dict[str, float] | None
     return found.get("", found or None)
 
 
+PYTHON_ONLY = {"retry_strategy", "hooks", "lifespan", "on_startup", "on_shutdown"}
+"""Settings that are functions or objects, which no option can give."""
+
+
 def takes_worker_settings(command: F) -> F:
     """Replace a command's ``**settings`` by an option for each of a worker's settings.
 
@@ -125,7 +129,7 @@ def takes_worker_settings(command: F) -> F:
     types = get_type_hints(Worker.__init__)
     meanings = _meanings()
     for field in attrs.fields(WorkerSettings):
-        if field.name in {"queues", "retry_strategy", "hooks", *own}:
+        if field.name in {*PYTHON_ONLY, "queues", *own}:
             continue
         own[field.name] = _option(field.name, types[field.name], meanings.get(field.name))
         parameters.append(
@@ -151,6 +155,16 @@ def _option(name: str, kind: object, meaning: str | None) -> object:
             metavar="[STATE=]SECONDS",
         ),
     ]
+
+
+def passed(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a command's values that the caller passed; the others are defaults."""
+    sources = {name: context.get_parameter_source(name) for name in values}
+    return {
+        name: values[name]
+        for name, source in sources.items()
+        if source is not None and source.name != "DEFAULT"
+    }
 
 
 def _meanings() -> dict[str, str]:

@@ -19,13 +19,14 @@ from roost._model.logs import StructuredLogger
 from roost._worker.forced_exit import hand_back
 from roost.cli.backend import check_backend, run_on
 from roost.cli.logs import configure
-from roost.cli.modules import load_registry
+from roost.cli.modules import Application, load
 from roost.cli.options import (
     Backend,
     ChosenBackend,
     ChosenDriver,
     Dsn,
     LogLevel,
+    passed,
     resolve_dsn,
     takes_worker_settings,
 )
@@ -39,13 +40,15 @@ DEFAULT_QUEUES: list[str] = list(attrs.fields(WorkerSettings).queues.default or 
 @takes_worker_settings
 def run(
     *,
+    context: typer.Context,
     module: Annotated[
         list[str],
         typer.Option(
             "--module",
             "-m",
             help="A module with tasks, importable from the current folder; repeat it for several. "
-            "package.module:registry is a HandlerRegistry of your own.",
+            "package.module:name names a HandlerRegistry, a Worker or WorkerSettings of your own; "
+            "options that are passed override what a worker or settings say.",
         ),
     ],
     queue: Annotated[
@@ -80,18 +83,23 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))
     check_backend(backend, uvloop=uvloop, driver=driver)
-    address = resolve_dsn(dsn)
     configure(log_level, as_json=log_json)
-    registry = load_registry(module)
-    worker = Worker(address, registry=registry, driver=driver, queues=queue, **settings)
-    watchdog = Watchdog(partial(_hand_back, worker, address))
+    changes = passed(context, settings)
+    if passed(context, {"queue": queue}):
+        changes["queues"] = queue
+    worker = _worker(load(module), dsn=dsn, driver=driver, **changes)
+    watchdog = Watchdog(partial(_hand_back, worker))
     crash: BaseException | None
     signal.signal(signal.SIGINT, signal.default_int_handler)  # event loops handle this one
     try:
         crash = run_on(
             backend,
             partial(
-                _work, worker, watchdog=watchdog, grace=settings["shutdown_timeout"], once=once
+                _work,
+                worker,
+                watchdog=watchdog,
+                grace=worker.settings.shutdown_timeout,
+                once=once,
             ),
             uvloop=uvloop,
         )
@@ -107,7 +115,22 @@ def run(
     exit_with(0 if crash is None else 1, watchdog, at_once=worker.abandoned_work() is not None)
 
 
-def _hand_back(worker: Worker, address: str) -> None:
+def _worker(
+    application: Application, *, dsn: str | None, driver: str | None, **settings: Any
+) -> Worker:
+    """Return the application's worker, or a new one, with the settings that the caller passed."""
+    registry = application.registry
+    match application.worker:
+        case Worker() as worker:
+            return worker.replace(dsn=dsn, registry=registry, driver=driver, **settings)
+        case WorkerSettings() as base:
+            settings = attrs.asdict(base, recurse=False) | settings
+        case None:
+            pass
+    return Worker(resolve_dsn(dsn), registry=registry, driver=driver, **settings)
+
+
+def _hand_back(worker: Worker) -> None:
     """Release the jobs that still run, so that their attempt doesn't count.
 
     Called immediately before the process exits.
@@ -116,7 +139,7 @@ def _hand_back(worker: Worker, address: str) -> None:
         return
     try:
         with (
-            psycopg_sync.connect(address, application_name="roost forced exit") as connection,
+            psycopg_sync.connect(worker.dsn, application_name="roost forced exit") as connection,
             connection.transaction(),
         ):
             run_sync(connection, hand_back(work))

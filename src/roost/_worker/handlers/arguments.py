@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from roost._model.arguments import handler_arguments, read_model
 from roost._model.functions import location
+from roost._model.lifespan import State
 from roost._model.registry import Handler
 from roost._ops.claim import ClaimedJob
 from roost.exceptions import InvalidArgsError
@@ -19,8 +20,8 @@ _ADVICE = (
 )
 
 
-def keyword_arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
-    """Return the handler's keyword arguments: the args or their model's fields, and the job.
+def keyword_arguments(handler: Handler, claimed: ClaimedJob, state: State) -> dict[str, Any]:
+    """Return the handler's keyword arguments: the args or their model's fields, job and state.
 
     :raises InvalidArgsError: the handler can't be called with them.
     :raises InvalidJobError: the args are too large; see `ClaimedJob.is_oversized`.
@@ -46,6 +47,8 @@ def keyword_arguments(handler: Handler, claimed: ClaimedJob) -> dict[str, Any]:
         raise InvalidArgsError(f"{_misfit(handler, args)}. {_ADVICE}")
     if handler.job_parameter is not None:
         args[handler.job_parameter] = claimed.job()
+    if handler.state_parameter is not None:
+        args[handler.state_parameter] = state
     return args
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from typing import TypeVar
 
 from roost._model.job import Job
+from roost._model.lifespan import State
 from roost._worker.slots import RunningJob
-from roost.exceptions import NoCurrentJobError
+from roost.exceptions import InvalidSettingError, NoCurrentJobError
 
 current: ContextVar[RunningJob | Job] = ContextVar("roost.current_job")
 """The attempt. In a handler's own process it is only the job, since the lease is the worker's."""
+
+handler_state: ContextVar[State] = ContextVar("roost.current_state")
+"""What the worker's lifespan made for its handlers. A handler's own process has none."""
+
+S = TypeVar("S", bound=State)
 
 
 def current_attempt() -> RunningJob:
@@ -36,3 +43,26 @@ def current_job() -> Job:
     except LookupError:
         raise NoCurrentJobError("no job is running here") from None
     return job if isinstance(job, Job) else job.claimed.job()
+
+
+def current_state(kind: type[S] = State) -> S:  # type: ignore[assignment]  # mypy #3737
+    """Return the worker's state, in a handler and in all functions that the handler calls.
+
+    Works in coroutines and worker threads.
+
+    :param kind: the class that the lifespan yields an instance of, for its typed attributes.
+    :raises NoCurrentJobError: the caller isn't part of a job, or its handler runs in a process.
+    :raises InvalidSettingError: the worker's state is not a ``kind``.
+    """
+    try:
+        state = handler_state.get()
+    except LookupError:
+        raise NoCurrentJobError(
+            "no job is running here; a handler in a process of its own has no state"
+        ) from None
+    if not isinstance(state, kind):
+        raise InvalidSettingError(
+            f"the worker's state is a {type(state).__name__}, not a {kind.__name__}: let its "
+            f"lifespan yield a {kind.__name__}"
+        )
+    return state

@@ -37,7 +37,7 @@ from roost._worker.database import Database
 from roost._worker.handlers.arguments import keyword_arguments
 from roost._worker.handlers.attempt_log import log_lease_lost, log_unsuccessful
 from roost._worker.handlers.call import call_handler, call_in_loop
-from roost._worker.handlers.current import current
+from roost._worker.handlers.current import current, handler_state
 from roost._worker.handlers.hooks import HOOK_TIMEOUT, MAX_HANGING, HookCalls, HookThreads
 from roost._worker.handlers.job_metadata import WorkerMetadataWriter, write_rest
 from roost._worker.handlers.process import HandlerProcesses
@@ -86,6 +86,7 @@ class ExecuteLane:
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Start jobs until cancelled. A cancel interrupts the jobs that still run."""
         self._guard = guard_for_this_loop()
+        handler_state.set(self._state.handler_state)
         self._context = copy_context()
         self._context.run(metadata_writer.set, WorkerMetadataWriter(self._state))
         if any(variable.name == _DECIMAL for variable in self._context):
@@ -296,7 +297,7 @@ class ExecuteLane:
         claimed = running.claimed
         try:
             handler = self._state.registry.handler_of(claimed.task)
-            args = keyword_arguments(handler, claimed)
+            args = keyword_arguments(handler, claimed, self._state.handler_state)
         except BaseException as error:  # noqa: BLE001  (bad args fail only this job)
             return self._not_called(error)
         if claimed.queue in self._state.paused and self._state.is_paused(claimed):
