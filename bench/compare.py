@@ -131,8 +131,9 @@ def _drain(size: Size, contestants: Sequence[Contestant], concurrency: int) -> S
         " handler has ended the worker is asked to stop, so that it writes what it holds, and the"
         " table is read until no job is left. procrastinate has 15 % of the jobs. graphile-worker"
         " runs with a local queue of 500 jobs and batched completions; it deletes a job when it"
-        " completes, and checks no lease. pgqueuer moves the job to its log, and all others keep it"
-        " with its outcome."
+        " completes, and checks no lease. Roost does the same, and checks the lease, in the lines"
+        " with deleting: delete_after_seconds is 0 there. pgqueuer moves the job to its log, and"
+        " all others keep it with its outcome."
     )
     title = f"Drain of {size.jobs:,} ready no-op jobs at concurrency {concurrency}"
     return _each("drain", title, contestants, trial, note)

@@ -29,12 +29,19 @@ LATER = {"result": None, "awaited": False, "prefetch_no": None}
 keeps neither that a caller waited for the job nor how it was claimed."""
 
 
-def check(before: Tables, after: Tables, *, error_cap: int, revived: bool, deleted: bool) -> None:
+def check(
+    before: Tables,
+    after: Tables,
+    *,
+    error_cap: int,
+    revived: bool,
+    deleted: Collection[JobState],
+) -> None:
     """Check every row of ``after``, and the change of every row of ``before``.
 
     :param error_cap: how many error records a row may have.
     :param revived: whether the step was a verb that makes ended jobs available again.
-    :param deleted: whether it was a verb that deletes ended jobs.
+    :param deleted: states in which a job may have been before a step that deletes it.
     """
     old, new = _by_id(before), _by_id(after)
     unaccepted = {row["dispatched_job_id"] for row in before["workers"]}
@@ -43,9 +50,11 @@ def check(before: Tables, after: Tables, *, error_cap: int, revived: bool, delet
         if old.get(job_id) != row:
             _check_move(old.get(job_id), row, revived=revived, unaccepted=job_id in unaccepted)
     _check_dispatches(before, after, new.keys() - old.keys())
-    gone = old.keys() - new.keys()
-    if deleted:
-        gone = {job_id for job_id in gone if old[job_id]["state"] in ACTIVE}
+    gone = {
+        job_id
+        for job_id in old.keys() - new.keys()
+        if JobState(old[job_id]["state"]) not in deleted
+    }
     assert not gone, f"jobs {sorted(gone)} are gone"
     _check_unique_keys(after["jobs"])
     _check_dependencies(new, after["dependencies"])

@@ -44,12 +44,13 @@ class Model(Dispatch, Claims, Settle, Control, Rescue, Archive, Read):
         jobs = {
             job_id: row for job_id, row in uncommitted.jobs.items() if row != self.jobs.get(job_id)
         }
+        deleted = self.jobs.keys() - uncommitted.jobs.keys()
         workers = uncommitted._locks.changed_workers
         self._held = Held(
-            jobs=uncommitted._locks.jobs | jobs.keys(),
+            jobs=uncommitted._locks.jobs | jobs.keys() | deleted,
             workers=uncommitted._locks.workers | workers,
             changed_workers=workers,
-            keys=self._active_keys(jobs) | uncommitted._active_keys(jobs),
+            keys=self._active_keys(jobs.keys() | deleted) | uncommitted._active_keys(jobs),
         )
         other_answer: object
         before = self.dependencies.copy()
@@ -63,6 +64,8 @@ class Model(Dispatch, Claims, Settle, Control, Rescue, Archive, Read):
         self._held = Held()
         if first_commits:
             self.jobs |= jobs
+            for job_id in deleted:
+                del self.jobs[job_id]
             for worker_id in workers:
                 del self.workers[worker_id]
                 if worker_id in uncommitted.workers:

@@ -282,13 +282,16 @@ class Real:
         )
         return [_leased(job) for job in self._run(taken)]
 
-    def settle(self, *, ends: Sequence[End], error_cap: int) -> Settled:
+    def settle(
+        self, *, ends: Sequence[End], error_cap: int, keep_completed: bool = True
+    ) -> Settled:
         verdicts = [_judge(end) for end in ends]
-        settled = self._run(settle.settle(verdicts, error_cap=error_cap))
+        options: dict[str, Any] = {"error_cap": error_cap, "keep_completed": keep_completed}
+        settled = self._run(settle.settle(verdicts, **options))
         parents, lost, busy = settled.parents, settled.lost, settled.busy
         if parents:
             try:
-                settled = self._run_whole(settle.settle_parents(parents, error_cap=error_cap))
+                settled = self._run_whole(settle.settle_parents(parents, **options))
             except DatabaseUnavailableError:
                 busy = busy + parents  # another call holds a child: the lane tries again
             else:

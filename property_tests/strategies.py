@@ -161,7 +161,7 @@ def settles(grants: st.SearchStrategy[Grant]) -> st.SearchStrategy[Call]:
         max_size=3,
         unique_by=lambda end: end.grant.lease,
     )
-    return _calls("settle", ends=ends, error_cap=error_caps())
+    return _calls("settle", ends=ends, error_cap=error_caps(), keep_completed=st.booleans())
 
 
 def metadata(grants: st.SearchStrategy[Grant]) -> st.SearchStrategy[Call]:

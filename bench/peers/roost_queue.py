@@ -1,5 +1,7 @@
 """Roost, from this checkout: every setting is the default but the concurrency.
 
+"deleting" has ``delete_after_seconds={"completed": 0}`` as well.
+
 Bulk: ``enqueue_many``, or with the driver option ``ids`` ``enqueue_all``, which returns the ids in
 order; each row has a ``unique_key``, and a batch is one statement that notifies.
 """
@@ -19,7 +21,10 @@ import roost
 
 
 class RoostQueue(Contestant):
-    """Itself. A driver option of ``ids`` is psycopg, with bulk calls that return ids."""
+    """Itself. The driver options ``ids`` and ``deleting`` are psycopg.
+
+    With the first, bulk calls return ids; with the second, completed jobs are not kept.
+    """
 
     queue: roost.AsyncRoost
 
@@ -74,10 +79,10 @@ class RoostQueue(Contestant):
             await anyio.sleep(ms / 1e3)
 
         async with self.client(registry), anyio.create_task_group() as tasks:
-            if concurrency:
-                worker = self.queue.worker(queues=(QUEUE,), concurrency=concurrency)
-            else:
-                worker = self.queue.worker(queues=(QUEUE,))
+            options: dict[str, Any] = {"concurrency": concurrency} if concurrency else {}
+            if self.driver == "deleting":
+                options["delete_after_seconds"] = {"completed": 0}
+            worker = self.queue.worker(queues=(QUEUE,), **options)
             await tasks.start(worker.run)
             await self.wait_for_stop()
             worker.request_stop()

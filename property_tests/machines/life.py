@@ -27,8 +27,13 @@ from property_tests.oracle.tables import place_of
 from property_tests.real import Real
 from property_tests.words import Call, Claim, End, Ending, Grant, Leased, NewJob, Succeed
 
+from roost._model.states import TERMINAL, JobState
 from roost._ops.claim import Position
 from roost.exceptions import RoostError
+
+SETTLES = {JobState.EXECUTING}
+DELETES = {"delete_ended": TERMINAL, "settle": SETTLES, "both_at_once": SETTLES}
+"""The verbs that may delete a job, with the states in which it may have been."""
 
 
 class Life(RuleBasedStateMachine):
@@ -166,10 +171,15 @@ class Life(RuleBasedStateMachine):
         self.both(data.draw(strategies.settles(held) | strategies.metadata(held)))
 
     @precondition(lambda self: self.model.held())
-    @rule(ending=st.just(Succeed(None)) | strategies.endings(), error_cap=strategies.error_caps())
-    def settle_all_held(self, ending: Ending, error_cap: int) -> None:
+    @rule(
+        ending=st.just(Succeed(None)) | strategies.endings(),
+        error_cap=strategies.error_caps(),
+        keep_completed=st.booleans(),
+    )
+    def settle_all_held(self, ending: Ending, error_cap: int, keep_completed: bool) -> None:
         ends = [End(grant, ending) for grant in self.model.held()]
-        self.both(Call("settle", {"ends": ends, "error_cap": error_cap}))
+        words = {"ends": ends, "error_cap": error_cap, "keep_completed": keep_completed}
+        self.both(Call("settle", words))
 
     @precondition(lambda self: self.late())
     @rule(data=st.data())
@@ -385,7 +395,7 @@ class Life(RuleBasedStateMachine):
             after,
             error_cap=strategies.MOST_ERRORS,
             revived=self.last_verb in ("retry", "requeue_discarded"),
-            deleted=self.last_verb == "delete_ended",
+            deleted=DELETES.get(self.last_verb, ()),
         )
         self.before = after
         differences = list(_differences(after, self.model.tables()))

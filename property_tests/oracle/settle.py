@@ -30,15 +30,21 @@ from roost._model.verdict import Lease
 class Settle(Tables):
     """The verb."""
 
-    def settle(self, *, ends: Sequence[End], error_cap: int) -> Settled:
-        """End the attempts whose lease holds, and apply the consequences for their children."""
+    def settle(
+        self, *, ends: Sequence[End], error_cap: int, keep_completed: bool = True
+    ) -> Settled:
+        """End the attempts whose lease holds, and apply the consequences for their children.
+
+        A completed job that nothing keeps is gone, unless a client waits for it.
+        """
         held = [end for end in ends if self._is_held(end.grant.lease)]
         lost = {end.grant.lease for end in ends} - {end.grant.lease for end in held}
         parents = [end for end in held if self.jobs[end.grant.lease.job_id].has_children]
-        busy = self._end_all([end for end in held if end not in parents], error_cap)
+        others = [end for end in held if end not in parents]
+        busy = self._end_all(others, error_cap, keep_completed)
         try:
             with self._all_or_nothing():
-                busy |= self._end_all(parents, error_cap)
+                busy |= self._end_all(parents, error_cap, keep_completed)
         except Waits:
             busy |= {end.grant.lease for end in parents}
         return Settled(lost, busy)
@@ -58,7 +64,7 @@ class Settle(Tables):
         row = self.jobs.get(lease.job_id)
         return row is not None and row.state == "executing" and lease_of(row) == lease
 
-    def _end_all(self, ends: Sequence[End], error_cap: int) -> set[Lease]:
+    def _end_all(self, ends: Sequence[End], error_cap: int, keep_completed: bool) -> set[Lease]:
         """End attempts, and return the leases of rows that another transaction holds."""
         busy = {end.grant.lease for end in ends if end.grant.lease.job_id in self._held.jobs}
         rows = []
@@ -69,6 +75,10 @@ class Settle(Tables):
                 rows.append(row)
         self._release_children([row.id for row in rows if row.state == "completed"])
         self._cancel_descendants([row.id for row in rows if row.state in FAILED])
+        if not keep_completed:
+            for row in rows:
+                if row.state == "completed" and not row.awaited:
+                    del self.jobs[row.id]
         return busy
 
     def _end(self, row: JobRow, ending: Ending, error_cap: int) -> None:

@@ -217,10 +217,11 @@ def test_a_claim_walks_no_more_of_the_heads_than_it_takes(
 
 
 @pytest.mark.parametrize("known", ["a table that was analysed while nothing ran", "this table"])
+@pytest.mark.parametrize("name", ["complete", "delete_completed"])
 def test_each_verdict_is_one_probe_however_many_jobs_execute(
-    databases: Databases, template: str, known: str
+    databases: Databases, template: str, known: str, name: str
 ) -> None:
-    with databases.fresh(template) as name, JobTable(databases.dsn_for(name)) as table:
+    with databases.fresh(template) as empty, JobTable(databases.dsn_for(empty)) as table:
         worker = table.add_worker()
         table.rows("insert into roost.jobs (task) select 'work' from generate_series(1, 4000)")
         table.rows("analyze roost.jobs")
@@ -228,11 +229,9 @@ def test_each_verdict_is_one_probe_however_many_jobs_execute(
         if known == "this table":
             table.rows("analyze roost.jobs")
         ids = [lease.job_id for lease in leases[:500]]
-        plan = Plan(
-            table,
-            statement("settle.complete"),
-            *(ids, [worker] * 500, [1] * 500, None, False),
-        )
+        results = [None] if name == "complete" else []
+        parameters = (ids, [worker] * 500, [1] * 500, *results, False)
+        plan = Plan(table, statement(f"settle.{name}"), *parameters)
     assert "jobs" not in plan.scanned
     for node in plan.nodes:
         walked = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
@@ -254,6 +253,15 @@ def test_completions_probe_their_rows(large: JobTable, with_children: bool) -> N
     )
     assert "jobs" not in plan.scanned
     assert plan.blocks < 400
+
+
+@pytest.mark.parametrize("with_children", [False, True])
+def test_deletions_of_completed_jobs_probe_their_rows(large: JobTable, with_children: bool) -> None:
+    ids = executing(large, 10)
+    parameters = (ids, [1] * 10, [1] * 10, with_children)
+    plan = Plan(large, statement("settle.delete_completed"), *parameters)
+    assert "jobs" not in plan.scanned
+    assert plan.blocks < 300
 
 
 @pytest.mark.parametrize("with_children", [False, True])

@@ -136,9 +136,11 @@ class JobTable:
             claim_jobs(worker_id=worker_id, queues=queues, tasks=tasks, limit=limit, after=after)
         )
 
-    def settle(self, *verdicts: Verdict, error_cap: int = 20) -> list[Lease]:
+    def settle(
+        self, *verdicts: Verdict, error_cap: int = 20, keep_completed: bool = True
+    ) -> list[Lease]:
         """Write verdicts of jobs without children, and return the leases that were lost."""
-        settled = self.run(settle(verdicts, error_cap=error_cap))
+        settled = self.run(settle(verdicts, error_cap=error_cap, keep_completed=keep_completed))
         return [verdict.lease for verdict in settled.lost]
 
     def notifications(self) -> list[tuple[str, str]]:

@@ -125,3 +125,48 @@ async def test_a_client_that_waits_reads_the_result_of_a_job_that_is_deleted_at_
     with pytest.raises(JobNotFoundError):
         await client.wait_for(unread)
     assert ids(table, "jobs") == {job_id}
+
+
+async def test_a_worker_that_keeps_no_completed_jobs_deletes_them_as_they_end(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    go = anyio.Event()
+    results: list[object] = []
+
+    @job("work", registry=registry)
+    async def work(n: int) -> int:
+        await go.wait()
+        if n == 0:
+            raise ValueError
+        return n
+
+    @job("child", registry=registry)
+    async def child() -> None: ...
+
+    async def wait(job_id: int) -> None:
+        results.append((await client.wait_for(job_id)).result)
+
+    failed, parent, waited, _ = [await client.enqueue(work, args={"n": n}) for n in range(4)]
+    await client.enqueue(child, depends_on=[parent])
+    # No run of the maintenance deletes anything.
+    worker = make_worker(delete_after_seconds={"completed": 0}, archive_interval=3_600)
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait, waited)
+        await eventually(lambda: table.column(waited, "awaited"))
+        async with working(worker):
+            go.set()
+            await eventually(lambda: ids(table, "jobs") == {failed, waited})
+    assert results == [2]
+    assert table.states() == {"retryable": 1, "completed": 1}
+
+
+async def test_a_large_result_of_a_job_that_is_not_kept_is_not_written(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> str:
+        return "x" * (1 << 20)
+
+    table.add("work")
+    async with working(make_worker(delete_after_seconds=0, archive_interval=3_600)):
+        await eventually(lambda: table.states() == {})

@@ -172,5 +172,10 @@ class WorkerSettings:
         """The retry strategy to use."""
         return self.retry_strategy or _DEFAULT_RETRY
 
+    @property
+    def keeps_completed(self) -> bool:
+        """Whether a completed job stays in the table until a maintenance run."""
+        return self.delete_after_seconds.get(JobState.COMPLETED) != 0
+
 
 _DEFAULT_RETRY = exponential()

@@ -41,7 +41,9 @@ class Settled:
     busy: list[Verdict]
 
 
-def settle(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
+def settle(
+    verdicts: Iterable[Verdict], *, error_cap: int, keep_completed: bool = True
+) -> Op[Settled]:
     """Write the verdicts of jobs without children.
 
     At most two statements, each a transaction of its own: one for completions, one for all others.
@@ -49,8 +51,12 @@ def settle(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
     outcome is safe: verdicts that had been written are reported as lost.
 
     :param error_cap: the most error records that a row keeps, ≥ 1; the oldest are dropped.
+    :param keep_completed: ``False``: delete completed jobs for good. One that a client waits for is
+        kept all the same, by a statement more, so that the client can read its result.
     """
-    left, _, _ = yield from _write(verdicts, error_cap=error_cap, with_children=False)
+    left, _, _ = yield from _write(
+        verdicts, error_cap=error_cap, keep_completed=keep_completed, with_children=False
+    )
     if not left:
         return Settled([], [], [])
     rows = yield Query(_SQL["still_held"], _leases(left))
@@ -67,17 +73,22 @@ def settle(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
     return settled
 
 
-def settle_parents(verdicts: Iterable[Verdict], *, error_cap: int) -> Op[Settled]:
+def settle_parents(
+    verdicts: Iterable[Verdict], *, error_cap: int, keep_completed: bool = True
+) -> Op[Settled]:
     """Write the verdicts of jobs with children, and release or cancel the children.
 
     Must run inside a transaction, which makes the end of a parent and its effects visible together:
     a completed parent releases its children, a discarded or cancelled one cancels all descendants.
 
+    :param keep_completed: as for `settle`.
     :raises DatabaseUnavailableError: with the sqlstate `LOCK_NOT_AVAILABLE`: a child is locked, for
         example by an enqueue of its own child, maybe for long. Nothing was written.
     """
     yield from bound_lock_waits(CHILD_WAIT)
-    left, completed, failed = yield from _write(verdicts, error_cap=error_cap, with_children=True)
+    left, completed, failed = yield from _write(
+        verdicts, error_cap=error_cap, keep_completed=keep_completed, with_children=True
+    )
     yield from release_children(completed)
     yield from cancel_descendants(failed)
     if not left:
@@ -107,7 +118,7 @@ def try_parents(verdicts: Sequence[Verdict], *, error_cap: int) -> Op[list[Verdi
 
 
 def complete_now(lease: Lease, result: str) -> Op[None]:
-    """Complete one job in the caller's transaction, and release its children.
+    """Complete one job in the caller's transaction, and release its children. The job is kept.
 
     :raises LeaseLostError: the lease does not hold.
     """
@@ -116,7 +127,9 @@ def complete_now(lease: Lease, result: str) -> Op[None]:
         raise LeaseLostError(f"this worker no longer holds the lease of job {lease.job_id}")
     verdict = Verdict(lease, Event.COMPLETE, result=result)
     for with_children in (False, True):
-        _, completed, _ = yield from _write([verdict], error_cap=1, with_children=with_children)
+        _, completed, _ = yield from _write(
+            [verdict], error_cap=1, keep_completed=True, with_children=with_children
+        )
         if completed:
             yield from release_children(completed)
             return
@@ -124,7 +137,7 @@ def complete_now(lease: Lease, result: str) -> Op[None]:
 
 
 def _write(
-    verdicts: Iterable[Verdict], *, error_cap: int, with_children: bool
+    verdicts: Iterable[Verdict], *, error_cap: int, keep_completed: bool, with_children: bool
 ) -> Op[tuple[list[Verdict], list[int], list[int]]]:
     """Write the verdicts; return those not written, the completed ids and the failed ids."""
     to_complete: list[Verdict] = []
@@ -134,9 +147,9 @@ def _write(
     completed: list[int] = []
     ended: dict[int, str] = {}
     if to_complete:
-        parameters = (*_leases(to_complete), _results(to_complete), with_children)
-        rows = yield Query(_SQL["complete"], parameters)
-        completed = list(map(itemgetter(0), rows))
+        completed = yield from _complete(
+            to_complete, keep_completed=keep_completed, with_children=with_children
+        )
     if unsuccessful:
         records = encode([settle_record(verdict) for verdict in unsuccessful])
         ended = dict(
@@ -155,6 +168,26 @@ def _write(
         if state in (JobState.DISCARDED, JobState.CANCELLED)
     ]
     return left, completed, failed
+
+
+def _complete(
+    verdicts: Sequence[Verdict], *, keep_completed: bool, with_children: bool
+) -> Op[list[int]]:
+    """Write completions; return the ids of those that were written."""
+    deleted: list[int] = []
+    if not keep_completed:
+        rows = yield Query(_SQL["delete_completed"], (*_leases(verdicts), with_children))
+        deleted = list(map(itemgetter(0), rows))
+        if len(deleted) == len(verdicts):
+            return deleted
+        gone = set(deleted)
+        # Clients wait for them, or their rows were locked, or their leases are lost.
+        verdicts = [verdict for verdict in verdicts if verdict.lease.job_id not in gone]
+        if not verdicts:
+            return deleted
+    parameters = (*_leases(verdicts), _results(verdicts), with_children)
+    rows = yield Query(_SQL["complete"], parameters)
+    return deleted + list(map(itemgetter(0), rows))
 
 
 def _older_leases(verdicts: Iterable[Verdict], *, of: Collection[int]) -> list[Verdict]:

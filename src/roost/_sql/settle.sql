@@ -50,6 +50,42 @@ select id
 from completed
 where (select count(*) from notified) >= 0;
 
+-- name: delete_completed
+-- $1 ids, $2 worker ids, $3 lease numbers, $4 as $5 of `complete`. Like `complete`, but the jobs are
+-- deleted. Not those that a client waits for: `complete` ends them, so that the client can read the
+-- result. Returns the ids that were deleted.
+with verdict as (
+    select *
+    from unnest($1::bigint[], $2::bigint[], $3::integer[]) as v (id, worker_id, lease_no)
+),
+held as materialized (
+    select verdict.id
+    from verdict
+    cross join lateral (
+        select
+        from roost.jobs as job
+        where {{holds_lease}}
+            and job.has_children = $4::boolean
+            and not job.awaited
+        limit 1
+        for update of job skip locked
+    ) as job
+),
+deleted as (
+    delete from roost.jobs as job
+    where job.id = any (array(select held.id from held))
+    returning job.id, job.task, job.limited
+),
+notified as (
+    select roost.announce_room(task)
+    from deleted
+    where limited
+    group by task
+)
+select id
+from deleted
+where (select count(*) from notified) >= 0;
+
 -- name: finish_unsuccessful
 -- Every other end of an attempt. $1 a JSON array of verdicts, $2 how many errors a row keeps, $3 as $5
 -- of `complete`. A job with a cancel request is cancelled instead of waiting for another attempt.

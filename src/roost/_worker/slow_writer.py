@@ -108,14 +108,17 @@ class SlowWriter:
             await self._write([one])
 
     async def _send(self, batch: Sequence[PostponedVerdict], *, timeout: float) -> Settled:
-        error_cap = self._state.settings.error_cap
-        verdicts = [one.verdict for one in batch]
+        settings = self._state.settings
+        in_transaction = batch[0].has_children
+        write = (settle_parents if in_transaction else settle)(
+            [one.verdict for one in batch],
+            error_cap=settings.error_cap,
+            keep_completed=settings.keeps_completed,
+        )
         timeout = self.time.seconds(timeout)
-        if batch[0].has_children:
-            return await self._database.call_in_transaction(
-                settle_parents(verdicts, error_cap=error_cap), timeout=timeout
-            )
-        return await self._database.call(settle(verdicts, error_cap=error_cap), timeout=timeout)
+        if in_transaction:
+            return await self._database.call_in_transaction(write, timeout=timeout)
+        return await self._database.call(write, timeout=timeout)
 
     def _written(self, batch: Sequence[PostponedVerdict], settled: Settled) -> None:
         queue = self._state.verdicts

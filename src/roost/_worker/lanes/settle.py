@@ -254,7 +254,11 @@ class BatchWriter:
         first_try = max(queue.unsure, len(fresh))
         try:
             settled = await self._database.call(
-                settle(batch, error_cap=state.settings.error_cap),
+                settle(
+                    batch,
+                    error_cap=state.settings.error_cap,
+                    keep_completed=state.settings.keeps_completed,
+                ),
                 timeout=self.time.seconds(SETTLE_TIMEOUT),
             )
         except (DatabaseUnavailableError, anyio.get_cancelled_exc_class()):
