@@ -24,6 +24,11 @@ REVIVALS = {
 KEPT = {"inserted_at", "priority", "max_attempts", "timeout_seconds", "queue", "task", "unique_key"}
 """Columns that nothing changes after the enqueue."""
 
+REPLACED = {"priority", "max_attempts", "timeout_seconds", "queue"}
+"""Of these, what a replaced job gets from the new one."""
+
+WAITING = ("available", "retryable")
+
 LATER = {"result": None, "awaited": False, "prefetch_no": None}
 """The only changes after a job's end, with the new values: results are forgotten, and the archive
 keeps neither that a caller waited for the job nor how it was claimed."""
@@ -36,19 +41,31 @@ def check(
     error_cap: int,
     revived: bool,
     deleted: Collection[JobState],
+    replaced: bool,
 ) -> None:
     """Check every row of ``after``, and the change of every row of ``before``.
 
     :param error_cap: how many error records a row may have.
     :param revived: whether the step was a verb that makes ended jobs available again.
     :param deleted: states in which a job may have been before a step that deletes it.
+    :param replaced: whether the step was an enqueue that may replace waiting jobs.
     """
     old, new = _by_id(before), _by_id(after)
     unaccepted = {row["dispatched_job_id"] for row in before["workers"]}
     for job_id, row in new.items():
         _check_row(row, error_cap)
         if old.get(job_id) != row:
-            _check_move(old.get(job_id), row, revived=revived, unaccepted=job_id in unaccepted)
+            was = old.get(job_id)
+            _check_move(
+                was,
+                row,
+                revived=revived,
+                replaced=replaced and was is not None and was["state"] in WAITING,
+                unaccepted=job_id in unaccepted,
+            )
+            if replaced and was is not None and was["state"] not in WAITING:
+                changed = {column for column in row if row[column] != was[column]}
+                assert changed <= {"unique_waiting", "has_children"}, f"replaced: {was} → {row}"
     _check_dispatches(before, after, new.keys() - old.keys())
     gone = {
         job_id
@@ -91,7 +108,12 @@ def _check_row(row: dict[str, Any], error_cap: int) -> None:
 
 
 def _check_move(
-    old: dict[str, Any] | None, row: dict[str, Any], *, revived: bool, unaccepted: bool
+    old: dict[str, Any] | None,
+    row: dict[str, Any],
+    *,
+    revived: bool,
+    replaced: bool,
+    unaccepted: bool,
 ) -> None:
     if old is None:
         made = (None, JobState(row["state"]), row["attempt"])
@@ -99,7 +121,8 @@ def _check_move(
         assert row["lease_no"] == row["attempt"], f"a new job's lease is its first: {row}"
         return
     # A revived job gets at least one more attempt.
-    for column in KEPT - ({"max_attempts"} if revived else set()):
+    may_change = REPLACED if replaced else {"max_attempts"} if revived else set()
+    for column in KEPT - may_change:
         assert old[column] == row[column], f"{column} changed: {old} → {row}"
     if old["state"] in TERMINAL and not revived:
         changed = {column: row[column] for column in row if row[column] != old[column]}
@@ -137,10 +160,14 @@ def _check_dispatches(before: Tables, after: Tables, new: Collection[int]) -> No
 
 
 def _check_unique_keys(jobs: Sequence[dict[str, Any]]) -> None:
-    active = Counter(row["unique_key"] for row in jobs if row["state"] in ACTIVE)
+    active = Counter(
+        row["unique_key"]
+        for row in jobs
+        if row["state"] in ACTIVE and not (row["unique_waiting"] and row["lease_no"] > 0)
+    )
     del active[None]
     twice = [key for key, count in active.items() if count > 1]
-    assert not twice, f"several active jobs have the keys {twice}"
+    assert not twice, f"several active jobs hold the keys {twice}"
 
 
 def _check_dependencies(

@@ -18,12 +18,13 @@ from property_tests.oracle.read import Read
 from property_tests.oracle.rescue import Rescue
 from property_tests.oracle.settle import Settle
 from property_tests.oracle.tables import ACTIVE, Held, Waits
+from property_tests.oracle.unique import Unique
 from property_tests.words import Call
 
 from roost.exceptions import DuplicateUniqueJobError
 
 
-class Model(Dispatch, Claims, Settle, Control, Rescue, Archive, Read):
+class Model(Dispatch, Unique, Claims, Settle, Control, Rescue, Archive, Read):
     """All verbs on one set of tables, one at a time or two at once."""
 
     def both_at_once(

@@ -50,6 +50,7 @@ from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.failures import NO_RULES, FailureRules
 from roost._model.job_metadata import encoded_changes
 from roost._model.states import JobState
+from roost._model.unique import BulkOnConflict
 from roost._model.verdict import Lease, Verdict, judge
 from roost._ops import (
     archive,
@@ -207,7 +208,7 @@ class Real:
         parameters = {
             name: Jsonb(value) if isinstance(value, dict) else value
             for name, value in attrs.asdict(insert).items()
-            if name != "depends_on"
+            if name not in ("depends_on", "unique_for", "schedule_in")
         }
         call = ", ".join(f"{name} => %({name})s" for name in parameters)
         cursor = self._connection.raw.execute(f"select roost.enqueue({call})".encode(), parameters)
@@ -223,6 +224,19 @@ class Real:
             return self._run(enqueue.insert_batch(encode_batch(inserts)))
         records = encode_jobs(inserts)
         return self._run_whole(enqueue.insert_dependent(records))
+
+    def enqueue_unique(
+        self, *, jobs: Sequence[NewJob], on_conflict: BulkOnConflict
+    ) -> list[int | None]:
+        inserts = [
+            attrs.evolve(
+                self._insert(job), unique_while=job.unique_while, unique_for=job.unique_for
+            )
+            if job.unique_key is not None
+            else self._insert(job)
+            for job in jobs
+        ]
+        return self._run_whole(enqueue.insert_unique(encode_jobs(inserts), on_conflict))
 
     def enqueue_and_roll_back(self, *, jobs: Sequence[NewJob]) -> None:
         with self._connection.transaction():
@@ -373,6 +387,9 @@ class Real:
             for state in states
             for delete in (archive.delete_jobs, archive.delete_archived_jobs)
         )
+
+    def forget_unique_holds(self) -> int:
+        return self._run(archive.forget_unique_holds(limit=1_000))
 
     def forget_results(self, *, after: int) -> int:
         return self._run(archive.forget_results(after=after, limit=1_000))

@@ -91,6 +91,25 @@ def jobs_with_parents(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[NewJob]
     )
 
 
+def unique_jobs(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[NewJob]:
+    """Return jobs with unique keys and their options; few have parents."""
+    changes = st.fixed_dictionaries(
+        {
+            "task": st.sampled_from([TASKS[0], TASKS[0], TASKS[1]]),
+            "unique_key": st.sampled_from([*KEYS, *KEYS, None]),
+            "unique_while": st.sampled_from(["active", "waiting"]),
+            "unique_for": st.sampled_from([None, None, 5, 60]),
+        }
+    )
+
+    def of(job: NewJob, changed: dict[str, Any]) -> NewJob:
+        if changed["unique_key"] is None:
+            changed = {**changed, "unique_while": "active", "unique_for": None}
+        return attrs.evolve(job, **changed)
+
+    return st.builds(of, st.one_of(new_jobs(), new_jobs(), jobs_with_parents(jobs)), changes)
+
+
 def enqueues_of_children(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
     """Return enqueues of a child each."""
 
@@ -265,6 +284,7 @@ def archiving() -> st.SearchStrategy[Call]:
         _calls("archive_jobs", states=states, after=after),
         _calls("delete_ended", states=states, after=after),
         _calls("forget_results", after=after),
+        _calls("forget_unique_holds"),
     )
 
 

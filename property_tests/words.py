@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from roost._model.unique import UniqueWhile
 from roost._model.verdict import Lease
 
 LIVE_CHANNELS = ("roost_worker_one", "roost_worker_two")
@@ -32,6 +33,8 @@ class NewJob:
     args: dict[str, Any] = attrs.field(factory=dict)
     metadata: dict[str, Any] | None = None
     depends_on: list[int] | None = None
+    unique_while: UniqueWhile = "active"
+    unique_for: int | None = None
 
 
 @attrs.frozen

@@ -24,7 +24,9 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     due = datetime.now(UTC) + timedelta(seconds=LATER) if options["later"] else None
     job = roost.JobInsert("noop", {"i": 1}, queue=QUEUE, scheduled_at=due)
-    call = calls.enqueue(roost.HandlerRegistry(), "noop", job, in_own_transaction=True)
+    call = calls.enqueue(
+        roost.HandlerRegistry(), "noop", job, on_conflict="raise", in_own_transaction=True
+    )
     query = next(call.operation)
     text = query.statement.text.encode()
     params = [str(param).encode() for param in query.params]

@@ -111,6 +111,17 @@ class Life(RuleBasedStateMachine):
         ]
         return _ids(self.both(Call("enqueue_many", {"jobs": jobs})))
 
+    @rule(
+        target=jobs,
+        jobs=st.lists(strategies.unique_jobs(jobs), min_size=1, max_size=3),
+        on_conflict=st.sampled_from(["skip", "raise", "return", "replace", "replace"]),
+    )
+    def enqueue_unique(self, jobs: list[NewJob], on_conflict: str) -> MultipleResults[int]:
+        if on_conflict == "replace":
+            jobs = [attrs.evolve(job, depends_on=None) for job in jobs]
+        call = Call("enqueue_unique", {"jobs": jobs, "on_conflict": on_conflict})
+        return _ids(self.both(call))
+
     @rule(target=jobs, job=strategies.new_jobs())
     def enqueue_in_sql(self, job: NewJob) -> MultipleResults[int]:
         return _ids(self.both(Call("enqueue_in_sql", {"job": job})))
@@ -396,6 +407,7 @@ class Life(RuleBasedStateMachine):
             error_cap=strategies.MOST_ERRORS,
             revived=self.last_verb in ("retry", "requeue_discarded"),
             deleted=DELETES.get(self.last_verb, ()),
+            replaced=self.last_verb == "enqueue_unique",
         )
         self.before = after
         differences = list(_differences(after, self.model.tables()))
@@ -469,7 +481,8 @@ def _ids(answer: object) -> MultipleResults[int]:
     """Return the new ids for the bundle: one, several, or none after an error."""
     if isinstance(answer, int):
         return multiple(answer)
-    return multiple(*(answer if isinstance(answer, list) else ()))
+    ids = answer if isinstance(answer, list) else []
+    return multiple(*(job_id for job_id in ids if job_id is not None))
 
 
 def _answer_of(to: Model | Real, call: Call) -> object:

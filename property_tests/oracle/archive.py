@@ -53,6 +53,13 @@ class Archive(Tables):
             counts.append(len(old))
         return max(counts)
 
+    def forget_unique_holds(self) -> int:
+        """Drop the expired records of keys."""
+        old = [key for key, row in self.holds.items() if row.expires_at < self.now]
+        for key in old:
+            del self.holds[key]
+        return len(old)
+
     def _ended_before(self, row: JobRow, after: int) -> bool:
         ended_at = row.completed_at or row.cancelled_at or row.discarded_at
         return ended_at is not None and ended_at < self._in(-after)

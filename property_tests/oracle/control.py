@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 from property_tests.oracle.rows import JobRow, QueueRow
-from property_tests.oracle.tables import ACTIVE, FAILED, WAITING, Tables
+from property_tests.oracle.tables import ACTIVE, FAILED, WAITING, Tables, gave_up_key
 
 from roost.exceptions import DuplicateUniqueJobError, InvalidJobError
 
@@ -46,8 +46,8 @@ class Control(Tables):
             columns |= {"cancel_requested": False, "has_children": False}
             self.jobs[job_id] = JobRow(**columns)
         row = self._find(job_id)
-        holder = self._holder(row.unique_key)
-        if holder not in (None, job_id):
+        holder = self._keeps_from_retry(row)
+        if holder is not None:
             raise DuplicateUniqueJobError(unique_key=str(row.unique_key), existing_id=holder)
         for parent in sorted(self._parents(row)):
             if (state := self._state_of(parent)) in FAILED:
@@ -55,6 +55,17 @@ class Control(Tables):
                     f"job {job_id} waits for job {parent}, which was {state}: retry it first"
                 )
         return self._revive(row)
+
+    def _keeps_from_retry(self, row: JobRow) -> int | None:
+        """Return another active job with the row's key; one may wait while one runs."""
+        others = [
+            other
+            for other in self._users(row.unique_key)
+            if other.id != row.id
+            and not (row.unique_waiting and gave_up_key(other) and other.state == "executing")
+        ]
+        others.sort(key=lambda other: other.id if gave_up_key(other) else 0)
+        return others[0].id if others else None
 
     def _parents(self, row: JobRow) -> set[int]:
         """Return the parents that a cancelled job must wait for again."""
@@ -67,12 +78,13 @@ class Control(Tables):
     def requeue_discarded(self, *, queue: str | None) -> int:
         """Make discarded jobs available, the oldest of each unique key; return how many."""
         revived = 0
+        kept_out = {row.id for row in self.jobs.values() if self._keeps_from_retry(row)}
         asked: set[str | None] = set()
         for _, row in sorted(self.jobs.items()):
             if row.state == "discarded" and queue in (None, row.queue):
                 first = row.unique_key is None or row.unique_key not in asked
                 asked.add(row.unique_key)
-                if first and self._holder(row.unique_key) is None:
+                if first and row.id not in kept_out:
                     revived += self._revive(row)
         return revived
 

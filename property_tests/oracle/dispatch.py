@@ -36,9 +36,10 @@ class Dispatch(Enqueue):
 
     def enqueue_alone(self, *, job: NewJob) -> int:
         """Add a job in a transaction of its own; dispatch it to a worker with credit, if any."""
-        self.last_job += 1
-        if job.unique_key in self._held.keys:
-            raise Waits
+        if self._started_user(job.unique_key) is None:
+            self.last_job += 1
+            if job.unique_key in self._held.keys:
+                raise Waits
         holder = self._holder(job.unique_key)
         if holder is not None:
             raise DuplicateUniqueJobError(unique_key=str(job.unique_key), existing_id=holder)

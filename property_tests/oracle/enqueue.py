@@ -17,7 +17,8 @@ class Enqueue(Tables):
     def enqueue(self, *, job: NewJob) -> int:
         """Add a job and return its id."""
         parents = self._find_parents([job])
-        self.last_job += 1  # the sequence moves before the duplicate is found
+        if parents or self._started_user(job.unique_key) is None:
+            self.last_job += 1  # the sequence moves before the duplicate is found
         holder = self._is_kept_out_by(job)
         if holder is not None:
             raise DuplicateUniqueJobError(unique_key=str(job.unique_key), existing_id=holder)
@@ -27,6 +28,8 @@ class Enqueue(Tables):
 
     def enqueue_in_sql(self, *, job: NewJob) -> int | None:
         """Add a job without parents by the SQL function; ``None``: its key is taken."""
+        if self._started_user(job.unique_key) is not None:
+            return None
         self.last_job += 1
         if self._holder(job.unique_key) is not None:
             return None
@@ -35,9 +38,13 @@ class Enqueue(Tables):
 
     def enqueue_many(self, *, jobs: Sequence[NewJob]) -> list[int]:
         """Add the jobs whose key is free; return their ids."""
-        self._lock_parents(self._find_parents(jobs))
+        parents = self._find_parents(jobs)
+        self._lock_parents(parents)
         added = []
+        started = {job.unique_key for job in jobs if self._started_user(job.unique_key) is not None}
         for job in jobs:
+            if not parents and job.unique_key in started:
+                continue
             self.last_job += 1
             if self._is_kept_out_by(job) is None:
                 self._insert(job, self.last_job)
@@ -46,8 +53,9 @@ class Enqueue(Tables):
 
     def enqueue_and_roll_back(self, *, jobs: Sequence[NewJob]) -> None:
         """Add jobs and roll back: only the sequence has moved."""
-        self._find_parents(jobs)
-        self.last_job += len(jobs)
+        parents = self._find_parents(jobs)
+        used = [job for job in jobs if self._started_user(job.unique_key) is not None]
+        self.last_job += len(jobs) - (0 if parents else len(used))
 
     def _find_parents(self, jobs: Sequence[NewJob]) -> list[int]:
         parents = sorted({parent for job in jobs for parent in job.depends_on or []})
@@ -101,5 +109,6 @@ class Enqueue(Tables):
             metadata=job.metadata or None,
             tags=job.tags or None,
             depends_on=job.depends_on or None,
+            unique_waiting=job.unique_while == "waiting",
         )
         return row

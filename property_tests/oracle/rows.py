@@ -41,6 +41,7 @@ class JobRow:
     has_children: bool = False
     limited: bool = False
     awaited: bool = False
+    unique_waiting: bool = False
 
 
 @attrs.define(kw_only=True)
@@ -80,3 +81,12 @@ class QueueRow:
 
     name: str
     paused_at: datetime | None
+
+
+@attrs.define(kw_only=True)
+class HoldRow:
+    """A row of ``roost.unique_holds``: a key of jobs with ``unique_for``."""
+
+    unique_key: str
+    holder_id: int | None
+    expires_at: datetime

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
-from property_tests.oracle.rows import ArchivedRow, JobRow, QueueRow, WorkerRow
+from property_tests.oracle.rows import ArchivedRow, HoldRow, JobRow, QueueRow, WorkerRow
 from property_tests.words import Dispatched, Grant
 
 from roost._model.verdict import Lease
@@ -63,6 +63,7 @@ class Tables:
         self.workers: dict[int, WorkerRow] = {}
         self.archive: dict[int, ArchivedRow] = {}
         self.queues: dict[str, QueueRow] = {}
+        self.holds: dict[str, HoldRow] = {}
         self.dependencies: set[tuple[int, int]] = set()
         self.notified: set[str] = set()
         self.dispatched: list[Dispatched] = []
@@ -77,6 +78,7 @@ class Tables:
         return {
             "jobs": [attrs.asdict(row) for _, row in sorted(self.jobs.items())],
             "jobs_archive": [attrs.asdict(row) for _, row in sorted(self.archive.items())],
+            "unique_holds": [attrs.asdict(row) for _, row in sorted(self.holds.items())],
             "queues": [attrs.asdict(row) for _, row in sorted(self.queues.items())],
             "workers": [attrs.asdict(row) for _, row in sorted(self.workers.items())],
             "dependencies": [
@@ -118,10 +120,22 @@ class Tables:
         """Do nothing: a reconnect changes no table."""
 
     def _holder(self, unique_key: str | None) -> int | None:
-        for row in self.jobs.values():
-            if unique_key is not None and row.unique_key == unique_key and row.state in ACTIVE:
-                return row.id
-        return None
+        """Return the active job that holds a key, else the first that has given it up."""
+        users = [row.id for row in self._users(unique_key) if not gave_up_key(row)]
+        return next(iter(users), self._started_user(unique_key))
+
+    def _started_user(self, unique_key: str | None) -> int | None:
+        """Return the first active job that has given this key up at its first claim."""
+        users = [row.id for row in self._users(unique_key) if gave_up_key(row)]
+        return min(users, default=None)
+
+    def _users(self, unique_key: str | None) -> list[JobRow]:
+        """Return the active jobs that have this key."""
+        return [
+            row
+            for row in self.jobs.values()
+            if unique_key is not None and row.unique_key == unique_key and row.state in ACTIVE
+        ]
 
     def _lock_to_change(self, worker_id: int) -> WorkerRow | None:
         """Lock a worker's row for an update and return it, if there is one."""
@@ -284,12 +298,18 @@ class Tables:
             "limited",
             "awaited",
             "prefetch_no",
+            "unique_waiting",
             "archived_at",
         )
         view = {name: value for name, value in attrs.asdict(row).items() if name not in hidden}
         for name, empty in (("errors", []), ("tags", []), ("depends_on", []), ("metadata", {})):
             view[name] = view[name] or empty
         return view
+
+
+def gave_up_key(row: JobRow) -> bool:
+    """Return whether a job no longer holds its key, since it has started."""
+    return row.unique_waiting and row.lease_no > 0
 
 
 def lease_of(row: JobRow) -> Lease | None:

@@ -34,7 +34,17 @@ GRANTS = re.search(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOT
 ROLES = ("producer", "worker", "viewer", "operator")
 NOT_ALLOWED = "42501"
 RELATIONS = (
-    *("jobs", "jobs_archive", "dependencies", "workers", "limits", "starts", "queues", "cron"),
+    *(
+        "jobs",
+        "jobs_archive",
+        "unique_holds",
+        "dependencies",
+        "workers",
+        "limits",
+        "starts",
+        "queues",
+        "cron",
+    ),
     *("tasks", "migrations"),
 )
 WRITING = (
@@ -44,6 +54,7 @@ WRITING = (
     """roost.insert_homogeneous('{"common": {"task": "work"}, "args": [{}]}')""",
     """roost.insert_dependent('[{"task": "work"}]')""",
     """roost.insert_or_dispatch('[{"task": "work"}]')""",
+    """roost.insert_unique('[{"task": "work"}]', 'skip')""",
     """roost.fill_options('[{"task": "work"}]')""",
     "roost.active_job('key')",
     "roost.await_job(1)",

@@ -22,11 +22,13 @@ from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_PRIORITY,
     DEFAULT_QUEUE,
+    DEFAULT_UNIQUE_WHILE,
     JobInsert,
 )
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.settings import WorkerSettings
 from roost._model.signatures import with_parameters_of
+from roost._model.unique import BulkOnConflict, OnConflict, Seconds, UniqueBy, UniqueWhile
 from roost._worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -112,6 +114,11 @@ class AsyncRoost(AsyncAdmin):
         timeout_seconds: int | None = None,
         depends_on: list[int] | None = None,
         metadata: dict[str, Any] | None = None,
+        schedule_in: Seconds | None = None,
+        unique_by: UniqueBy | None = None,
+        unique_while: UniqueWhile = DEFAULT_UNIQUE_WHILE,
+        unique_for: Seconds | None = None,
+        on_conflict: OnConflict = "raise",
         conn: Any | None = None,
         transactional: bool = True,
     ) -> int:
@@ -143,11 +150,26 @@ class AsyncRoost(AsyncAdmin):
         :param depends_on: ids of jobs that must complete first. If one of them is discarded or
             cancelled, so is this job. The call waits for a parent that is not committed yet.
         :param metadata: JSON that is not handler input, such as trace ids and tenant ids.
+        :param schedule_in: seconds, or a timedelta, from now by the database's clock before which
+            the job does not run; instead of ``scheduled_at``.
+        :param unique_by: makes the key of the task and of ``"args"``, ``"args.<field>"`` or
+            ``"queue"``, one or several; instead of ``unique_key``. ``"task"`` alone: one job of the
+            task.
+        :param unique_while: until when a job keeps its key. ``"active"``: until it ends.
+            ``"waiting"``: until it starts, so that one may wait while one runs.
+        :param unique_for: seconds, or a timedelta, for which the job keeps the key from its enqueue
+            on, also when it has ended. Calls without ``unique_for`` see active jobs only.
+        :param on_conflict: what to do if another job has the key. ``"raise"``: raise
+            `DuplicateUniqueJobError`. ``"return"``: return that job's id. ``"replace"``: give that
+            job this one's args, schedule, priority, queue, max_attempts, tags, timeout and
+            metadata, and return its id; a job that runs or has ended can't be replaced, which
+            raises. Without a schedule, the job keeps its place if it is due, and else is due now.
         :param conn: a connection or session with an open transaction: psycopg's, asyncpg's,
             SQLAlchemy's async ones, or of a kind passed to `register_connection_adapter`.
         :param transactional: ``False`` also accepts a ``conn`` that commits by itself.
         :raises InvalidJobError: a value can't be stored; the database was not used.
-        :raises DuplicateUniqueJobError: an active job has the key; the transaction stays usable.
+        :raises DuplicateUniqueJobError: another job has the key, and ``on_conflict`` is ``"raise"``
+            or it can't be replaced; the transaction stays usable.
         :raises UnknownTaskError: ``task`` is a function that is not registered.
         :raises UnknownParentError: ``depends_on`` names a job that doesn't exist.
         :raises NotInTransactionError: ``conn`` is in no transaction and commits by itself.
@@ -166,14 +188,25 @@ class AsyncRoost(AsyncAdmin):
             timeout_seconds=timeout_seconds,
             depends_on=depends_on,
             metadata=metadata,
+            schedule_in=schedule_in,
+            unique_by=unique_by,
+            unique_while=unique_while,
+            unique_for=unique_for,
         )
-        call = calls.enqueue(self._registry, task, job, in_own_transaction=conn is None)
+        call = calls.enqueue(
+            self._registry,
+            task,
+            job,
+            on_conflict=on_conflict,
+            in_own_transaction=conn is None,
+        )
         return await self._run(call, conn, transactional=transactional)
 
     async def enqueue_many(
         self,
         jobs: Iterable[JobInsert | calls.Task],
         *,
+        on_conflict: BulkOnConflict = "skip",
         conn: Any | None = None,
         transactional: bool = True,
     ) -> int:
@@ -184,17 +217,20 @@ class AsyncRoost(AsyncAdmin):
             jobs = [JobInsert("send_email", {"user_id": user_id}) for user_id in range(1_000)]
             await client.enqueue_many(jobs)
 
-        All jobs are inserted or none. A job whose ``unique_key`` an active job has is left out; it
-        raises no error and counts as submitted. A cancel is as for `enqueue`.
+        All jobs are inserted or none. By default a job whose ``unique_key`` another job has is left
+        out; it raises no error and counts as submitted. A cancel is as for `enqueue`.
 
         :param jobs: `JobInsert` objects, task names, task functions, and calls of them.
+        :param on_conflict: what to do with a job whose key another job has, also an earlier one of
+            ``jobs``. ``"skip"``: leave it out. The others are as for `enqueue`.
         :param conn: as for `enqueue`.
         :param transactional: as for `enqueue`.
         :raises InvalidJobError: a value can't be stored; the message names the job. Nothing was
             inserted.
+        :raises DuplicateUniqueJobError: as for `enqueue`. Nothing was inserted.
         """
         given = calls.as_list(jobs)
-        call = calls.enqueue_many(self._registry, given)
+        call = calls.enqueue_many(self._registry, given, on_conflict=on_conflict)
         if call is not None:
             await self._run(call, conn, transactional=transactional)
         return len(given)
@@ -203,19 +239,23 @@ class AsyncRoost(AsyncAdmin):
         self,
         jobs: Iterable[JobInsert | calls.Task],
         *,
+        on_conflict: BulkOnConflict = "skip",
         conn: Any | None = None,
         transactional: bool = True,
     ) -> list[int | None]:
         """Bulk-insert like `enqueue_many`, and return the ids in the order of ``jobs``.
 
-        The id of a job that was left out, since an active job has its ``unique_key``, is ``None``.
+        The id of a job that was left out, since another job has its ``unique_key``, is ``None``.
+        With ``on_conflict="return"`` or ``"replace"`` it is that job's id.
 
         :param jobs: as for `enqueue_many`.
+        :param on_conflict: as for `enqueue_many`.
         :param conn: as for `enqueue`.
         :param transactional: as for `enqueue`.
         :raises InvalidJobError: as for `enqueue_many`.
+        :raises DuplicateUniqueJobError: as for `enqueue`. Nothing was inserted.
         """
-        call = calls.enqueue_all(self._registry, calls.as_list(jobs))
+        call = calls.enqueue_all(self._registry, calls.as_list(jobs), on_conflict=on_conflict)
         return [] if call is None else await self._run(call, conn, transactional=transactional)
 
     async def set_limit(

@@ -12,13 +12,19 @@ import attrs
 
 from roost._drivers.base import CALL_TIMEOUT
 from roost._model.cron import CronInfo
-from roost._model.encoding import encode_batch, encode_jobs
+from roost._model.encoding import Batch, encode_batch, encode_jobs
 from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert, is_default
 from roost._model.limits import check_limits
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
 from roost._model.task_call import TaskCall
+from roost._model.unique import (
+    BulkOnConflict,
+    OnConflict,
+    check_on_conflict,
+    has_unique_options,
+)
 from roost._model.validate import MAX_ID, check_name
 from roost._model.verdict import result_as_json
 from roost._ops import control, cron, limits, read, schema
@@ -28,6 +34,7 @@ from roost._ops.enqueue import (
     insert_homogeneous,
     insert_job,
     insert_returning_ids,
+    insert_unique,
 )
 from roost._ops.query import Op
 from roost._ops.settle import complete_now
@@ -87,28 +94,45 @@ def name_of(registry: HandlerRegistry, task: Task) -> str:
 
 
 def enqueue(
-    registry: HandlerRegistry, task: Task, job: JobInsert, *, in_own_transaction: bool
+    registry: HandlerRegistry,
+    task: Task,
+    job: JobInsert,
+    *,
+    on_conflict: OnConflict,
+    in_own_transaction: bool,
 ) -> DatabaseCall[int]:
     """Insert one job.
 
     :param job: has the options that the caller passed. Missing ones are taken from ``task``, if it
         is a call, and then from the task's defaults.
+    :param on_conflict: what to do if another job has the key.
     :param in_own_transaction: whether the job is committed at once, so that it may be dispatched to
         a waiting worker.
     """
     if isinstance(task, TaskCall):
         job = _fill_from_call(job, task)
     job = _with_task_defaults(registry, job)
+    check_on_conflict(on_conflict, [job], bulk=False, default="raise")
     record = encode_jobs([job], registry)
     parents = job.depends_on or ()
+    if on_conflict == "replace" or has_unique_options(job):
+        insert = _insert_unique(record, on_conflict, fills=job.task not in registry)
+        return DatabaseCall(insert, in_transaction=bool(parents))
     operation = insert_job(
         record,
         unique_key=job.unique_key,
         has_parents=bool(parents),
         dispatch=in_own_transaction and not parents,
         fills=job.task not in registry,
+        return_holder=on_conflict == "return",
     )
     return DatabaseCall(operation, in_transaction=bool(parents))
+
+
+def _insert_unique(record: str, on_conflict: OnConflict, *, fills: bool) -> Op[int]:
+    [job_id] = yield from insert_unique(record, on_conflict, fills=fills)
+    assert job_id is not None, "only on_conflict='skip' leaves a job out"  # noqa: S101
+    return job_id
 
 
 def as_list(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
@@ -126,34 +150,69 @@ def as_list(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
 
 
 def enqueue_many(
-    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
-) -> DatabaseCall[list[int]] | None:
+    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task], *, on_conflict: BulkOnConflict
+) -> DatabaseCall[Sequence[int | None]] | None:
     """Insert several jobs, all or none; ``None`` if ``jobs`` is empty."""
-    inserts, parents = _job_inserts(registry, jobs)
-    fills = _has_unknown_task(registry, inserts)
-    if parents:
-        records = encode_jobs(inserts, registry)
-        return DatabaseCall(insert_dependent(records, fills=fills), in_transaction=True)
-    batch = encode_batch(inserts, registry)
-    return DatabaseCall(insert_batch(batch, fills=fills)) if inserts else None
+    bulk = _encode_bulk(registry, jobs, on_conflict)
+    if bulk is None:
+        return None
+    text = bulk.batch.text
+    if bulk.has_unique_options:
+        operation: Op[Sequence[int | None]] = insert_unique(text, on_conflict, fills=bulk.fills)
+    elif bulk.has_parents:
+        operation = insert_dependent(text, fills=bulk.fills)
+    else:
+        operation = insert_batch(bulk.batch, fills=bulk.fills)
+    return DatabaseCall(operation, in_transaction=bulk.has_parents)
 
 
 def enqueue_all(
-    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
+    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task], *, on_conflict: BulkOnConflict
 ) -> DatabaseCall[list[int | None]] | None:
     """Insert several jobs, all or none, and return the id of each."""
+    bulk = _encode_bulk(registry, jobs, on_conflict)
+    if bulk is None:
+        return None
+    text = bulk.batch.text
+    if bulk.has_unique_options:
+        operation = insert_unique(text, on_conflict, fills=bulk.fills)
+    elif bulk.batch.homogeneous:
+        keys = [job.unique_key for job in bulk.inserts]
+        operation = insert_homogeneous(text, keys=keys, fills=bulk.fills)
+    else:
+        operation = insert_returning_ids(text, fills=bulk.fills)
+    return DatabaseCall(operation, in_transaction=bulk.has_parents)
+
+
+@attrs.frozen
+class _Bulk:
+    """Several jobs, encoded, and which insert they need.
+
+    :param fills: whether the registry lacks the task of one of the jobs.
+    """
+
+    inserts: list[JobInsert]
+    batch: Batch
+    has_parents: bool
+    has_unique_options: bool
+    fills: bool
+
+
+def _encode_bulk(
+    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task], on_conflict: BulkOnConflict
+) -> _Bulk | None:
     inserts, parents = _job_inserts(registry, jobs)
-    fills = _has_unknown_task(registry, inserts)
-    if parents:
-        records = encode_jobs(inserts, registry)
-        return DatabaseCall(insert_returning_ids(records, fills=fills), in_transaction=True)
-    batch = encode_batch(inserts, registry)
+    check_on_conflict(on_conflict, inserts, bulk=True, default="skip")
     if not inserts:
         return None
-    if batch.homogeneous:
-        keys = [job.unique_key for job in inserts]
-        return DatabaseCall(insert_homogeneous(batch.text, keys=keys, fills=fills))
-    return DatabaseCall(insert_returning_ids(batch.text, fills=fills))
+    if on_conflict == "skip":
+        batch = encode_batch(inserts, registry)
+        unique = not batch.homogeneous and any(map(has_unique_options, inserts))
+    else:
+        batch = Batch(encode_jobs(inserts, registry), homogeneous=False)
+        unique = True
+    fills = _has_unknown_task(registry, inserts)
+    return _Bulk(inserts, batch, bool(parents), unique, fills)
 
 
 def _has_unknown_task(registry: HandlerRegistry, jobs: Iterable[JobInsert]) -> bool:

@@ -23,6 +23,7 @@ from roost._model.job import Job, JobInsert
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.signatures import with_parameters_of
 from roost._model.states import JobState
+from roost._model.unique import BulkOnConflict, OnConflict
 
 T = TypeVar("T")
 
@@ -81,6 +82,7 @@ class Roost:
         self,
         task: calls.Task,
         *,
+        on_conflict: OnConflict = "raise",
         conn: Any | None = None,
         transactional: bool = True,
         **job: Any,
@@ -94,24 +96,32 @@ class Roost:
         The parameters, and the errors, are those of `AsyncRoost.enqueue`.
 
         :param task: a registered task name, or a function decorated with ``@job(...)``.
+        :param on_conflict: what to do if another job has the key.
         :param conn: a blocking connection with an open transaction: psycopg's, SQLAlchemy's or
             Django's.
         :param transactional: ``False`` also accepts a ``conn`` that commits by itself.
         """
         insert = JobInsert(calls.name_of(self._registry, task), **job)
-        call = calls.enqueue(self._registry, task, insert, in_own_transaction=conn is None)
+        call = calls.enqueue(
+            self._registry,
+            task,
+            insert,
+            on_conflict=on_conflict,
+            in_own_transaction=conn is None,
+        )
         return self._run(call, conn, transactional=transactional)
 
     def enqueue_many(
         self,
         jobs: Iterable[JobInsert | calls.Task],
         *,
+        on_conflict: BulkOnConflict = "skip",
         conn: Any | None = None,
         transactional: bool = True,
     ) -> int:
         """Bulk-insert in a single round-trip; see `AsyncRoost.enqueue_many`."""
         given = calls.as_list(jobs)
-        call = calls.enqueue_many(self._registry, given)
+        call = calls.enqueue_many(self._registry, given, on_conflict=on_conflict)
         if call is not None:
             self._run(call, conn, transactional=transactional)
         return len(given)
@@ -120,11 +130,12 @@ class Roost:
         self,
         jobs: Iterable[JobInsert | calls.Task],
         *,
+        on_conflict: BulkOnConflict = "skip",
         conn: Any | None = None,
         transactional: bool = True,
     ) -> list[int | None]:
         """Bulk-insert, and return the ids; see `AsyncRoost.enqueue_all`."""
-        call = calls.enqueue_all(self._registry, calls.as_list(jobs))
+        call = calls.enqueue_all(self._registry, calls.as_list(jobs), on_conflict=on_conflict)
         return [] if call is None else self._run(call, conn, transactional=transactional)
 
     def set_limit(

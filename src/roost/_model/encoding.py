@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from roost._model.arguments import dump_model
 from roost._model.codec import EncodingError, encode
-from roost._model.job import JobInsert, checked_columns, is_default
+from roost._model.job import DEFAULT_UNIQUE_WHILE, JobInsert, checked_columns, is_default
 from roost._model.registry import PUBLISHED, Handler, HandlerRegistry
+from roost._model.unique import as_seconds, has_unique_options, unique_options
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_KEY, as_utc, check_name
 from roost.exceptions import InvalidJobError
 
@@ -47,7 +48,7 @@ def encode_batch(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = N
 def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | None) -> str | None:
     """Return the jobs as one object; ``None`` if they differ in more, or one is invalid."""
     first = jobs[0] if jobs else None
-    if first is None or first.depends_on:
+    if first is None or first.depends_on or has_unique_options(first):
         return None
     try:
         common = _record(attrs.evolve(first, args=None, unique_key=None), registry)
@@ -94,6 +95,10 @@ def _is_like(job: JobInsert, first: JobInsert) -> bool:
             or (type(job.depends_on) is list and not job.depends_on)
         )
         and (job.metadata is first.metadata or _equal_metadata(job.metadata, first.metadata))
+        and (job.schedule_in is first.schedule_in or _equal(job.schedule_in, first.schedule_in))
+        and job.unique_by is None
+        and job.unique_while is first.unique_while
+        and job.unique_for is None
     )
 
 
@@ -190,6 +195,16 @@ def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     record["args"] = _dumped_args(job, registry)
     if job.scheduled_at is not None:
         record["scheduled_at"] = as_utc(job.scheduled_at)
+    if job.schedule_in is not None:
+        if job.scheduled_at is not None:
+            raise InvalidJobError("scheduled_at and schedule_in exclude each other")
+        record["schedule_in"] = as_seconds("schedule_in", job.schedule_in)
+    if (
+        job.unique_while is not DEFAULT_UNIQUE_WHILE
+        or job.unique_for is not None
+        or job.unique_by is not None
+    ):
+        record.update(unique_options(job, record["args"]))
     return record
 
 

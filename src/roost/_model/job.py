@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache, partial
 from operator import attrgetter
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict, cast
 
 import attrs
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +22,7 @@ from roost._model.job_metadata import (
     progress_changes,
 )
 from roost._model.limits import check_limits
+from roost._model.unique import Seconds, UniqueBy, UniqueWhile
 from roost._model.validate import (
     MAX_INT,
     MAX_KEY,
@@ -53,6 +54,7 @@ class _DefaultInt(int):
 DEFAULT_QUEUE: Final[str] = _DefaultText("default")
 DEFAULT_PRIORITY: Final[int] = _DefaultInt(0)
 DEFAULT_MAX_ATTEMPTS: Final[int] = _DefaultInt(20)
+DEFAULT_UNIQUE_WHILE: Final[UniqueWhile] = cast("UniqueWhile", _DefaultText("active"))
 
 
 def is_default(value: object) -> bool:
@@ -192,7 +194,14 @@ class JobInsert:
     :param max_attempts: attempts after which a failed job is discarded, ≥ 1.
     :param scheduled_at: time before which it does not run (aware); ``None``: now, by the database's
         clock.
+    :param schedule_in: seconds, or a timedelta, from now by the database's clock, instead of
+        ``scheduled_at``.
     :param unique_key: a key that only one active job can have.
+    :param unique_by: makes the key of the task and of ``"args"``, ``"args.<field>"`` or
+        ``"queue"``, one or several.
+    :param unique_while: ``"active"``, or ``"waiting"``: one may wait while one runs.
+    :param unique_for: seconds, or a timedelta, for which the job keeps the key from its enqueue on,
+        also when it has ended.
     :param tags: words to find it by.
     :param timeout_seconds: longest time of one attempt, whole seconds ≥ 1; ``None``: no limit.
     :param depends_on: ids of jobs that must complete first.
@@ -210,6 +219,10 @@ class JobInsert:
     timeout_seconds: int | None = None
     depends_on: list[int] | None = None
     metadata: dict[str, Any] | None = None
+    schedule_in: Seconds | None = None
+    unique_by: UniqueBy | None = None
+    unique_while: UniqueWhile = DEFAULT_UNIQUE_WHILE
+    unique_for: Seconds | None = None
 
 
 class CallOptions(TypedDict, total=False):
@@ -224,6 +237,10 @@ class CallOptions(TypedDict, total=False):
     timeout_seconds: int | None
     depends_on: list[int] | None
     metadata: dict[str, Any] | None
+    schedule_in: Seconds | None
+    unique_by: UniqueBy | None
+    unique_while: UniqueWhile
+    unique_for: Seconds | None
 
 
 @attrs.frozen

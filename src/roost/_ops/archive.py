@@ -1,4 +1,7 @@
-"""Archive or delete ended jobs, and drop old results: bounded batches, oldest end first."""
+"""Archive or delete ended jobs; drop old results and old records of unique keys.
+
+Each in bounded batches, oldest end first.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,15 @@ def _one_batch(
     yield from bound_lock_waits(LOCK_WAIT)
     [[jobs, last]] = yield Query(_SQL[statement], (state.value, after, limit, since))
     return EndedBatch(jobs, last)
+
+
+def forget_unique_holds(*, limit: int) -> Op[int]:
+    """Remove up to ``limit`` records of a ``unique_for`` that is over; return how many.
+
+    Must run inside a transaction. Locked rows are skipped.
+    """
+    yield from bound_lock_waits(LOCK_WAIT)
+    return len((yield Query(_SQL["forget_unique_holds"], (limit,))))
 
 
 def forget_results(*, after: float, limit: int) -> Op[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from roost._model.encoding import Batch
+from roost._model.unique import BulkOnConflict
 from roost._ops.query import Op, Query
 from roost._sql import Statement, statements
 from roost.exceptions import DuplicateUniqueJobError, UnknownParentError
@@ -87,6 +88,7 @@ def insert_job(
     has_parents: bool = False,
     dispatch: bool = False,
     fills: bool = False,
+    return_holder: bool = False,
 ) -> Op[int]:
     """Insert one job and return its id.
 
@@ -95,6 +97,7 @@ def insert_job(
         `roost._ops.dispatch`. Only for a statement that commits by itself, since it locks the
         worker's row. Not with parents.
     :param fills: as for `insert_jobs`.
+    :param return_holder: return the id of the active job that has the key, instead of raising.
     :raises DuplicateUniqueJobError: an active job has the key. Nothing was inserted, and the
         caller's transaction stays usable.
     """
@@ -109,6 +112,44 @@ def insert_job(
             return ids[0]
         assert unique_key is not None, "only a unique key keeps a job out"  # noqa: S101
         [(holder,)] = yield Query(_FIND, (unique_key,))
+        if holder is not None and return_holder:
+            return int(holder)
         if holder is not None:
             raise DuplicateUniqueJobError(unique_key=unique_key, existing_id=holder)
         # The holder ended between the two statements: the key is free again.
+
+
+_REFUSALS = {
+    "active": "job {id} is active with unique_key {key!r}",
+    "executing": "job {id} is running with unique_key {key!r}, so it can't be replaced; with "
+    "unique_while='waiting' one may wait while one runs",
+    "ended": "job {id} with unique_key {key!r} has ended, and its unique_for is not over",
+    "task": "job {id} with unique_key {key!r} is of another task, so it can't be replaced",
+}
+
+
+def insert_unique(
+    records: str, on_conflict: BulkOnConflict, *, fills: bool = False
+) -> Op[list[int | None]]:
+    """Insert jobs of which some have options of unique keys; return an id for each, in order.
+
+    The id is that of the new job, or of the one that was returned or replaced. ``None``: the job
+    was left out. Waits for other transactions that have inserted the same keys and not committed
+    yet. Jobs with ``depends_on`` are as for `insert_dependent`.
+
+    :param records: a JSON array; see `roost._model.encoding`.
+    :param fills: as for `insert_jobs`.
+    :raises DuplicateUniqueJobError: a job is refused, or can't be replaced. Nothing was changed,
+        and the caller's transaction stays usable.
+    :raises UnknownParentError: a parent does not exist; nothing was inserted.
+    """
+    [(ids, missing, key, job_id, refusal)] = yield Query(
+        _statement("insert_unique", fills=fills), (records, on_conflict)
+    )
+    if missing:
+        raise UnknownParentError(f"depends_on names jobs that don't exist: {missing}")
+    if refusal is not None:
+        raise DuplicateUniqueJobError(
+            _REFUSALS[refusal].format(id=job_id, key=key), unique_key=key, existing_id=job_id
+        )
+    return list(ids)

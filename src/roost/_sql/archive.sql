@@ -79,6 +79,19 @@ deleted as (
 select count(*), max(ended_at)
 from deleted;
 
+-- name: forget_unique_holds
+-- $1 the most. Remove expired rows, which keep no job out.
+delete from roost.unique_holds
+where unique_key = any (array(
+    select old.unique_key
+    from roost.unique_holds as old
+    where old.expires_at < now()
+    order by old.expires_at
+    limit $1::integer
+    for update skip locked
+))
+returning unique_key;
+
 -- name: forget_results
 -- $1 seconds since the job completed, $2 the most.
 with old as materialized (

@@ -69,9 +69,7 @@ with target as materialized (
         and not exists (
             select
             from roost.jobs as other
-            where other.unique_key = job.unique_key
-                and other.id <> job.id
-                and other.state in ('available', 'executing', 'retryable')
+            where {{keeps_key_from_job}}
         )
     order by job.id
     for update of job
@@ -172,14 +170,13 @@ where job.id = $1::bigint
 order by parent.id;
 
 -- name: key_holder
--- $1 id. The other active job that has the same unique key.
+-- $1 id. The other active jobs that have the same unique key.
 select other.id, other.unique_key
 from roost.jobs as job
 join roost.jobs as other
-    on other.unique_key = job.unique_key
-    and other.id <> job.id
-    and other.state in ('available', 'executing', 'retryable')
-where job.id = $1::bigint;
+    on {{keeps_key_from_job}}
+where job.id = $1::bigint
+order by case when other.unique_waiting and other.lease_no > 0 then other.id else 0 end;
 
 -- name: unarchive_jobs
 -- $1 ids. Move archived jobs back into the live table, unchanged.

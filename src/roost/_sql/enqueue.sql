@@ -22,7 +22,7 @@ select new_ids, new_keys
 from roost.insert_homogeneous($1::text);
 
 -- name: fill_and_insert_job
--- For a task that the client does not know; see roost.fill_options. The next four are for such tasks, too.
+-- For a task that the client does not know; see roost.fill_options. The next five are for such tasks, too.
 select roost.insert_job(roost.fill_options($1::text));
 
 -- name: fill_and_insert_or_dispatch
@@ -38,6 +38,15 @@ from roost.insert_homogeneous(roost.fill_options($1::text));
 -- name: fill_and_insert_dependent
 select new_ids, missing
 from roost.insert_dependent(roost.fill_options($1::text));
+
+-- name: fill_and_insert_unique
+select job_ids, missing, refused_key, refused_id, refusal
+from roost.insert_unique(roost.fill_options($1::text), $2::text);
+
+-- name: insert_unique
+-- For jobs with on_conflict ($2), unique_while, unique_for or unique_by.
+select job_ids, missing, refused_key, refused_id, refusal
+from roost.insert_unique($1::text, $2::text);
 
 -- name: find_active_by_unique_key
 select roost.active_job($1::text);

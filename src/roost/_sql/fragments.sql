@@ -54,7 +54,7 @@ job.timeout_seconds, job.cancel_requested, job.result::text, job.depends_on, job
 -- What a job keeps on its way into the archive and back.
 id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
 lease_no, priority, attempt, max_attempts, timeout_seconds, state, queue, task, unique_key, args,
-metadata, tags, depends_on, errors, result, limited
+metadata, tags, depends_on, errors, result, limited, unique_waiting
 
 -- fragment: new_job_fields
 -- The fields of an encoded job; see roost._model.encoding.
@@ -64,6 +64,7 @@ args jsonb,
 priority integer,
 max_attempts integer,
 scheduled_at timestamptz,
+schedule_in double precision,
 unique_key text,
 tags text[],
 timeout_seconds integer,
@@ -73,7 +74,11 @@ metadata jsonb
 -- An encoded job (`encoded`) with what its row has besides. Not now(): the caller's transaction may
 -- have begun long ago.
 encoded.*,
-coalesce(encoded.scheduled_at, statement_timestamp()) as due_at,
+coalesce(
+    encoded.scheduled_at,
+    statement_timestamp() + make_interval(secs => encoded.schedule_in),
+    statement_timestamp()
+) as due_at,
 exists (select from roost.limits where limits.task = encoded.task) as limited
 
 -- fragment: new_job_columns
@@ -87,10 +92,39 @@ new_job.queue, new_job.task, new_job.priority, new_job.max_attempts, new_job.due
 statement_timestamp(), new_job.tags, new_job.timeout_seconds, new_job.metadata, new_job.limited
 
 -- fragment: unless_key_is_taken
--- The clause of an insert into roost.jobs that leaves a job out if an active job has its unique key.
-on conflict (unique_key)
+-- The clause of an insert into roost.jobs that leaves a job out if another job holds its unique key.
+on conflict (unique_key, (case when unique_waiting and lease_no > 0 then id else 0 end))
     where unique_key is not null and state in ('available', 'executing', 'retryable')
     do nothing
+
+-- fragment: key_is_unused
+-- Whether no active job has the unique key that it held until its first claim. The clause above does
+-- not see these. Not "exists": the planner may answer that by a hash of all active jobs.
+case
+    when new_job.unique_key is null then true
+    else (
+        select started.id
+        from roost.jobs as started
+        where started.unique_key = new_job.unique_key
+            and started.unique_waiting
+            and started.lease_no > 0
+            and started.state in ('available', 'executing', 'retryable')
+        limit 1
+    ) is null
+end
+
+-- fragment: keeps_key_from_job
+-- Whether `other` keeps an ended `job` from being retried. With unique_while = 'waiting' one may wait
+-- while one runs.
+other.unique_key = job.unique_key
+    and other.id <> job.id
+    and other.state in ('available', 'executing', 'retryable')
+    and not (
+        job.unique_waiting
+        and other.unique_waiting
+        and other.lease_no > 0
+        and other.state = 'executing'
+    )
 
 -- fragment: counted
 -- What the index jobs_counted holds.

@@ -64,12 +64,11 @@ def serving_lanes(state: WorkerState, database: Database) -> list[Lane]:
     """Return the lanes of a worker that serves until it is stopped."""
     settings = state.settings
     lanes: list[Lane] = []
-    if settings.archive_after_seconds is not None or settings.result_ttl_seconds is not None:
-        lanes.append(ArchiveLane(state, database))
     if settings.run_cron:
         lanes.append(CronLane(state, database))
     return [
         *lanes,
+        ArchiveLane(state, database),
         RescueLane(state, database),
         LimitsLane(state, database),
         TaskOptionsLane(state, database),

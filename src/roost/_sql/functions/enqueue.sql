@@ -12,7 +12,12 @@ create or replace function roost.enqueue(
     unique_key text default null,
     tags text[] default null,
     timeout_seconds integer default null,
-    metadata jsonb default null
+    metadata jsonb default null,
+    schedule_in interval default null,
+    on_conflict text default 'skip',
+    unique_while text default 'active',
+    unique_for interval default null,
+    unique_by text[] default null
 )
 returns bigint
 language plpgsql
@@ -23,6 +28,10 @@ declare
     new_id bigint;
     problem text;
     filled jsonb;
+    due_at timestamptz := coalesce(
+        enqueue.scheduled_at, statement_timestamp() + enqueue.schedule_in, statement_timestamp()
+    );
+    done record;
 begin
     problem := case
         when length(task) not between 1 and 200 then 'task must have 1 to 200 characters'
@@ -47,8 +56,23 @@ begin
             then 'args and metadata must have 16 MiB at most together'
         when max_attempts < 1 then 'max_attempts must be 1 or more'
         when timeout_seconds < 1 then 'timeout_seconds must be 1 or more'
-        when scheduled_at < '0002-01-01Z' or scheduled_at > '9998-12-31Z'
+        when scheduled_at is not null and schedule_in is not null
+            then 'scheduled_at and schedule_in exclude each other'
+        when schedule_in < interval '0' then 'schedule_in must be 0 or more'
+        when due_at < '0002-01-01Z' or due_at > '9998-12-31Z'
             then 'scheduled_at must be in the years 2 to 9998'
+        when coalesce(on_conflict not in ('skip', 'return', 'replace', 'raise'), true)
+            then 'on_conflict must be skip, return, replace or raise'
+        when coalesce(unique_while not in ('active', 'waiting'), true)
+            then 'unique_while must be active or waiting'
+        when unique_for <= interval '0' or unique_for > interval '36525 days'
+            then 'unique_for must be more than 0 and at most 36,525 days'
+        when unique_key is not null and unique_by is not null
+            then 'unique_key and unique_by exclude each other'
+        when unique_key is null
+            and unique_by is null
+            and (on_conflict <> 'skip' or unique_while <> 'active' or unique_for is not null)
+            then 'on_conflict, unique_while and unique_for need a unique_key or unique_by'
     end;
     if problem is not null then
         raise exception '%', problem using errcode = 'check_violation';
@@ -58,31 +82,96 @@ begin
     from roost.tasks as declared
     where declared.name = enqueue.task;
     enqueue.queue := coalesce(enqueue.queue, filled ->> 'queue', 'default');
+    enqueue.priority := coalesce(enqueue.priority, (filled ->> 'priority')::integer, 0);
+    enqueue.max_attempts := coalesce(
+        enqueue.max_attempts, (filled ->> 'max_attempts')::integer, 20
+    );
+    enqueue.timeout_seconds := coalesce(
+        enqueue.timeout_seconds, (filled ->> 'timeout_seconds')::integer
+    );
+    enqueue.tags := coalesce(
+        enqueue.tags,
+        (
+            select array_agg(each.tag order by each.place)
+            from jsonb_array_elements_text(filled -> 'tags') with ordinality as each (tag, place)
+        )
+    );
+
+    if on_conflict <> 'skip'
+        or unique_while <> 'active'
+        or unique_for is not null
+        or unique_by is not null
+    then
+        select *
+        into done
+        from roost.insert_unique_each(
+            jsonb_build_array(
+                jsonb_strip_nulls(jsonb_build_object(
+                    'task', enqueue.task,
+                    'queue', enqueue.queue,
+                    'priority', enqueue.priority,
+                    'max_attempts', enqueue.max_attempts,
+                    'scheduled_at', case
+                        when enqueue.scheduled_at is not null or enqueue.schedule_in is not null
+                            then due_at
+                    end,
+                    'unique_key', enqueue.unique_key,
+                    'tags', enqueue.tags,
+                    'timeout_seconds', enqueue.timeout_seconds,
+                    'unique_while', enqueue.unique_while,
+                    'unique_for', extract(epoch from enqueue.unique_for),
+                    'unique_by', enqueue.unique_by
+                ))
+                -- Nulls inside these are kept.
+                || jsonb_build_object('args', enqueue.args)
+                || case
+                    when enqueue.metadata is null then '{}'
+                    else jsonb_build_object('metadata', enqueue.metadata)
+                end
+            ),
+            enqueue.on_conflict
+        );
+        if done.refusal is not null then
+            raise exception '%', format(
+                case done.refusal
+                    when 'executing' then 'job %s with unique_key %L is running and can''t be replaced'
+                    when 'task' then 'job %s with unique_key %L is of another task'
+                    when 'ended' then 'job %s with unique_key %L has ended, and its unique_for is not over'
+                    else 'job %s is active with unique_key %L'
+                end,
+                done.refused_id, done.refused_key
+            ) using errcode = 'unique_violation';
+        end if;
+        return done.job_ids[1];
+    end if;
+
+    -- As the fragment key_is_unused.
+    if enqueue.unique_key is not null
+        and exists (
+            select
+            from roost.jobs as started
+            where started.unique_key = enqueue.unique_key
+                and started.unique_waiting
+                and started.lease_no > 0
+                and started.state in ('available', 'executing', 'retryable')
+        )
+    then
+        return null;
+    end if;
     insert into roost.jobs (
         task, args, queue, priority, max_attempts, scheduled_at, inserted_at, unique_key, tags,
         timeout_seconds, metadata, limited
     )
     values (
-        enqueue.task, enqueue.args, enqueue.queue,
-        coalesce(enqueue.priority, (filled ->> 'priority')::integer, 0),
-        coalesce(enqueue.max_attempts, (filled ->> 'max_attempts')::integer, 20),
-        coalesce(enqueue.scheduled_at, statement_timestamp()), statement_timestamp(),
-        enqueue.unique_key,
-        coalesce(
-            enqueue.tags,
-            (
-                select array_agg(each.tag order by each.place)
-                from jsonb_array_elements_text(filled -> 'tags') with ordinality as each (tag, place)
-            )
-        ),
-        coalesce(enqueue.timeout_seconds, (filled ->> 'timeout_seconds')::integer),
-        enqueue.metadata,
+        enqueue.task, enqueue.args, enqueue.queue, enqueue.priority, enqueue.max_attempts,
+        due_at, statement_timestamp(),
+        enqueue.unique_key, enqueue.tags, enqueue.timeout_seconds, enqueue.metadata,
         exists (select from roost.limits where limits.task = enqueue.task)
     )
     on conflict do nothing
     returning id into new_id;
     if new_id is not null
-        and coalesce(enqueue.scheduled_at, '-infinity') <= statement_timestamp() + interval '1 minute'
+        and due_at <= statement_timestamp() + interval '1 minute'
     then
         perform roost.announce(enqueue.queue);
     end if;
@@ -91,7 +180,8 @@ end
 $$;
 
 revoke execute on function roost.enqueue(
-    text, jsonb, text, integer, integer, timestamptz, text, text[], integer, jsonb
+    text, jsonb, text, integer, integer, timestamptz, text, text[], integer, jsonb, interval, text, text,
+    interval, text[]
 ) from public;
 
 comment on function roost.enqueue is

@@ -29,7 +29,8 @@ begin
             {{new_job}}
         from jsonb_to_recordset(content::jsonb) as encoded (
             {{new_job_fields}},
-            depends_on bigint[]
+            depends_on bigint[],
+            unique_waiting boolean
         )
     ),
     parent as materialized (
@@ -61,12 +62,13 @@ begin
     ),
     inserted as (
         insert into roost.jobs as job (
-            id, args, unique_key, depends_on,
+            id, args, unique_key, unique_waiting, depends_on,
             {{new_job_columns}},
             state, cancelled_at, pending_parents, errors
         ) overriding system value
         select
-            new_job.id, new_job.args, new_job.unique_key, new_job.depends_on,
+            new_job.id, new_job.args, new_job.unique_key,
+            coalesce(new_job.unique_waiting, false), new_job.depends_on,
             {{new_job_values}},
             -- A child of a failed parent is inserted as cancelled.
             case when outcome.failed is null then 'available' else 'cancelled' end,
@@ -80,6 +82,9 @@ begin
             )) end
         from new_job
         left join outcome on outcome.child_id = new_job.id
+        where new_job.unique_waiting
+            or outcome.failed is not null
+            or {{key_is_unused}}
         -- Of several jobs with one unique key the first is kept.
         order by new_job.id
         {{unless_key_is_taken}}

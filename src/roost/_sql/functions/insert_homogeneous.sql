@@ -11,6 +11,7 @@ declare
     batch jsonb := content;
     new_job record;
     may_conflict boolean := false;
+    used_keys text[] := '{}';
 begin
     select
         {{new_job}}
@@ -19,7 +20,23 @@ begin
         {{new_job_fields}}
     );
 
-    if jsonb_array_length(batch -> 'args') < 100 then
+    if batch ? 'keys' then
+        -- As the fragment key_is_unused.
+        select coalesce(array_agg(wanted.unique_key), '{}')
+        into used_keys
+        from jsonb_array_elements_text(batch -> 'keys') as wanted (unique_key)
+        cross join lateral (
+            select started.id
+            from roost.jobs as started
+            where started.unique_key = wanted.unique_key
+                and started.unique_waiting
+                and started.lease_no > 0
+                and started.state in ('available', 'executing', 'retryable')
+            limit 1
+        ) as used;
+    end if;
+
+    if jsonb_array_length(batch -> 'args') < 100 or cardinality(used_keys) > 0 then
         -- A small batch is not worth a subtransaction: many of them slow a transaction down.
         may_conflict := true;
     else
@@ -62,6 +79,8 @@ begin
                 jsonb_array_elements(batch -> 'args'),
                 jsonb_array_elements_text(batch -> 'keys')
             ) with ordinality as each (args, unique_key, place)
+            where each.unique_key is null
+                or each.unique_key <> all (used_keys)
             order by each.place
             {{unless_key_is_taken}}
             returning job.id, job.unique_key

@@ -22,6 +22,8 @@ begin
             {{new_job_fields}}
         )
     ) as new_job
+    where
+        {{key_is_unused}}
     {{unless_key_is_taken}}
     returning job.id, job.scheduled_at, job.queue
     into new_id, due_at, job_queue;

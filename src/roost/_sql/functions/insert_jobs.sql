@@ -21,6 +21,8 @@ begin
                 {{new_job_fields}}
             )
         ) as new_job
+        where
+            {{key_is_unused}}
         {{unless_key_is_taken}}
         returning job.id, job.queue, job.scheduled_at
     ),

@@ -18,13 +18,20 @@ declare
     notifies boolean := false;
     dispatched boolean := false;
 begin
-    new_id := nextval('roost.jobs_id_seq');
     select
         {{new_job}}
     into new_job
     from jsonb_to_record(content::jsonb -> 0) as encoded (
         {{new_job_fields}}
     );
+    if new_job.unique_key is not null
+        and not (
+            {{key_is_unused}}
+        )
+    then
+        return;
+    end if;
+    new_id := nextval('roost.jobs_id_seq');
 
     if new_job.due_at > statement_timestamp() + interval '1 minute' then
         null;  -- workers poll before that

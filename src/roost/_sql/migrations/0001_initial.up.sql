@@ -55,6 +55,8 @@ create table roost.jobs (
     limited boolean not null default false,
     -- A client waits for this job: the statement that ends it sends a notification.
     awaited boolean not null default false,
+    -- Its unique key counts until its first claim only.
+    unique_waiting boolean not null default false,
     state roost.state not null default 'available',
     queue roost.name not null default 'default',
     task roost.name not null,
@@ -86,8 +88,13 @@ where state in ('available', 'retryable') and pending_parents = 0 and not limite
 create index jobs_claim_limited on roost.jobs (queue, task, priority, scheduled_at, id)
 where state in ('available', 'retryable') and pending_parents = 0 and limited;
 
--- At most one active job has a given key.
-create unique index jobs_unique_key on roost.jobs (unique_key)
+-- At most one active job holds a given key: a job until its end, or until its first claim if
+-- unique_waiting. Jobs that hold their key no more are in the index too, each by its own id, so that
+-- all active jobs of a key are found by one probe. lease_no never goes down, so no later move of a job
+-- can take its key again.
+create unique index jobs_unique_key on roost.jobs (
+    unique_key, (case when unique_waiting and lease_no > 0 then id else 0 end)
+)
 where unique_key is not null and state in ('available', 'executing', 'retryable');
 
 -- Walked by rescues: executing jobs only.
@@ -125,6 +132,7 @@ create table roost.jobs_archive (
 );
 
 alter table roost.jobs_archive alter column awaited set default false;
+alter table roost.jobs_archive alter column unique_waiting set default false;
 
 -- Walked by the deletion of archived jobs.
 create index jobs_archive_finished
@@ -139,6 +147,17 @@ create table roost.dependencies (
     child_id bigint not null,
     primary key (parent_id, child_id)
 );
+
+-- The keys of jobs with unique_for, also after these jobs have ended or are gone. A key without a row,
+-- or with a row that has expired, is free.
+create table roost.unique_holds (
+    unique_key roost.key primary key,
+    holder_id bigint,
+    expires_at roost.instant not null
+);
+
+-- Walked by the archive lane, which removes expired rows.
+create index unique_holds_expired on roost.unique_holds (expires_at);
 
 create table roost.workers (
     id bigint generated always as identity primary key,

@@ -22,6 +22,7 @@ from roost._ops.archive import (
     delete_archived_jobs,
     delete_jobs,
     forget_results,
+    forget_unique_holds,
 )
 from roost._ops.dependencies import LOCK_NOT_AVAILABLE
 from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
@@ -111,7 +112,10 @@ class RescueLane:
 
 
 class ArchiveLane:
-    """Moves ended jobs to the archive or deletes them, and drops old results. Off by default."""
+    """Moves ended jobs to the archive or deletes them, and drops old results: off by default.
+
+    Always drops the records of a ``unique_for`` that is over.
+    """
 
     name = "archive"
 
@@ -125,13 +129,15 @@ class ArchiveLane:
         await every(self._state.settings.archive_interval, self.once, logger=archive_logger)
 
     async def once(self) -> None:
-        """Delete and archive old jobs, and drop old results.
+        """Delete and archive old jobs, and drop old results and records of unique keys.
 
         A cancel leaves the rest to the next call.
         """
+        await self._repeat(lambda: forget_unique_holds(limit=ARCHIVE_BATCH))
         settings = self._state.settings
         if settings.result_ttl_seconds is not None:
-            forgotten = await self._forget_results(settings.result_ttl_seconds)
+            ttl = settings.result_ttl_seconds
+            forgotten = await self._repeat(lambda: forget_results(after=ttl, limit=ARCHIVE_BATCH))
             if forgotten:
                 archive_logger.info("dropped the results of %(jobs)d jobs", jobs=forgotten)
         deleted = archived = 0
@@ -150,12 +156,10 @@ class ArchiveLane:
     async def stop(self) -> None:
         """Nothing to do before the cancel."""
 
-    async def _forget_results(self, ttl: float) -> int:
+    async def _repeat(self, batch: Callable[[], Op[int]]) -> int:
         total = 0
         while True:
-            done = await self._database.call_for_maintenance(
-                forget_results(after=ttl, limit=ARCHIVE_BATCH), in_transaction=True
-            )
+            done = await self._database.call_for_maintenance(batch(), in_transaction=True)
             total += done
             if done < ARCHIVE_BATCH:
                 return total
