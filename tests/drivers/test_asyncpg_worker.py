@@ -14,6 +14,7 @@ from tests.support.working import working
 
 from roost import (
     AsyncRoost,
+    CancelJob,
     DuplicateUniqueJobError,
     HandlerRegistry,
     InvalidSettingError,
@@ -23,6 +24,7 @@ from roost import (
     SnoozeJob,
     Worker,
     cron,
+    current_job,
     job,
 )
 
@@ -318,3 +320,26 @@ class TestUnderTrio:
         named = dsn.replace("postgresql://", "postgresql+asyncpg://")
         async with AsyncRoost(named, driver="psycopg") as client:
             await client.enqueue("work")
+
+
+async def test_a_handler_reports_its_progress_and_decides_about_its_job(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    seen: list[Any] = []
+
+    @job("report", registry=registry)
+    async def report() -> None:
+        running = current_job()
+        await running.progress(1, total=2)
+        await running.update_metadata({"ü": ["\\", None]})
+        seen.append((await client.get(running.id)).metadata)
+        running.progress_nowait(2)
+        raise CancelJob("not wanted")
+
+    job_id = table.add("report", metadata={"trace": 1})
+    await make_worker().run_once()
+    progress = {"value": 1, "total": 2, "message": None}
+    assert seen == [{"trace": 1, "progress": progress, "ü": ["\\", None]}]
+    after = table.get(job_id)
+    assert (after.state, after.errors[0]["error"]) == ("cancelled", "CancelJob: not wanted")
+    assert after.metadata["progress"] == {"value": 2, "total": None, "message": None}
