@@ -256,7 +256,7 @@ def resting_for(seconds: float) -> Callable[[str], Drained]:
             jobs=None,
             seconds=seconds,
             concurrency=defaults.concurrency,
-            queues=defaults.queues,
+            queues=list(defaults.queues),
             count_statements=True,
         )
         return drain(what)

@@ -29,6 +29,7 @@ class Attempt:
     """One call of a handler.
 
     :param worker: the worker that called it.
+    :param queue: of its job.
     :param gate: for an async handler, `thread_gate` for a plain one.
     :param interrupted: whether a cancel reached it.
     """
@@ -36,6 +37,7 @@ class Attempt:
     worker: str
     task: str
     lease: Lease
+    queue: str
     began: float
     gate: anyio.Event = attrs.field(factory=anyio.Event)
     thread_gate: Gate = attrs.field(factory=Gate)
@@ -71,8 +73,8 @@ class Diary:
     @contextmanager
     def attempt(self, worker: str, task: str, state: WorkerState) -> Iterator[Attempt]:
         """Record a handler's call from its start to its end."""
-        lease = current_attempt().claimed.lease
-        attempt = Attempt(worker, task, lease, self.clock.current_time())
+        claimed = current_attempt().claimed
+        attempt = Attempt(worker, task, claimed.lease, claimed.queue, self.clock.current_time())
         self._check_start(attempt, state)
         self.running.append(attempt)
         if self.open:
@@ -98,12 +100,22 @@ class Diary:
                 self.wrong(f"{new} runs twice at once in one worker: {other}")
             elif other.task != "thread" and other.lease.worker_id not in self.removed:
                 self.wrong(f"{new} runs while another worker still runs it: {other}")
-        if self.paused and lease.worker_id not in self.removed:
+        self._check_slots(new, state)
+        if self.paused and new.queue == "default" and lease.worker_id not in self.removed:
             self.wrong(f"{new} starts though its queue is paused")
         self.starts.append((now, new.task))
         recent = [at for at, task in self.starts if task == "rated" and at > now - 60]
         if new.task == "rated" and len(recent) > RATE:
             self.wrong(f"{new}: {len(recent)} starts in a minute, at {recent}")
+
+    def _check_slots(self, new: Attempt, state: WorkerState) -> None:
+        here = [new, *(other for other in self.running if other.worker == new.worker)]
+        if len(here) > state.settings.concurrency:
+            self.wrong(f"{new} starts beside {len(here) - 1} others in one worker")
+        slots = state.settings.queue_slots
+        of_queue = [attempt for attempt in here if attempt.queue == new.queue]
+        if slots is not None and len(of_queue) > slots[new.queue]:
+            self.wrong(f"{new} starts beside {len(of_queue) - 1} others of {new.queue}")
 
     def wrong(self, what: str) -> None:
         """Note what must not have happened."""

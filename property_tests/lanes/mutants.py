@@ -19,8 +19,9 @@ from roost._worker.lanes import heartbeat
 from roost._worker.lanes.control import CancelLane, PauseLane
 from roost._worker.lanes.execute import ExecuteLane
 from roost._worker.lanes.listen import ListenLane
+from roost._worker.slot_group import SlotGroup
 from roost._worker.slots import Reason, RunningJob, Slots
-from roost._worker.state import LimitedTasks, WorkerState
+from roost._worker.state import WorkerState
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
 
@@ -35,7 +36,7 @@ def start_under_an_earlier_incarnation(patch: pytest.MonkeyPatch) -> None:
             return Interrupted()
         if claimed.cancel_requested or state.was_cancelled(claimed.lease):
             return CancelRequested()
-        return Interrupted() if state.is_paused(claimed) else None
+        return Interrupted() if state.is_refused(claimed) else None
 
     patch.setattr(ExecuteLane, "_refuse", refuse)
 
@@ -68,15 +69,16 @@ def slots_by_job_id(patch: pytest.MonkeyPatch) -> None:
     """A second lease of a job starts beside the first (A4)."""
 
     def start_next(slots: Slots, *, now: float) -> RunningJob | None:
-        if not slots._prefetched or len(slots._running) >= slots.concurrency - slots.reserved:
+        [group] = slots._groups
+        if not group.prefetched or group.running >= group.slots - group.reserved:
             return None
-        claimed, since = slots._prefetched[0]
-        if claimed.prefetch_no is not None and not slots._may_start_prefetched():
+        claimed, since = group.prefetched[0]
+        if claimed.prefetch_no is not None and not slots._may_start_prefetched(group):
             return None
-        slots._prefetched.popleft()
-        slots._moved_at = now
+        group.take(now=now)
         slots._lease_of[claimed.lease.job_id] = claimed.lease
-        running = slots._running[claimed.lease] = RunningJob(claimed, since, now)
+        running = slots._running[claimed.lease] = RunningJob(claimed, group, since, now)
+        group.running += 1
         return running
 
     patch.setattr(Slots, "start_next", start_next)
@@ -122,18 +124,18 @@ def pauses_do_not_stop_starts(patch: pytest.MonkeyPatch) -> None:
     async def release(lane: PauseLane) -> None:
         return None
 
-    patch.setattr(WorkerState, "is_paused", lambda state, claimed: False)
-    patch.setattr(WorkerState, "release_paused", lambda state: [])
+    patch.setattr(WorkerState, "is_refused", lambda state, claimed: False)
+    patch.setattr(WorkerState, "release_refused", lambda state: [])
     patch.setattr(PauseLane, "_release", release)
 
 
 def paused_during_a_hook(patch: pytest.MonkeyPatch) -> None:
     """A pause that comes while the hook runs does not stop the handler (A11)."""
-    is_paused = WorkerState.is_paused
+    is_refused = WorkerState.is_refused
     checked: set[int] = set()
 
     def first_check(state: WorkerState, claimed: Any) -> bool:
-        return is_paused(state, claimed)
+        return is_refused(state, claimed)
 
     original = ExecuteLane._call_with_hooks
 
@@ -144,7 +146,7 @@ def paused_during_a_hook(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ExecuteLane, "_call_with_hooks", call_with_hooks)
     patch.setattr(
         WorkerState,
-        "is_paused",
+        "is_refused",
         lambda state, claimed: id(claimed) not in checked and first_check(state, claimed),
     )
 
@@ -161,9 +163,22 @@ def limited_jobs_are_prefetched(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claimer, "claim", claim_more)
 
 
+def queues_use_slots_of_others(patch: pytest.MonkeyPatch) -> None:
+    """A queue with slots of its own starts jobs in the free slots of another one."""
+    resize = Slots.resize
+
+    def resize_all(slots: Slots, queue: str, number: int) -> SlotGroup:
+        group = resize(slots, queue, number)
+        for each in slots._groups:
+            each.slots = slots.concurrency
+        return group
+
+    patch.setattr(Slots, "resize", resize_all)
+
+
 def room_wakes_no_worker(patch: pytest.MonkeyPatch) -> None:
     """A worker that waits for room in a limit is not woken when there is room (A11)."""
-    patch.setattr(LimitedTasks, "concerns", lambda limited, task: False)
+    patch.setattr(WorkerState, "concerns", lambda state, limited: False)
 
 
 def a_called_waiter_calls_no_other(patch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,12 @@ def several_limited_jobs_meet_one_slot(lanes: Lanes) -> None:
     lanes.enqueue("narrow", 5, 0.3)
 
 
+def one_queue_has_more_jobs_than_slots(lanes: Lanes) -> None:
+    lanes.begin(0, Settings(concurrency=2, prefetch=0, grace=0.5, slots=(1, 1)), None)
+    lanes.enqueue("gated", 2, 0.3)
+    lanes.enqueue("gated", 2, 2.6, "other")
+
+
 def a_worker_with_limited_jobs_stops(lanes: Lanes) -> None:
     lanes.begin(0, Settings(concurrency=3, prefetch=0, grace=2.0), None)
     lanes.enqueue("narrow", 5, 0.3)
@@ -132,5 +138,6 @@ SCRIPTS: dict[mutants.Mutant, Callable[[Lanes], None]] = {
     mutants.pauses_do_not_stop_starts: a_queue_is_paused_while_a_claim_is_answered_late,
     mutants.paused_during_a_hook: a_queue_is_paused_while_a_hook_runs,
     mutants.limited_jobs_are_prefetched: several_limited_jobs_meet_one_slot,
+    mutants.queues_use_slots_of_others: one_queue_has_more_jobs_than_slots,
     mutants.room_wakes_no_worker: a_worker_with_limited_jobs_stops,
 }

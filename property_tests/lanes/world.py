@@ -37,6 +37,7 @@ from roost._ops.rescue import expire_workers, rescue_jobs
 from roost._sql import Statement
 from roost._worker.session import Session, serving_lanes
 
+QUEUES = ("default", "other")
 STALE_AFTER = 5.0
 HEARTBEAT = 2.5
 MAINTENANCE_INTERVAL = 10.0
@@ -50,11 +51,15 @@ AFTER_FAILURES = 20.0
 
 @attrs.frozen
 class Settings:
-    """What rules choose of a worker's settings."""
+    """What rules choose of a worker's settings.
+
+    :param slots: the slots of each of `QUEUES`; ``None``: they share ``concurrency``.
+    """
 
     concurrency: int
     prefetch: int | None
     grace: float
+    slots: tuple[int, int] | None = None
 
 
 @attrs.define(eq=False)
@@ -80,7 +85,7 @@ class SimulatedWorker:
 
 
 class World:
-    """Up to two workers on one queue.
+    """Up to two workers on two queues, of which only the first is paused.
 
     :param hook_seconds: how long the hook before each handler takes.
     """
@@ -127,7 +132,9 @@ class World:
         """Start a worker, and do not wait until it is ready."""
         self._started += 1
         name = f"worker {self._started}"
+        slots = drawn.slots
         settings = WorkerSettings(
+            queues=QUEUES if slots is None else dict(zip(QUEUES, slots, strict=True)),
             concurrency=drawn.concurrency,
             prefetch=drawn.prefetch,
             poll_interval=1_000,
@@ -289,9 +296,9 @@ class World:
 
     # Jobs
 
-    def enqueue(self, task: str, *, count: int = 1) -> None:
+    def enqueue(self, task: str, *, count: int = 1, queue: str = "default") -> None:
         """Enqueue jobs of one task; a single one may be dispatched."""
-        jobs = [JobInsert(task) for _ in range(count)]
+        jobs = [JobInsert(task, queue=queue) for _ in range(count)]
         if count == 1:
             insert = enqueue.insert_job(encode_jobs(jobs), unique_key=None, dispatch=True)
             self.jobs.append(self.run(insert))
@@ -397,11 +404,7 @@ class World:
         await self.check_nothing_waits()
 
     def _waits(self) -> set[str]:
-        free = [
-            worker
-            for worker in self.workers
-            if self.is_fit(worker) and len(worker.state.slots) < worker.state.settings.concurrency
-        ]
+        free = [worker for worker in self.workers if self.is_fit(worker) and _has_slot(worker)]
         found = set()
         for worker in self.workers:
             if self.is_fit(worker) and not worker.state.listening:
@@ -410,10 +413,11 @@ class World:
             return found
         waiting = {
             task
-            for (task,) in self.rows(
-                "select distinct task from roost.jobs "
+            for task, queue in self.rows(
+                "select distinct task, queue from roost.jobs "
                 "where state in ('available', 'retryable') and scheduled_at <= now()"
             )
+            if any(_has_slot(worker, queue) for worker in free)
         }
         found |= {task for task in waiting if task in UNLIMITED}
         [[narrow, rated]] = self.rows(
@@ -531,6 +535,15 @@ class World:
         )
         if ended and not left:
             self.diary.wrong(f"these jobs did not end well: {ended}")
+
+
+def _has_slot(worker: SimulatedWorker, queue: str | None = None) -> bool:
+    """Say whether a job of the queue, or of any, could start in this worker."""
+    slots = worker.state.slots
+    groups = [group for group in worker.state.groups if queue is None or queue in group.queues]
+    return len(slots) < slots.concurrency and any(
+        group.slots.running < group.slots.slots for group in groups
+    )
 
 
 def _insert(job: JobInsert, way: str) -> Op[list[int]]:

@@ -69,7 +69,9 @@ workers = st.builds(
     concurrency=st.integers(1, 3),
     prefetch=st.sampled_from([None, 0, 2]),
     grace=st.sampled_from([0.5, 2.0]),
+    slots=st.none() | st.tuples(st.integers(1, 2), st.integers(1, 2)),
 )
+queues = st.sampled_from(["default", "default", "other"])
 stories = st.builds(
     Story,
     task=tasks,
@@ -104,9 +106,9 @@ class Lanes(RuleBasedStateMachine):
 
     # What users and operators do
 
-    @rule(task=tasks, count=st.sampled_from([1, 1, 2, 5]), pause=moments)
-    def enqueue(self, task: str, count: int, pause: float) -> None:
-        self.add(task, count)
+    @rule(task=tasks, count=st.sampled_from([1, 1, 2, 5]), pause=moments, queue=queues)
+    def enqueue(self, task: str, count: int, pause: float, queue: str = "default") -> None:
+        self.add(task, count, queue)
         self.wait(pause)
 
     @precondition(lambda self: self.can_lock())
@@ -265,13 +267,13 @@ class Lanes(RuleBasedStateMachine):
         """Say whether no transaction of a rule is open."""
         return self.world.open_transaction is None and self.world.locker is None
 
-    def add(self, task: str, count: int) -> None:
+    def add(self, task: str, count: int, queue: str = "default") -> None:
         """Add jobs, of "rated" not too many."""
         if task == "rated":
             count = min(count, MOST_RATED - self.rated)
             self.rated += count
         if count:
-            self.do(lambda: self.world.enqueue(task, count=count))
+            self.do(lambda: self.world.enqueue(task, count=count, queue=queue))
 
     def do(self, step: Callable[[], object]) -> None:
         """Run a step in the loop, which then stands still."""

@@ -50,6 +50,7 @@ from roost.exceptions import (
     UnknownParentError,
     UnknownTaskError,
     WorkerCrashedError,
+    WorkerNotRunningError,
     WorkerShutdown,
 )
 
@@ -102,6 +103,7 @@ __all__ = [
     "Worker",
     "WorkerCrashedError",
     "WorkerInfo",
+    "WorkerNotRunningError",
     "WorkerSettings",
     "WorkerShutdown",
     "call",

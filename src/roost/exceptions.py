@@ -297,6 +297,15 @@ class WorkerCrashedError(RoostError):
     code: ClassVar[str] = "roost.worker-crashed"
 
 
+class WorkerNotRunningError(RoostError, RuntimeError):
+    """Raised by calls that need a running worker, such as ``Worker.start_queue``.
+
+    The worker has not registered yet, is stopping, or has stopped.
+    """
+
+    code: ClassVar[str] = "roost.worker-not-running"
+
+
 class NoCurrentJobError(RoostError, LookupError):
     """`current_job` or `AsyncRoost.complete_current_job` was called outside a job."""
 

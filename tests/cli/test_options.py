@@ -9,7 +9,7 @@ from typer.main import get_command
 
 from roost import InvalidSettingError, WorkerSettings
 from roost.cli.app import app
-from roost.cli.options import PYTHON_ONLY, resolve_dsn, seconds_by_state
+from roost.cli.options import PYTHON_ONLY, parse_queues, resolve_dsn, seconds_by_state
 
 
 def test_the_option_comes_before_roost_dsn_and_that_before_database_url() -> None:
@@ -54,3 +54,23 @@ def test_seconds_are_for_all_states_or_by_state(given: list[str] | None, seconds
 def test_other_seconds_are_refused(given: list[str]) -> None:
     with pytest.raises(typer.BadParameter):
         seconds_by_state(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "queues"),
+    [
+        (["default"], ["default"]),
+        (["web", "bulk"], ["web", "bulk"]),
+        (["web=8", "bulk=2"], {"web": 8, "bulk": 2}),
+        (["a=b", "c="], ["a=b", "c="]),
+        (["a=b=3"], {"a=b": 3}),
+    ],
+)
+def test_queues_may_have_slots(given: list[str], queues: object) -> None:
+    assert parse_queues(given) == queues
+
+
+@pytest.mark.parametrize("given", [["web=8", "bulk"], ["web=8", "web=2"]])
+def test_queues_with_and_without_slots_are_refused_together(given: list[str]) -> None:
+    with pytest.raises(InvalidSettingError, match="queue"):
+        parse_queues(given)

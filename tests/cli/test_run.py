@@ -53,6 +53,26 @@ def test_once_runs_the_available_jobs_and_exits(
     assert [table.get(job_id).result for job_id in ids] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("options", "concurrency"), [("", 3), ("--concurrency 2", 2), ("--concurrency 4", 4)]
+)
+def test_queues_get_slots_of_their_own(
+    options: str,
+    concurrency: int,
+    dsn: str,
+    table: JobTable,
+    tasks: Path,
+    roost_command: StartsRoost,
+) -> None:
+    queues = ["-q", "mail=2", "-q", "post=1"]
+    run = roost_command("run", "-m", "tasks", *queues, *options.split(), "--dsn", dsn)
+    run.wait_for("worker is ready")
+    [row] = table.rows("select queues, concurrency from roost.workers")
+    assert row == (["mail", "post"], concurrency)
+    run.signal()
+    assert run.ends() == 0
+
+
 def test_once_says_how_many_jobs_failed(
     dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
 ) -> None:

@@ -94,7 +94,7 @@ async def _lifespan() -> AsyncIterator[None]:
 
 
 ACCEPTED: dict[str, list[Any]] = {
-    "queues": [("a",), ["a", "b"], {"a"}, (name for name in "ab")],
+    "queues": [("a",), ["a", "b"], {"a"}, (name for name in "ab"), {"a": 1, "b": 8}],
     "concurrency": [1, 1_000],
     "prefetch": [None, 0, 50],
     "poll_interval": [0.01, 60],
@@ -136,7 +136,10 @@ NO_SECONDS_BY_STATE = [
     *({"completed": -1}, {"completed": None}, {"completed": "1"}, {"completed": True}),
 ]
 REFUSED: dict[str, list[Any]] = {
-    "queues": ["default", (), [""], ["x" * 201], [None], ["a\0"]],
+    "queues": [
+        *("default", (), [""], ["x" * 201], [None], ["a\0"]),
+        *({}, {"": 1}, {"a": 0}, {"a": -1}, {"a": 1.5}, {"a": "1"}, {"a": None}, {"a": True}),
+    ],
     "concurrency": [0, -1, 1.5, "4", None, True],
     "prefetch": [-1, 1.5, "4", True],
     "poll_interval": POSITIVE,
@@ -205,3 +208,17 @@ def test_seconds_for_all_states_are_seconds_of_each() -> None:
     assert settings.archive_after_seconds == dict.fromkeys(ended, 9)
     assert settings.delete_after_seconds == {JobState.COMPLETED: 0}
     assert WorkerSettings().archive_after_seconds == WorkerSettings().delete_after_seconds == {}
+
+
+def test_without_a_concurrency_it_is_the_sum_of_the_queues_slots() -> None:
+    slots = {"web": 8, "bulk": 2}
+    settings = WorkerSettings(queues=slots)
+    assert (settings.concurrency, settings.max_slots) == (10, None)
+    assert settings.queue_slots == slots
+    slots["web"] = 1  # the settings don't follow
+    assert settings.queue_slots == {"web": 8, "bulk": 2}
+    for concurrency in (4, 5, 20):  # 4 is also the default of other workers
+        settings = WorkerSettings(queues=slots, concurrency=concurrency)
+        assert (settings.concurrency, settings.max_slots) == (concurrency, concurrency)
+    shared = WorkerSettings(queues=["web", "bulk"])
+    assert (shared.concurrency, shared.queue_slots) == (4, None)

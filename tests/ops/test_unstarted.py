@@ -138,3 +138,28 @@ def test_the_jobs_come_in_running_order_however_many_start_at_once(
     claimed = prefetch(table, table.add_worker(), slots=slots)
     assert [job.lease.job_id for job in claimed] == jobs[0::2] + jobs[1::2]
     assert [job.prefetch_no for job in claimed] == [None] * slots + [1] * (5 - slots)
+
+
+def test_of_several_marks_the_first_that_is_not_of_an_earlier_claim_decides(
+    table: JobTable,
+) -> None:
+    worker = table.add_worker()
+    jobs: list[int] = []
+    claims: list[list[ClaimedJob]] = []
+    for number in range(1, 6):
+        jobs += table.add_all([JobInsert("work", max_attempts=1)] * 2)
+        claims.append(prefetch(table, worker, slots=0, number=number))
+    marks = [
+        *claims[1][0].place,  # one job of the second claim may have started
+        *(4, -2_147_483_649, 0, 0),  # none of the fourth one
+    ]
+    assert table.run(mark_started(worker, marks, flush=True)) is True
+    dies(table)
+    started, unstarted = ("discarded", 1), ("available", 0)
+    assert fates(table, jobs) == [
+        *([started] * 2),  # all earlier claims
+        *(started, unstarted),
+        *([started] * 2),  # a claim between two marks
+        *([unstarted] * 2),
+        *([unstarted] * 2),  # claims after all marks
+    ]

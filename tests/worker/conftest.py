@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import anyio
 import pytest
 from tests.support.job_table import JobTable
+from tests.support.queue_load import Running
 
-from roost import AsyncRoost, HandlerRegistry, Worker
+from roost import AsyncRoost, HandlerRegistry, Worker, job
 
 _DISPATCH = """
 with taken as (
@@ -53,3 +56,39 @@ def make_worker(dsn: str, registry: HandlerRegistry) -> Callable[..., Worker]:
         return Worker(dsn, registry=registry, **options)
 
     return make
+
+
+@pytest.fixture
+def running(registry: HandlerRegistry) -> Running:
+    """Register ``quick``, ``thread``, ``gated`` and ``limited``; return what is counted of them."""
+    running = Running()
+
+    @job("quick", registry=registry)
+    async def quick(queue: str) -> None:
+        with running.one(queue, "all"):
+            await anyio.sleep(0.002)
+
+    @job("thread", registry=registry)
+    def thread(queue: str) -> None:
+        with running.one(queue, "all"):
+            threading.Event().wait(0.002)
+
+    @job("limited", max_concurrency=3, registry=registry)
+    async def limited(queue: str) -> None:
+        with running.one(queue, "all", "limited"):
+            await anyio.sleep(0.002)
+
+    return running
+
+
+@pytest.fixture
+def gate(registry: HandlerRegistry, running: Running) -> anyio.Event:
+    """Register ``gated`` and return the event that its jobs wait for."""
+    gate = anyio.Event()
+
+    @job("gated", registry=registry)
+    async def gated(queue: str) -> None:
+        with running.one(queue, "all"):
+            await gate.wait()
+
+    return gate

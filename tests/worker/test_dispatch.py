@@ -89,7 +89,7 @@ async def test_a_worker_with_one_slot_claims_the_next_job_when_the_slot_is_free(
         first = await client.enqueue("hold")
         await eventually(lambda: was_dispatched(table, first))
         second = await client.enqueue("hold")
-        await eventually(lambda: state_of(worker).jobs_may_wait)  # it was notified
+        await eventually(lambda: state_of(worker).groups[0].jobs_may_wait)  # it was notified
         assert not table.get(second).attempted_at
         gate.set()
         await completed(table, second)

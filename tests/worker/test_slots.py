@@ -11,6 +11,7 @@ import pytest
 
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
+from roost._worker.slot_group import SlotGroup
 from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob, Slots
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +44,8 @@ def claimed(job_id: int, *, lease_no: int = 1) -> ClaimedJob:
 async def test_prefetched_jobs_move_into_free_slots_in_order() -> None:
     slots = Slots(2)
     slots.put([claimed(1), claimed(2), claimed(3)])
-    assert (slots.prefetched, len(slots), slots.room(prefetch=0)) == (3, 0, -1)
+    group = slots.group_of("default")
+    assert (slots.prefetched, len(slots), slots.room(group, 0)) == (3, 0, -1)
     first, second = (
         slots.start_next(now=monotonic()),
         slots.start_next(now=monotonic()),
@@ -53,7 +55,7 @@ async def test_prefetched_jobs_move_into_free_slots_in_order() -> None:
     assert slots.start_next(now=monotonic()) is None
     assert [job.claimed.lease.job_id for job in slots] == [1, 2]
     assert set(slots.job_ids) == {1, 2, 3}
-    assert slots.room(prefetch=1) == 0
+    assert slots.room(group, 1) == 0
     slots.finish(first)
     third = slots.start_next(now=monotonic())
     assert third is not None
@@ -63,22 +65,24 @@ async def test_prefetched_jobs_move_into_free_slots_in_order() -> None:
 
 async def test_prefetched_jobs_can_be_drained() -> None:
     slots = Slots(1)
-    assert slots.moved_at == slots.first_claimed_at == math.inf
+    group = slots.group_of("default")
+    assert group.moved_at == group.first_claimed_at == math.inf
     slots.put([claimed(1), claimed(2)])
-    assert slots.moved_at <= monotonic()
-    assert slots.first_claimed_at <= monotonic()
+    assert group.moved_at <= monotonic()
+    assert group.first_claimed_at <= monotonic()
     assert [job.lease.job_id for job in slots.drain_prefetched()] == [1, 2]
     assert slots.prefetched == 0
-    assert slots.moved_at == math.inf
+    assert group.moved_at == math.inf
 
 
 async def test_prefetched_jobs_start_while_the_next_one_waits() -> None:
     slots = Slots(1)
     slots.put([claimed(1), claimed(2)])
-    began = slots.first_claimed_at
+    group = slots.group_of("default")
+    began = group.first_claimed_at
     slots.start_next(now=began + 10)
-    assert slots.moved_at == began + 10
-    assert slots.first_claimed_at == began
+    assert group.moved_at == began + 10
+    assert group.first_claimed_at == began
 
 
 def test_an_attempt_starts_next_after_the_earlier_one_has_ended() -> None:
@@ -158,7 +162,7 @@ async def run_until_cancelled(job: RunningJob) -> None:
 
 
 async def test_the_first_reason_of_a_cancel_is_kept() -> None:
-    job = RunningJob(claimed(1))
+    job = RunningJob(claimed(1), SlotGroup(1))
     assert job.reason is None
     await run_until_cancelled(job)
     job.cancel(Reason.LEASE_LOST)
@@ -166,7 +170,7 @@ async def test_the_first_reason_of_a_cancel_is_kept() -> None:
 
 
 async def test_the_reason_is_timeout_if_the_timeout_came_first() -> None:
-    job = RunningJob(claimed(1))
+    job = RunningJob(claimed(1), SlotGroup(1))
     with job.time_out_after(0.001):
         await anyio.sleep_forever()
     job.cancel(Reason.SHUTDOWN)
@@ -174,7 +178,7 @@ async def test_the_reason_is_timeout_if_the_timeout_came_first() -> None:
 
 
 async def test_a_timeout_that_comes_after_a_cancel_is_not_the_reason() -> None:
-    job = RunningJob(claimed(1))
+    job = RunningJob(claimed(1), SlotGroup(1))
     job.cancel(Reason.SHUTDOWN)
     with job.time_out_after(0.001):
         await anyio.sleep_forever()
@@ -182,14 +186,14 @@ async def test_a_timeout_that_comes_after_a_cancel_is_not_the_reason() -> None:
 
 
 async def test_a_cancel_after_the_handler_has_ended_is_ignored() -> None:
-    job = RunningJob(claimed(1))
+    job = RunningJob(claimed(1), SlotGroup(1))
     job.handler_ended = True
     job.cancel(Reason.USER)
     assert job.reason is None
 
 
 async def test_only_a_stop_ends_the_wait_for_a_thread() -> None:
-    job = RunningJob(claimed(1))
+    job = RunningJob(claimed(1), SlotGroup(1))
     ended = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(job.wait_uninterrupted, ended.wait)
@@ -221,7 +225,7 @@ async def test_a_prefetched_job_starts_only_after_its_mark_is_written() -> None:
     with anyio.fail_after(5):
         await slots.mark_wake.wait()
     assert slots.to_mark(ahead=0) == jobs[:2], "those that free slots wait for"
-    slots.mark(jobs[1], ahead=0)
+    slots.mark(jobs[:2], ahead=0)
     assert start_all(slots) == [1, 2]
     assert slots.to_mark(ahead=0) == []
     assert slots.to_mark(ahead=2) == jobs[2:4]
@@ -239,20 +243,153 @@ async def test_draining_a_marked_job_removes_its_mark() -> None:
     jobs = [prefetched(number) for number in range(1, 5)]
     other = jobs[1]._replace(queue="other")
     slots.put([jobs[0], other, *jobs[2:]])
-    slots.mark(jobs[2], ahead=9)
+    slots.mark([jobs[2]], ahead=9)
     assert slots.drain_prefetched({"other"}) == [other]
-    assert slots.marked == 2
+    assert slots.group_of("default").marked == 2
     assert start_all(slots) == [1]
     assert slots.drain_prefetched() == jobs[2:]
-    assert slots.marked == 0
-    slots.mark(jobs[3], ahead=0)  # its answer came late
+    assert slots.group_of("default").marked == 0
+    slots.mark([jobs[3]], ahead=0)  # its answer came late
     later = prefetched(9, number=2)
     slots.put([later])
-    slots.mark(jobs[3], ahead=0)
-    assert slots.marked == 0
+    slots.mark([jobs[3]], ahead=0)
+    assert slots.group_of("default").marked == 0
 
 
 async def test_jobs_claimed_for_free_slots_need_no_mark() -> None:
     slots = Slots(2)
     slots.put([claimed(1), prefetched(2)])
     assert start_all(slots) == [1]
+
+
+def of(queue: str, *job_ids: int, number: int | None = None) -> list[ClaimedJob]:
+    return [claimed(job_id)._replace(queue=queue, prefetch_no=number) for job_id in job_ids]
+
+
+def room(slots: Slots, queue: str, prefetch: int = 0) -> int:
+    return slots.room(slots.group_of(queue), prefetch)
+
+
+def test_each_queue_starts_no_more_jobs_than_it_has_slots() -> None:
+    slots = Slots(None, {"web": 2, "bulk": 1})
+    assert slots.concurrency == 3
+    slots.put(of("bulk", 1, 2, 3) + of("web", 4, 5, 6))
+    assert sorted(start_all(slots)) == [1, 4, 5]
+    assert (room(slots, "web"), room(slots, "bulk")) == (-1, -2)
+    assert (room(slots, "web", 3), room(slots, "bulk", 3)) == (2, 1)
+    for running in list(slots):
+        if running.claimed.queue == "bulk":
+            slots.finish(running)
+    assert start_all(slots) == [2]
+    assert (slots.group_of("bulk").running, slots.group_of("web").running) == (1, 2)
+
+
+def test_a_free_slot_of_one_queue_is_no_room_for_another() -> None:
+    slots = Slots(None, {"web": 2, "bulk": 1})
+    slots.put(of("bulk", 1))
+    start_all(slots)
+    assert (room(slots, "web"), room(slots, "bulk")) == (2, 0)
+    assert slots.free_slots(slots.group_of("web")) == 2
+
+
+def test_under_a_smaller_concurrency_queues_take_turns_at_free_slots() -> None:
+    slots = Slots(2, {"a": 2, "b": 2})
+    assert slots.is_capped
+    slots.put(of("a", 1, 2, 3, 4) + of("b", 5, 6, 7, 8))
+    started = start_all(slots)
+    while len(slots):
+        slots.finish(next(iter(slots)))
+        started += start_all(slots)
+    assert started == [1, 5, 2, 6, 3, 7, 4, 8]
+
+
+def test_jobs_that_wait_for_a_shared_slot_leave_no_room_for_others() -> None:
+    slots = Slots(2, {"a": 2, "b": 2})
+    slots.put(of("a", 1))
+    assert (room(slots, "a"), room(slots, "b")) == (1, 1)
+    slots.put(of("b", 2))
+    assert (room(slots, "a"), room(slots, "b")) == (0, 0)
+    start_all(slots)
+    assert (room(slots, "a", 1), room(slots, "b", 1)) == (1, 1)
+
+
+def test_slots_that_one_queue_reserves_are_left_free_by_others_under_a_smaller_concurrency() -> (
+    None
+):
+    slots = Slots(2, {"a": 2, "b": 2})
+    slots.group_of("a").reserved = 1
+    slots.put(of("b", 1, 2))
+    assert start_all(slots) == [1]
+    assert slots.free_slots(slots.group_of("a")) == 1
+    slots.group_of("a").reserved = 0
+    assert start_all(slots) == [2]
+
+
+def test_a_queue_can_get_more_slots_and_fewer() -> None:
+    slots = Slots(None, {"web": 1})
+    slots.put(of("web", 1, 2, 3))
+    assert start_all(slots) == [1]
+    slots.resize("web", 2)
+    assert start_all(slots) == [2]
+    slots.resize("web", 1)
+    assert (slots.concurrency, room(slots, "web")) == (1, -2)
+    slots.finish(next(iter(slots)))
+    assert start_all(slots) == []
+    slots.resize("late", 4)
+    assert (slots.concurrency, room(slots, "late")) == (5, 4)
+    slots.resize("web", 0)
+    slots.finish(next(iter(slots)))
+    assert start_all(slots) == []
+    assert slots.concurrency == 4
+
+
+def test_a_queue_has_no_more_slots_than_the_concurrency() -> None:
+    slots = Slots(2, {"web": 8})
+    slots.put(of("web", 1, 2, 3))
+    assert start_all(slots) == [1, 2]
+
+
+def is_unstarted(marks: list[int], job: ClaimedJob) -> bool:
+    """Say what roost.is_unstarted says of the job."""
+    assert job.prefetch_no is not None
+    for first in range(0, len(marks), 4):
+        if marks[first] >= job.prefetch_no:
+            return job.place > tuple(marks[first : first + 4])
+    return True
+
+
+def test_marks_say_of_each_queue_which_prefetched_jobs_have_not_started() -> None:
+    slots = Slots(None, {"a": 2, "b": 2})
+    a1, b2, a3, b4 = (
+        of("a", 1, 2, 3, number=1),
+        of("b", 4, 5, 6, number=2),
+        of("a", 7, 8, number=3),
+        of("b", 9, number=4),
+    )
+    slots.put(a1 + b2 + a3 + b4)
+    jobs = slots.to_mark(ahead=0)
+    assert jobs == a1[:2] + b2[:2]
+    marks = slots.marks(jobs)
+    all_jobs = a1 + b2 + a3 + b4
+    assert [job for job in all_jobs if not is_unstarted(marks, job)] == jobs
+    slots.mark(jobs, ahead=0)
+    assert sorted(start_all(slots)) == [1, 2, 4, 5]
+    for running in list(slots):
+        if running.claimed.queue == "b":
+            slots.finish(running)
+    jobs = slots.to_mark(ahead=0)
+    assert jobs == [b2[2], b4[0]]
+    marks = slots.marks(jobs)
+    started = [*a1[:2], *b2, *b4]
+    assert [job for job in all_jobs if not is_unstarted(marks, job)] == started
+    slots.mark(jobs, ahead=0)
+    # A claim whose answer is not here yet.
+    assert is_unstarted(marks, of("a", 10, number=5)[0])
+
+
+def test_a_worker_with_one_group_writes_one_mark() -> None:
+    slots = Slots(2)
+    jobs = [prefetched(number) for number in range(1, 6)]
+    slots.put(jobs)
+    marked = slots.to_mark(ahead=1)
+    assert slots.marks(marked) == list(jobs[2].place)

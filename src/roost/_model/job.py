@@ -57,6 +57,11 @@ DEFAULT_MAX_ATTEMPTS: Final[int] = _DefaultInt(20)
 DEFAULT_UNIQUE_WHILE: Final[UniqueWhile] = cast("UniqueWhile", _DefaultText("active"))
 
 
+def default_number(value: int) -> int:
+    """Return a number that `is_default` knows from an equal one that was passed."""
+    return _DefaultInt(value)
+
+
 def is_default(value: object) -> bool:
     """Return whether ``value`` is a signature's default, not an equal value that was passed."""
     return isinstance(value, (_DefaultText, _DefaultInt))

@@ -1,28 +1,65 @@
 """A worker's settings: checked values of `Worker`'s parameters."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import attrs
 
 from roost._model.backoff import BackoffStrategy, check_strategy, exponential
 from roost._model.hooks import Hooks
+from roost._model.job import default_number, is_default
 from roost._model.lifespan import Lifespan, check_lifespan, check_worker_function
 from roost._model.states import TERMINAL, JobState
 from roost._model.validate import MAX_INT, check_name
 from roost._model.verdict import DEFAULT_MAX_RESULT_BYTES, MAX_RESULT_BYTES
 from roost.exceptions import InvalidSettingError
 
+Queues = tuple[str, ...] | Mapping[str, int]
+"""Names of queues that share all slots, or slots by queue."""
+DEFAULT_CONCURRENCY: Final[int] = default_number(4)
 
-def _queues(value: Iterable[str]) -> tuple[str, ...]:
+
+def _queues(value: Iterable[str] | Mapping[str, int]) -> Queues:
+    if isinstance(value, Mapping):
+        return _queue_slots(value)
     if isinstance(value, str):
         raise InvalidSettingError(f"queues must be several names, such as ({value!r},)")
     names = tuple(dict.fromkeys(value))
     if not names:
         raise InvalidSettingError("queues must have at least one name")
     for name in names:
-        check_name("a queue", name, error=InvalidSettingError)
+        check_queue(name)
     return names
+
+
+def _queue_slots(value: Mapping[str, int]) -> Mapping[str, int]:
+    if not value:
+        raise InvalidSettingError("queues must have at least one name")
+    for name, slots in value.items():
+        check_queue(name)
+        check_slots(name, slots)
+    return dict(value)
+
+
+def check_queue(name: str) -> None:
+    """Check a queue's name.
+
+    :raises InvalidSettingError: it is none.
+    """
+    check_name("a queue", name, error=InvalidSettingError)
+
+
+def check_slots(queue: str, slots: object) -> None:
+    """Check a queue's number of slots.
+
+    :raises InvalidSettingError: it is not a whole number ≥ 1.
+    """
+    number = isinstance(slots, int) and not isinstance(slots, bool)
+    if not number or not 1 <= slots <= MAX_INT:  # type: ignore[operator]  # it is a number
+        raise InvalidSettingError(
+            f"the slots of queue {queue!r} must be a whole number ≥ 1 and ≤ {MAX_INT}, "
+            f"not {slots!r}"
+        )
 
 
 MAX_SECONDS = 36_525 * 86_400.0
@@ -120,8 +157,8 @@ class WorkerSettings:
     :raises InvalidSettingError: a value is out of its range; the message names it.
     """
 
-    queues: tuple[str, ...] = attrs.field(default=("default",), converter=_queues)
-    concurrency: int = attrs.field(default=4, validator=_whole(1))
+    queues: Queues = attrs.field(default=("default",), converter=_queues)
+    concurrency: int = attrs.field(default=DEFAULT_CONCURRENCY, validator=_whole(1))
     prefetch: int | None = attrs.field(default=None, validator=attrs.validators.optional(_whole(0)))
     poll_interval: float = attrs.field(default=1.0, validator=_seconds())
     retry_strategy: BackoffStrategy | None = attrs.field(default=None, validator=_retry_strategy)
@@ -155,6 +192,11 @@ class WorkerSettings:
     on_shutdown: Callable[..., Any] | None = attrs.field(default=None, validator=_worker_function)
 
     def __attrs_post_init__(self) -> None:
+        if is_default(self.concurrency):
+            slots = DEFAULT_CONCURRENCY
+            if isinstance(self.queues, Mapping):
+                slots = default_number(min(sum(self.queues.values()), MAX_INT))
+            object.__setattr__(self, "concurrency", slots)
         if self.heartbeat_interval * 2 > self.orphan_stale_after:
             raise InvalidSettingError(
                 f"heartbeat_interval ({self.heartbeat_interval:g} s) must be at most half of "
@@ -166,6 +208,19 @@ class WorkerSettings:
     def pick(cls, arguments: Mapping[str, Any]) -> Self:
         """Return the settings among the arguments of a call, by their names."""
         return cls(**{field.name: arguments[field.name] for field in attrs.fields(cls)})
+
+    @property
+    def queue_slots(self) -> Mapping[str, int] | None:
+        """The slots of each queue; ``None``: the queues share all slots."""
+        return self.queues if isinstance(self.queues, Mapping) else None
+
+    @property
+    def max_slots(self) -> int | None:
+        """Jobs that may run at once in all queues that have slots of their own together.
+
+        ``None``: as many as these queues have slots, since no ``concurrency`` was passed.
+        """
+        return None if is_default(self.concurrency) else self.concurrency
 
     @property
     def retry(self) -> BackoffStrategy:

@@ -45,15 +45,24 @@ class Accepted:
     job: ClaimedJob | None
 
 
-def grant_credit(worker_id: int, number: int, *, channel: str, tasks: Sequence[str]) -> Op[bool]:
+def grant_credit(
+    worker_id: int,
+    number: int,
+    *,
+    channel: str,
+    tasks: Sequence[str],
+    queues: Sequence[str] | None = None,
+) -> Op[bool]:
     """Grant a credit: let a producer dispatch one job of ``tasks`` to this worker.
 
     :param number: the credit's number, higher than those before.
     :param channel: where the worker listens for the notification.
+    :param queues: only jobs of these; ``None``: of all queues that the worker serves.
     :returns: ``False`` if no credit was granted: a dispatched job is to be accepted first, or the
         worker has no row.
     """
-    return bool((yield Query(_SQL["grant_credit"], (worker_id, number, channel, list(tasks)))))
+    parameters = (worker_id, number, channel, list(tasks), None if queues is None else list(queues))
+    return bool((yield Query(_SQL["grant_credit"], parameters)))
 
 
 def revoke_credit(worker_id: int) -> Op[bool]:
@@ -69,8 +78,8 @@ def accept_dispatched(worker_id: int, *, next_credit: int | None) -> Op[Accepted
 
     Only while no claim of this worker is in flight.
 
-    :param next_credit: the number of the next credit, for the same tasks and channel; ``None``:
-        grant none.
+    :param next_credit: the number of the next credit, for the same tasks, queues and channel;
+        ``None``: grant none.
     """
     [[credit, dispatched_job_id, *job]] = yield Query(
         _SQL["accept_dispatched"], (worker_id, next_credit)

@@ -49,6 +49,11 @@ def renew_worker(worker_id: int, *, stale_after: float) -> Op[bool]:
     return bool(rows)
 
 
+def set_queues(worker_id: int, queues: Sequence[str], *, concurrency: int) -> Op[bool]:
+    """Record which queues a worker serves now, and its slots; ``False``: the row is gone."""
+    return bool((yield Query(_SQL["set_queues"], (worker_id, list(queues), concurrency))))
+
+
 def set_wants_notify(worker_id: int, *, wants_notify: bool) -> Op[None]:
     """Record whether producers notify this worker of new jobs. If not, it must poll."""
     yield Query(_SQL["set_wants_notify"], (worker_id, wants_notify))

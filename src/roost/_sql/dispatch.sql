@@ -1,11 +1,13 @@
 -- name: grant_credit
--- $1 worker id, $2 the number of the credit, $3 the worker's channel, $4 the tasks that it knows.
+-- $1 worker id, $2 the number of the credit, $3 the worker's channel, $4 the tasks that it knows, $5 the
+-- queues that have a free slot; null: all that it serves.
 -- Returns nothing while a dispatched job is not accepted yet. Not flushed: if a crash of the server
 -- loses the credit, the worker grants another one.
 update roost.workers
 set credit = $2::bigint,
     channel = $3::text,
-    tasks = $4::text[]
+    tasks = $4::text[],
+    credit_queues = $5::text[]
 where id = $1::bigint
     and dispatched_job_id is null
     and set_config('synchronous_commit', 'off', true) is not null

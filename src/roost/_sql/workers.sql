@@ -19,6 +19,14 @@ set heartbeat_at = now(),
 where id = $1::bigint
 returning id;
 
+-- name: set_queues
+-- $1 worker id, $2 the queues that it serves now, $3 its concurrency.
+update roost.workers
+set queues = $2::text[],
+    concurrency = $3::integer
+where id = $1::bigint
+returning id;
+
 -- name: set_wants_notify
 -- $1 worker id, $2 whether roost.announce notifies this worker.
 update roost.workers

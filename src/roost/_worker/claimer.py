@@ -25,6 +25,7 @@ from roost._ops.claim import (
 from roost._ops.workers import release_unheld
 from roost._worker.database import ClaimCalls, Database
 from roost._worker.lane import backoff
+from roost._worker.queue_group import QueueGroup
 from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
@@ -81,21 +82,20 @@ class Watermarks:
 
 
 class Claimer:
-    """Makes the claims of one worker, one at a time.
+    """Makes the claims of one worker for queues that share slots, one at a time.
 
     Jobs of limited tasks are claimed for free slots only. Prefetched, such a job would take up room
     in its limit while another worker has a slot for it.
     """
 
-    def __init__(self, state: WorkerState, database: Database) -> None:
+    def __init__(self, state: WorkerState, database: Database, group: QueueGroup) -> None:
         self._state = state
         self._database = database
+        self._group = group
         self._watermarks = Watermarks()
         self._limited_due_at = -math.inf
         self._limited_ready_at = math.inf
         self._slots_wanted = 1
-        self._prefetch_no = 0
-        self._queues = list(state.settings.queues)  # the queues that were served last come last
 
     @property
     def limited_at(self) -> float:
@@ -105,16 +105,16 @@ class Claimer:
         """
         if not self._limited_tasks():
             return math.inf
-        return -math.inf if self._state.limited.may_wait else self._limited_ready_at
+        return -math.inf if self._group.limited_may_wait else self._limited_ready_at
 
     def reserve(self, *, now: float) -> bool:
         """Set how many slots prefetched jobs leave free; ``True``: fewer than before.
 
         A job of a limited task never starts behind prefetched jobs.
         """
-        slots = self._state.slots
+        slots = self._group.slots
         before = slots.reserved
-        claims = slots.prefetched and self._state.may_claim()
+        claims = bool(slots.prefetched) and self._state.may_claim()
         slots.reserved = self._slots_for_limited(now=now) if claims else 0
         return slots.reserved < before
 
@@ -126,7 +126,7 @@ class Claimer:
         :raises DatabaseUnavailableError: nothing was claimed, or it is not known.
         """
         claimed = _NOTHING
-        self._prefetch_no += 1
+        self._state.claims += 1
         for part in (self._limited, self._behind_the_last, self._from_the_head):
             room = limit - len(claimed.jobs)
             free = slots - len(claimed.jobs)
@@ -142,7 +142,7 @@ class Claimer:
                 if not claimed.jobs:
                     raise
                 return attrs.evolve(claimed, next_due=None, complete=False)
-            claimed = _combined(claimed, more)
+            claimed = combined(claimed, more)
         return claimed
 
     async def _limited(self, room: int, free: int, timeout: float) -> Claimed:  # noqa: ARG002
@@ -151,19 +151,19 @@ class Claimer:
         Under a full limit there is nothing to find: a claim of them before every other claim took a
         third of a drain's speed (November 2026).
         """
-        state = self._state
+        state, group = self._state, self._group
         limited = self._limited_tasks()
         began = monotonic()
         if not limited or not room or began < min(self._limited_due_at, self.limited_at):
             return _NOTHING
-        state.limited.may_wait = False
+        group.limited_may_wait = False
         # A job of a queue that this worker takes for paused would be released again, and its rate
         # would have counted the start. `PauseLane` has limited jobs claimed again after a resume.
-        queues = [queue for queue in state.settings.queues if queue not in state.paused]
+        queues = [queue for queue in group.queues if queue not in state.refused]
         if not queues:
             self._limited_ready_at = math.inf
             return _NOTHING
-        state.limited.waiting = None  # until the answer, a notification may concern any of them
+        group.limited_waiting = None  # until the answer, a notification may concern any of them
         claimed = await self._database.call_in_transaction(
             claim_limited_jobs(
                 worker_id=state.worker_id,
@@ -185,9 +185,9 @@ class Claimer:
             # A little late rather than a little early: the database's clock and this one differ.
             self._limited_ready_at = now + claimed.next_due + 0.001
         filled = len(claimed.jobs) == room
-        self._slots_wanted = min(2 * room, state.settings.concurrency) if filled else 1
-        state.limited.waiting = claimed.waiting
-        state.limited.may_wait = state.limited.may_wait or filled
+        self._slots_wanted = min(2 * room, group.slots.slots) if filled else 1
+        group.limited_waiting = claimed.waiting
+        group.limited_may_wait = group.limited_may_wait or filled
         state.limited.held.update(job.lease for job in claimed.jobs)
         return attrs.evolve(claimed, next_due=None)  # see `limited_at`
 
@@ -198,7 +198,7 @@ class Claimer:
         """
         if not self._limited_tasks():
             return 0
-        due = self._state.limited.waiting != frozenset() and now >= self._limited_due_at
+        due = self._group.limited_waiting != frozenset() and now >= self._limited_due_at
         return self._slots_wanted if due or now >= self.limited_at else 0
 
     def _limited_tasks(self) -> list[str]:
@@ -209,6 +209,8 @@ class Claimer:
 
     async def _behind_the_last(self, room: int, free: int, timeout: float) -> Claimed:
         after = self._watermarks.usable(now=monotonic())
+        if self._state.stopped:
+            after = [position for position in after if position.queue not in self._state.stopped]
         if not after:
             return _NOTHING
         claimed = await self._unlimited(room, free, timeout, after=after)
@@ -226,27 +228,28 @@ class Claimer:
     async def _unlimited(
         self, room: int, free: int, timeout: float, *, after: Iterable[Position]
     ) -> Claimed:
-        state = self._state
+        state, group = self._state, self._group
         claimed = await self._database.call(
             claim_jobs(
                 worker_id=state.worker_id,
-                queues=self._queues,
+                queues=group.queues,
                 tasks=state.unlimited_tasks(),
                 limit=room,
                 after=after,
                 # Behind prefetched jobs none starts at once.
-                slots=0 if state.slots.prefetched else max(free, 0),
-                soon=state.prefetch.starts_soon,
-                prefetch_no=self._prefetch_no,
+                slots=0 if group.slots.prefetched else max(free, 0),
+                soon=group.prefetch.starts_soon,
+                prefetch_no=state.claims,
             ),
             timeout=timeout,
         )
         served = {job.queue for job in claimed.jobs}
-        self._queues.sort(key=lambda queue: queue in served)
+        group.queues.sort(key=lambda queue: queue in served)
         return claimed
 
 
-def _combined(first: Claimed, then: Claimed) -> Claimed:
+def combined(first: Claimed, then: Claimed) -> Claimed:
+    """Return two answers as one."""
     waits = [wait for wait in (first.next_due, then.next_due) if wait is not None]
     return Claimed(
         first.jobs + then.jobs,
@@ -278,7 +281,7 @@ async def release_unknown(state: WorkerState, database: Database, calls: ClaimCa
     calls.unanswered = False
     if released:
         logger.warning("released jobs of an unanswered claim: %(jobs)s", jobs=released)
-        state.jobs_may_wait = state.limited.may_wait = True
+        state.look_again()
 
 
 async def release_at_stop(state: WorkerState, database: Database, calls: ClaimCalls) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from roost._worker.slots import Slots
+    from roost._worker.slot_group import SlotGroup
 
 MAX_PREFETCH_WAIT = 1.0
 """Seconds after which prefetched jobs are released to other workers. With a fixed ``prefetch``:
@@ -50,6 +50,7 @@ class PrefetchController:
     _rate: float = 0.0
     _round_trip: float = 0.0
     _seen: int = 0
+    _seen_of_all: int = 0
     _seen_at: float | None = None
     _stalled: bool = False
     _fast_since: float = math.inf
@@ -70,7 +71,7 @@ class PrefetchController:
             return False
         return self.size <= self._rate * _SOON
 
-    def expires_at(self, slots: Slots) -> float:
+    def expires_at(self, slots: SlotGroup) -> float:
         """Return when the prefetched jobs have waited for too long, by ``time.monotonic``."""
         since = slots.first_claimed_at if self.fixed is None else slots.moved_at
         return since + MAX_PREFETCH_WAIT
@@ -79,9 +80,19 @@ class PrefetchController:
         """Record how long a claim took."""
         self._round_trip += _SMOOTHING * ((ended - began) - self._round_trip)
 
-    def record_finished(self, count: int, *, now: float) -> None:
-        """Record that ``count`` jobs have ended since the start."""
-        if count > self._seen:
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing is prefetched until a job ends."""
+        return self._stalled
+
+    def record_finished(self, count: int, *, now: float, of_all: int | None = None) -> None:
+        """Record that ``count`` jobs have ended since the start.
+
+        :param of_all: the jobs that have ended in all the slots that these jobs may get; default:
+            ``count``.
+        """
+        ended = count if of_all is None else of_all
+        if ended > self._seen_of_all:
             self._stalled = False
         if self._seen_at is not None:
             if now < self._seen_at + _MIN_SAMPLE:
@@ -89,7 +100,7 @@ class PrefetchController:
             rate = (count - self._seen) / (now - self._seen_at)
             self._rate += _SMOOTHING * (rate - self._rate)
             self._fast_since = min(self._fast_since, now) if self._rate >= _FAST else math.inf
-        self._seen, self._seen_at = count, now
+        self._seen, self._seen_of_all, self._seen_at = count, ended, now
 
     def stall(self) -> None:
         """Prefetch nothing until a job ends: some have waited for a slot for too long."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
 import anyio
@@ -17,7 +17,7 @@ from roost._drivers.shield import shielded
 from roost._model.lifespan import State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry
-from roost._model.settings import WorkerSettings
+from roost._model.settings import Queues, WorkerSettings
 from roost._ops import schema
 from roost._worker.database import Database
 from roost._worker.forced_exit import AbandonedWork
@@ -41,8 +41,7 @@ from roost._worker.lanes.prefetch_mark import PrefetchMarkLane
 from roost._worker.lanes.settle import SettleLane
 from roost._worker.lanes.task_options import TaskOptionsLane
 from roost._worker.loop_watch import LoopWatch
-from roost._worker.prefetch import PrefetchController
-from roost._worker.slots import Slots
+from roost._worker.queue_changes import QueueChanges, groups_for
 from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
@@ -103,13 +102,13 @@ class Session:
         handler_state: State,
     ) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
-        most_prefetched = max(64, 16 * settings.concurrency)
+        groups, slots = groups_for(settings)
         self.state = WorkerState(
             name=name,
             settings=settings,
             registry=registry,
-            slots=Slots(settings.concurrency),
-            prefetch=PrefetchController(settings.prefetch, most_prefetched),
+            slots=slots,
+            groups=groups,
             handler_state=handler_state,
         )
         self._database = Database(driver, worker_name=name)
@@ -117,6 +116,7 @@ class Session:
         self._settle = SettleLane(self.state, self._database)
         self._lifespan = LifespanLane(self.state, worker)
         self._heartbeat = HeartbeatLane(self.state, self._database)
+        self.queues = QueueChanges(self.state, self._database, self._execute)
         self._ended = anyio.Event()
         self._shield = shielded(SHIELD)
         self._stop_timed = False
@@ -143,6 +143,11 @@ class Session:
         await anyio.lowlevel.checkpoint_if_cancelled()
         if self.state.stop.crash is not None:
             raise self.state.stop.crash
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the worker has registered and no stop was requested."""
+        return bool(self.state.worker_id) and not self.state.stopping
 
     def abandoned_work(self) -> AbandonedWork | None:
         """Return the leases that are still held and the unwritten verdicts; ``None``: no lease."""
@@ -268,9 +273,9 @@ class Session:
             "%(tasks)s; concurrency %(concurrency)d, driver %(driver)s, event loop %(event_loop)s",
             worker_id=state.worker_id,
             worker=state.name,
-            queues=list(state.settings.queues),
+            queues=_described(state.settings.queues),
             tasks=sorted(state.registry),
-            concurrency=state.settings.concurrency,
+            concurrency=state.slots.concurrency,
             driver=self._database.driver_name,
             event_loop=event_loop(),
         )
@@ -301,3 +306,9 @@ class Session:
     def _bound_the_stop(self, deadline: float) -> None:
         self._stop_timed = True
         self._shield.deadline = min(self._shield.deadline, deadline)
+
+
+def _described(queues: Queues) -> list[str]:
+    if isinstance(queues, Mapping):
+        return [f"{name}={slots}" for name, slots in queues.items()]
+    return list(queues)

@@ -10,8 +10,15 @@ is parked until the earlier one has ended: one job never runs twice at once.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from enum import Enum
 from time import monotonic
 
@@ -25,6 +32,7 @@ from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
 from roost._worker.lane import Wake
 from roost._worker.metadata import AttemptMetadata
+from roost._worker.slot_group import SlotGroup
 
 logger = StructuredLogger("roost.worker.execute")
 
@@ -47,6 +55,7 @@ class Reason(Enum):
 class RunningJob:
     """A job in a slot.
 
+    :param group: the slots of which it has one.
     :param counted_from: by ``time.monotonic``, when the claim began that counts for its rate.
     :param started_at: by ``time.monotonic``, when it got its slot.
     :param task: cancelling it interrupts the handler; set when the job has been started.
@@ -62,6 +71,7 @@ class RunningJob:
     """
 
     claimed: ClaimedJob
+    group: SlotGroup
     counted_from: float = 0.0
     started_at: float = 0.0
     task: TaskHandle[None] | None = None
@@ -135,27 +145,32 @@ class RunningJob:
 
 
 class Slots:
-    """Slots for ``concurrency`` jobs, a queue of prefetched jobs for them, and parked attempts.
+    """Slots for ``concurrency`` jobs, prefetched jobs for them, and parked attempts.
 
+    :param concurrency: how many jobs may run at once, of all queues together; ``None``: as many as
+        the queues have slots.
+    :param queues: the slots of each queue; ``None``: all queues share ``concurrency``.
+    :ivar concurrency: how many jobs may run at once now.
     :ivar finished: jobs that have left a slot.
     :ivar failed: those of them whose attempt failed.
-    :ivar reserved: slots that prefetched jobs leave free, for jobs of limited tasks.
-    :ivar marked: how many of the next prefetched jobs may start, because the worker's row says
-        that they may have started. `PrefetchMarkLane` raises it; ``mark_wake`` asks it to.
+    :ivar mark_wake: asks `PrefetchMarkLane` to mark prefetched jobs, so that they may start.
     :ivar prefetched_started: prefetched jobs that have got a slot.
     """
 
-    def __init__(self, concurrency: int) -> None:
-        self.concurrency = concurrency
+    def __init__(self, concurrency: int | None, queues: Mapping[str, int] | None = None) -> None:
+        self._most = concurrency
+        self.concurrency = concurrency or 0
         self.finished = 0
         self.failed = 0
-        self.reserved = 0
-        self.marked = 0
         self.prefetched_started = 0
         self.mark_wake = Wake()
-        self._low_water = 0
-        self._prefetched: deque[tuple[ClaimedJob, float]] = deque()
-        self._moved_at = math.inf
+        self._by_queue: dict[str, SlotGroup] = {}
+        self._shared = SlotGroup(self.concurrency) if queues is None else None
+        # The group that started a job last comes last.
+        self._groups = [] if self._shared is None else [self._shared]
+        self._several = False
+        for queue, slots in (queues or {}).items():
+            self.resize(queue, slots)
         self._running: dict[Lease, RunningJob] = {}
         self._lease_of: dict[int, Lease] = {}  # of the running attempt, by job id
         self._parked: dict[int, tuple[ClaimedJob, float]] = {}  # the newest attempt, by job id
@@ -169,7 +184,7 @@ class Slots:
 
     def __contains__(self, lease: Lease) -> bool:
         """Say whether an attempt with this lease is held here."""
-        if lease in self._running or not (self._prefetched or self._parked):
+        if lease in self._running or not (self._parked or self.prefetched):
             return lease in self._running
         return lease in self.leases
 
@@ -177,20 +192,31 @@ class Slots:
         """Return the attempt with this lease if it is in a slot."""
         return self._running.get(lease)
 
+    def group_of(self, queue: str) -> SlotGroup:
+        """Return the slots of the jobs of ``queue``."""
+        return self._shared or self._by_queue[queue]
+
+    def resize(self, queue: str, slots: int) -> SlotGroup:
+        """Set the slots of a queue that has slots of its own, also of a new one.
+
+        With fewer than before, running jobs go on.
+
+        :param slots: 0: start no job.
+        """
+        group = self._by_queue.get(queue)
+        if group is None:
+            group = self._by_queue[queue] = SlotGroup(0)
+            self._groups.append(group)
+            self._several = len(self._groups) > 1
+        group.slots = slots if self._most is None else min(slots, self._most)
+        if self._most is None:
+            self.concurrency = sum(each.slots for each in self._groups)
+        return group
+
     @property
     def prefetched(self) -> int:
         """How many claimed jobs wait for a slot."""
-        return len(self._prefetched)
-
-    @property
-    def moved_at(self) -> float:
-        """When a prefetched job last got a slot, by ``time.monotonic``; infinity: none waits."""
-        return self._moved_at if self._prefetched else math.inf
-
-    @property
-    def first_claimed_at(self) -> float:
-        """When the first prefetched job was claimed, by ``time.monotonic``; infinity: none."""
-        return self._prefetched[0][1] if self._prefetched else math.inf
+        return sum(len(group.prefetched) for group in self._groups)
 
     @property
     def job_ids(self) -> Collection[int]:
@@ -202,107 +228,158 @@ class Slots:
         """The leases of all attempts held here, including those of earlier incarnations."""
         return {
             *self._running,
-            *(claimed.lease for claimed, _ in self._prefetched),
+            *(claimed.lease for group in self._groups for claimed, _ in group.prefetched),
             *(claimed.lease for claimed, _ in self._parked.values()),
         }
 
-    @property
-    def free_slots(self) -> int:
-        """How many more jobs could start at once, after the prefetched ones that will."""
-        idle = self.concurrency - len(self._running)
-        return idle - min(len(self._prefetched), max(idle - self.reserved, 0))
+    def turn(self, group: SlotGroup) -> int:
+        """Return the place of ``group`` when groups take turns: which started a job last is last.
 
-    def room(self, prefetch: int) -> int:
-        """Return how many more jobs may be claimed when ``prefetch`` may wait for a slot."""
-        return self.concurrency + prefetch - len(self._running) - len(self._prefetched)
+        A job that was claimed and has not started does not count.
+        """
+        return self._groups.index(group)
+
+    def free_slots(self, group: SlotGroup) -> int:
+        """Return how many more jobs of ``group`` could start at once.
+
+        The prefetched jobs that will start count as started, those of all groups.
+        """
+        free = group.slots - group.running - self._about_to_start(group)
+        if self._several:
+            about = sum(self._about_to_start(each) for each in self._groups)
+            free = min(free, self.concurrency - len(self._running) - about)
+        return free
+
+    def room(self, group: SlotGroup, prefetch: int) -> int:
+        """Return how many more jobs may be claimed for ``group``.
+
+        :param prefetch: how many of its jobs may wait for a slot.
+        """
+        if not self._several:
+            return group.slots + prefetch - group.running - len(group.prefetched)
+        waiting = len(group.prefetched) - self._about_to_start(group)
+        return self.free_slots(group) + prefetch - waiting
+
+    def _about_to_start(self, group: SlotGroup) -> int:
+        return min(len(group.prefetched), max(self._idle(group), 0))
+
+    def _idle(self, group: SlotGroup) -> int:
+        """Return for how many slots prefetched jobs of the group may start now."""
+        idle = min(group.slots - group.running, self.concurrency - len(self._running))
+        return idle - self.reserved(group)
+
+    def reserved(self, group: SlotGroup) -> int:
+        """Return how many slots prefetched jobs of ``group`` leave free for limited tasks.
+
+        When all slots are fewer than those of the groups, they leave free what others need.
+        """
+        if self.is_capped:
+            return max(each.reserved for each in self._groups)
+        return group.reserved
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether the groups have more slots than may be used at once."""
+        return self._several and sum(group.slots for group in self._groups) > self.concurrency
 
     def put(self, claimed: Iterable[ClaimedJob]) -> None:
         """Add claimed jobs behind the prefetched ones."""
         now = monotonic()
-        if not self._prefetched:
-            self._moved_at = now
         for job in claimed:
-            self._prefetched.append((job, now))
+            self.group_of(job.queue).add(job, now)
 
     def put_first(self, claimed: Sequence[ClaimedJob], *, since: float) -> None:
         """Add jobs before the prefetched ones: they were claimed for free slots.
 
         :param since: by ``time.monotonic``, when the claim began.
         """
-        if not self._prefetched:
-            self._moved_at = monotonic()
-        self._prefetched.extendleft((job, since) for job in reversed(claimed))
+        for job in reversed(claimed):
+            self.group_of(job.queue).add_first(job, since)
 
     def start_next(self, *, now: float) -> RunningJob | None:
         """Move the next prefetched job into a free slot; ``None``: no job or no slot.
 
-        A job whose earlier attempt still runs is parked instead.
+        Groups take turns. A job whose earlier attempt still runs is parked instead.
         """
-        while self._prefetched and len(self._running) < self.concurrency - self.reserved:
-            claimed, since = self._prefetched[0]
-            if claimed.prefetch_no is not None and not self._may_start_prefetched():
+        if not self._several:
+            return self._start_of(self._groups[0], now)
+        for group in self._groups:
+            running = self._start_of(group, now)
+            if running is not None:
+                self._groups.remove(group)
+                self._groups.append(group)
+                return running
+        return None
+
+    def _start_of(self, group: SlotGroup, now: float) -> RunningJob | None:
+        while group.prefetched and group.running < group.slots - group.reserved:
+            if self._several and self._idle(group) <= 0:
                 return None
-            self._prefetched.popleft()
-            self._moved_at = now
+            claimed, since = group.prefetched[0]
+            if claimed.prefetch_no is not None and not self._may_start_prefetched(group):
+                return None
+            group.take(now=now)
             lease = claimed.lease
             if lease.job_id in self._lease_of:
                 self._park(claimed._replace(prefetch_no=None), since)
                 continue
             self._lease_of[lease.job_id] = lease
-            running = self._running[lease] = RunningJob(claimed, since, now)
+            running = self._running[lease] = RunningJob(claimed, group, since, now)
+            group.running += 1
             return running
         return None
 
-    def _may_start_prefetched(self) -> bool:
-        """Use one of the marked starts; ``False``: none is left."""
-        if self.marked <= self._low_water:
+    def _may_start_prefetched(self, group: SlotGroup) -> bool:
+        """Use one of the group's marked starts; ``False``: none is left."""
+        if group.marked <= group.low_water:
             self.mark_wake.set()
-        if not self.marked:
+        if not group.use_mark():
             return False
-        self.marked -= 1
         self.prefetched_started += 1
         return True
 
     def to_mark(self, *, ahead: int) -> list[ClaimedJob]:
         """Return the prefetched jobs to mark next: those for the free slots, and ``ahead`` more.
 
-        A job on its last attempt is marked only for a free slot: if the worker died before it
-        starts, it would be discarded.
+        A job on its last attempt is marked only for a free slot.
         """
-        idle = self.concurrency - self.reserved - len(self._running)
-        found: list[ClaimedJob] = []
-        place = 0
-        for claimed, _ in self._prefetched:
-            if claimed.prefetch_no is None:
-                idle -= 1
-                continue
-            place += 1
-            if place <= self.marked:
-                continue
-            is_last = claimed.attempt >= claimed.max_attempts
-            if place > idle and (is_last or place > idle + ahead):
-                break
-            found.append(claimed)
-        return found
+        waiting = [group for group in self._groups if group.prefetched]
+        return [
+            job
+            for group in waiting
+            for job in group.to_mark(idle=self._idle(group), ahead=ahead // len(waiting))
+        ]
 
-    def mark(self, last: ClaimedJob, *, ahead: int) -> None:
-        """Let the prefetched jobs up to ``last`` start: the row says that they may have."""
-        self.marked = 0
-        for claimed, _ in self._prefetched:
-            if claimed.prefetch_no is not None:
-                if claimed.place > last.place:
-                    break
-                self.marked += 1
-        self._low_water = self.marked // 3 if ahead else 0
+    def marks(self, jobs: Iterable[ClaimedJob]) -> list[int]:
+        """Return what the worker's row is to say before ``jobs`` may start; see ``is_unstarted``.
+
+        Four numbers for each mark: that of the claim, and how far its jobs may have started.
+        """
+        last = {self.group_of(job.queue): job.place for job in jobs}
+        places = [last.get(group, group.mark) for group in self._groups]
+        newest = max(place for place in places if place is not None)
+        found = {newest[0]: newest[1:]}
+        if self._several:
+            for group, place in zip(self._groups, places, strict=True):
+                found.update(group.marks(place))
+        return [number for claim in sorted(found) for number in (claim, *found[claim])]
+
+    def mark(self, jobs: Iterable[ClaimedJob], *, ahead: int) -> None:
+        """Let these prefetched jobs start: the row says that they may have."""
+        last = {self.group_of(job.queue): job for job in jobs}
+        for group, job in last.items():
+            group.set_mark(job, ahead=ahead > 0)
 
     def finish(self, running: RunningJob) -> None:
         """Free the slot. A parked attempt of the same job is the next to start."""
-        lease = running.claimed.lease
+        lease, group = running.claimed.lease, running.group
         del self._running[lease]
         del self._lease_of[lease.job_id]
+        group.running -= 1
+        group.finished += 1
         self.finished += 1
         if self._parked and (parked := self._parked.pop(lease.job_id, None)) is not None:
-            self._prefetched.appendleft(parked)
+            self.group_of(parked[0].queue).add_first(*parked)
         if not self._running:
             self._empty.set()
 
@@ -331,21 +408,14 @@ class Slots:
             del self._parked[claimed.lease.job_id]
         return drained
 
+    def drain_parked_of(self, queue: str) -> list[ClaimedJob]:
+        """Remove and return the parked attempts of this queue."""
+        parked = [claimed for claimed, _ in self._parked.values() if claimed.queue == queue]
+        return [job for claimed in parked for job in self.drain_parked(claimed.lease)]
+
     def drain_prefetched(self, queues: Collection[str] | None = None) -> list[ClaimedJob]:
         """Remove and return the prefetched jobs of these queues, or all of them."""
-        drained: list[ClaimedJob] = []
-        kept: list[tuple[ClaimedJob, float]] = []
-        place = marked = 0
-        for claimed, since in self._prefetched:
-            place += claimed.prefetch_no is not None
-            if queues is None or claimed.queue in queues:
-                drained.append(claimed)
-            else:
-                kept.append((claimed, since))
-                marked += claimed.prefetch_no is not None and place <= self.marked
-        self._prefetched = deque(kept)
-        self.marked = marked
-        return drained
+        return [job for group in self._groups for job in group.drain(queues)]
 
     async def wait_until_none_runs(self) -> None:
         """Return when every slot is free."""

@@ -25,7 +25,7 @@ from roost._worker.credit import Credit
 from roost._worker.lane import Wake
 from roost._worker.metadata import MetadataQueue
 from roost._worker.notify_mode import NotifyMode
-from roost._worker.prefetch import PrefetchController
+from roost._worker.queue_group import QueueGroup
 from roost._worker.slots import Reason, Slots
 from roost._worker.verdicts import VerdictQueue
 from roost.exceptions import SchemaError, WorkerCrashedError
@@ -87,19 +87,10 @@ class LimitedTasks:
 
     :param names: these tasks, also those that another worker has declared.
     :param held: leases of their jobs that were claimed here and are not settled yet.
-    :param may_wait: whether their jobs may be claimable since the last claim of them.
-    :param waiting: the tasks of which jobs waited at the last claim; ``None``: no claim of them
-        has been answered.
     """
 
     names: frozenset[str] = frozenset()
     held: set[Lease] = attrs.field(factory=set)
-    may_wait: bool = True
-    waiting: frozenset[str] | None = None
-
-    def concerns(self, task: str) -> bool:
-        """Say whether room in the limit of ``task`` may let one of its jobs be claimed here."""
-        return task in (self.names if self.waiting is None else self.waiting)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -111,7 +102,7 @@ class WorkerState:
 
     :param name: host and process id.
     :param slots: the claimed jobs: prefetched, running and parked.
-    :param prefetch: how many claimed jobs may wait for a slot.
+    :param groups: the queues that are served, by the slots that they share.
     :param verdicts: the verdicts that are not written yet.
     :param metadata: what handlers have changed in their jobs' metadata and is not written yet.
     :param worker_id: the current incarnation; a new one after its row was lost.
@@ -120,9 +111,12 @@ class WorkerState:
     :param listening: whether notifications arrive.
     :param notify_mode: whether producers notify this worker, or it polls.
     :param credit: of one job that a producer may dispatch to this worker without a claim.
-    :param jobs_may_wait: whether the table may hold due jobs that the last claim did not take.
-    :param due_at: when the next job that this worker knows of is due.
-    :param paused: queues of which no job is started; see `PauseLane`.
+    :param claims: how many claims were begun; see ``prefetch_no`` of `claim_jobs`.
+    :param paused: queues of which no job is started; see `PauseLane`. Change it by `set_paused`.
+    :param stopped: queues that were served and are not any more.
+    :param refused: queues of which no job is started: paused or stopped ones.
+    :param starting: queues that will be served when the worker's row names them.
+    :param row_is_stale: whether the worker's row may name other queues than it serves.
     :param cancel_requests: (id, lease number) of this worker's jobs whose rows ask for a cancel, as
         last read.
     :param cancel_announced: whether, since the last claim began, a cancel was announced of a job
@@ -135,7 +129,7 @@ class WorkerState:
     settings: WorkerSettings
     registry: HandlerRegistry
     slots: Slots
-    prefetch: PrefetchController
+    groups: list[QueueGroup]
     verdicts: VerdictQueue = attrs.field(factory=VerdictQueue)
     metadata: MetadataQueue = attrs.field(factory=MetadataQueue)
     stop: Stop = attrs.field(factory=Stop)
@@ -145,9 +139,12 @@ class WorkerState:
     notify_mode: NotifyMode = attrs.field(factory=NotifyMode)
     credit: Credit = attrs.field(factory=Credit)
     limited: LimitedTasks = attrs.field(factory=LimitedTasks)
-    jobs_may_wait: bool = True
-    due_at: float = math.inf
+    claims: int = 0
     paused: frozenset[str] = frozenset()
+    stopped: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+    starting: list[str] = attrs.field(factory=list)
+    row_is_stale: bool = False
     cancel_requests: frozenset[tuple[int, int]] = frozenset()
     cancel_announced: bool = False
     abandoned: set[Lease] = attrs.field(factory=set)
@@ -168,37 +165,75 @@ class WorkerState:
         """Whether a stop was requested: nothing is claimed or started any more."""
         return self.stop.requested.is_set()
 
-    def wake_fetch(self) -> None:
-        """Wake the fetch lane, because there may be jobs."""
-        self.jobs_may_wait = self.limited.may_wait = True
+    @property
+    def queues(self) -> list[str]:
+        """The names of the queues that this worker serves, or is about to serve."""
+        return [*(queue for group in self.groups for queue in group.queues), *self.starting]
+
+    def wake_fetch(self, queue: str | None = None) -> None:
+        """Wake the fetch lane, because there may be jobs.
+
+        :param queue: in this queue; ``None``: in any.
+        """
+        self.look_again(queue)
         self.fetch_wake.set()
+
+    def look_again(self, queue: str | None = None) -> None:
+        """Record that there may be due jobs in ``queue``, or in any. Wakes no lane."""
+        for group in self.groups:
+            if queue is None or queue in group.queues:
+                group.look_again()
+
+    def look_for_limited(self) -> None:
+        """Record that there may be due jobs of limited tasks. Wakes no lane."""
+        for group in self.groups:
+            group.limited_may_wait = True
+
+    def concerns(self, limited: str) -> bool:
+        """Say whether room in the limit of this task may let one of its jobs be claimed here."""
+        for group in self.groups:
+            waiting = group.limited_waiting
+            if limited in (self.limited.names if waiting is None else waiting):
+                return True
+        return False
 
     def may_claim(self) -> bool:
         """Say whether this worker may take jobs at all."""
         return not self.stopping and self.holds_leases() and len(self.verdicts) < MAX_UNSETTLED
 
-    def room(self) -> int:
-        """Return how many jobs this worker may claim now."""
+    def group_of(self, queue: str) -> QueueGroup | None:
+        """Return the group that claims from ``queue``; ``None``: it is not served (any more)."""
+        return next((group for group in self.groups if queue in group.queues), None)
+
+    def room(self, group: QueueGroup) -> int:
+        """Return how many jobs of ``group`` this worker may claim now."""
         if not self.may_claim():
             return 0
-        self.prefetch.record_finished(self.slots.finished, now=monotonic())
-        return self.slots.room(self.prefetch.size)
+        slots, prefetch = self.slots, group.prefetch
+        if not slots.is_capped:
+            prefetch.record_finished(group.slots.finished, now=monotonic())
+            return slots.room(group.slots, prefetch.size)
+        prefetch.record_finished(group.slots.finished, now=monotonic(), of_all=slots.finished)
+        # One waits at least: where others have prefetched, it would else never get a free slot.
+        least = 1 if prefetch.fixed is None and not prefetch.stalled else 0
+        return slots.room(group.slots, max(prefetch.size, least))
 
-    def put_claimed(self, claimed: Claimed, *, began: float) -> None:
+    def put_claimed(self, claimed: Claimed, group: QueueGroup, *, began: float) -> None:
         """Put claimed jobs into the slots, and record the rest of the claim's answer.
 
+        :param group: the queues of the claim.
         :param began: by ``time.monotonic``, when the claim began.
         """
         if not claimed.alive:
             self.heartbeat_wake.set()
         if claimed.next_due is not None:
-            self.due_in(claimed.next_due)
-        self.slots.reserved = 0
+            group.due_at = min(group.due_at, _due_in(claimed.next_due))
+        group.slots.reserved = 0
         if claimed.jobs:
-            self.prefetch.record_claim(began=began, ended=monotonic())
+            group.prefetch.record_claim(began=began, ended=monotonic())
             self.slots.put_first(claimed.jobs[: claimed.for_slots], since=began)
             self.slots.put(claimed.jobs[claimed.for_slots :])
-            if self.release_paused():
+            if self.release_refused():
                 self.pause_wake.set()  # claimed all the same: the queue may have been resumed
             self.claim_ended()
         self.start_wake.set()
@@ -214,8 +249,8 @@ class WorkerState:
 
     def due_in(self, seconds: float) -> None:
         """Record that a job is due in ``seconds``. Wakes no lane."""
-        # A little late rather than a little early: the database's clock and this one differ.
-        self.due_at = min(self.due_at, monotonic() + max(seconds, 0.0) + 0.001)
+        for group in self.groups:
+            group.due_at = min(group.due_at, _due_in(seconds))
 
     # Leases
 
@@ -244,7 +279,7 @@ class WorkerState:
         self.slots.drain_prefetched()
         self.slots.drain_parked()
         self.limited.held.clear()
-        self.limited.may_wait = True
+        self.look_for_limited()
         for running in self.slots:
             running.cancel(Reason.LEASE_LOST)
 
@@ -270,7 +305,8 @@ class WorkerState:
                 self.due_in(verdict.delay)
         if self.limited.held:
             leases = {verdict.lease for verdict in ended}
-            self.limited.may_wait |= not leases.isdisjoint(self.limited.held)
+            if not leases.isdisjoint(self.limited.held):
+                self.look_for_limited()
             self.limited.held -= leases
         self.fetch_wake.set()
 
@@ -283,19 +319,29 @@ class WorkerState:
         """Say whether a job is held or a verdict is not written yet."""
         return bool(len(self.slots) or self.slots.prefetched or self.verdicts)
 
-    # Paused queues
+    # Paused and stopped queues
 
-    def is_paused(self, claimed: ClaimedJob) -> bool:
-        """Say whether the job must not be started because its queue is paused."""
-        if claimed.queue not in self.paused:
+    def set_paused(self, queues: Iterable[str]) -> None:
+        """Start no job of these queues."""
+        self.paused = frozenset(queues)
+        self.refused = self.paused | self.stopped
+
+    def set_stopped(self, queues: Iterable[str]) -> None:
+        """Start no job of these queues, which this worker has served before."""
+        self.stopped = frozenset(queues)
+        self.refused = self.paused | self.stopped
+
+    def is_refused(self, claimed: ClaimedJob) -> bool:
+        """Say whether the job must not be started because its queue is paused or was stopped."""
+        if claimed.queue not in self.refused:
             return False
         # It was claimed all the same: the queue may have been resumed without a notification.
         self.pause_wake.set()
         return True
 
-    def release_paused(self) -> list[ClaimedJob]:
-        """Release the prefetched jobs of paused queues, and return them."""
-        jobs = self.slots.drain_prefetched(self.paused) if self.paused else []
+    def release_refused(self) -> list[ClaimedJob]:
+        """Release the prefetched jobs of paused and stopped queues, and return them."""
+        jobs = self.slots.drain_prefetched(self.refused) if self.refused else []
         self.release(jobs)
         return jobs
 
@@ -323,3 +369,9 @@ class WorkerState:
     def was_cancelled(self, lease: Lease) -> bool:
         """Say whether the row asked for a cancel of this attempt before it started."""
         return (lease.job_id, lease.lease_no) in self.cancel_requests
+
+
+def _due_in(seconds: float) -> float:
+    """Return when a job is due, by ``time.monotonic``."""
+    # A little late rather than a little early: the database's clock and this one differ.
+    return monotonic() + max(seconds, 0.0) + 0.001

@@ -15,11 +15,12 @@ from roost._model.hooks import Hooks
 from roost._model.lifespan import Lifespan, State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, resolve_registry
-from roost._model.settings import WorkerSettings
+from roost._model.settings import DEFAULT_CONCURRENCY, WorkerSettings
 from roost._model.states import JobState
 from roost._model.verdict import DEFAULT_MAX_RESULT_BYTES
 from roost._worker.forced_exit import AbandonedWork
 from roost._worker.session import LanesFor, Session, draining_lanes, serving_lanes
+from roost.exceptions import WorkerNotRunningError
 
 logger = StructuredLogger("roost.worker")
 
@@ -41,8 +42,11 @@ class Worker:
     :param dsn: ``postgresql://…``; nothing is connected to before `run`.
     :param registry: the tasks that it can run; default: the shared one, which ``@job`` fills.
     :param driver: ``"psycopg"`` or ``"asyncpg"``; default: what the DSN says, else psycopg.
-    :param queues: names of the queues that it serves; at least one.
-    :param concurrency: jobs that run at once, ≥ 1.
+    :param queues: names of the queues that it serves; at least one. A mapping, such as
+        ``{"web": 8, "bulk": 2}``, gives each queue slots of its own: a limit for its jobs that run
+        at once. A queue lends no slot to another one.
+    :param concurrency: jobs that run at once, ≥ 1. If queues have slots of their own: in all of
+        them together; default: the sum of their slots.
     :param prefetch: claimed jobs that may wait for a slot, ≥ 0. ``None`` adapts: enough to hide a
         claim's round trip behind short jobs, none where jobs are long.
     :param poll_interval: longest time without a poll for due jobs, > 0. It doubles while
@@ -95,8 +99,8 @@ class Worker:
         *,
         registry: HandlerRegistry | None = None,
         driver: str | None = None,
-        queues: Iterable[str] = ("default",),
-        concurrency: int = 4,
+        queues: Iterable[str] | Mapping[str, int] = ("default",),
+        concurrency: int = DEFAULT_CONCURRENCY,
         prefetch: int | None = None,
         poll_interval: float = 1.0,
         retry_strategy: BackoffStrategy | None = None,
@@ -233,6 +237,55 @@ class Worker:
         else:
             self._session.state.stop.request()
 
+    async def start_queue(self, name: str, slots: int | None = None) -> None:
+        """Serve one more queue, from now on.
+
+        Only while `run` or `run_once` runs, and in its event loop. The next `run` begins with the
+        worker's settings again.
+
+            await worker.start_queue("reports", 2)
+
+        If the call fails or is cancelled, the queue is not served.
+
+        :param slots: how many of its jobs may run at once, ≥ 1. Only for a worker whose queues have
+            slots of their own, and needed there. Elsewhere the queues share ``concurrency``.
+        :raises InvalidSettingError: the name or the slots are not valid, or the queue is served
+            already.
+        :raises WorkerNotRunningError: the worker does not run.
+        :raises DatabaseUnavailableError: the worker's row could not be written.
+        """
+        await self._running_session().queues.start(name, slots)
+
+    async def stop_queue(self, name: str) -> None:
+        """Serve a queue no more: claim none of its jobs, and start none.
+
+        Jobs that were claimed and have not started are released; running jobs go on. A worker may
+        stop its last queue; it then waits for `start_queue`. Only while `run` or `run_once` runs,
+        and in its event loop. The next `run` begins with the worker's settings again.
+
+        The queue is stopped at once, also if the call is cancelled.
+
+        :raises InvalidSettingError: this worker does not serve the queue.
+        :raises WorkerNotRunningError: the worker does not run.
+        """
+        await self._running_session().queues.stop(name)
+
+    async def resize_queue(self, name: str, slots: int) -> None:
+        """Change how many jobs of a queue may run at once.
+
+        More slots start jobs at once. With fewer, running jobs go on, and none starts until fewer
+        than ``slots`` run. Only while `run` or `run_once` runs, and in its event loop. The next
+        `run` begins with the worker's settings again.
+
+        The change holds at once, also if the call is cancelled.
+
+        :param slots: ≥ 1.
+        :raises InvalidSettingError: the slots are not valid, this worker does not serve the queue,
+            or its queues share ``concurrency``.
+        :raises WorkerNotRunningError: the worker does not run.
+        """
+        await self._running_session().queues.resize(name, slots)
+
     def abandoned_work(self) -> AbandonedWork | None:
         """Return what the end of the process would cut off; ``None``: nothing.
 
@@ -241,6 +294,11 @@ class Worker:
         process is ended by force; otherwise the leases end when the worker's row expires.
         """
         return self._abandoned if self._session is None else self._session.abandoned_work()
+
+    def _running_session(self) -> Session:
+        if self._session is None or not self._session.is_running:
+            raise WorkerNotRunningError("this worker does not run")
+        return self._session
 
     def _new_session(self) -> Session:
         if self._session is not None:

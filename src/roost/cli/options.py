@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -107,6 +107,27 @@ def seconds_by_state(given: list[str] | None) -> float | dict[str, float] | None
 
 PYTHON_ONLY = {"retry_strategy", "hooks", "lifespan", "on_startup", "on_shutdown"}
 """Settings that are functions or objects, which no option can give."""
+
+
+def parse_queues(given: Sequence[str]) -> list[str] | dict[str, int]:
+    """Return the names of the ``--queue`` options, or the slots by name: ``web=8``.
+
+    :raises InvalidSettingError: only some of them have slots, or one is given twice.
+    """
+    found = [re.fullmatch(r"(.+)=(\d+)", queue) for queue in given]
+    if not any(found):
+        return list(given)
+    slots: dict[str, int] = {}
+    for queue, match in zip(given, found, strict=True):
+        if match is None:
+            raise InvalidSettingError(
+                f"give slots to every queue or to none: --queue {queue} has none, as in {queue}=4"
+            )
+        name, number = match.groups()
+        if name in slots:
+            raise InvalidSettingError(f"the slots of queue {name!r} are given twice")
+        slots[name] = int(number)
+    return slots
 
 
 def takes_worker_settings(command: F) -> F:

@@ -26,6 +26,7 @@ from roost.cli.options import (
     ChosenDriver,
     Dsn,
     LogLevel,
+    parse_queues,
     passed,
     resolve_dsn,
     takes_worker_settings,
@@ -34,7 +35,7 @@ from roost.cli.shutdown import Watchdog, exit_with, handle_signals
 
 logger = StructuredLogger("roost.cli")
 
-DEFAULT_QUEUES: list[str] = list(attrs.fields(WorkerSettings).queues.default or ())
+DEFAULT_QUEUES: list[str] = [*(attrs.fields(WorkerSettings).queues.default or ())]
 
 
 @takes_worker_settings
@@ -53,7 +54,12 @@ def run(
     ],
     queue: Annotated[
         list[str],
-        typer.Option("--queue", "-q", help="A queue to serve; repeat it for several."),
+        typer.Option(
+            "--queue",
+            "-q",
+            help="A queue to serve; repeat it for several. web=8 gives a queue slots of its own: "
+            "at most 8 of its jobs run at once.",
+        ),
     ] = DEFAULT_QUEUES,
     dsn: Dsn = None,
     backend: ChosenBackend = Backend.ASYNCIO,
@@ -86,7 +92,7 @@ def run(
     configure(log_level, as_json=log_json)
     changes = passed(context, settings)
     if passed(context, {"queue": queue}):
-        changes["queues"] = queue
+        changes["queues"] = parse_queues(queue)
     worker = _worker(load(module), dsn=dsn, driver=driver, **changes)
     watchdog = Watchdog(partial(_hand_back, worker))
     crash: BaseException | None

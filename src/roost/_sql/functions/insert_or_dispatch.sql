@@ -44,6 +44,10 @@ begin
             worker.channel,
             worker.credit is not null
                 and new_job.task = any (worker.tasks)
+                and (
+                    worker.credit_queues is null
+                    or new_job.queue = any (worker.credit_queues)
+                )
                 and new_job.due_at <= statement_timestamp()
                 and not new_job.limited
                 -- If the worker dies before it accepts the job, the attempt may be used up.

@@ -172,6 +172,7 @@ create table roost.workers (
     dispatched_job_id bigint,
     channel text,
     tasks roost.tags not null default '{}',
+    credit_queues roost.tags,
     known_tasks roost.tags not null default '{}',
     version text,
     driver text,
@@ -192,6 +193,8 @@ comment on column roost.workers.dispatched_job_id is
 comment on column roost.workers.channel is
     'Where notifications tell the worker to read its row. Its listening connection holds the advisory lock hashtextextended(channel, 0).';
 comment on column roost.workers.tasks is 'The tasks of which its credit accepts a job.';
+comment on column roost.workers.credit_queues is
+    'The queues of which its credit accepts a job: those with a free slot. Null: all that it serves.';
 comment on column roost.workers.known_tasks is 'The tasks that it has handlers for.';
 comment on column roost.workers.prefetch_started is
     'The place of the last prefetched job that may have started: prefetch_no, priority, scheduled_at in microseconds since 1970, id.';

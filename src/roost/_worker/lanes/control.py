@@ -121,10 +121,10 @@ class PauseLane:
         state = self._state
         worker_id = state.worker_id
         paused = await self._database.call_for_heartbeat(
-            paused_queues(state.settings.queues), timeout=PAUSE_TIMEOUT
+            paused_queues(state.queues), timeout=PAUSE_TIMEOUT
         )
         # A queue stays paused until the row says otherwise: it may be paused a second time.
-        state.paused |= paused
+        state.set_paused(state.paused | paused)
         await self._release()
         if paused != self._confirmed_by(worker_id):
             if not await self._database.call_for_heartbeat(
@@ -135,7 +135,7 @@ class PauseLane:
             logger.info("paused queues: %(queues)s", queues=", ".join(sorted(paused)) or "none")
         self._confirmed = worker_id, paused
         if state.paused != paused:
-            state.paused = paused
+            state.set_paused(paused)
             state.wake_fetch()
 
     def _confirmed_by(self, worker_id: int) -> frozenset[str]:
@@ -146,7 +146,7 @@ class PauseLane:
     async def _release(self) -> None:
         """Release the prefetched jobs, and wait up to `RELEASE_TIMEOUT` until that is written."""
         state = self._state
-        leases = {job.lease for job in state.release_paused()}
+        leases = {job.lease for job in state.release_refused()}
         with anyio.move_on_after(RELEASE_TIMEOUT):
             # Rare: not worth an event that every settle would have to set.
             while not leases.isdisjoint(  # noqa: ASYNC110

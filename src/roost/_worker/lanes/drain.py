@@ -23,7 +23,8 @@ class DrainLane(FetchLane):
         if state.limited.names:
             # Prefetched jobs that wait for too long are released, and this call would not run
             # them.
-            state.prefetch.fixed = 0
+            for group in state.groups:
+                group.prefetch.fixed = 0
         self._seen: set[int] = set()
         self._seen_again: list[ClaimedJob] = []
 
@@ -34,14 +35,16 @@ class DrainLane(FetchLane):
             await self.until_started()
             # A job that ends during the claim may enqueue what the claim does not see.
             was_busy = state.is_busy()
-            state.limited.may_wait = True
+            state.look_for_limited()
             try:
-                claimed = await self.once()
+                claimed = await self.once(list(state.groups))
             except DatabaseUnavailableError as error:
                 failures += 1
                 await self.claim_failed(error, failures)
                 continue
             failures = 0
+            if claimed is None and not state.groups:
+                claimed = Claimed([], None, alive=True)  # every queue was stopped
             if claimed is not None and claimed.jobs:
                 continue
             if claimed is not None and claimed.alive and not was_busy and not state.is_busy():

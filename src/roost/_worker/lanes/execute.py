@@ -75,10 +75,10 @@ class ExecuteLane:
         self._grace = anyio.CancelScope()
         self._final_wait = anyio.CancelScope()
         # No job waits for a thread: there are as many as slots.
-        self._threads = anyio.CapacityLimiter(state.settings.concurrency)
+        self._threads = anyio.CapacityLimiter(state.slots.concurrency)
         self._processes = HandlerProcesses(state)
         self._context = copy_context()
-        self._hook_threads = HookThreads(min(MAX_HANGING, state.settings.concurrency))
+        self._hook_threads = HookThreads(min(MAX_HANGING, state.slots.concurrency))
         self._decimal: decimal.Context | None = None
         self._guard: TaskGuard
         self._default_timeout = state.settings.timeout_seconds
@@ -106,6 +106,10 @@ class ExecuteLane:
         finally:
             self._group = None
             await self._processes.aclose()
+
+    def allow_threads(self, slots: int) -> None:
+        """Let a thread run for each slot. No fewer than before: jobs may run in them."""
+        self._threads.total_tokens = max(self._threads.total_tokens, slots)
 
     def _start(self) -> None:
         """Start prefetched jobs while slots are free."""
@@ -264,7 +268,7 @@ class ExecuteLane:
             return _INTERRUPTED
         if claimed.cancel_requested or state.was_cancelled(claimed.lease):
             return CancelRequested()
-        if claimed.queue in state.paused and state.is_paused(claimed):
+        if claimed.queue in state.refused and state.is_refused(claimed):
             return _INTERRUPTED
         return None
 
@@ -300,7 +304,7 @@ class ExecuteLane:
             args = keyword_arguments(handler, claimed, self._state.handler_state)
         except BaseException as error:  # noqa: BLE001  (bad args fail only this job)
             return self._not_called(error)
-        if claimed.queue in self._state.paused and self._state.is_paused(claimed):
+        if claimed.queue in self._state.refused and self._state.is_refused(claimed):
             return _INTERRUPTED  # paused during the hook
         if claimed.task in self._state.limited.names and not await self._is_counted(running):
             return _INTERRUPTED

@@ -7,7 +7,9 @@ milliseconds instead; see `NotifyMode`.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from time import monotonic
 
 import anyio
@@ -15,11 +17,12 @@ from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost._ops.claim import Claimed
-from roost._worker.claimer import Claimer, release_at_stop, release_unknown
+from roost._worker.claimer import Claimer, combined, release_at_stop, release_unknown
 from roost._worker.database import ClaimCalls, Database
 from roost._worker.dispatch import Dispatch
 from roost._worker.lane import backoff
 from roost._worker.notify_mode import change_mode, check_older_transactions
+from roost._worker.queue_group import QueueGroup
 from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
@@ -42,10 +45,9 @@ class FetchLane:
         self._state = state
         self._database = database
         self._calls = ClaimCalls()
-        self._claimer = Claimer(state, database)
+        self._claimers: dict[QueueGroup, Claimer] = {}
         self._dispatch = Dispatch(state, database, self._calls)
         self._max_claim = MAX_CLAIM
-        self._next_poll = -math.inf
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Claim until cancelled; a claim in flight is finished first, and its jobs are kept.
@@ -85,60 +87,86 @@ class FetchLane:
             failures=failures,
             error=str(error),
         )
-        state.slots.reserved = 0
+        for group in state.groups:
+            group.slots.reserved = 0
         state.start_wake.set()
         await anyio.sleep(backoff(failures))
-        state.jobs_may_wait = state.limited.may_wait = True
+        state.look_again()
 
     async def _change_mode_or_claim(self) -> None:
         state, mode = self._state, self._state.notify_mode
         if mode.should_change and await change_mode(mode, state.worker_id, self._database):
-            state.jobs_may_wait = True
+            state.look_again()
         last, horizon = False, None
         if mode.awaiting_older_transactions:
             horizon, last = await check_older_transactions(mode, self._database)
-            state.limited.may_wait = True  # those transactions don't notify of limited jobs either
+            # Those transactions notify of no job in any queue.
+            state.look_again()
         began, outstanding = monotonic(), state.credit.number
-        claimed = await self.once()
+        claimed = await self.once(self._due_groups(now=began))
         if claimed is not None:
             state.credit.compare(claimed.credit, outstanding=outstanding)
             last = last and mode.xid_horizon == horizon  # a new row of this worker has its own
-            found, more = len(claimed.jobs), state.jobs_may_wait
-            mode.record_poll(found, more=more, last=last, now=monotonic())
-            self._next_poll = min(self._next_poll, began + mode.poll_interval)
+            more = any(group.jobs_may_wait for group in state.groups)
+            mode.record_poll(len(claimed.jobs), more=more, last=last, now=monotonic())
+            for group in state.groups:
+                group.poll_at = min(group.poll_at, began + mode.poll_interval)
 
-    async def once(self) -> Claimed | None:
+    def _due_groups(self, *, now: float) -> list[QueueGroup]:
+        """Return the groups to claim for; the only one in any case."""
+        groups = self._state.groups
+        if len(groups) == 1:
+            return list(groups)
+        return [group for group in groups if self._claim_at(group, now=now) <= now]
+
+    async def once(self, groups: Sequence[QueueGroup]) -> Claimed | None:
         """Claim as many jobs as there is room for; ``None``: there was no room.
 
+        :param groups: the queues to claim from, by the slots that they share.
         :raises DatabaseUnavailableError: nothing was claimed, or it is not known. What may have
             been claimed is released before the next claim.
         """
         state = self._state
         if self._calls.unanswered and state.holds_leases():
             await release_unknown(state, self._database, self._calls)
-        room, free = state.room(), state.slots.free_slots
+        answers: list[Claimed] = []
+        for group in sorted(groups, key=lambda group: state.slots.turn(group.slots)):
+            claimed = await self._claim(group)
+            if claimed is not None:
+                answers.append(claimed)
+        return functools.reduce(combined, answers) if answers else None
+
+    async def _claim(self, group: QueueGroup) -> Claimed | None:
+        state = self._state
+        room, free = state.room(group), state.slots.free_slots(group.slots)
         limit = min(max(room, free), self._max_claim)
-        if limit <= 0 or not state.may_claim():
+        if limit <= 0 or not state.may_claim() or group not in state.groups:
             return None
         began = monotonic()
-        state.jobs_may_wait = False
-        state.due_at = math.inf  # the answer says it
+        group.jobs_may_wait = False
+        group.due_at = math.inf  # the answer says it
         poll_interval = state.settings.poll_interval * (2 if state.listening else 1)
-        self._next_poll = began + min(poll_interval, MAX_POLL)
+        group.poll_at = began + min(poll_interval, MAX_POLL)
         # An answer may be too large to come in time: then the next claim takes half.
         largest, self._max_claim = self._max_claim, max(1, limit // 2)
         state.cancel_announced = False  # of a job that this claim may bring
         with self._calls.in_flight():
-            claimed = await self._claimer.claim(
+            claimed = await self._claimer(group).claim(
                 limit, slots=min(free, limit), timeout=self._calls.timeout
             )
             self._max_claim = min(2 * largest, MAX_CLAIM)
             # No await from the answer until the jobs are in the slots.
             self._calls.unanswered = not claimed.complete
             if len(claimed.jobs) == limit:
-                state.jobs_may_wait = True
-            state.put_claimed(self.choose(claimed), began=began)
+                group.jobs_may_wait = True
+            state.put_claimed(self.choose(claimed), group, began=began)
         return claimed
+
+    def _claimer(self, group: QueueGroup) -> Claimer:
+        claimer = self._claimers.get(group)
+        if claimer is None:
+            claimer = self._claimers[group] = Claimer(self._state, self._database, group)
+        return claimer
 
     def choose(self, claimed: Claimed) -> Claimed:
         """Return what to run of the claimed jobs: all of them."""
@@ -154,22 +182,38 @@ class FetchLane:
             if state.start_wake.is_set:
                 await self.until_started()
             now = monotonic()
-            if (state.slots.prefetched or state.slots.reserved) and self._claimer.reserve(now=now):
+            if self._reserve(now=now):
                 state.start_wake.set()
                 continue
             act_at = self._act_at(now=now)
             if now >= act_at:
                 return
-            wait_until = math.inf
-            if state.slots.prefetched:
-                wait_until = state.prefetch.expires_at(state.slots)
-                if now >= wait_until:
-                    # Long jobs fill the slots: other workers may have the prefetched ones.
-                    state.prefetch.stall()
-                    state.release(state.slots.drain_prefetched())
-                    continue
+            wait_until = self._release_expired(now=now)
             with anyio.move_on_after(min(act_at, wait_until) - now):
                 await state.fetch_wake.wait()
+
+    def _reserve(self, *, now: float) -> bool:
+        """Set how many slots prefetched jobs leave free; ``True``: fewer than before."""
+        fewer = False
+        for group in self._state.groups:
+            if group.slots.prefetched or group.slots.reserved:
+                fewer |= self._claimer(group).reserve(now=now)
+        return fewer
+
+    def _release_expired(self, *, now: float) -> float:
+        """Release prefetched jobs that have waited for too long; return when the next ones will."""
+        state = self._state
+        next_at = math.inf
+        for group in state.groups:
+            if group.slots.prefetched:
+                expires_at = group.prefetch.expires_at(group.slots)
+                if now >= expires_at:
+                    # Long jobs fill the slots: other workers may have the prefetched ones.
+                    group.prefetch.stall()
+                    state.release(group.slots.drain())
+                    expires_at = now
+                next_at = min(next_at, expires_at)
+        return next_at
 
     async def until_started(self) -> None:
         """Return when the execute lane has started all jobs that it can.
@@ -184,16 +228,20 @@ class FetchLane:
         state = self._state
         if state.notify_mode.should_change and state.holds_leases():
             return -math.inf
-        claim_at = self._claim_at(now=now) if state.may_claim() else math.inf
-        return min(self._dispatch.act_at(), claim_at)
+        act_at = self._dispatch.act_at()
+        if state.may_claim():
+            for group in state.groups:
+                act_at = min(act_at, self._claim_at(group, now=now))
+        return act_at
 
-    def _claim_at(self, *, now: float) -> float:
+    def _claim_at(self, group: QueueGroup, *, now: float) -> float:
+        """Return when to claim for ``group``, by ``time.monotonic``; infinity: when woken."""
         state = self._state
-        claim_at = -math.inf if state.jobs_may_wait else min(self._next_poll, state.due_at)
+        claim_at = -math.inf if group.jobs_may_wait else min(group.poll_at, group.due_at)
         # While jobs are prefetched, claim when half of them have started, not for each one.
-        if claim_at <= now and state.room() <= state.prefetch.size // 2:
+        if claim_at <= now and state.room(group) <= group.prefetch.size // 2:
             claim_at = math.inf
-        if state.limited.names and state.slots.free_slots:
-            limited_at = -math.inf if state.slots.reserved else self._claimer.limited_at
+        if state.limited.names and state.slots.free_slots(group.slots) > 0:
+            limited_at = -math.inf if group.slots.reserved else self._claimer(group).limited_at
             claim_at = min(claim_at, limited_at)
         return claim_at

@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 from roost._model.logs import StructuredLogger
 from roost._model.settings import WorkerSettings
 from roost._model.version import roost_version
-from roost._ops.workers import forget_worker, register_worker, renew_worker
+from roost._ops.workers import forget_worker, register_worker, renew_worker, set_queues
 from roost._worker.database import Database
 from roost._worker.lane import backoff
 from roost._worker.state import WorkerState
@@ -99,8 +99,8 @@ class HeartbeatLane:
         self._state.worker_id = await self._database.call_for_heartbeat(
             register_worker(
                 name=self._state.name,
-                queues=settings.queues,
-                concurrency=settings.concurrency,
+                queues=self._state.queues,
+                concurrency=self._state.slots.concurrency,
                 stale_after=settings.orphan_stale_after,
                 tasks=list(self._state.registry),
                 version=roost_version(),
@@ -127,6 +127,7 @@ class HeartbeatLane:
         )
         if alive and self._state.holds_leases():
             self._state.lease_until = began + self._lease
+            await self._correct_row()
             return
         if alive:
             # The renewal came too late, and no rescue has removed the row. The jobs were stopped:
@@ -140,6 +141,20 @@ class HeartbeatLane:
         self._state.lose_leases()
         await self.register()
         self._state.wake_fetch()
+
+    async def _correct_row(self) -> None:
+        """Write which queues are served, if the row may not say so."""
+        state = self._state
+        if not state.row_is_stale:
+            return
+        state.row_is_stale = False
+        try:
+            await self._database.call_for_heartbeat(
+                set_queues(state.worker_id, state.queues, concurrency=state.slots.concurrency)
+            )
+        except BaseException:
+            state.row_is_stale = True
+            raise
 
     async def stop(self) -> None:
         """Remove the worker's row: its jobs are settled or released by now.

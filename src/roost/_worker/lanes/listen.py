@@ -153,7 +153,7 @@ class ListenLane:
                 return
 
     def _handle(self, received: Sequence[Notification]) -> None:
-        of_jobs = 0
+        of_jobs: list[str | None] = []
         cancels: set[int] = set()
         own: set[str] = set()
         for notification in received:
@@ -167,7 +167,7 @@ class ListenLane:
             elif notification.channel == PAUSE:
                 self._state.pause_wake.set()
             elif notification.channel in (JOBS, ROOM):
-                of_jobs += self._concerns(notification)
+                self._record_jobs(notification, of_jobs)
             elif notification.channel == self._state.credit.channel:
                 own.add(notification.payload)
         if cancels:
@@ -175,14 +175,17 @@ class ListenLane:
         if own:
             self._read_own(own)
         if of_jobs:
-            self._state.notify_mode.record_notifications(of_jobs, now=monotonic())
-            self._state.wake_fetch()
+            self._state.notify_mode.record_notifications(len(of_jobs), now=monotonic())
+            for queue in set(of_jobs):
+                self._state.wake_fetch(queue)
 
-    def _concerns(self, notification: Notification) -> bool:
-        """Say whether a job may have become claimable here."""
+    def _record_jobs(self, notification: Notification, of_jobs: list[str | None]) -> None:
+        """Add the queue in which a job may have become claimable here; ``None``: in any."""
         if notification.channel == JOBS:
-            return notification.payload in self._state.settings.queues
-        return self._state.limited.concerns(notification.payload)
+            if self._state.group_of(notification.payload) is not None:
+                of_jobs.append(notification.payload)
+        elif self._state.concerns(notification.payload):
+            of_jobs.append(None)
 
     def _read_own(self, payloads: set[str]) -> None:
         """Have the fetch lane read this worker's row, or watch a job dispatched to another one."""

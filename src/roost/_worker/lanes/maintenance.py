@@ -249,7 +249,7 @@ class UnknownTasksLane:
         """Read once, and warn of each task at most once in `WARN_INTERVAL`."""
         state = self._state
         found = await self._database.call_for_maintenance(
-            find_unknown_tasks(state.worker_id, queues=state.settings.queues)
+            find_unknown_tasks(state.worker_id, queues=state.queues)
         )
         now = monotonic()
         warned = {key: at for key, at in self._warned_at.items() if now < at + WARN_INTERVAL}

@@ -73,14 +73,15 @@ class PrefetchMarkLane:
 
         :raises DatabaseUnavailableError: not written, or not known; they have not started.
         """
-        state, last = self._state, jobs[-1]
+        state = self._state
+        worker_id = jobs[0].lease.worker_id
         is_last_attempt = any(job.attempt >= job.max_attempts for job in jobs)
         alive = await self._database.call_for_heartbeat(
-            mark_started(last.lease.worker_id, last.place, flush=is_last_attempt),
+            mark_started(worker_id, state.slots.marks(jobs), flush=is_last_attempt),
             timeout=CALL_TIMEOUT,
         )
         if alive:
-            state.slots.mark(last, ahead=ahead)
+            state.slots.mark(jobs, ahead=ahead)
             state.start_wake.set()
         else:
             state.heartbeat_wake.set()  # it finds that the leases are lost
