@@ -13,8 +13,8 @@ from typing import Protocol
 from roost._model.codec import EncodingError, encode
 from roost.exceptions import InvalidJobError
 
-PROGRESS = "progress"
-"""The key that `Job.progress` sets."""
+PROGRESS = '"progress"'
+"""The key that `Job.progress` sets, encoded."""
 
 
 class MetadataWriter(Protocol):
@@ -64,7 +64,10 @@ def progress_changes(value: object, total: object, message: object) -> dict[str,
         _check_number("total", total)
     if message is not None and not isinstance(message, str):
         raise InvalidJobError(f"message must be text or None, not {message!r}")
-    return encoded_changes({PROGRESS: {"value": value, "total": total, "message": message}})
+    try:
+        return {PROGRESS: encode({"value": value, "total": total, "message": message})}
+    except EncodingError as error:
+        raise InvalidJobError(f"progress can't be stored: {error}") from error
 
 
 def as_object(changes: Mapping[str, str]) -> str:
