@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from roost import WorkerSettings
 from roost._worker.prefetch import PrefetchController
+from roost._worker.queue_changes import groups_for
 
 
 def paced(
-    *, rate: float, round_trip: float, fixed: int | None = None, most: int = 64
+    *,
+    rate: float,
+    round_trip: float,
+    fixed: int | None = None,
+    most: int = 64,
+    shared: bool = False,
 ) -> PrefetchController:
-    pace = PrefetchController(fixed=fixed, most=most)
+    pace = PrefetchController(fixed=fixed, most=most, shared=shared)
     for second in range(50):
         pace.record_claim(began=float(second), ended=second + round_trip)
         pace.record_finished(round(second * rate), now=float(second))
@@ -38,6 +45,22 @@ def test_the_prefetch_is_bounded() -> None:
 def test_a_fixed_prefetch_is_kept() -> None:
     assert paced(rate=2_000, round_trip=0.01, fixed=3).size == 3
     assert PrefetchController(fixed=0, most=64).size == 0
+
+
+def test_a_fixed_prefetch_that_queues_share_holds_a_tenth_of_a_second_of_work() -> None:
+    assert paced(rate=80, round_trip=0.01, fixed=100, shared=True).size in (7, 8)
+    assert paced(rate=10_000, round_trip=0.01, fixed=100, shared=True).size == 100
+    assert PrefetchController(fixed=100, most=64, shared=True).size == 0
+
+
+def test_a_worker_of_several_queues_shares_its_prefetch() -> None:
+    def shared(queues: list[str] | dict[str, int]) -> list[bool]:
+        groups, _ = groups_for(WorkerSettings(queues=queues))
+        return [group.prefetch.shared for group in groups]
+
+    assert shared(["a"]) == [False]
+    assert shared(["a", "b"]) == [True]
+    assert shared({"a": 1, "b": 1}) == [False, False]
 
 
 def test_after_a_stall_no_job_is_prefetched_until_one_ends() -> None:

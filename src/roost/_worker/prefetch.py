@@ -25,6 +25,9 @@ _MIN_WORK = 0.03
 """Seconds of work to prefetch in any case: larger claims cost less for each job."""
 _MIN_SAMPLE = 0.003
 """Seconds between two measurements of the rate at least; in less no job may end."""
+_MAX_SHARED_WORK = 0.1
+"""Seconds of work that a fixed ``prefetch`` may hold if several queues share it. With 100, 4 slots
+and jobs of 50 ms, a new job of another queue waited up to 2 s (November 2026)."""
 _MARGIN = 2.0
 """Room for a claim that takes twice as long as usual."""
 _FAST = 500.0
@@ -43,10 +46,13 @@ class PrefetchController:
 
     :param fixed: the ``prefetch`` setting; ``None``: adapt.
     :param most: never prefetch more.
+    :param shared: whether several queues share the slots: a new job of one waits behind the
+        prefetched jobs of the others.
     """
 
     fixed: int | None
     most: int
+    shared: bool = False
     _rate: float = 0.0
     _round_trip: float = 0.0
     _seen: int = 0
@@ -61,6 +67,8 @@ class PrefetchController:
         if self._stalled:
             return 0
         if self.fixed is not None:
+            if self.shared:
+                return min(self.fixed, int(self._rate * _MAX_SHARED_WORK))
             return self.fixed
         return min(self.most, int(self._rate * max(_MARGIN * self._round_trip, _MIN_WORK)))
 

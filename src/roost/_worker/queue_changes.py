@@ -40,7 +40,8 @@ def groups_for(settings: WorkerSettings) -> tuple[list[QueueGroup], Slots]:
 
 def _group(queues: list[str], slots: Slots, settings: WorkerSettings) -> QueueGroup:
     group = slots.group_of(queues[0])
-    prefetch = PrefetchController(settings.prefetch, max(64, 16 * group.slots))
+    most = max(64, 16 * group.slots)
+    prefetch = PrefetchController(settings.prefetch, most, shared=len(queues) > 1)
     return QueueGroup(queues, group, prefetch)
 
 
@@ -133,6 +134,7 @@ class QueueChanges:
         state.set_stopped(state.stopped - {name})
         if slots is None:
             state.groups[0].queues.append(name)
+            state.groups[0].prefetch.shared = len(state.groups[0].queues) > 1
         else:
             state.slots.resize(name, slots)
             state.groups.append(_group([name], state.slots, state.settings))
@@ -144,6 +146,7 @@ class QueueChanges:
         """Start no job of the queue any more, and release those that have not started."""
         state = self._state
         group.queues.remove(name)
+        group.prefetch.shared = len(group.queues) > 1
         if state.settings.queue_slots is not None:
             state.groups.remove(group)
             state.slots.resize(name, 0)

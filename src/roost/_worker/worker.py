@@ -48,7 +48,8 @@ class Worker:
     :param concurrency: jobs that run at once, ≥ 1. If queues have slots of their own: in all of
         them together; default: the sum of their slots.
     :param prefetch: claimed jobs that may wait for a slot, ≥ 0. ``None`` adapts: enough to hide a
-        claim's round trip behind short jobs, none where jobs are long.
+        claim's round trip behind short jobs, none where jobs are long. If several queues share the
+        slots, a number is a bound: no more than 0.1 s of work is prefetched.
     :param poll_interval: longest time without a poll for due jobs, > 0. It doubles while
         notifications are known to arrive.
     :param retry_strategy: returns the seconds to wait after a failed attempt; ``None``:
