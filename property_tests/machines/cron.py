@@ -1,7 +1,8 @@
 """Cron: two workers with different modules start, fire, stop halfway and are replaced.
 
-Each statement of a worker's call is a rule, so any other event may happen between two statements.
-The clock is set forward and back.
+At each start a worker may have other code: older, newer, or the same again. Entries are also added,
+replaced and removed at run time. Each statement of a worker's call is a rule, so any other event
+may happen between two statements. The clock is set forward and back.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from property_tests.oracle.cron import PERIODS, CronModel, Declared, Seen
-from tests.support.cron_table import START, CronTable, declaration
+from property_tests.oracle.cron import PERIODS, STALE_AFTER, CronModel, Declared, Seen
+from tests.support.cron_table import START, CronTable, declaration, declare, fire_due
 
 from roost import CronEntry
 from roost._ops import cron
 from roost._ops.query import Op, Query
-from roost.exceptions import CronNotFoundError
+from roost.exceptions import CronDeclaredError, CronNotFoundError
 
 MODULES = {"first": ("a", "both"), "second": ("b", "both")}
 """What each worker's code declares."""
 WORKERS = st.sampled_from(sorted(MODULES))
-NAMES = st.sampled_from(["a", "b", "both", "undeclared"])
+NAMES = st.sampled_from(["a", "b", "both", "added", "undeclared"])
+ADDED = st.sampled_from(["a", "added", "added"])
 STEPS = (0.5, 7, 9, 9, 20, 60, 60, 61, 300, 4000)
 BACK = (20, 60, 4000)
 
@@ -69,9 +71,14 @@ class Cron(RuleBasedStateMachine):
         self.calls: dict[str, Call] = {}
         self.starts: dict[str, Start] = {}
         self.first_read: dict[str, datetime] = {}
+        self.running: dict[str, list[Declared]] = {}
+        self.lives = dict.fromkeys(MODULES, 0)
+        self.may_repeat: set[str] = set()
         self.worker_tables = {name: CronTable(dsn) for name in MODULES}
         self.admin_table = CronTable(dsn)
-        self.admin_table.script("truncate roost.cron, roost.jobs restart identity")
+        self.admin_table.script(
+            "truncate roost.cron, roost.cron_declarations, roost.jobs restart identity"
+        )
 
     def teardown(self) -> None:
         for table in (*self.worker_tables.values(), self.admin_table):
@@ -88,7 +95,9 @@ class Cron(RuleBasedStateMachine):
     @rule(worker=WORKERS, data=st.data())
     def ask_for_the_time(self, worker: str, data: st.DataObject) -> None:
         declared = [data.draw(entries(name)) for name in MODULES[worker]]
-        operation = cron.declare([declaration(entry_of(one)) for one in declared])
+        operation = declare(
+            [declaration(entry_of(one)) for one in declared], worker=self.life(worker)
+        )
         query = operation.send(self.worker_tables[worker].connection.fetch(next(operation)))
         self.starts[worker] = Start(operation, query, declared, self.now)
 
@@ -98,9 +107,51 @@ class Cron(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.starts)))
         start = self.starts.pop(worker)
         self.worker_tables[worker].finish(start.operation, start.query)
-        self.model.declare(start.declared, start.read_at)
+        self.model.declare(start.declared, start.read_at, now=self.now, worker=self.life(worker))
+        self.running[worker] = start.declared
         for one in start.declared:
             self.first_read.setdefault(one.name, start.read_at)
+            if one.run_on_start:  # a start may be at the time of a tick
+                self.may_repeat.add(one.name)
+
+    def life(self, worker: str) -> str:
+        """Return what identifies the worker until it dies."""
+        return f"{worker} {self.lives[worker]}"
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        worker = data.draw(st.sampled_from(sorted(self.running)))
+        own = self.running[worker]
+        operation = cron.renew_declared(
+            [declaration(entry_of(one)) for one in own], worker=self.life(worker)
+        )
+        again = self.worker_tables[worker].run(operation)
+        assert again == self.model.renew(own, now=self.now, worker=self.life(worker))
+
+    @rule(worker=WORKERS)
+    def stop(self, worker: str) -> None:
+        operation = cron.withdraw(MODULES[worker], worker=self.life(worker))
+        self.worker_tables[worker].run(operation)
+        self.model.withdraw(self.life(worker))
+
+    # Run time
+
+    @rule(name=ADDED, data=st.data())
+    def add(self, name: str, data: st.DataObject) -> None:
+        new = attrs.evolve(data.draw(entries(name)), run_on_start=False)
+        self.first_read.setdefault(name, self.now)
+        assert said(lambda: self.admin_table.add_entry(entry_of(new))) == said(
+            lambda: self.model.add(new, self.now)
+        )
+
+    @rule(name=NAMES)
+    def remove(self, name: str) -> None:
+        operation = cron.remove(name, stale_after=STALE_AFTER.total_seconds())
+        found = said(lambda: self.admin_table.run(operation))
+        assert found == said(lambda: self.model.remove(name, self.now))
+        if found is True:  # a worker that asked for the time before may declare it with old ticks
+            self.may_repeat.add(name)
 
     # Firing
 
@@ -108,7 +159,7 @@ class Cron(RuleBasedStateMachine):
     @rule(worker=WORKERS)
     def look(self, worker: str) -> None:
         names = MODULES[worker]
-        operation = cron.fire_due(names)
+        operation = fire_due(names, tasks=["work"])
         rows = self.worker_tables[worker].connection.fetch(next(operation))
         seen = self.model.read_due(names, self.now)
         assert bool(rows) is bool(seen)
@@ -124,12 +175,11 @@ class Cron(RuleBasedStateMachine):
         call = self.calls.pop(worker)
         fired = self.worker_tables[worker].finish(call.operation, call.query)
         assert fired.job_ids == self.model.fire(call.seen)
-        assert fired.unreadable == []
 
     @rule(worker=WORKERS)
     def look_and_fire(self, worker: str) -> None:
         seen = self.model.read_due(MODULES[worker], self.now)
-        fired = self.worker_tables[worker].fire(*MODULES[worker])
+        fired = self.worker_tables[worker].fire(*MODULES[worker], tasks=["work"])
         assert fired == self.model.fire(seen)
 
     @rule(worker=WORKERS)
@@ -153,12 +203,13 @@ class Cron(RuleBasedStateMachine):
         if worker in self.calls:
             self._fire(worker)
 
-    @precondition(lambda self: self.calls or self.starts)
     @rule(worker=WORKERS)
     def die(self, worker: str) -> None:
         """Drop the worker's unfinished calls and replace its connection."""
         self.calls.pop(worker, None)
         self.starts.pop(worker, None)
+        self.running.pop(worker, None)
+        self.lives[worker] += 1
         self.worker_tables[worker].connection.close()
         self.worker_tables[worker] = CronTable(self._dsn)
         self.worker_tables[worker].clock(self.now)
@@ -210,8 +261,15 @@ class Cron(RuleBasedStateMachine):
         entries = {
             info.name: (
                 Declared(
-                    info.name, info.expression, info.timezone_name, info.misfire, info.overlap
+                    info.name,
+                    info.expression,
+                    info.timezone_name,
+                    info.misfire,
+                    info.overlap,
+                    info.run_on_start,
                 ),
+                info.source,
+                info.stale,
                 info.next_tick_at,
                 info.last_tick_at,
                 info.last_job_id,
@@ -222,6 +280,8 @@ class Cron(RuleBasedStateMachine):
         assert entries == {
             name: (
                 entry.declared,
+                "database" if entry.order is None else "code",
+                self.model.is_stale(name, self.now),
                 entry.next_tick_at,
                 entry.last_tick_at,
                 entry.last_job_id,
@@ -241,6 +301,8 @@ class Cron(RuleBasedStateMachine):
         if self.went_back:  # a clock that was set back shows some times twice
             return
         for (name, tick), count in ticks.items():
+            if name in self.may_repeat:
+                continue
             assert count == 1, f"{name} fired {tick} {count} times"
             assert self.first_read[name] < tick <= self.now
 
@@ -254,6 +316,7 @@ def entries(name: str) -> st.SearchStrategy[Declared]:
         st.sampled_from([None, None, "Europe/Berlin"]),
         st.sampled_from(["skip", "last", "last", "all"]),
         st.sampled_from(["allow", "allow", "skip"]),
+        st.sampled_from([False, False, True]),
     )
 
 
@@ -265,12 +328,15 @@ def entry_of(declared: Declared) -> CronEntry:
         timezone_name=declared.zone,
         misfire=declared.misfire,  # type: ignore[arg-type]  # one of the Literal's words
         overlap=declared.overlap,  # type: ignore[arg-type]  # the same
+        run_on_start=declared.run_on_start,
     )
 
 
 def said(call: Any) -> object:
-    """Return a call's answer, or the text of its CronNotFoundError."""
+    """Return a call's answer, or its refusal: the text if no entry has the name."""
     try:
         return call()
     except CronNotFoundError as error:
         return str(error)
+    except CronDeclaredError as error:
+        return type(error)

@@ -26,6 +26,7 @@ from roost._worker.worker import Worker
 from roost.exceptions import (
     CancelJob,
     ClosedError,
+    CronDeclaredError,
     CronNotFoundError,
     DatabaseError,
     DatabaseUnavailableError,
@@ -63,6 +64,7 @@ __all__ = [
     "BackoffStrategy",
     "CancelJob",
     "ClosedError",
+    "CronDeclaredError",
     "CronEntry",
     "CronInfo",
     "CronNotFoundError",

@@ -85,6 +85,15 @@ class CronNotFoundError(RoostError):
     code: ClassVar[str] = "roost.cron-not-found"
 
 
+class CronDeclaredError(RoostError):
+    """Code declares the cron entry, so it can't be added, replaced or removed at run time.
+
+    Change or remove it in the code, or pause it.
+    """
+
+    code: ClassVar[str] = "roost.cron-declared"
+
+
 class JobFailed(RoostError, RuntimeError):  # noqa: N818  (the name is on the API page)
     """A job ended in ``discarded`` or ``cancelled``.
 

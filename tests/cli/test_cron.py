@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.support.cron_table import declaration
+from tests.support.cron_table import declaration, declare
 from tests.support.job_table import JobTable
 
 from roost import CronEntry
-from roost._ops.cron import declare
 
 if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost
@@ -44,38 +43,71 @@ def columns(line: str) -> list[str]:
 
 
 def test_without_entries_it_says_so(says: Says) -> None:
-    assert says("list") == ["No worker has declared a cron entry."]
+    assert says("list") == [
+        "There is no cron entry: no worker has declared one, and none was added."
+    ]
 
 
 @pytest.mark.usefixtures("declared")
 def test_entries_are_listed_with_their_state(says: Says, table: JobTable) -> None:
     [headings, cleanup, nightly] = map(columns, says("list"))
-    assert headings == ["NAME", "EXPRESSION", "ZONE", "TASK", "STATE", "NEXT", "LAST", "LAST JOB"]
-    assert cleanup[:5] == ["cleanup", "@hourly", "UTC", "clean", "active"]
-    assert cleanup[6:] == ["-", "-"]
-    assert nightly[:5] == ["nightly", "0 3 * * *", "Europe/Berlin", "report", "active"]
+    assert headings[:6] == ["NAME", "EXPRESSION", "MEANING", "ZONE", "TASK", "SOURCE"]
+    assert headings[6:] == ["STATE", "NEXT", "LAST", "LAST JOB"]
+    assert cleanup[:4] == ["cleanup", "@hourly", "Every hour", "UTC"]
+    assert cleanup[4:7] == ["clean", "code", "active"]
+    assert cleanup[8:] == ["-", "-"]
+    assert nightly[:4] == ["nightly", "0 3 * * *", "At 03:00", "Europe/Berlin"]
+    assert nightly[4:7] == ["report", "code", "active"]
     next_tick = table.value(
         "select to_char(next_tick_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') "
         "from roost.cron where name = 'nightly'"
     )
-    assert nightly[5] == next_tick
+    assert nightly[7] == next_tick
 
     table.rows(
-        "update roost.cron set last_tick_at = '2026-06-01 03:00+02', last_job_id = 7, "
-        "declared_at = now() - interval '4 minutes' where name = 'nightly'"
+        "update roost.cron set last_tick_at = '2026-06-01 03:00+02', last_job_id = 7 "
+        "where name = 'nightly'"
+    )
+    table.rows(
+        "update roost.cron_declarations set declared_at = now() - interval '4 minutes' "
+        "where name = 'nightly'"
     )
     [_, _, nightly] = map(columns, says("list"))
-    assert nightly[4:] == ["stale", "-", "2026-06-01 01:00:00", "7"]
+    assert nightly[6:] == ["stale", "-", "2026-06-01 01:00:00", "7"]
+    assert says("remove", "nightly") == ["removed  nightly"]
+    assert says("remove", "nightly", code=1) == ["roost: no cron entry is named 'nightly'"]
+    [refused] = says("remove", "cleanup", code=1)
+    assert "a running worker declares the cron entry 'cleanup'" in refused
+
+
+def test_an_entry_is_added_and_removed(says: Says, table: JobTable) -> None:
+    options = ["--args", '{"tenant": 7}', "--queue", "reports", "--timezone", "Asia/Tokyo"]
+    assert says("add", "tenant 7", "30 6 * * mon-fri 15", "report", *options) == [
+        "added    tenant 7"
+    ]
+    [_, row] = map(columns, says("list"))
+    assert row[:4] == [
+        *("tenant 7", "30 6 * * mon-fri 15", "At 06:30:15, Monday through Friday"),
+        "Asia/Tokyo",
+    ]
+    assert row[4:7] == ["report", "database", "stale"]
+    assert says("run", "tenant 7") == ["enqueued tenant 7 as job 1"]
+    assert (table.get(1).args, table.get(1).queue) == ({"tenant": 7}, "reports")
+    [refused] = says("add", "other", "61 * * * *", "report", code=1)
+    assert "'61' is not a valid minute" in refused
+    [refused] = says("add", "other", "@daily", "report", "--args", "{", code=1)
+    assert "--args is not JSON" in refused
+    assert says("remove", "tenant 7") == ["removed  tenant 7"]
 
 
 @pytest.mark.usefixtures("declared")
 def test_an_entry_is_paused_resumed_and_run(says: Says, table: JobTable) -> None:
     assert says("pause", "cleanup") == ["paused   cleanup"]
-    assert columns(says("list")[1])[4:6] == ["paused", "-"]
+    assert columns(says("list")[1])[6:8] == ["paused", "-"]
     assert says("run", "cleanup") == ["enqueued cleanup as job 1"]
     assert (table.get(1).task, table.get(1).args) == ("clean", {"days": 7})
     assert says("resume", "cleanup") == ["resumed  cleanup"]
-    assert columns(says("list")[1])[4] == "active"
+    assert columns(says("list")[1])[6] == "active"
 
 
 @pytest.mark.usefixtures("declared")

@@ -45,7 +45,7 @@ RELATIONS = (
         "queues",
         "cron",
     ),
-    *("tasks", "migrations"),
+    *("cron_declarations", "tasks", "migrations"),
 )
 WRITING = (
     "roost.enqueue('work')",
@@ -58,6 +58,8 @@ WRITING = (
     """roost.fill_options('[{"task": "work"}]')""",
     "roost.active_job('key')",
     "roost.await_job(1)",
+    "roost.add_cron('{}')",
+    "roost.remove_cron('tick', 180)",
 )
 """Calls of the functions of producers, which run with the owner's rights."""
 LIMITING = ("roost.set_limit('work', 1)", "roost.clear_limit('work')")
@@ -203,6 +205,11 @@ async def test_a_worker_can_fire_cron_entries(
         await roost.pause_cron("tick")
         await roost.resume_cron("tick")
         await roost.run_cron_now("tick")
+        await roost.add_cron("added", "@daily", "work")
+        assert await roost.remove_cron("added")
+    async with AsyncRoost(roles.producer, registry=registry) as producer:
+        await producer.add_cron("added", "@daily", "work")
+        assert await producer.remove_cron("added")
 
 
 async def test_a_worker_can_not_change_what_operators_set(roles: Roles) -> None:

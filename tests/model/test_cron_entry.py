@@ -257,7 +257,7 @@ def test_what_an_entry_passes_wins_over_the_defaults(
 def inserted(entry: CronEntry) -> JobInsert:
     return JobInsert(
         entry.task,
-        entry.args,
+        {},
         queue=entry.queue,
         priority=entry.priority,
         max_attempts=entry.max_attempts,

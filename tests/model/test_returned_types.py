@@ -40,9 +40,10 @@ VALUES: dict[type, Any] = {
         event_loop=None,
     ),
     CronInfo: CronInfo(
-        name="daily", expression="@daily", timezone_name=None, task="t", queue="q", args={"n": 1},
-        priority=0, max_attempts=20, misfire="last", overlap="allow", jitter=0.0, next_tick_at=NOW,
-        last_tick_at=None, last_job_id=None, paused_at=None, stale=False,
+        name="daily", source="code", expression="@daily", description="At 00:00",
+        timezone_name=None, task="t", queue="q", args={"n": 1}, priority=0, max_attempts=20,
+        misfire="last", overlap="allow", jitter=0.0, run_on_start=False, args_from_code=False,
+        next_tick_at=NOW, last_tick_at=None, last_job_id=None, paused_at=None, stale=False,
     ),
     JobOutcome: JobOutcome(1, "completed", {"n": 1}, []),
     Job: Job(id=1, task="t", result=[1], scheduled_at=NOW),

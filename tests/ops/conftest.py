@@ -7,8 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
 
+import psycopg
 import pytest
 from tests.support.conformance.cases import until
+from tests.support.cron_table import CLOCK, CronTable
 from tests.support.job_table import JobTable
 
 T = TypeVar("T")
@@ -54,3 +56,24 @@ def sessions(dsn: str) -> Iterator[Sessions]:
         threads = ThreadPoolExecutor(16)
         stack.callback(threads.shutdown)
         yield Sessions(dsn, stack, threads)
+
+
+@pytest.fixture
+def open_cron_table(dsn: str) -> Iterator[Callable[[], CronTable]]:
+    """Yield a function that opens sessions whose clock the test sets."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(CLOCK)
+    with ExitStack() as tables:
+        yield lambda: tables.enter_context(CronTable(dsn))
+
+
+@pytest.fixture
+def crons(open_cron_table: Callable[[], CronTable]) -> CronTable:
+    """Return such a session."""
+    return open_cron_table()
+
+
+@pytest.fixture
+def rival(open_cron_table: Callable[[], CronTable]) -> CronTable:
+    """Return a second such session."""
+    return open_cron_table()

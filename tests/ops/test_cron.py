@@ -4,57 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
-from tests.support.cron_table import CLOCK, STALE_AFTER, START, CronTable, declaration
+from tests.support.cron_table import (
+    START,
+    CronTable,
+    after,
+    declaration,
+    declare,
+    entry,
+    fire_due,
+    minutes,
+    seconds,
+)
 from tests.support.job_table import JobTable
 
 from roost import CronEntry, CronInfo, CronNotFoundError, TaskDefaults
 from roost._ops import cron
-from roost._ops.cron import Fired
+from roost._ops.cron import Fired, Own
 from roost._ops.limits import publish_limits
 from roost._ops.query import Op
 
 NOON = START
 
 
-def entry(expression: str = "* * * * *", name: str = "it", **options: Any) -> CronEntry:
-    return CronEntry(name, expression, options.pop("task", "work"), **options)
-
-
-@pytest.fixture
-def open_cron_table(dsn: str) -> Iterator[Callable[[], CronTable]]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(CLOCK)
-    with ExitStack() as tables:
-        yield lambda: tables.enter_context(CronTable(dsn))
-
-
-@pytest.fixture
-def crons(open_cron_table: Callable[[], CronTable]) -> CronTable:
-    return open_cron_table()
-
-
-@pytest.fixture
-def rival(open_cron_table: Callable[[], CronTable]) -> CronTable:
-    return open_cron_table()
-
-
-def after(**delta: float) -> datetime:
-    return NOON + timedelta(**delta)
-
-
-def minutes(*numbers: int) -> list[datetime]:
-    return [after(minutes=number) for number in numbers]
-
-
-def seconds(*numbers: int) -> list[datetime]:
-    return [after(seconds=number) for number in numbers]
+def next_in(*names: str) -> Op[float | None]:
+    return cron.next_in(Own(names=names, fingerprints=["" for _ in names]))
 
 
 # The job of a tick.
@@ -114,7 +92,9 @@ def test_an_entry_is_listed_as_it_was_declared(crons: CronTable) -> None:
     )
     assert crons.entry("it") == CronInfo(
         name="it",
+        source="code",
         expression="@daily",
+        description="At 00:00",
         timezone_name="Europe/Berlin",
         task="work",
         queue="q",
@@ -124,6 +104,8 @@ def test_an_entry_is_listed_as_it_was_declared(crons: CronTable) -> None:
         misfire="all",
         overlap="skip",
         jitter=1.5,
+        run_on_start=False,
+        args_from_code=False,
         next_tick_at=after(hours=10),
         last_tick_at=None,
         last_job_id=None,
@@ -161,14 +143,14 @@ def test_more_than_a_batch_is_fired_in_several(crons: CronTable) -> None:
 def test_the_seconds_until_the_next_tick_go_by_the_databases_clock(crons: CronTable) -> None:
     crons.declare(entry(), entry("0 0 1 1 *", "years"))
     crons.clock(after(seconds=59.75))
-    assert crons.run(cron.next_in(["it", "years"])) == 0.25
-    assert (crons.run(cron.next_in(["years"])) or 0) > 1e6
+    assert crons.run(next_in("it", "years")) == 0.25
+    assert (crons.run(next_in("years")) or 0) > 1e6
     crons.clock(after(seconds=61))
-    assert crons.run(cron.next_in(["it", "years"])) == -1
+    assert crons.run(next_in("it", "years")) == -1
     crons.run(cron.pause("it"))
     crons.run(cron.pause("years"))
-    assert crons.run(cron.next_in(["it", "years"])) is None
-    assert crons.run(cron.next_in([])) is None
+    assert crons.run(next_in("it", "years")) is None
+    assert crons.run(next_in()) is None
 
 
 # Exactly one job a tick.
@@ -219,7 +201,7 @@ def test_a_worker_that_stops_between_two_statements_loses_and_doubles_no_tick(
         each.clock(after(minutes=2))
     if in_transaction:
         crons.script("begin")
-    crons.stop_after(done, cron.fire_due(["it", "other"]))
+    crons.stop_after(done, fire_due(["it", "other"]))
     if in_transaction:
         crons.script("rollback")
     rival.fire("it", "other")
@@ -231,21 +213,21 @@ def test_a_worker_that_stops_between_two_statements_loses_and_doubles_no_tick(
 def test_firing_takes_as_many_statements_as_the_tests_stop_after(crons: CronTable) -> None:
     crons.declare(entry())
     crons.clock(after(minutes=1))
-    operation = cron.fire_due(["it"])
+    operation = fire_due(["it"])
     query = next(operation)
     for _ in range(STATEMENTS - 1):
         query = operation.send(crons.connection.fetch(query))
     rows = crons.connection.fetch(query)
     with pytest.raises(StopIteration) as end:
         operation.send(rows)
-    assert end.value.value == Fired([1], [])
+    assert end.value.value == Fired([1], {"it"})
 
 
 @pytest.mark.parametrize("done", range(3))
 def test_a_declaration_that_stops_half_way_is_completed_by_the_next(
     crons: CronTable, done: int
 ) -> None:
-    crons.stop_after(done, cron.declare([declaration(entry())]))
+    crons.stop_after(done, declare([declaration(entry())]))
     crons.clock(after(minutes=1))
     crons.declare(entry())
     crons.fire("it")
@@ -276,12 +258,12 @@ def test_an_entry_that_changes_after_it_was_read_is_left_alone(
         crons.declare(entry())
         for each in (crons, rival):
             each.clock(after(minutes=1))
-        operation = cron.fire_due(["it"])
+        operation = fire_due(["it"])
         read = crons.connection.fetch(next(operation))
         assert len(read) == 1
         change()
         before = (crons.entry("it"), crons.ticks("it"))
-        assert crons.finish(operation, operation.send(read)) == Fired([], [])
+        assert crons.finish(operation, operation.send(read)) == Fired([], set())
         assert (crons.entry("it"), crons.ticks("it")) == before
 
 
@@ -293,7 +275,9 @@ def test_a_locked_entry_is_skipped(crons: CronTable, rival: CronTable) -> None:
         rival.rows("select 1 from roost.cron where name = 'it' for update")
         crons.script("set lock_timeout = 1000")
         assert len(crons.fire("it", "other")) == 1
-        crons.run(cron.renew_declared(["it", "other"]))
+        declared = [declaration(entry()), declaration(entry(name="other"))]
+        assert crons.run(cron.renew_declared(declared, worker="one")) == []
+        assert crons.declare(entry(), worker="two") == {"it": "locked"}
     assert crons.ticks("other") == minutes(1)
     assert len(crons.fire("it", "other")) == 1
     assert crons.ticks("it") == minutes(1)
@@ -312,60 +296,13 @@ def test_an_entry_that_a_worker_can_not_read_delays_no_others(crons: CronTable) 
     crons.rows("update roost.cron set expression = '0 0 # *' where name = 'new syntax'")
     crons.rows("update roost.cron set timezone = 'Mars/Olympus' where name = 'new zone'")
     crons.clock(after(minutes=1))
-    fired = crons.run(cron.fire_due(["new syntax", "it", "new zone"]))
-    assert len(fired.job_ids) == 1
-    assert sorted(fired.unreadable) == ["new syntax", "new zone"]
+    due = crons.run(
+        cron.read_due(Own(names=["new syntax", "it", "new zone"], fingerprints=[""] * 3))
+    )
+    assert sorted(due.unreadable) == ["new syntax", "new zone"]
+    assert len(crons.fire("new syntax", "it", "new zone")) == 1
     assert crons.ticks("it") == minutes(1)
     assert crons.entry("new syntax").next_tick_at == after(minutes=1), "a newer worker may read it"
-
-
-# Declarations.
-
-
-@pytest.mark.parametrize("change", [{"expression": "*/2 * * * *"}, {"timezone_name": "Asia/Tokyo"}])
-def test_a_changed_schedule_starts_from_now(crons: CronTable, change: dict[str, Any]) -> None:
-    crons.declare(entry(misfire="all"))
-    crons.clock(after(minutes=5, seconds=1))
-    crons.declare(entry(misfire="all", **change))
-    assert crons.fire("it") == []
-    assert crons.entry("it").next_tick_at == after(minutes=6)
-
-
-def test_an_unchanged_schedule_keeps_its_next_tick(crons: CronTable) -> None:
-    crons.declare(entry(misfire="all"))
-    crons.clock(after(minutes=2, seconds=1))
-    crons.declare(entry(misfire="all", args={"new": True}, queue="new", priority=1))
-    assert len(crons.fire("it")) == 2
-    assert crons.ticks("it") == minutes(1, 2)
-    assert (crons.get(1).args, crons.get(1).queue, crons.get(1).priority) == (
-        {"new": True},
-        "new",
-        1,
-    )
-
-
-def test_a_declaration_keeps_a_pause(crons: CronTable) -> None:
-    crons.declare(entry())
-    crons.run(cron.pause("it"))
-    crons.declare(entry("*/2 * * * *"))
-    assert crons.entry("it").paused_at == NOON
-
-
-def test_an_entry_that_no_worker_declares_is_stale_and_does_not_fire_until_one_does(
-    crons: CronTable,
-) -> None:
-    crons.declare(entry(), entry(name="gone"))
-    crons.clock(after(seconds=STALE_AFTER))
-    assert not crons.entry("gone").stale
-    crons.run(cron.renew_declared(["it"]))
-    crons.clock(after(seconds=STALE_AFTER + 1))
-    assert (crons.entry("it").stale, crons.entry("gone").stale) == (False, True)
-    crons.fire("it")
-    assert crons.ticks("gone") == []
-    crons.declare(entry(name="gone"))
-    assert not crons.entry("gone").stale
-    crons.fire("gone")
-    assert crons.ticks("gone") == minutes(3), "missed, as if all workers had been away"
 
 
 # Missed ticks.
@@ -571,7 +508,7 @@ def test_workers_are_notified_once_for_each_reason(crons: CronTable, dsn: str) -
         assert sorted(listener.notifications()) == [("roost_jobs", "default"), ("roost_jobs", "q")]
         crons.fire("it", "two", "three")
         crons.run(cron.pause("it"))
-        crons.run(cron.renew_declared(["it"]))
+        crons.run(cron.renew_declared([declaration(entry())], worker="one"))
         assert listener.notifications() == []
         crons.run(cron.resume("it"))
         assert [channel for channel, _ in listener.notifications()] == ["roost_cron"]

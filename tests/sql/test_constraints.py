@@ -17,7 +17,7 @@ TIMES = {
     "workers": ["started_at", "heartbeat_at", "expires_at"],
     "queues": ["paused_at"],
     "starts": ["started_at"],
-    "cron": ["next_tick_at", "last_tick_at", "paused_at", "declared_at", "inserted_at"],
+    "cron": ["next_tick_at", "start_at", "last_tick_at", "paused_at", "inserted_at"],
 }
 VALUES = [
     *[("jobs", "errors", value) for value in ("'{}'", "'3'", "'[3]'", "'[[]]'", "'[{}, null]'")],
@@ -48,9 +48,9 @@ ROWS = {
     "queues": "insert into roost.queues (name) values ('q')",
     "starts": "insert into roost.starts (task, started_at) values ('work', now())",
     "limits": "insert into roost.limits (task) values ('work')",
-    "cron": "insert into roost.cron (name, expression, task, queue, args, priority, max_attempts, "
-    "misfire, overlap, jitter, next_tick_at) "
-    "values ('c', '* * * * *', 'work', 'default', '{}', 0, 1, 'skip', 'skip', 0, now())",
+    "cron": "insert into roost.cron (name, source, expression, task, queue, args, priority, "
+    "max_attempts, misfire, overlap, jitter, next_tick_at) "
+    "values ('c', 'code', '* * * * *', 'work', 'default', '{}', 0, 1, 'skip', 'skip', 0, now())",
 }
 
 

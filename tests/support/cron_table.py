@@ -8,15 +8,15 @@ set.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+import attrs
 from tests.support.job_table import JobTable
 
-from roost._model.cron import CronEntry, CronInfo
-from roost._model.job import JobInsert
+from roost._model.cron import CronEntry, CronInfo, source_text
 from roost._ops import cron
-from roost._ops.cron import Declaration
+from roost._ops.cron import Declaration, Fired, Own
 from roost._ops.query import Op, Query
 
 T = TypeVar("T")
@@ -62,13 +62,28 @@ class CronTable(JobTable):
         """Set the clock of this connection."""
         self.rows("select set_config('clock.now', $1::text, false)", now.isoformat())
 
-    def declare(self, *entries: CronEntry, **job: Any) -> None:
+    def declare(self, *entries: CronEntry, worker: str = "one", **job: Any) -> dict[str, str]:
         """Declare entries as a starting worker does; ``job`` are defaults of the task."""
-        self.run(cron.declare([declaration(entry, **job) for entry in entries]))
+        return self.run(declare([declaration(entry, **job) for entry in entries], worker=worker))
 
-    def fire(self, *names: str) -> list[int]:
-        """Fire the due ticks of these entries, and return the ids of the new jobs."""
-        return self.run(cron.fire_due(names)).job_ids
+    def add_entry(self, entry: CronEntry) -> None:
+        """Add an entry that no code declares."""
+        columns = {
+            "task": entry.task,
+            "args": entry.args,
+            "queue": entry.queue,
+            "priority": entry.priority,
+            "max_attempts": entry.max_attempts,
+        }
+        self.run(cron.add(entry, columns))
+
+    def fire(self, *names: str, tasks: Sequence[str] = ()) -> list[int]:
+        """Fire what is due, and return the ids of the new jobs.
+
+        :param names: of the entries of the code.
+        :param tasks: also of these tasks what `add` has added.
+        """
+        return self.run(fire_due(names, tasks=tasks)).job_ids
 
     def stop_after(self, statements: int, operation: Op[object]) -> None:
         """Run a number of an operation's statements, as a worker that dies after them."""
@@ -108,6 +123,18 @@ class CronTable(JobTable):
         return [tick.astimezone(UTC) for (tick,) in rows]
 
 
+def declare(entries: Sequence[Declaration], *, worker: str = "one") -> Op[dict[str, str]]:
+    """Return the operation with which a worker declares entries."""
+    return cron.declare(entries, worker=worker, stale_after=STALE_AFTER)
+
+
+def fire_due(names: Sequence[str], *, tasks: Sequence[str] = ()) -> Op[Fired]:
+    """Read and fire what is due, as a worker does whose entries have no functions."""
+    own = Own(names=list(dict.fromkeys(names)), fingerprints=["" for _ in set(names)], tasks=tasks)
+    due = yield from cron.read_due(own)
+    return (yield from cron.fire(due.entries, {}, {})) if due.entries else Fired([], set())
+
+
 def declaration(entry: CronEntry, **job: Any) -> Declaration:
     """Return the declaration that a worker makes of an entry."""
     fields: dict[str, Any] = {
@@ -118,8 +145,30 @@ def declaration(entry: CronEntry, **job: Any) -> Declaration:
     return Declaration(
         name=entry.name,
         schedule=entry.schedule(),
-        job=JobInsert(entry.task, entry.args, **(fields | job)),
+        job=attrs.evolve(entry.job(), **(fields | job)),
         misfire=entry.misfire,
         overlap=entry.overlap,
         jitter=entry.jitter,
+        run_on_start=entry.run_on_start,
+        args_from=source_text(entry.args) if callable(entry.args) else None,
     )
+
+
+def entry(expression: str = "* * * * *", name: str = "it", **options: Any) -> CronEntry:
+    """Return an entry of the task ``work``."""
+    return CronEntry(name, expression, options.pop("task", "work"), **options)
+
+
+def after(**delta: float) -> datetime:
+    """Return a time after `START`."""
+    return START + timedelta(**delta)
+
+
+def minutes(*numbers: int) -> list[datetime]:
+    """Return times that many minutes after `START`."""
+    return [after(minutes=number) for number in numbers]
+
+
+def seconds(*numbers: int) -> list[datetime]:
+    """Return times that many seconds after `START`."""
+    return [after(seconds=number) for number in numbers]

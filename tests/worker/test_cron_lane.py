@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
 from tests.support.working import working
@@ -105,8 +106,8 @@ async def test_an_idle_lane_reads_the_entries_at_most_every_30_seconds(
     reads: list[float] = []
     once = CronLane.once
 
-    async def counted(self: CronLane) -> float:
-        wait = await once(self)
+    async def counted(self: CronLane, group: TaskGroup) -> float:
+        wait = await once(self, group)
         reads.append(wait)
         return wait
 
@@ -222,7 +223,7 @@ async def test_after_an_outage_the_misfire_policy_decides_which_ticks_fire(
     call = Database.call
 
     async def maybe(self: Database, operation: Op[Any], **options: Any) -> Any:
-        if away and named(operation) in ("next_in", "fire_due"):
+        if away and named(operation) in ("next_in", "read_due", "fire"):
             operation.close()
             raise DatabaseUnavailableError("away")
         return await call(self, operation, **options)
@@ -253,7 +254,7 @@ async def test_a_cancelled_firing_loses_and_repeats_no_tick(
 
     async def cut_off(self: Database, operation: Op[Any], **options: Any) -> Any:
         nonlocal cuts
-        if named(operation) != "fire_due" or cuts == 15:
+        if named(operation) != "fire" or cuts == 15:
             return await call(self, operation, **options)
         cuts += 1
         # A little later each time: before, between and after the statements, and the commit.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import anyio
+from pydantic import BaseModel
 
 from roost._client import calls
 from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
-from roost._model.cron import CronInfo
+from roost._model.cron import CronEntry, CronInfo, Misfire, Overlap
 from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
-from roost._model.job import Job
+from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, Job
+from roost._model.registry import HandlerRegistry
 from roost._model.states import JobState
 
 T = TypeVar("T")
@@ -19,7 +22,11 @@ T = TypeVar("T")
 class AsyncAdmin:
     """The verbs; the subclass says in ``_run`` how a database call is made."""
 
-    async def _run(self, call: calls.DatabaseCall[T]) -> T:
+    _registry: HandlerRegistry
+
+    async def _run(
+        self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
+    ) -> T:
         raise NotImplementedError
 
     async def get(self, job_id: int) -> Job:
@@ -115,8 +122,94 @@ class AsyncAdmin:
         """Return the limits that apply, declared or set, and how much of each is in use."""
         return await self._run(calls.list_limits())
 
+    async def add_cron(
+        self,
+        name: str | CronEntry,
+        expression: str | None = None,
+        task: str | Callable[..., Any] | None = None,
+        *,
+        args: dict[str, Any] | BaseModel | None = None,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = DEFAULT_PRIORITY,
+        max_attempts: int = DEFAULT_MAX_ATTEMPTS,
+        timezone: str | None = None,
+        tags: list[str] | None = None,
+        timeout_seconds: int | None = None,
+        misfire: Misfire = "last",
+        overlap: Overlap = "allow",
+        jitter: float = 0.0,
+        conn: Any | None = None,
+    ) -> None:
+        """Add a cron entry that lives in the database, or replace one that was added before.
+
+        For example, a schedule of a tenant:
+
+            await client.add_cron(
+                "report of tenant 7", "0 6 * * mon-fri", "send_report", args={"tenant": 7}
+            )
+
+        Any worker that knows the task fires it, from the next tick on. Replacing an entry keeps its
+        next tick if expression and time zone are the same, and its pause.
+
+        If the call is cancelled, the entry may have been added or not; with ``conn`` the caller's
+        commit or rollback decides.
+
+        :param name: identifies the entry; or a `CronEntry`, then only ``conn`` may be passed too.
+        :param expression: five fields, or six with seconds last; or ``@daily`` and similar names.
+        :param task: a registered task name, or a function decorated with ``@job(...)``.
+        :param args: the handler's keyword arguments: a dict, or a pydantic model, which is dumped.
+        :param queue: the queue that its jobs wait in; as the next two, and tags and
+            timeout_seconds, it is taken from the task's ``@job(...)`` if it is not passed.
+        :param priority: jobs with a smaller number run first.
+        :param max_attempts: attempts after which a failed job is discarded, ≥ 1.
+        :param timezone: IANA name of the time zone of the expression; default: UTC.
+        :param tags: words to find its jobs by.
+        :param timeout_seconds: longest time of one attempt, whole seconds ≥ 1; default: no limit.
+        :param misfire: for ticks that were due while no worker ran: ``"skip"`` them, fire the
+            ``"last"`` one, or ``"all"``, the newest hundred at most.
+        :param overlap: ``"skip"`` fires nothing while the last tick's job has not ended, and never
+            two jobs at once.
+        :param jitter: longest random delay of a job after its tick, in seconds.
+        :param conn: a connection with an open transaction to do it in; the caller commits. Default:
+            a transaction of its own.
+        :raises InvalidSettingError: a value is not valid; the message names it.
+        :raises InvalidJobError: the same, for the args, the tags or the timeout.
+        :raises CronDeclaredError: code declares an entry of that name.
+        """
+        call = calls.add_cron(
+            self._registry,
+            name,
+            expression,
+            task,
+            args=args,
+            queue=queue,
+            priority=priority,
+            max_attempts=max_attempts,
+            timezone=timezone,
+            tags=tags,
+            timeout_seconds=timeout_seconds,
+            misfire=misfire,
+            overlap=overlap,
+            jitter=jitter,
+        )
+        await self._run(call, conn)
+
+    async def remove_cron(self, name: str, *, conn: Any | None = None) -> bool:
+        """Remove a cron entry: one that `add_cron` added, or a stale one of the code.
+
+        Its jobs stay. If the call is cancelled, the entry may have been removed or not; with
+        ``conn`` the caller's commit or rollback decides.
+
+        :param name: the entry's name.
+        :param conn: a connection with an open transaction to do it in; the caller commits. Default:
+            a transaction of its own.
+        :returns: ``False`` if no entry has that name.
+        :raises CronDeclaredError: the code of a running worker declares it; pause it instead.
+        """
+        return await self._run(calls.remove_cron(name), conn)
+
     async def list_cron(self) -> list[CronInfo]:
-        """Return the cron entries that workers have declared, stale ones included."""
+        """Return the cron entries of the code and of `add_cron`, stale ones included."""
         return await self._run(calls.list_cron())
 
     async def pause_cron(self, name: str) -> None:
@@ -136,9 +229,13 @@ class AsyncAdmin:
     async def run_cron_now(self, name: str) -> int:
         """Enqueue a cron entry's job now, once, and return its id. Its schedule is unchanged.
 
+        If a function makes the entry's args, it is called here, with the present time.
+
         :raises CronNotFoundError: no entry has that name.
+        :raises InvalidSettingError: a function makes the args, and this client's registry does not
+            have it, or it failed.
         """
-        return await self._run(calls.run_cron_now(name))
+        return await self._run(calls.run_cron_now(self._registry, name))
 
     async def list_workers(self) -> list[WorkerInfo]:
         """Return the registered workers.

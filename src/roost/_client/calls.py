@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
+from pydantic import BaseModel
 
 from roost._drivers.base import CALL_TIMEOUT
-from roost._model.cron import CronInfo
+from roost._model.codec import decode
+from roost._model.cron import CronEntry, CronInfo
 from roost._model.encoding import Batch, encode_batch, encode_jobs
+from roost._model.handler_checks import check_cron_args
 from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert, is_default
+from roost._model.job_parameter import injected_parameters
 from roost._model.limits import check_limits
 from roost._model.registry import HandlerRegistry, with_defaults
 from roost._model.states import JobState
@@ -38,8 +42,8 @@ from roost._ops.enqueue import (
 )
 from roost._ops.query import Op
 from roost._ops.settle import complete_now
+from roost._worker.cron_declarer import STALE_AFTER
 from roost._worker.handlers.current import current_attempt
-from roost._worker.lanes.cron import STALE_AFTER
 from roost.exceptions import (
     InvalidJobError,
     InvalidSettingError,
@@ -402,9 +406,60 @@ def resume_cron(name: str) -> DatabaseCall[None]:
     return DatabaseCall(cron.resume(name), in_transaction=True)
 
 
-def run_cron_now(name: str) -> DatabaseCall[int]:
+def run_cron_now(registry: HandlerRegistry, name: str) -> DatabaseCall[int]:
     """Enqueue a cron entry's job."""
-    return DatabaseCall(cron.run_now(name))
+    return DatabaseCall(cron.run_now(name, registry.cron_entry(name)))
+
+
+def add_cron(
+    registry: HandlerRegistry,
+    name: str | CronEntry,
+    expression: str | None,
+    task: str | Callable[..., Any] | None,
+    *,
+    args: dict[str, Any] | BaseModel | None = None,
+    timezone: str | None = None,
+    tags: list[str] | None = None,
+    timeout_seconds: int | None = None,
+    **options: Any,
+) -> DatabaseCall[None]:
+    """Add or replace a cron entry; every value is checked first."""
+    if isinstance(name, CronEntry):
+        if expression is not None or task is not None or args is not None:
+            raise InvalidSettingError("a CronEntry has all fields already; pass it alone")
+        entry = name
+    elif expression is None or task is None:
+        raise InvalidSettingError("add_cron needs a name, an expression and a task")
+    else:
+        entry = CronEntry(
+            name, expression, name_of(registry, task), timezone_name=timezone, **options
+        )
+    if callable(entry.args) or entry.run_on_start:
+        raise InvalidSettingError(
+            f"cron entry {entry.name!r}: only an entry of the code can have a function as args, or "
+            "run_on_start"
+        )
+    job = attrs.evolve(entry.job(), tags=tags, timeout_seconds=timeout_seconds)
+    if args is not None:
+        job = attrs.evolve(job, args=args)
+    job = with_defaults(job, registry)
+    [record] = decode(encode_jobs([job], registry))
+    handler = registry.get(job.task)
+    if handler is not None:
+        check_cron_args(
+            entry.name,
+            handler.func,
+            record["args"],
+            args_model=handler.args_model,
+            injected=injected_parameters(handler.func),
+        )
+    return DatabaseCall(cron.add(entry, record))
+
+
+def remove_cron(name: str) -> DatabaseCall[bool]:
+    """Remove a cron entry."""
+    check_name("the name of a cron entry", name, error=InvalidSettingError)
+    return DatabaseCall(cron.remove(name, stale_after=STALE_AFTER))
 
 
 def await_outcome(job_id: int, *, timeout: float = CALL_TIMEOUT) -> DatabaseCall[JobOutcome | None]:

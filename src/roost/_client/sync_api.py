@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,7 +17,7 @@ from roost._client.sync_waiting import SyncWaiting
 from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
 from roost._drivers.borrowed import borrow_sync
 from roost._drivers.factory import sync_driver_for
-from roost._model.cron import CronInfo
+from roost._model.cron import CronEntry, CronInfo
 from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert
 from roost._model.registry import HandlerRegistry, resolve_registry
@@ -233,8 +233,25 @@ class Roost:
         """Return the limits that apply; see `AsyncRoost.list_limits`."""
         return self._run(calls.list_limits())
 
+    @with_parameters_of(AsyncRoost.add_cron)
+    def add_cron(
+        self,
+        name: str | CronEntry,
+        expression: str | None = None,
+        task: str | Callable[..., Any] | None = None,
+        *,
+        conn: Any | None = None,
+        **options: Any,
+    ) -> None:
+        """Add a cron entry that lives in the database; see `AsyncRoost.add_cron`."""
+        self._run(calls.add_cron(self._registry, name, expression, task, **options), conn)
+
+    def remove_cron(self, name: str, *, conn: Any | None = None) -> bool:
+        """Remove a cron entry; see `AsyncRoost.remove_cron`."""
+        return self._run(calls.remove_cron(name), conn)
+
     def list_cron(self) -> list[CronInfo]:
-        """Return the declared cron entries; see `AsyncRoost.list_cron`."""
+        """Return the cron entries; see `AsyncRoost.list_cron`."""
         return self._run(calls.list_cron())
 
     def pause_cron(self, name: str) -> None:
@@ -247,7 +264,7 @@ class Roost:
 
     def run_cron_now(self, name: str) -> int:
         """Enqueue a cron entry's job now, once; see `AsyncRoost.run_cron_now`."""
-        return self._run(calls.run_cron_now(name))
+        return self._run(calls.run_cron_now(self._registry, name))
 
     def _run(
         self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True

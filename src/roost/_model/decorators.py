@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from roost._model.backoff import BackoffStrategy, check_strategy
-from roost._model.cron import CronEntry, Misfire, Overlap
+from roost._model.cron import CronEntry, MakeArgs, Misfire, Overlap
 from roost._model.failures import ExceptionClasses, failure_rules
 from roost._model.functions import RunIn, location
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskDefaults
@@ -116,7 +116,7 @@ def cron(
     *,
     name: str | None = None,
     queue: str = DEFAULT_QUEUE,
-    args: dict[str, Any] | None = None,
+    args: dict[str, Any] | MakeArgs | None = None,
     priority: int = DEFAULT_PRIORITY,
     max_attempts: int = DEFAULT_MAX_ATTEMPTS,
     timezone: str | None = None,
@@ -124,6 +124,7 @@ def cron(
     misfire: Misfire = "last",
     jitter: float = 0.0,
     overlap: Overlap = "allow",
+    run_on_start: bool = False,
 ) -> Callable[[F], F]:
     """Register a function as a cron handler under ``expression``.
 
@@ -145,7 +146,8 @@ def cron(
     :param expression: five fields, or six with seconds last; or ``@daily`` and similar names.
     :param name: the entry's name; default: the task's name, or the function's.
     :param queue: the queue that its jobs wait in.
-    :param args: the handler's keyword arguments.
+    :param args: the handler's keyword arguments; or a plain function that returns them for a tick
+        (an aware datetime in the entry's time zone). The worker that fires calls it in a thread.
     :param priority: jobs with a smaller number run first.
     :param max_attempts: attempts after which a failed job is discarded, ≥ 1.
     :param handler_registry: where to register; default: the shared one.
@@ -154,6 +156,8 @@ def cron(
     :param jitter: longest random delay of a job after its tick, in seconds.
     :param overlap: ``"skip"`` fires nothing while the last tick's job has not ended, and never two
         jobs at once.
+    :param run_on_start: whether one more job is enqueued when the first worker that has the entry
+        starts: once for all workers, and again after all of them have stopped.
     :raises InvalidSettingError: a value is not valid, or the handler has a parameter without a
         default that ``args`` has no value for; the message names it.
     :raises DuplicateTaskError: another entry has that name; a second entry of one function needs a
@@ -168,7 +172,7 @@ def cron(
             DerivedName(task) if name is None else name,
             expression,
             task,
-            {} if args is None else dict(args),
+            {} if args is None else dict(args) if isinstance(args, dict) else args,
             queue,
             priority,
             max_attempts,
@@ -176,6 +180,7 @@ def cron(
             misfire=misfire,
             jitter=jitter,
             overlap=overlap,
+            run_on_start=run_on_start,
         )
         target.add_cron(entry, func)
         return func

@@ -161,13 +161,7 @@ class HandlerRegistry:
         if args_model is not None:
             for entry in self._cron.values():
                 if self._cron_functions[entry.name] is func:
-                    check_cron_args(
-                        entry.name,
-                        func,
-                        entry.args,
-                        args_model=args_model,
-                        injected=injected,
-                    )
+                    _check_args(entry, func, args_model=args_model, injected=injected)
         self._rename_provisional(self._names.get(identity(func)), name)
         required, callable_with = call_keywords(func, given=injected)
         if known is not None and known.func is not func:
@@ -202,10 +196,9 @@ class HandlerRegistry:
         """
         task = self._names.get(identity(func))
         handler = None if task is None else self._handlers[task]
-        check_cron_args(
-            entry.name,
+        _check_args(
+            entry,
             func,
-            entry.args,
             args_model=None if handler is None else handler.args_model,
             injected=injected_parameters(func),
         )
@@ -255,6 +248,10 @@ class HandlerRegistry:
     def cron_entries(self) -> tuple[CronEntry, ...]:
         """The cron entries, in the order of their declaration."""
         return tuple(self._cron.values())
+
+    def cron_entry(self, name: object) -> CronEntry | None:
+        """Return the cron entry of that name, or ``None``."""
+        return self._cron.get(name) if isinstance(name, str) else None
 
     def _rename_provisional(self, old: str | None, new: str) -> None:
         """Rename the task that @cron registered, and a cron entry that has the task's name."""
@@ -316,6 +313,21 @@ class HandlerRegistry:
 
     def __len__(self) -> int:
         return len(self._handlers)
+
+
+def _check_args(
+    entry: CronEntry,
+    func: Callable[..., Any],
+    *,
+    args_model: type[BaseModel] | None,
+    injected: frozenset[str],
+) -> None:
+    """Refuse a cron entry whose args its handler can't be called with. A function's are unknown.
+
+    :raises InvalidSettingError: see above.
+    """
+    if not callable(entry.args):
+        check_cron_args(entry.name, func, entry.args, args_model=args_model, injected=injected)
 
 
 def resolve_registry(registry: HandlerRegistry | None) -> HandlerRegistry:

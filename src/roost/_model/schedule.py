@@ -57,7 +57,7 @@ class Schedule:
 
     def __attrs_post_init__(self) -> None:
         zone = _zone(self.timezone_name)
-        fields = _fields(self.expression)
+        fields = fields_of(self.expression)
         _check_fields(self.expression, fields)
         text = " ".join(map(_without_ranges, range(len(fields)), fields))
         _check_that_it_fires(self.expression, text)
@@ -65,6 +65,11 @@ class Schedule:
         set_once(self, "_zone", zone)
         set_once(self, "_is_fixed", not any(field.startswith("*") for field in fields[:2]))
         set_once(self, "_text", text)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone of the expression."""
+        return self._zone
 
     def next_after(self, moment: datetime) -> datetime:
         """Return the first tick after ``moment`` (aware), in UTC."""
@@ -159,13 +164,16 @@ class Schedule:
         return None
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=16_384)
 def schedule_of(expression: str, timezone_name: str | None) -> Schedule:
-    """Return a `Schedule`, cached: creating one takes about a millisecond."""
+    """Return a `Schedule`, cached: creating one takes about a millisecond.
+
+    The cache holds the schedules of many tenants.
+    """
     return Schedule(expression, timezone_name)
 
 
-def _fields(expression: str) -> list[str]:
+def fields_of(expression: str) -> list[str]:
     if not isinstance(expression, str) or not expression.strip():
         raise InvalidSettingError(f"a cron expression must be text, not {expression!r}")
     text = expression.strip().lower()

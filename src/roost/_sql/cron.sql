@@ -1,106 +1,108 @@
 -- name: now
-select now();
+select statement_timestamp();
 
 -- name: declare
--- $1 a JSON array of entries, each with the first tick it would fire. A new entry, or one whose schedule
--- has changed, starts from that tick; others keep their next tick. The worker that starts last wins.
-with declared as (
-    insert into roost.cron as known (
-        name, expression, timezone, task, queue, args, priority, max_attempts, tags,
-        timeout_seconds, misfire, overlap, jitter, next_tick_at, declared_at, inserted_at
-    )
-    select
-        name, expression, timezone, task, queue, args, priority, max_attempts, tags,
-        timeout_seconds, misfire, overlap, jitter, next_tick_at, now(), now()
-    from jsonb_to_recordset($1::text::jsonb) as entry (
-        name text,
-        expression text,
-        timezone text,
-        task text,
-        queue text,
-        args jsonb,
-        priority integer,
-        max_attempts integer,
-        tags text[],
-        timeout_seconds integer,
-        misfire text,
-        overlap text,
-        jitter double precision,
-        next_tick_at timestamptz
-    )
-    order by name
-    on conflict (name) do update
-    set expression = excluded.expression,
-        timezone = excluded.timezone,
-        task = excluded.task,
-        queue = excluded.queue,
-        args = excluded.args,
-        priority = excluded.priority,
-        max_attempts = excluded.max_attempts,
-        tags = excluded.tags,
-        timeout_seconds = excluded.timeout_seconds,
-        misfire = excluded.misfire,
-        overlap = excluded.overlap,
-        jitter = excluded.jitter,
-        declared_at = now(),
-        next_tick_at = case
-            when (known.expression, known.timezone) is distinct from
-                (excluded.expression, excluded.timezone)
-                then excluded.next_tick_at
-            else known.next_tick_at
-        end
-    returning name
-)
--- Other workers may wait for a tick that is now later than the first one.
-select pg_notify('roost_cron', '')
-where (select count(*) from declared) > 0;
+-- $1 a JSON array of entries, each with the first tick it would fire; $2 the worker; $3 seconds after
+-- which a declaration counts as gone.
+select declared_name, outcome
+from roost.declare_cron($1::text::jsonb, $2::text, $3::double precision);
 
 -- name: renew_declared
--- $1 names. Locked entries are skipped, so that two workers can't deadlock. They are renewed next time,
--- before they are stale.
-update roost.cron
-set declared_at = now()
-where name = any (array(
-    select entry.name
-    from roost.cron as entry
-    where entry.name = any ($1::text[])
-    for no key update skip locked
-));
+-- $1 the worker, $2 names, $3 fingerprints. Returns the names that must be declared again: the
+-- declaration is gone, or the entry shows another one.
+with renewed as (
+    update roost.cron_declarations as mine
+    set declared_at = now()
+    where mine.worker = $1::text
+        and mine.name = any ($2::text[])
+    returning mine.name
+)
+select own.name
+from unnest($2::text[], $3::text[]) as own (name, fingerprint)
+left join renewed on renewed.name = own.name
+left join roost.cron as entry on entry.name = own.name and entry.fingerprint = own.fingerprint
+where renewed.name is null
+    or entry.name is null
+order by own.name;
+
+-- name: withdraw
+-- $1 the worker, $2 names. Other workers may have the next newest declaration.
+with gone as (
+    delete from roost.cron_declarations
+    where worker = $1::text
+        and name = any ($2::text[])
+    returning name
+)
+select pg_notify('roost_cron', '')
+where (select count(*) from gone) > 0;
 
 -- name: due
--- $1 names. The due entries, with the fields that decide their ticks. Locks nothing: `fire` checks that
--- the entries have not changed.
+-- $1 names and $2 fingerprints of the worker's declarations, $3 the tasks that it knows, $4 names that
+-- are left out. The due entries, with the fields that decide their ticks. Locks nothing: `fire` checks
+-- that the entries have not changed.
 select
-    name, expression, timezone, misfire, overlap, jitter, next_tick_at, now(),
-    overlap = 'skip' and exists (
+    entry.name, entry.expression, entry.timezone, entry.misfire, entry.overlap, entry.jitter,
+    entry.next_tick_at, entry.start_at, entry.args_from_code, now(),
+    entry.overlap = 'skip' and exists (
         select
         from roost.jobs as job
         where job.id = entry.last_job_id
             and job.state in ('available', 'executing', 'retryable')
     )
-from roost.cron as entry
-where name = any ($1::text[])
-    and paused_at is null
-    and next_tick_at <= now()
-order by next_tick_at, name
+from (
+    (
+        select entry.*
+        from unnest($1::text[], $2::text[]) as own (name, fingerprint)
+        join roost.cron as entry on entry.name = own.name
+        where entry.source = 'code'
+            and entry.paused_at is null
+            and (entry.next_tick_at <= now() or entry.start_at is not null)
+            -- Other code may make other args.
+            and (not entry.args_from_code or entry.fingerprint = own.fingerprint)
+            and entry.name <> all ($4::text[])
+    )
+    union all
+    (
+        select entry.*
+        from unnest($3::text[]) as known (task)
+        cross join lateral (
+            select entry.*
+            from roost.cron as entry
+            where entry.source = 'database'
+                and entry.paused_at is null
+                and entry.task = known.task
+                and entry.next_tick_at <= now()
+                and entry.name <> all ($4::text[])
+            order by entry.next_tick_at
+            limit 100
+        ) as entry
+    )
+) as entry
+order by entry.next_tick_at, entry.name
 limit 100;
 
 -- name: fire
--- $1 names, $2 expressions, $3 time zones, $4 due ticks: the entries as they were read. $5 the next tick
--- of each. $6 names, $7 ticks, $8 seconds after the tick at which its job is due; an entry without
--- ticks only moves on.
+-- $1 names, $2 expressions, $3 time zones, $4 next ticks, $5 starts, $6 fingerprints: the entries as
+-- they were read, the last only of those whose args code makes. $7 the next tick of each. $8 names,
+-- $9 ticks, $10 seconds after the tick at which its job is due, $11 args (null: the entry's); an entry
+-- without ticks only moves on. Returns the entries that moved on, with their new jobs.
 --
 -- One statement, so that no lock is held between two round trips, and a worker that dies leaves nothing
 -- half done. An entry that was fired, paused or changed since it was read is left alone. An entry that
 -- another worker is firing is skipped, so that workers don't wait for each other or deadlock.
 with due as materialized (
     select entry.*, seen.upcoming_at
-    from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
-        as seen (name, expression, timezone, due_at, upcoming_at)
+    from unnest(
+        $1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[],
+        $7::timestamptz[]
+    ) as seen (name, expression, timezone, due_at, start_at, fingerprint, upcoming_at)
     join roost.cron as entry on entry.name = seen.name
     where entry.next_tick_at = seen.due_at
+        and entry.start_at is not distinct from seen.start_at
         and entry.expression = seen.expression
         and entry.timezone is not distinct from seen.timezone
+        and case when entry.args_from_code then entry.fingerprint end
+            is not distinct from seen.fingerprint
         and entry.paused_at is null
     for update of entry skip locked
 ),
@@ -110,13 +112,13 @@ inserted as (
         inserted_at, metadata, limited
     )
     select
-        due.queue, due.task, due.args, due.priority, due.max_attempts, due.tags,
-        due.timeout_seconds, tick.at + make_interval(secs => tick.delay), statement_timestamp(),
-        pg_catalog.jsonb_build_object('cron', due.name, 'tick', tick.at),
+        due.queue, due.task, coalesce(tick.args::jsonb, due.args), due.priority, due.max_attempts,
+        due.tags, due.timeout_seconds, tick.at + make_interval(secs => tick.delay),
+        statement_timestamp(), pg_catalog.jsonb_build_object('cron', due.name, 'tick', tick.at),
         exists (select from roost.limits where limits.task = due.task)
     from due
-    join unnest($6::text[], $7::timestamptz[], $8::double precision[])
-        as tick (name, at, delay) on tick.name = due.name
+    join unnest($8::text[], $9::timestamptz[], $10::double precision[], $11::text[])
+        as tick (name, at, delay, args) on tick.name = due.name
     order by tick.at, due.name
     returning id, queue, metadata ->> 'cron'::text as entry
 ),
@@ -128,10 +130,11 @@ notified as (
 moved as (
     update roost.cron as entry
     set next_tick_at = due.upcoming_at,
+        start_at = null,
         last_tick_at = coalesce(
             (
                 select max(tick.at)
-                from unnest($6::text[], $7::timestamptz[]) as tick (name, at)
+                from unnest($8::text[], $9::timestamptz[]) as tick (name, at)
                 where tick.name = due.name
             ),
             entry.last_tick_at
@@ -143,26 +146,73 @@ moved as (
     from due
     where entry.name = due.name
 )
-select id
-from inserted
+select due.name, inserted.id
+from due
+left join inserted on inserted.entry = due.name
 where (select count(*) from notified) >= 0
-order by id;
+order by inserted.id;
 
 -- name: next_in
--- $1 names. Seconds until the first entry is due.
-select extract(epoch from min(next_tick_at) - clock_timestamp())::double precision
-from roost.cron
-where name = any ($1::text[])
-    and paused_at is null;
+-- $1 to $4 as of `due`. Seconds until the first entry is due.
+select extract(epoch from min(next.at) - clock_timestamp())::double precision
+from (
+    (
+        select least(entry.next_tick_at, entry.start_at) as at
+        from unnest($1::text[], $2::text[]) as own (name, fingerprint)
+        join roost.cron as entry on entry.name = own.name
+        where entry.source = 'code'
+            and entry.paused_at is null
+            and (not entry.args_from_code or entry.fingerprint = own.fingerprint)
+            and entry.name <> all ($4::text[])
+    )
+    union all
+    (
+        select first.next_tick_at
+        from unnest($3::text[]) as known (task)
+        cross join lateral (
+            select entry.next_tick_at
+            from roost.cron as entry
+            where entry.source = 'database'
+                and entry.paused_at is null
+                and entry.task = known.task
+                and entry.name <> all ($4::text[])
+            order by entry.next_tick_at
+            limit 1
+        ) as first
+    )
+) as next;
 
 -- name: list_entries
--- $1 seconds without a declaration after which an entry counts as stale.
+-- $1 seconds after which a declaration counts as gone.
 select
-    name, expression, timezone, task, queue, args::text, priority, max_attempts, misfire, overlap,
-    jitter, next_tick_at, last_tick_at, last_job_id, paused_at,
-    declared_at < now() - make_interval(secs => $1::double precision)
-from roost.cron
-order by name;
+    entry.name, entry.source, entry.expression, entry.timezone, entry.task, entry.queue,
+    entry.args::text, entry.priority, entry.max_attempts, entry.misfire, entry.overlap, entry.jitter,
+    entry.run_on_start, entry.args_from_code, entry.next_tick_at, entry.last_tick_at,
+    entry.last_job_id, entry.paused_at,
+    case entry.source
+        when 'code' then not exists (
+            select
+            from roost.cron_declarations as living
+            where living.name = entry.name
+                and living.declared_at >= now() - make_interval(secs => $1::double precision)
+        )
+        else entry.task not in (
+            select known.task
+            from roost.workers as worker
+            cross join lateral pg_catalog.unnest(worker.known_tasks) as known (task)
+            where worker.expires_at > now()
+        )
+    end
+from roost.cron as entry
+order by entry.name;
+
+-- name: add
+-- $1 the entry as JSON, with its next tick.
+select roost.add_cron($1::text::jsonb);
+
+-- name: remove
+-- $1 name, $2 seconds after which a declaration counts as gone.
+select roost.remove_cron($1::text, $2::double precision);
 
 -- name: pause
 with paused as (
@@ -185,6 +235,7 @@ where name = $1::text;
 with resumed as (
     update roost.cron
     set paused_at = null,
+        start_at = null,
         next_tick_at = $4::timestamptz
     where name = $1::text
         and expression = $2::text
@@ -196,19 +247,23 @@ select pg_notify('roost_cron', name)
 from resumed;
 
 -- name: run_now
--- $1 name. Enqueue a job outside the schedule, also of a paused entry.
+-- $1 name, $2 args (null: the entry's). Enqueue a job outside the schedule, also of a paused entry.
+-- Nothing is enqueued if code makes the args and $2 is null.
 with inserted as (
     insert into roost.jobs (
         queue, task, args, priority, max_attempts, tags, timeout_seconds, scheduled_at, inserted_at,
         metadata, limited
     )
     select
-        entry.queue, entry.task, entry.args, entry.priority, entry.max_attempts, entry.tags,
-        entry.timeout_seconds, statement_timestamp(), statement_timestamp(),
+        entry.queue, entry.task,
+        case when entry.args_from_code then $2::text::jsonb else entry.args end, entry.priority,
+        entry.max_attempts, entry.tags, entry.timeout_seconds, statement_timestamp(),
+        statement_timestamp(),
         pg_catalog.jsonb_build_object('cron', entry.name),
         exists (select from roost.limits where limits.task = entry.task)
     from roost.cron as entry
     where entry.name = $1::text
+        and (not entry.args_from_code or $2::text is not null)
     returning id, queue
 ),
 notified as (

@@ -1,4 +1,7 @@
 drop function roost.list_queues;
+drop function roost.declare_cron;
+drop function roost.add_cron;
+drop function roost.remove_cron;
 drop function roost.is_unstarted;
 drop function roost.cancel_descendants;
 drop function roost.insert_homogeneous;
@@ -23,6 +26,7 @@ drop function roost.clear_limit;
 drop function roost.announce_limit;
 drop function roost.announce_room;
 drop function roost.announce;
+drop table roost.cron_declarations;
 drop table roost.cron;
 drop table roost.jobs_archive;
 drop table roost.queues;

@@ -248,9 +248,10 @@ create table roost.queues (
     paused_at roost.instant
 );
 
--- Cron entries as code declares them, with their next and last ticks.
+-- Cron entries, with their next and last ticks.
 create table roost.cron (
     name roost.name primary key,
+    source text not null check (source in ('code', 'database')),
     expression text not null,
     timezone text,
     task roost.name not null,
@@ -263,11 +264,37 @@ create table roost.cron (
     misfire text not null check (misfire in ('skip', 'last', 'all')),
     overlap text not null check (overlap in ('allow', 'skip')),
     jitter double precision not null check (jitter between 0 and 31622400),
+    run_on_start boolean not null default false,
+    args_from_code boolean not null default false,
     next_tick_at roost.instant not null,
+    start_at roost.instant,
     last_tick_at roost.instant,
     last_job_id bigint,
     paused_at roost.instant,
-    -- Renewed by every worker whose code has the entry. When it is too old the entry counts as stale.
-    declared_at roost.instant not null default now(),
+    fingerprint text,
+    fingerprints text[] not null default '{}',
     inserted_at roost.instant not null default now()
+);
+
+comment on column roost.cron.source is
+    'code: workers declare the entry. database: add_cron has added it.';
+comment on column roost.cron.args_from_code is
+    'The worker that fires makes the args, with a function of its code.';
+comment on column roost.cron.start_at is
+    'When the entry began to be served, if it runs on start and has not been fired since.';
+comment on column roost.cron.fingerprint is 'The declaration in the code that the row shows.';
+comment on column roost.cron.fingerprints is
+    'The declarations of the entry, in the order in which they were first seen.';
+
+-- Walked by firing. By task first: entries whose task no worker knows stay due and are not walked over.
+create index cron_due on roost.cron (task, next_tick_at)
+where source = 'database' and paused_at is null;
+
+-- Which worker declares which entry. A worker renews its rows, and deletes them when it stops.
+create table roost.cron_declarations (
+    name roost.name not null,
+    worker text not null,
+    fingerprint text not null,
+    declared_at roost.instant not null default now(),
+    primary key (name, worker)
 );
