@@ -93,9 +93,9 @@ def test_an_entry_is_added_and_removed(says: Says, table: JobTable) -> None:
     assert row[4:7] == ["report", "database", "stale"]
     assert says("run", "tenant 7") == ["enqueued tenant 7 as job 1"]
     assert (table.get(1).args, table.get(1).queue) == ({"tenant": 7}, "reports")
-    [refused] = says("add", "other", "61 * * * *", "report", code=1)
+    [refused] = says("add", "other", "61 * * * *", "report", code=2)
     assert "'61' is not a valid minute" in refused
-    [refused] = says("add", "other", "@daily", "report", "--args", "{", code=1)
+    [refused] = says("add", "other", "@daily", "report", "--args", "{", code=2)
     assert "--args is not JSON" in refused
     assert says("remove", "tenant 7") == ["removed  tenant 7"]
 

@@ -58,10 +58,15 @@ WRITING = (
     """roost.fill_options('[{"task": "work"}]')""",
     "roost.active_job('key')",
     "roost.await_job(1)",
-    "roost.add_cron('{}')",
-    "roost.remove_cron('tick', 180)",
 )
 """Calls of the functions of producers, which run with the owner's rights."""
+CRON = (
+    """roost.add_cron('{"name": "it", "expression": "@daily", "task": "work", "queue": "default",
+    "args": {}, "priority": 0, "max_attempts": 20, "misfire": "last", "overlap": "allow",
+    "jitter": 0, "next_tick_at": "2026-01-01"}')""",
+    "roost.remove_cron('tick', 180)",
+)
+"""Calls of the functions of producers and operators, likewise."""
 LIMITING = ("roost.set_limit('work', 1)", "roost.clear_limit('work')")
 """Calls of the functions of operators, likewise."""
 
@@ -302,13 +307,19 @@ def test_only_producers_can_call_the_functions_that_enqueue(roles: Roles, role: 
         refused(getattr(roles, role), f"select {call}")
 
 
+@pytest.mark.parametrize("role", ["worker", "viewer"])
+def test_only_some_roles_can_add_and_remove_cron_entries(roles: Roles, role: str) -> None:
+    for call in CRON:
+        refused(getattr(roles, role), f"select {call}")
+
+
 def test_a_role_without_grants_can_do_nothing(roles: Roles, dsn: str, table: JobTable) -> None:
     table.add()
     name = urlsplit(roles.viewer).username
     table.script(f"drop owned by {name}")
     for relation in RELATIONS:
         refused(roles.viewer, f"select from roost.{relation}")
-    for call in (*WRITING, "roost.announce('default')", "roost.list_queues()"):
+    for call in (*WRITING, *CRON, "roost.announce('default')", "roost.list_queues()"):
         refused(roles.viewer, f"select {call}")
 
 

@@ -6,9 +6,11 @@ import functools
 import importlib.util
 import inspect
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
@@ -16,6 +18,7 @@ from pydantic import BaseModel
 
 import roost
 from roost import CronEntry, DuplicateTaskError, HandlerRegistry, InvalidSettingError, cron, job
+from roost._model.cron import make_args
 from roost._model.job import JobInsert
 from roost._model.registry import with_defaults
 
@@ -320,3 +323,58 @@ def test_a_reloaded_module_replaces_its_entries(
         assert entries(registry) == {
             name: (expression, name) for name in ("first", "second", "third")
         }
+
+
+# The next tick.
+
+
+def test_the_next_tick_is_after_the_moment_and_follows_clock_changes() -> None:
+    nightly = CronEntry("nightly", "30 2 * * *", "report", timezone_name="Europe/Berlin")
+    first = nightly.next_after(datetime(2026, 10, 24, 12, tzinfo=UTC))
+    assert first == datetime(2026, 10, 25, 0, 30, tzinfo=UTC), "the first of two equal times"
+    assert nightly.next_after(first) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    spring = nightly.next_after(datetime(2026, 3, 28, 12, tzinfo=UTC))
+    assert spring == datetime(2026, 3, 29, 1, tzinfo=UTC), "right after the gap"
+    local = datetime(2026, 7, 1, 2, 29, 59, 999999, tzinfo=ZoneInfo("Europe/Berlin"))
+    assert nightly.next_after(local) == datetime(2026, 7, 1, 0, 30, tzinfo=UTC)
+    assert spring.tzinfo is UTC
+
+
+@pytest.mark.parametrize("moment", [datetime(2026, 1, 1), "2026-01-01", None])  # noqa: DTZ001
+def test_a_moment_without_a_time_zone_is_refused(moment: Any) -> None:
+    with pytest.raises(InvalidSettingError, match="a datetime with a time zone"):
+        CronEntry("nightly", "@daily", "report").next_after(moment)
+
+
+def test_args_can_be_a_plain_function_of_the_tick(registry: HandlerRegistry) -> None:
+    def made(tick: datetime) -> dict[str, Any]:
+        return {"day": tick.day}
+
+    async def later(tick: datetime) -> dict[str, Any]:
+        return {}
+
+    cron("@daily", args=made, handler_registry=registry)(report)
+    [entry] = registry.cron_entries
+    assert entry.args is made
+    assert make_args(entry, made, datetime(2026, 6, 3, tzinfo=UTC)) == '{"day":3}'
+    with pytest.raises(InvalidSettingError, match="must be a plain function, not async"):
+        CronEntry("it", "@daily", "report", later)  # type: ignore[arg-type]  # what is tested
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda tick: 1 / 0, "raised ZeroDivisionError: division by zero"),
+        (lambda tick: [tick], "args must be a dict, not list"),
+        (lambda tick: {"a": object()}, "can't be stored"),
+    ],
+)
+def test_args_that_a_function_fails_to_make_are_refused(made: Any, said: str) -> None:
+    entry = CronEntry("it", "@daily", "report", made)
+    with pytest.raises(InvalidSettingError, match=said):
+        make_args(entry, made, datetime(2026, 6, 3, tzinfo=UTC))
+
+
+def test_run_on_start_is_a_bool(registry: HandlerRegistry) -> None:
+    with pytest.raises(InvalidSettingError, match="run_on_start must be a bool"):
+        cron("@daily", run_on_start="yes", handler_registry=registry)(report)  # type: ignore[arg-type]

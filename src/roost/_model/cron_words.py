@@ -25,7 +25,8 @@ def describe(expression: str) -> str:
     try:
         fields = fields_of(expression)
         # Roost's seconds are last, and the library's first.
-        words: str = get_description(" ".join(fields[5:] + fields[:5]), options=options)
+        text = " ".join(fields[5:] + fields[:5]).upper()  # it reads L and W in capitals only
+        words: str = get_description(text, options=options)
     except Exception:  # noqa: BLE001  (a text for people; the entry may be written by hand)
         return ""
     day, weekday = fields[2], fields[4]
