@@ -117,7 +117,9 @@ async def test_an_entry_follows_the_newest_code_while_a_worker_has_it(
             with caplog.at_level(logging.WARNING, "roost.worker.cron"):
                 async with working(of("old")):
                     assert args() == "new"
-            assert [record.__dict__["entry"] for record in caplog.records] == ["it"]
+            # One line of this worker, and one of the first, unless that was logged before.
+            assert 1 <= len(caplog.records) <= 2
+            assert {record.__dict__["entry"] for record in caplog.records} == {"it"}
         # No worker has the newer code now.
         await eventually(lambda: args() == "old")
         async with working(of("new")):

@@ -175,6 +175,14 @@ def renew_declared(entries: Sequence[Declaration], *, worker: str) -> Op[list[st
     return [name for (name,) in rows]
 
 
+def not_in_force(entries: Sequence[Declaration]) -> Op[list[str]]:
+    """Return the names of those that show another declaration, or are gone. Writes nothing."""
+    names = [entry.name for entry in entries]
+    fingerprints = [entry.fingerprint for entry in entries]
+    rows = yield Query(_SQL["not_in_force"], (names, fingerprints))
+    return [name for (name,) in rows]
+
+
 def withdraw(names: Sequence[str], *, worker: str) -> Op[None]:
     """Record that ``worker`` no longer declares these entries, and wake the other workers."""
     yield Query(_SQL["withdraw"], (worker, list(names)))

@@ -25,6 +25,14 @@ where renewed.name is null
     or entry.name is null
 order by own.name;
 
+-- name: not_in_force
+-- $1 names, $2 fingerprints. Returns the names of entries that show another declaration, or are gone.
+select own.name
+from unnest($1::text[], $2::text[]) as own (name, fingerprint)
+left join roost.cron as entry on entry.name = own.name and entry.fingerprint = own.fingerprint
+where entry.name is null
+order by own.name;
+
 -- name: withdraw
 -- $1 the worker, $2 names. Other workers may have the next newest declaration.
 with gone as (

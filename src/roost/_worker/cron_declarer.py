@@ -13,7 +13,7 @@ import anyio
 from roost._model.cron import CronEntry, source_text
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, with_defaults
-from roost._ops.cron import Declaration, declare, renew_declared, withdraw
+from roost._ops.cron import Declaration, declare, not_in_force, renew_declared, withdraw
 from roost._worker.database import STOP_TIMEOUT, Database
 from roost.exceptions import DatabaseError, DatabaseUnavailableError
 
@@ -49,22 +49,20 @@ class CronDeclarer:
     async def keep_declared(self, *, read_again: bool) -> bool:
         """Declare what is not declared yet, and renew the rest when it is time.
 
-        :param read_again: also try again those that were superseded: their rivals may be gone.
+        :param read_again: also try again those that are not in force: their rivals may be gone.
         :returns: whether some must be tried again soon.
         :raises DatabaseUnavailableError: not all are declared or renewed.
         """
         async with self._lock:
             if self._stopped or not self.declarations:
                 return False
+            own = list(self.declarations.values())
             if monotonic() >= self._renew_at:
-                own = list(self.declarations.values())
                 renewal = renew_declared(own, worker=self._worker)
                 self._pending.update(await self._database.call(renewal))
                 self._renew_at = monotonic() + RENEW_INTERVAL
             elif read_again:
-                self._pending.update(
-                    name for name, outcome in self._outcomes.items() if outcome != "in force"
-                )
+                self._pending.update(await self._database.call(not_in_force(own)))
             if self._pending:
                 await self._declare([self.declarations[name] for name in sorted(self._pending)])
                 self._renew_at = min(self._renew_at, monotonic() + RENEW_INTERVAL)
