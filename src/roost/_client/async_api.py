@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from types import TracebackType
@@ -13,10 +13,18 @@ from pydantic import BaseModel
 
 from roost._client import calls
 from roost._client.admin import AsyncAdmin
+from roost._client.events import (
+    AsyncEvents,
+    EventCalls,
+    error_lines_call,
+    probe_call,
+    watch_call,
+)
 from roost._client.loop_resources import ResourcesByLoop
 from roost._drivers.base import AsyncConnection, run
 from roost._drivers.borrowed import borrow
 from roost._drivers.factory import driver_for
+from roost._model.events import EventKind, event_filter
 from roost._model.info import JobOutcome
 from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
@@ -353,6 +361,49 @@ class AsyncRoost(AsyncAdmin):
             poll_interval=poll_interval,
         )
         return calls.check_outcome(job_id, outcome, timeout, raise_on_failure=raise_on_failure)
+
+    def events(
+        self,
+        *,
+        queues: Collection[str] | None = None,
+        tasks: Collection[str] | None = None,
+        job_ids: Collection[int] | None = None,
+        kinds: Collection[EventKind] | None = None,
+        buffer: int = 1_000,
+    ) -> AsyncEvents:
+        """Return what happens to jobs from now on: started, finished, failed and so on.
+
+        For example:
+
+            async with client.events(queues=["mail"], kinds=["finished", "failed"]) as events:
+                await client.enqueue("send_email", args={"user_id": 1})
+                event = await events.receive(timeout=1.0)
+
+        ``async for event in events:`` yields them one by one, without an end.
+
+        All events that happen after the block was entered are seen. ``async for event in
+        client.events():`` works without a block, too. Events are for showing, not for deciding:
+        each is delivered at most once, and a role that may connect can forge some. Workers send
+        them only while a client listens.
+
+        Each call has a connection of its own, which must be a direct one: a pooler in transaction
+        mode delivers no notifications. It is opened again when it is lost. What was lost is told by
+        `JobEvent.missed` of the next event. A cancel leaves nothing behind.
+
+        :param queues: only events of jobs in these queues; default: all.
+        :param tasks: only events of these tasks; default: all.
+        :param job_ids: only events of these jobs; default: all.
+        :param kinds: only events of these kinds; default: all. `JobEvent` lists them.
+        :param buffer: events that wait for the consumer, ≥ 1. When it is full the oldest is lost.
+        :raises InvalidSettingError: a parameter is out of its range.
+        """
+        event_calls = EventCalls(
+            lambda token: self._run(probe_call(token)),
+            lambda: self._run(watch_call()),
+            lambda attempts: self._run(error_lines_call(attempts)),
+        )
+        wants = event_filter(queues=queues, tasks=tasks, job_ids=job_ids, kinds=kinds)
+        return AsyncEvents(self._driver, event_calls, wants, buffer=buffer)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AnyioConnection[tuple[Any, ...]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,11 +13,14 @@ import attrs
 from roost._client import calls
 from roost._client.async_api import AsyncRoost
 from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
+from roost._client.events import error_lines_call, probe_call, watch_call
+from roost._client.sync_events import Events, SyncEventCalls
 from roost._client.sync_waiting import SyncWaiting
 from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
 from roost._drivers.borrowed import borrow_sync
 from roost._drivers.factory import sync_driver_for
 from roost._model.cron import CronEntry, CronInfo
+from roost._model.events import EventKind, event_filter
 from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert
 from roost._model.registry import HandlerRegistry, resolve_registry
@@ -55,6 +58,7 @@ class Roost:
     def __init__(self, dsn: str, *, registry: HandlerRegistry | None = None) -> None:
         driver = sync_driver_for(dsn)
         self._registry = resolve_registry(registry)
+        self._driver = driver
         self._pool: SyncPool = driver.pool(max_size=POOL_SIZE, application_name="roost")
         self._waiting = SyncWaiting(driver)
 
@@ -180,6 +184,34 @@ class Roost:
             poll_interval=poll_interval,
         )
         return calls.check_outcome(job_id, outcome, timeout, raise_on_failure=raise_on_failure)
+
+    def events(
+        self,
+        *,
+        queues: Collection[str] | None = None,
+        tasks: Collection[str] | None = None,
+        job_ids: Collection[int] | None = None,
+        kinds: Collection[EventKind] | None = None,
+        buffer: int = 1_000,
+    ) -> Events:
+        """Return what happens to jobs from now on; see `AsyncRoost.events`.
+
+        For example:
+
+            with blocking.events(kinds=["failed", "discarded"]) as events:
+                blocking.enqueue("send_email", args={"user_id": 1})
+                event = events.receive(timeout=1.0)
+
+        ``for event in blocking.events():`` works, too. A thread receives the events while the block
+        or the loop runs.
+        """
+        event_calls = SyncEventCalls(
+            lambda token: self._run(probe_call(token)),
+            lambda: self._run(watch_call()),
+            lambda attempts: self._run(error_lines_call(attempts)),
+        )
+        wants = event_filter(queues=queues, tasks=tasks, job_ids=job_ids, kinds=kinds)
+        return Events(self._driver, event_calls, wants, buffer=buffer)
 
     def get(self, job_id: int) -> Job:
         """Return a job, live or archived; see `AsyncRoost.get`."""

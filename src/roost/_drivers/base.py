@@ -108,6 +108,13 @@ class SyncListener(Protocol):
         """
         ...
 
+    def lock_shared(self, name: str) -> None:
+        """Wait for the advisory lock ``hashtextextended(name, 0)``, shared with other sessions.
+
+        It is held until the connection ends.
+        """
+        ...
+
     def close(self) -> None:
         """Close; safe to call twice."""
         ...
@@ -233,6 +240,28 @@ class AsyncDriver(Protocol):
         self, channels: Sequence[str], *, application_name: str
     ) -> AbstractAsyncContextManager[Listener]:
         """Connect and LISTEN on ``channels``; close at the end of the ``async with``."""
+        ...
+
+
+class OwnedListener(Listener, Protocol):
+    """A listener that its caller closes."""
+
+    async def lock_shared(self, name: str) -> None:
+        """Do what ``lock`` does with a lock that several sessions may hold at once."""
+        ...
+
+    def terminate(self) -> None:
+        """Close now, without a wait; safe to call twice."""
+        ...
+
+
+class ListeningDriver(AsyncDriver, Protocol):
+    """A driver whose listeners may be opened without an ``async with``."""
+
+    async def open_listener(
+        self, channels: Sequence[str], *, application_name: str
+    ) -> OwnedListener:
+        """Connect and LISTEN on ``channels``. The caller ends it with ``listener.terminate()``."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from roost.exceptions import InvalidSettingError
 
 if TYPE_CHECKING:
-    from roost._drivers.base import AsyncDriver, SyncDriver
+    from roost._drivers.base import ListeningDriver, SyncDriver
 
 _SCHEME = re.compile(r"^(?P<base>[a-z0-9]+)(?:\+(?P<driver>[a-z0-9_]+))?://", re.IGNORECASE)
 _DRIVER_BY_SCHEME = {
@@ -20,7 +20,7 @@ _DRIVER_BY_SCHEME = {
 }
 
 
-def driver_for(dsn: str, driver: str | None = None) -> AsyncDriver:
+def driver_for(dsn: str, driver: str | None = None) -> ListeningDriver:
     """Return the async driver for a DSN; without a choice it is psycopg.
 
     :param driver: ``"psycopg"`` or ``"asyncpg"``. It overrides a choice in the DSN, such as
@@ -46,7 +46,7 @@ def driver_for(dsn: str, driver: str | None = None) -> AsyncDriver:
     return PsycopgDriver(dsn)
 
 
-def _asyncpg_driver(dsn: str) -> AsyncDriver:
+def _asyncpg_driver(dsn: str) -> ListeningDriver:
     if find_spec("asyncpg") is None:
         raise InvalidSettingError(
             "the asyncpg driver needs the package asyncpg: pip install 'anyroost[asyncpg]'"

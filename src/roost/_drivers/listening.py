@@ -9,10 +9,20 @@ from roost.exceptions import InvalidSettingError
 PROBE = Query(Statement("listener.probe", "select 1"))
 LOCK = Statement("listener.lock", "select pg_advisory_lock(hashtextextended($1::text, 0::bigint))")
 
+LOCK_SHARED = Statement(
+    "listener.lock_shared",
+    "select pg_advisory_lock_shared(hashtextextended($1::text, 0::bigint))",
+)
+
 
 def lock_query(name: str) -> Query:
     """Return the query that waits for the session's advisory lock of this name."""
     return Query(LOCK, (name,))
+
+
+def lock_shared_query(name: str) -> Query:
+    """Return the query that waits for the same lock, shared with other sessions."""
+    return Query(LOCK_SHARED, (name,))
 
 
 def check_channel(channel: str) -> None:

@@ -34,11 +34,13 @@ class Settled:
     :param lost: the lease does not hold any more; the job was not changed.
     :param parents: the job has children and is still to be settled, by `settle_parents`.
     :param busy: the row was locked, for example by an enqueue of a child; try again.
+    :param failed: ids of jobs that were discarded or cancelled, perhaps instead of being retried.
     """
 
     lost: list[Verdict]
     parents: list[Verdict]
     busy: list[Verdict]
+    failed: Collection[int] = ()
 
 
 def settle(
@@ -54,16 +56,16 @@ def settle(
     :param keep_completed: ``False``: delete completed jobs for good. One that a client waits for is
         kept all the same, by a statement more, so that the client can read its result.
     """
-    left, _, _ = yield from _write(
+    left, _, failed = yield from _write(
         verdicts, error_cap=error_cap, keep_completed=keep_completed, with_children=False
     )
     if not left:
-        return Settled([], [], [])
+        return Settled([], [], [], failed)
     rows = yield Query(_SQL["still_held"], _leases(left))
     has_children: dict[tuple[int, int], bool] = {
         (job_id, lease_no): children for job_id, lease_no, children in rows
     }
-    settled = Settled([], [], [])
+    settled = Settled([], [], [], failed)
     for verdict in left:
         children = has_children.get((verdict.lease.job_id, verdict.lease.lease_no))
         if children is None:
@@ -92,10 +94,10 @@ def settle_parents(
     yield from release_children(completed)
     yield from cancel_descendants(failed)
     if not left:
-        return Settled([], [], [])
+        return Settled([], [], [], failed)
     rows = yield Query(_SQL["still_held"], _leases(left))
     held = {(job_id, lease_no) for job_id, lease_no, _ in rows}
-    settled = Settled([], [], [])
+    settled = Settled([], [], [], failed)
     for verdict in left:
         is_held = (verdict.lease.job_id, verdict.lease.lease_no) in held
         (settled.busy if is_held else settled.lost).append(verdict)

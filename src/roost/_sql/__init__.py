@@ -26,7 +26,7 @@ _LEADING_COMMENT = re.compile(r"\A(--[^\n]*\n)+")
 STAGES = (
     *("enqueue", "claim", "dispatch", "limits", "settle", "metadata", "dependencies"),
     *("control", "cron", "workers", "rescue", "archive", "read", "tasks", "unknown_tasks"),
-    "schema",
+    *("events", "schema"),
 )
 
 

@@ -28,6 +28,10 @@ notified as (
     from changed
     where awaited
         and state = 'cancelled'
+    union all
+    select roost.report_cancelled(pg_catalog.array_agg(id))
+    from changed
+    where state = 'cancelled'
 )
 select changed.id, changed.state, changed.has_children
 from changed

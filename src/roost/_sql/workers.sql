@@ -81,6 +81,10 @@ notified as (
     from released
     where awaited
         and state = 'cancelled'
+    union all
+    select roost.report_cancelled(pg_catalog.array_agg(id))
+    from released
+    where state = 'cancelled'
 )
 select id, state, has_children
 from released

@@ -25,6 +25,7 @@ from roost._worker.lane import Lane, Lanes, StartedOnce
 from roost._worker.lanes.control import CancelLane, PauseLane
 from roost._worker.lanes.cron import CronLane
 from roost._worker.lanes.drain import DrainLane
+from roost._worker.lanes.events import EventsLane
 from roost._worker.lanes.execute import ExecuteLane
 from roost._worker.lanes.fetch import FetchLane
 from roost._worker.lanes.heartbeat import HeartbeatLane, event_loop, unwinding_seconds
@@ -238,6 +239,7 @@ class Session:
             ListenLane(state, database),
             CancelLane(state, database),
             PauseLane(state, database),
+            EventsLane(state, database),
             self._settle,
             MetadataLane(state, database),
             PrefetchMarkLane(state, database),

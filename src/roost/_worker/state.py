@@ -22,6 +22,7 @@ from roost._model.verdict import Lease, Verdict, error_record
 from roost._ops.claim import Claimed, ClaimedJob
 from roost._ops.settle import Settled
 from roost._worker.credit import Credit
+from roost._worker.event_log import EventLog
 from roost._worker.lane import Wake
 from roost._worker.metadata import MetadataQueue
 from roost._worker.notify_mode import NotifyMode
@@ -121,6 +122,8 @@ class WorkerState:
         last read.
     :param cancel_announced: whether, since the last claim began, a cancel was announced of a job
         that this worker doesn't hold: the claim's answer may bring it.
+    :param events: what happened and is not sent yet; ``None``: no client listens.
+    :param watch_announced: whether a client has said that it listens.
     :param abandoned: leases of jobs whose threads were left behind; this worker keeps them.
     :param handler_state: what the lifespan made for handlers.
     """
@@ -147,6 +150,8 @@ class WorkerState:
     row_is_stale: bool = False
     cancel_requests: frozenset[tuple[int, int]] = frozenset()
     cancel_announced: bool = False
+    events: EventLog | None = None
+    watch_announced: bool = False
     abandoned: set[Lease] = attrs.field(factory=set)
     handler_state: State = attrs.field(factory=State)
     fetch_wake: Wake = attrs.field(factory=Wake)
@@ -159,6 +164,7 @@ class WorkerState:
     limits_wake: Wake = attrs.field(factory=Wake)
     cancel_wake: Wake = attrs.field(factory=Wake)
     pause_wake: Wake = attrs.field(factory=Wake)
+    events_wake: Wake = attrs.field(factory=Wake)
 
     @property
     def stopping(self) -> bool:
@@ -303,6 +309,8 @@ class WorkerState:
         for verdict in ended:
             if verdict.delay is not None:
                 self.due_in(verdict.delay)
+        if self.events is not None:
+            self.events.settled(settled, ended)
         if self.limited.held:
             leases = {verdict.lease for verdict in ended}
             if not leases.isdisjoint(self.limited.held):
@@ -359,6 +367,8 @@ class WorkerState:
             if running is not None:
                 running.cancel(Reason.USER)
             for parked in self.slots.drain_parked(lease):
+                if self.events is not None:
+                    self.events.expect(parked)
                 self.settle(Verdict(parked.lease, Event.CANCEL))
 
     def claim_ended(self) -> None:

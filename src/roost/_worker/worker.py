@@ -226,6 +226,14 @@ class Worker:
         """
         return self._failed
 
+    @property
+    def id(self) -> int | None:
+        """The id in ``roost.workers`` of the present incarnation; ``None``: it does not run.
+
+        A worker whose leases were lost goes on as a new incarnation, with another id.
+        """
+        return None if self._session is None else self._session.state.worker_id or None
+
     def request_stop(self) -> None:
         """Ask for the ordered stop; a second call ends the grace of the running jobs now.
 

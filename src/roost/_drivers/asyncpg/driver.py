@@ -64,10 +64,21 @@ class AsyncpgDriver:
         self, channels: Sequence[str], *, application_name: str = "roost"
     ) -> AsyncIterator[AsyncpgListener]:
         """Connect and LISTEN on ``channels``; close at the end of the ``async with``."""
+        listener = await self.open_listener(channels, application_name=application_name)
+        try:
+            yield listener
+        finally:
+            listener.terminate()
+
+    async def open_listener(
+        self, channels: Sequence[str], *, application_name: str = "roost"
+    ) -> AsyncpgListener:
+        """Connect and LISTEN on ``channels``. The caller ends it with ``listener.terminate()``."""
         connection = await self.connect(application_name)
         try:
             listener = AsyncpgListener(connection)
             await listener.listen(channels)
-            yield listener
-        finally:
+        except BaseException:
             connection.terminate()
+            raise
+        return listener

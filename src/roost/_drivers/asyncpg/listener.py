@@ -12,7 +12,7 @@ import anyio.lowlevel
 from roost._drivers.asyncpg.connection import AsyncpgConnection
 from roost._drivers.asyncpg.errors import ERRORS, translate
 from roost._drivers.base import Notification
-from roost._drivers.listening import PROBE, check_channel, lock_query
+from roost._drivers.listening import PROBE, check_channel, lock_query, lock_shared_query
 from roost.exceptions import DatabaseUnavailableError
 
 
@@ -65,6 +65,14 @@ class AsyncpgListener:
     async def lock(self, name: str) -> None:
         """Wait for the advisory lock of this name, which is held until the connection ends."""
         await self._connection.fetch(lock_query(name))
+
+    async def lock_shared(self, name: str) -> None:
+        """Do what ``lock`` does with a lock that several sessions may hold at once."""
+        await self._connection.fetch(lock_shared_query(name))
+
+    def terminate(self) -> None:
+        """Close now, without a wait; safe to call twice."""
+        self._connection.terminate()
 
     def _keep(self, _connection: Any, _pid: int, channel: str, payload: str) -> None:
         self._arrived.append(Notification(channel, payload))

@@ -69,10 +69,21 @@ class PsycopgDriver:
         self, channels: Sequence[str], *, application_name: str = "roost"
     ) -> AsyncIterator[PsycopgListener]:
         """Connect and LISTEN on ``channels``; close at the end of the ``async with``."""
+        listener = await self.open_listener(channels, application_name=application_name)
+        try:
+            yield listener
+        finally:
+            listener.terminate()
+
+    async def open_listener(
+        self, channels: Sequence[str], *, application_name: str = "roost"
+    ) -> PsycopgListener:
+        """Connect and LISTEN on ``channels``. The caller ends it with ``listener.terminate()``."""
         connection = await self.connect(application_name)
         try:
             listener = PsycopgListener(connection)
             await listener.listen(channels)
-            yield listener
-        finally:
+        except BaseException:
             connection.terminate()
+            raise
+        return listener

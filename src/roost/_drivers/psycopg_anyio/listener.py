@@ -11,7 +11,7 @@ import psycopg
 from psycopg.pq.misc import PGnotify
 
 from roost._drivers.base import Notification
-from roost._drivers.listening import PROBE, check_channel, lock_query
+from roost._drivers.listening import PROBE, check_channel, lock_query, lock_shared_query
 from roost._drivers.polling import READ
 from roost._drivers.psycopg_anyio.adapter import PsycopgConnection
 from roost._drivers.psycopg_anyio.waiting import until_ready
@@ -63,6 +63,14 @@ class PsycopgListener:
     async def lock(self, name: str) -> None:
         """Wait for the advisory lock of this name, which is held until the connection ends."""
         await self._connection.fetch(lock_query(name))
+
+    async def lock_shared(self, name: str) -> None:
+        """Do what ``lock`` does with a lock that several sessions may hold at once."""
+        await self._connection.fetch(lock_shared_query(name))
+
+    def terminate(self) -> None:
+        """Close now, without a wait; safe to call twice."""
+        self._connection.terminate()
 
     def _drain(self) -> None:
         pgconn = self._connection.raw.pgconn

@@ -9,6 +9,7 @@ import psycopg
 from psycopg import sql
 
 from roost._drivers.base import CALL_TIMEOUT, CLEANUP_TIMEOUT, Notification
+from roost._drivers.listening import lock_shared_query
 from roost._drivers.psycopg_common.errors import translate
 from roost._drivers.psycopg_common.parameters import connection_parameters
 from roost._drivers.psycopg_sync.adapter import SyncConnection, connect
@@ -74,6 +75,11 @@ class PsycopgSyncListener:
         except (psycopg.Error, UnicodeError) as error:
             raise translate(error) from error
         return [Notification(notify.channel, notify.payload) for notify in arrived]
+
+    def lock_shared(self, name: str) -> None:
+        """Wait for the advisory lock of this name, which is held until the connection ends."""
+        self._connection.set_deadline(CALL_TIMEOUT)
+        self._connection.fetch(lock_shared_query(name))
 
     def close(self) -> None:
         """Close; safe to call twice."""

@@ -64,6 +64,9 @@ begin
             select pg_notify('roost_finished', cancelled.id::text)
             from cancelled
             where cancelled.awaited
+            union all
+            select roost.report_cancelled(array_agg(cancelled.id))
+            from cancelled
         )
         select array_agg(cancelled.id)
         into failed

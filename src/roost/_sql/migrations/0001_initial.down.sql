@@ -20,6 +20,8 @@ drop function roost.insert_or_dispatch;
 drop function roost.consume_credit;
 drop function roost.enqueue;
 drop function roost.fill_options;
+drop function roost.report_cancelled;
+drop function roost.is_watched;
 drop function roost.release_unstarted;
 drop function roost.set_limit;
 drop function roost.clear_limit;

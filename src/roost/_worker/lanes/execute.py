@@ -151,6 +151,8 @@ class ExecuteLane:
         # cancel of this task. Nothing is raised: an error of this task, and on asyncio a cancel
         # that is not anyio's, would cancel all jobs.
         state.slots.finish(running)
+        if state.events is not None:
+            state.events.ended(running)
         try:
             if type(ending) is Returned and ending.value is None and running.ran_undisturbed:
                 # Most jobs end like this. It is the verdict that `judge` would return.
@@ -275,6 +277,8 @@ class ExecuteLane:
     def _attempt(self, running: RunningJob) -> Awaitable[Ending]:
         """Call the handler, with hooks if there are any, and return the ending."""
         current.set(running)  # in the context of the job's own task, which ends with it
+        if self._state.events is not None:
+            self._state.events.started(running.claimed)
         hooks = self._state.settings.hooks
         return self._call(running) if hooks is None else self._call_with_hooks(running, hooks)
 

@@ -25,6 +25,8 @@ JOBS, ROOM, CANCEL = "roost_jobs", "roost_room", "roost_cancel"
 """Channels. Payloads: a queue's name; a limited task's name; ``<job id>:<lease number>``."""
 PAUSE, CRON, LIMITS, PROBE = "roost_pause", "roost_cron", "roost_limits", "roost_probe"
 """Channels. Payloads: a queue's name; an entry's name; a task's name; a probe's."""
+WATCH_EVENTS = "roost_watch"
+"""A channel without payload: a client listens for events."""
 PROBE_INTERVAL = 30.0
 """Seconds without a notification after which the connection is checked."""
 PROBE_TIMEOUT = 10.0
@@ -58,7 +60,7 @@ class ListenLane:
             own = f"roost_worker_{secrets.token_hex(16)}"
             try:
                 async with self._database.listener(
-                    [JOBS, ROOM, CANCEL, PAUSE, CRON, LIMITS, PROBE, own]
+                    [JOBS, ROOM, CANCEL, PAUSE, CRON, LIMITS, PROBE, WATCH_EVENTS, own]
                 ) as listener:
                     task_status.started()
                     # Notifications were lost while the worker did not listen.
@@ -159,17 +161,12 @@ class ListenLane:
         for notification in received:
             if notification.channel == CANCEL:
                 cancels.update(_job_ids(notification.payload))
-            elif notification.channel == CRON:
-                self._state.cron_wake.set()
-            elif notification.channel == LIMITS:
-                if notification.payload in self._state.registry:
-                    self._state.limits_wake.set()
-            elif notification.channel == PAUSE:
-                self._state.pause_wake.set()
             elif notification.channel in (JOBS, ROOM):
                 self._record_jobs(notification, of_jobs)
             elif notification.channel == self._state.credit.channel:
                 own.add(notification.payload)
+            else:
+                self._wake(notification)
         if cancels:
             self._read_cancels(cancels)
         if own:
@@ -178,6 +175,18 @@ class ListenLane:
             self._state.notify_mode.record_notifications(len(of_jobs), now=monotonic())
             for queue in set(of_jobs):
                 self._state.wake_fetch(queue)
+
+    def _wake(self, notification: Notification) -> None:
+        """Wake the lane that a notification concerns, unless it is about jobs."""
+        if notification.channel == CRON:
+            self._state.cron_wake.set()
+        elif notification.channel == LIMITS:
+            if notification.payload in self._state.registry:
+                self._state.limits_wake.set()
+        elif notification.channel == PAUSE:
+            self._state.pause_wake.set()
+        elif notification.channel == WATCH_EVENTS:
+            self._check_watch()
 
     def _record_jobs(self, notification: Notification, of_jobs: list[str | None]) -> None:
         """Add the queue in which a job may have become claimable here; ``None``: in any."""
@@ -197,7 +206,12 @@ class ListenLane:
             state.credit.watch()
         state.fetch_wake.set()
 
+    def _check_watch(self) -> None:
+        self._state.watch_announced = True
+        self._state.events_wake.set()
+
     def _wake_all(self) -> None:
+        self._check_watch()
         self._state.wake_fetch()
         self._state.cancel_wake.set()
         self._state.pause_wake.set()

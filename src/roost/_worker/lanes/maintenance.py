@@ -99,6 +99,8 @@ class RescueLane:
                     limit = 1
                     del tried[tried_before:]
                 continue
+            if self._state.events is not None:
+                self._state.events.rescued(rescued)
             for job in rescued:
                 _report_rescued(job)
             total += len(rescued)
