@@ -58,6 +58,7 @@ class Diary:
 
     :param removed: incarnations whose rows a rule has removed: their workers can't know it yet.
     :param paused: whether ``pause_queue`` has returned.
+    :param slots: by worker and queue, how many jobs may run at once; 0: the queue was stopped.
     :param open: whether every gate is open.
     :param wrongs: what must not have happened.
     """
@@ -67,6 +68,7 @@ class Diary:
     starts: list[tuple[float, str]] = attrs.field(factory=list)
     removed: set[int] = attrs.field(factory=set)
     paused: bool = False
+    slots: dict[tuple[str, str], int] = attrs.field(factory=dict)
     open: bool = False
     wrongs: list[str] = attrs.field(factory=list)
 
@@ -112,10 +114,10 @@ class Diary:
         here = [new, *(other for other in self.running if other.worker == new.worker)]
         if len(here) > state.settings.concurrency:
             self.wrong(f"{new} starts beside {len(here) - 1} others in one worker")
-        slots = state.settings.queue_slots
         of_queue = [attempt for attempt in here if attempt.queue == new.queue]
-        if slots is not None and len(of_queue) > slots[new.queue]:
-            self.wrong(f"{new} starts beside {len(of_queue) - 1} others of {new.queue}")
+        slots = self.slots[new.worker, new.queue]
+        if len(of_queue) > slots:
+            self.wrong(f"{new} is number {len(of_queue)} of {new.queue}, which has {slots} slots")
 
     def wrong(self, what: str) -> None:
         """Note what must not have happened."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -36,8 +37,10 @@ from roost._ops.query import Op, Query, Row
 from roost._ops.rescue import expire_workers, rescue_jobs
 from roost._sql import Statement
 from roost._worker.session import Session, serving_lanes
+from roost.exceptions import DatabaseUnavailableError, InvalidSettingError
 
-QUEUES = ("default", "other")
+OTHER = "other"
+QUEUES = ("default", OTHER)
 STALE_AFTER = 5.0
 HEARTBEAT = 2.5
 MAINTENANCE_INTERVAL = 10.0
@@ -150,6 +153,8 @@ class World:
             startup_retry_delay=0.1,
             hooks=Hooks(before_job=self._before_job),
         )
+        for queue, number in zip(QUEUES, slots or [drawn.concurrency] * 2, strict=True):
+            self.diary.slots[name, queue] = number
         registry = HandlerRegistry()
         driver = self.simulation.network.driver(name)
         worker = SimulatedWorker(
@@ -249,6 +254,43 @@ class World:
     def fit(self) -> list[SimulatedWorker]:
         """Return the workers that nothing hinders."""
         return [worker for worker in self.workers if self.is_fit(worker)]
+
+    # Queues of a running worker
+
+    def stop_queue(self, worker: SimulatedWorker) -> None:
+        """Stop "other" in the worker, whose row follows when it can be written."""
+        if worker.session.is_running and worker.state.group_of(OTHER) is not None:
+            self.simulation.group.start_soon(self._stop_queue, worker)
+
+    async def _stop_queue(self, worker: SimulatedWorker) -> None:
+        with suppress(InvalidSettingError):  # it was stopped meanwhile
+            stop = worker.session.queues.stop(OTHER)
+            self.diary.slots[worker.name, OTHER] = 0  # it is stopped in the same step
+            await stop
+
+    def start_queue(self, worker: SimulatedWorker, slots: int) -> None:
+        """Serve "other" again, if the worker's row can be written."""
+        if worker.session.is_running and OTHER not in worker.state.queues:
+            own = None if worker.state.settings.queue_slots is None else slots
+            self.simulation.group.start_soon(self._start_queue, worker, own)
+
+    async def _start_queue(self, worker: SimulatedWorker, slots: int | None) -> None:
+        self.diary.slots[worker.name, OTHER] = slots or worker.state.settings.concurrency
+        with suppress(DatabaseUnavailableError, InvalidSettingError):
+            await worker.session.queues.start(OTHER, slots)
+
+    def resize_queue(self, worker: SimulatedWorker, slots: int) -> None:
+        """Change the slots of "other", if it has slots of its own."""
+        served = worker.state.group_of(OTHER) is not None
+        if worker.session.is_running and served and worker.state.settings.queue_slots:
+            self.simulation.group.start_soon(self._resize_queue, worker, slots)
+
+    async def _resize_queue(self, worker: SimulatedWorker, slots: int) -> None:
+        with suppress(InvalidSettingError):  # it was stopped meanwhile
+            resize = worker.session.queues.resize(OTHER, slots)
+            if worker.state.group_of(OTHER) is not None:
+                self.diary.slots[worker.name, OTHER] = slots
+            await resize
 
     # Faults
 
@@ -499,6 +541,8 @@ class World:
         if not any(worker.stop_requested_at == math.inf for worker in self.living()):
             self.start_worker(Settings(concurrency=2, prefetch=None, grace=0.5))
         await self.check_nothing_waits_soon()
+        for worker in self.living():
+            self.start_queue(worker, 1)
         await self._until_all_have_ended()
         for worker in self.living():
             if worker.stop_requested_at == math.inf:

@@ -162,6 +162,24 @@ class Lanes(RuleBasedStateMachine):
         self.do(lambda: self.world.stop(worker))
         self.wait(pause)
 
+    @precondition(lambda self: self.world.living())
+    @rule(
+        number=numbers,
+        change=st.sampled_from(["stop", "start", "resize"]),
+        slots=st.integers(1, 3),
+        pause=moments,
+    )
+    def change_a_queue(self, number: int, change: str, slots: int, pause: float) -> None:
+        worker = self.worker(number)
+        match change:
+            case "stop":
+                self.do(lambda: self.world.stop_queue(worker))
+            case "start":
+                self.do(lambda: self.world.start_queue(worker, slots))
+            case _:
+                self.do(lambda: self.world.resize_queue(worker, slots))
+        self.wait(pause)
+
     @rule(seconds=st.sampled_from([0.3, PROMPTLY, 30.0]))
     def time_passes(self, seconds: float) -> None:
         self.wait(seconds)
