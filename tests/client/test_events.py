@@ -29,8 +29,16 @@ from roost._client.events import AsyncEvents
 
 pytestmark = pytest.mark.anyio
 
-OURS = "application_name = 'roost events' and datname = current_database()"
-LISTENERS = f"select count(*) from pg_stat_activity where {OURS}"
+LISTENERS = """
+    select count(*)
+    from pg_stat_activity
+    where application_name = 'roost events' and datname = current_database()
+"""
+END_LISTENERS = """
+    select pg_terminate_backend(pid)
+    from pg_stat_activity
+    where application_name = 'roost events' and datname = current_database()
+"""
 
 
 @pytest.fixture
@@ -234,7 +242,7 @@ async def test_a_lost_connection_is_opened_again_and_told(
     async with working(worker_of(client)), client.events() as events:
         await client.enqueue("work")
         await take(events, 2)
-        table.rows(f"select pg_terminate_backend(pid) from pg_stat_activity where {OURS}")
+        table.rows(END_LISTENERS)
         await eventually(lambda: events.gaps == 1 and table.value(LISTENERS) == 1)
         await eventually(lambda: bool(table.value("select roost.is_watched()")))
         seen: list[JobEvent] = []

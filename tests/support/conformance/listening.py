@@ -10,7 +10,13 @@ import pytest
 from tests.support.conformance.base import AsyncConformance, backends, terminate, until_gone
 from tests.support.conformance.cases import value
 
-from roost._drivers.base import AsyncDriver, Connection, Listener, Notification
+from roost._drivers.base import (
+    AsyncDriver,
+    Connection,
+    Listener,
+    ListeningDriver,
+    Notification,
+)
 from roost.exceptions import DatabaseUnavailableError
 
 
@@ -94,6 +100,21 @@ class ListenConformance(AsyncConformance):
             assert await _receive(listener, 1) == [Notification("c", "before")]
         await until_gone(observer, app)
         assert not value(observer, held)
+
+    async def test_several_listeners_share_a_lock_until_they_are_terminated(
+        self, driver: ListeningDriver, app: str, observer: Connection
+    ) -> None:
+        free = "select pg_try_advisory_lock(hashtextextended('events', 0))"
+        one = await driver.open_listener(["c"], application_name=app)
+        two = await driver.open_listener(["c"], application_name=app)
+        await one.lock_shared("events")
+        await two.lock_shared("events")
+        one.terminate()
+        one.terminate()
+        assert not value(observer, free)
+        two.terminate()
+        await until_gone(observer, app)
+        assert value(observer, free)
 
     async def test_a_dead_listener_is_noticed_while_it_waits(
         self, driver: AsyncDriver, app: str, observer: Connection
