@@ -37,6 +37,7 @@ class EventsLane:
         self._state = state
         self._database = database
         self._check_at = 0.0
+        self._sending = anyio.Lock()
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Check and send until cancelled. Ready when it knows whether a client listens."""
@@ -64,14 +65,16 @@ class EventsLane:
         """
         if self._state.watch_announced or monotonic() >= self._check_at:
             await self._check()
-        await self._send()
+        async with self._sending:
+            await self._send()
 
     async def _check(self) -> None:
         """Begin or end the recording of events."""
         state = self._state
         state.watch_announced = False
-        self._check_at = monotonic() + state.settings.heartbeat_interval
+        self._check_at = 0.0  # at once, if this check is cut off or fails
         watched = await self._database.call_for_maintenance(is_watched())
+        self._check_at = monotonic() + state.settings.heartbeat_interval
         if not watched:
             state.events = None
         elif state.events is not None:
@@ -97,6 +100,7 @@ class EventsLane:
             self._state.events = None
 
     async def stop(self) -> None:
-        """Send what is left: all verdicts are written by now."""
+        """Send what is left, also what is on its way: all verdicts are written by now."""
         with shielded(LAST_SEND_TIMEOUT), contextlib.suppress(DatabaseError):
-            await self._send()
+            async with self._sending:
+                await self._send()
