@@ -32,6 +32,7 @@ class JobRow:
     queue: str
     task: str
     unique_key: str | None
+    limit_key: str | None = None
     args: dict[str, Any]
     metadata: dict[str, Any] | None
     tags: list[str] | None

@@ -296,6 +296,7 @@ class Tables:
             "pending_parents",
             "has_children",
             "limited",
+            "limit_key",
             "awaited",
             "prefetch_no",
             "unique_waiting",

@@ -34,17 +34,8 @@ GRANTS = re.search(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOT
 ROLES = ("producer", "worker", "viewer", "operator")
 NOT_ALLOWED = "42501"
 RELATIONS = (
-    *(
-        "jobs",
-        "jobs_archive",
-        "unique_holds",
-        "dependencies",
-        "workers",
-        "limits",
-        "starts",
-        "queues",
-        "cron",
-    ),
+    *("jobs", "jobs_archive", "unique_holds", "dependencies", "workers", "limits", "starts"),
+    *("ready_keys", "key_wakes", "queues", "cron"),
     *("cron_declarations", "tasks", "migrations"),
 )
 WRITING = (
@@ -125,6 +116,9 @@ def registry(registry: HandlerRegistry) -> HandlerRegistry:
     @job("limited", registry=registry, max_concurrency=1, rate_per_minute=100)
     async def limited() -> None: ...
 
+    @job("keyed", registry=registry, max_concurrency=1, rate_per_minute=100, limit_by="key")
+    async def keyed(key: int = 0) -> None: ...
+
     return registry
 
 
@@ -177,6 +171,7 @@ async def test_a_worker_can_run_every_kind_of_job(
 ) -> None:
     done, limited, orphan = table.add("work"), table.add("limited"), table.add("work")
     failed = table.add("fail", max_attempts=1)
+    keyed = [table.add("keyed", args={"key": key}) for key in (1, 1, 2)]
     dead = table.add_worker(stale_after=-1)
     table.change(orphan, f"state = 'executing', worker_id = {dead}, attempt = 1")
     async with AsyncRoost(roles.producer, registry=registry) as roost:
@@ -192,7 +187,7 @@ async def test_a_worker_can_run_every_kind_of_job(
         async with working(worker):
             jobs = [done, failed, limited, orphan, child, lost]
             archived = "select count(*) from roost.jobs_archive"
-            await eventually(lambda: table.value(archived) == len(jobs))
+            await eventually(lambda: table.value(archived) == len(jobs) + len(keyed))
     states = [table.get(job_id).state for job_id in jobs]
     assert states == ["completed", "discarded", "completed", "completed", "completed", "cancelled"]
     assert table.workers() == []

@@ -31,8 +31,8 @@ VALUES: dict[type, Any] = {
     ),
     LimitInfo: LimitInfo(
         task="t", max_concurrency=1, rate_per_minute=2, declared_max_concurrency=None,
-        declared_rate_per_minute=2, set_max_concurrency=1, set_rate_per_minute=None, executing=3,
-        started=4,
+        declared_rate_per_minute=2, set_max_concurrency=1, set_rate_per_minute=None, limit_by="a",
+        executing=3, started=4,
     ),
     WorkerInfo: WorkerInfo(
         id=1, name="host", queues=["default"], concurrency=4, started_at=NOW, heartbeat_at=NOW,

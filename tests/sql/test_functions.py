@@ -6,8 +6,8 @@ from tests.support.job_table import JobTable
 
 from roost._sql import functions
 
-PUBLIC = "enqueue"
-"""Its parameters have the names of the columns: callers write them (``queue => 'mail'``)."""
+PUBLIC = ["enqueue", "set_limit", "clear_limit"]
+"""Their parameters have the names of the columns: callers write them (``queue => 'mail'``)."""
 
 
 def test_each_function_has_a_file_of_its_name(table: JobTable) -> None:
@@ -27,7 +27,7 @@ def test_no_parameter_has_the_name_of_a_column(table: JobTable) -> None:
         join pg_language as l on l.oid = p.prolang
         cross join lateral unnest(p.proargnames, p.proargmodes) as parameter (name, mode)
         where p.pronamespace = 'roost'::regnamespace
-            and p.proname <> $1::text
+            and p.proname <> all ($1::text[])
             and (l.lanname <> 'sql' or coalesce(parameter.mode, 'i') = 'i')
             and parameter.name in (
                 select a.attname

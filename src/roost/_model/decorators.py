@@ -12,6 +12,7 @@ from roost._model.cron import CronEntry, MakeArgs, Misfire, Overlap
 from roost._model.failures import ExceptionClasses, failure_rules
 from roost._model.functions import RunIn, location
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, TaskDefaults
+from roost._model.limits import LimitBy
 from roost._model.registry import DerivedName, HandlerRegistry, resolve_registry
 from roost._model.schedule import Schedule
 from roost.exceptions import InvalidSettingError
@@ -30,6 +31,7 @@ def job(
     timeout_seconds: int | None = None,
     rate_per_minute: int | None = None,
     max_concurrency: int | None = None,
+    limit_by: LimitBy | None = None,
     run_in: RunIn = "thread",
     retry_on: ExceptionClasses | None = None,
     discard_on: ExceptionClasses | None = None,
@@ -67,6 +69,9 @@ def job(
     :param timeout_seconds: longest time of one attempt, whole seconds ≥ 1.
     :param rate_per_minute: most starts in any 60 s, over all workers, ≥ 1.
     :param max_concurrency: most jobs of this task that run at once, over all workers, ≥ 1.
+    :param limit_by: the field of args by whose values the limits apply: to each value by itself.
+        ``"customer.id"`` is a nested field. Or a function that gets the args as a dict; it is
+        called at each enqueue. Default: the limits apply to all jobs of the task together.
     :param run_in: ``"thread"``; or ``"process"`` for a function at the top of a module that needs a
         CPU of its own, or that a timeout or cancel must end at once by killing the process.
     :param retry_on: an exception class, or several: only a job that fails with one of these is
@@ -93,6 +98,7 @@ def job(
         timeout_seconds=timeout_seconds,
         rate_per_minute=rate_per_minute,
         max_concurrency=max_concurrency,
+        limit_by=limit_by,
     )
 
     def register(func: F) -> F:

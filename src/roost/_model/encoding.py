@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from roost._model.arguments import dump_model
 from roost._model.codec import EncodingError, encode
 from roost._model.job import DEFAULT_UNIQUE_WHILE, JobInsert, checked_columns, is_default
+from roost._model.limits import limit_key_of
 from roost._model.registry import PUBLISHED, Handler, HandlerRegistry
 from roost._model.unique import as_seconds, has_unique_options, unique_options
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_KEY, as_utc, check_name
@@ -49,6 +50,8 @@ def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | N
     """Return the jobs as one object; ``None`` if they differ in more, or one is invalid."""
     first = jobs[0] if jobs else None
     if first is None or first.depends_on or has_unique_options(first):
+        return None
+    if _limit_function(first, registry) is not None:
         return None
     try:
         common = _record(attrs.evolve(first, args=None, unique_key=None), registry)
@@ -205,6 +208,9 @@ def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
         or job.unique_by is not None
     ):
         record.update(unique_options(job, record["args"]))
+    limit_by = _limit_function(job, registry)
+    if limit_by is not None:
+        record["limit_key"] = limit_key_of(job.task, limit_by, record["args"])
     return record
 
 
@@ -217,6 +223,15 @@ def _mark_for_fill(job: JobInsert, record: dict[str, Any]) -> None:
             del record[name]
         elif value is not None:
             record.setdefault(name)  # an empty list was passed: it is stored as null
+
+
+def _limit_function(
+    job: JobInsert, registry: HandlerRegistry | None
+) -> Callable[[Any], object] | None:
+    """Return the function that gives the jobs of this task their limit keys, if there is one."""
+    handler = None if registry is None else registry.get(job.task)
+    limit_by = None if handler is None else handler.defaults.limit_by
+    return limit_by if callable(limit_by) else None
 
 
 def _dumped_args(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:

@@ -56,8 +56,11 @@ class LimitInfo:
     :param declared_rate_per_minute: likewise.
     :param set_max_concurrency: what ``set_limit`` has set; it applies instead of the declared one.
     :param set_rate_per_minute: likewise.
-    :param executing: jobs of the task that workers hold now.
-    :param started: starts of the task that were counted in the last minute; 0 without a rate.
+    :param limit_by: the field of args by whose values the limits apply; ``"()"``: a function;
+        ``None``: they apply to all jobs of the task together.
+    :param executing: jobs of the task that workers hold now, of all keys.
+    :param started: starts of the task that were counted in the last minute, of all keys; 0 without
+        a rate.
     """
 
     task: str
@@ -67,6 +70,7 @@ class LimitInfo:
     declared_rate_per_minute: int | None
     set_max_concurrency: int | None
     set_rate_per_minute: int | None
+    limit_by: str | None
     executing: int
     started: int
 

@@ -21,7 +21,7 @@ from roost._model.job_metadata import (
     metadata_writer,
     progress_changes,
 )
-from roost._model.limits import check_limits
+from roost._model.limits import LimitBy, check_limit_by, check_limits
 from roost._model.unique import Seconds, UniqueBy, UniqueWhile
 from roost._model.validate import (
     MAX_INT,
@@ -254,7 +254,7 @@ class TaskDefaults:
 
     The first five (``queue`` … ``timeout_seconds``) are merged into ``enqueue`` calls; explicit
     keywords always win. The limits (``rate_per_minute``, ``max_concurrency``) apply over all
-    workers; the claim enforces them.
+    workers, to each value of ``limit_by`` by itself; the claim enforces them.
 
     :raises InvalidSettingError: a value is out of its range; the message names it.
     """
@@ -266,10 +266,12 @@ class TaskDefaults:
     timeout_seconds: int | None = None
     rate_per_minute: int | None = None
     max_concurrency: int | None = None
+    limit_by: LimitBy | None = None
 
     def __attrs_post_init__(self) -> None:
         checked_columns(self, error=InvalidSettingError)
         check_limits(self.rate_per_minute, self.max_concurrency)
+        check_limit_by(self.limit_by)
 
 
 def _int_from(minimum: int) -> Callable[[str, object, type[RoostError]], None]:

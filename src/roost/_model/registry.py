@@ -34,6 +34,7 @@ from roost._model.handler_checks import check_args_model, check_cron_args, check
 from roost._model.job import JobInsert, TaskDefaults, is_default
 from roost._model.job_parameter import injected_parameters, job_parameter, state_parameter
 from roost._model.lazy import check_not_generator
+from roost._model.limits import check_limit_field
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, check_name
 from roost.exceptions import DuplicateTaskError, InvalidSettingError, UnknownTaskError
 
@@ -146,6 +147,8 @@ class HandlerRegistry:
         defaults = TaskDefaults() if defaults is None else defaults
         if not isinstance(defaults, TaskDefaults):
             raise InvalidSettingError(f"defaults must be TaskDefaults, not {defaults!r}")
+        accepted = accepted_keywords(func)
+        check_limit_field(name, defaults.limit_by, accepted, has_model=args_model is not None)
         awaited = is_async(func)
         check_run_in(name, func, run_in, awaited=awaited, state_parameter=state_parameter(func))
         rules = failure_rules(name, retry_on, discard_on)
@@ -176,7 +179,7 @@ class HandlerRegistry:
             run_in=run_in,
             job_parameter=job_parameter(func),
             state_parameter=state_parameter(func),
-            accepted=accepted_keywords(func),
+            accepted=accepted,
             run=run_of_module(func),
             declared=_declared(defaults),
             required=required,

@@ -18,8 +18,14 @@ from roost.exceptions import InvalidJobError
 
 _CLAIM = statements("claim")["claim_jobs"]
 _LIMITS = statements("limits")
+_KEYS = statements("limits_by_key")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+
+KEYS_LOOKED_AT = 20
+"""Limit keys that a claim looks at besides one for each job: some have no room, or no job."""
+WAKES_AT_ONCE = 2_000
+"""Requests to look at keys that one claim reads at most. The SQL has the same number."""
 
 MAX_CLAIMED_ARGS = 32 << 20
 """The most bytes of args, as ``jsonb`` holds them, that a claim returns.
@@ -136,6 +142,7 @@ class Claimed:
     :param complete: whether every statement was answered; if not, more jobs may have been claimed.
     :param for_slots: how many of the first jobs are of limited tasks. These start at once.
     :param waiting: the limited tasks that have waiting jobs, due or not; empty if not looked for.
+    :param more: whether limit keys may have due jobs that this claim has not looked at.
     """
 
     jobs: list[ClaimedJob]
@@ -145,6 +152,7 @@ class Claimed:
     complete: bool = True
     for_slots: int = 0
     waiting: frozenset[str] = frozenset()
+    more: bool = False
 
 
 def as_datetime(microseconds: int) -> datetime:
@@ -213,13 +221,64 @@ def claim_limited_jobs(
         is due; 0 if limits have room for due jobs that come behind jobs without a limit.
     """
     rows = yield Query(_LIMITS["lock_limits"], (list(queues), list(limited)))
-    locked = [task for (task,) in rows]
-    if not locked:
+    if not rows:
         return Claimed([], None, alive=True)
-    parameters = (worker_id, list(queues), locked, list(tasks), limit)
-    rows = yield Query(_LIMITS["claim_limited_jobs"], parameters)
-    claimed = _claimed(worker_id, rows)
-    return attrs.evolve(claimed, for_slots=len(claimed.jobs), waiting=frozenset(locked))
+    together = [task for task, by_key in rows if not by_key]
+    by_key = [task for task, by_key in rows if by_key]
+    ready = _ReadyJobs()
+    if by_key:
+        ready = yield from _ready_jobs(queues, by_key, limit)
+    claimed = Claimed([], None, alive=True)
+    if together or ready.ids:
+        parameters = (worker_id, list(queues), together, list(tasks), limit, ready.ids)
+        rows = yield Query(_LIMITS["claim_limited_jobs"], parameters)
+        claimed = _claimed(worker_id, rows)
+    next_due = claimed.next_due
+    if by_key:
+        of_keys = set(ready.ids) & {job.lease.job_id for job in claimed.jobs}
+        next_ready = yield from _settle_keys(queues, by_key, ready, sorted(of_keys))
+        waits = [wait for wait in (next_due, next_ready) if wait is not None]
+        next_due = min(waits, default=None)
+    return attrs.evolve(
+        claimed,
+        next_due=next_due,
+        for_slots=len(claimed.jobs),
+        waiting=frozenset([*together, *by_key]),
+        more=ready.more,
+    )
+
+
+@attrs.frozen
+class _ReadyJobs:
+    """Jobs that their limit keys have room for, and the keys that were looked at.
+
+    :param more: whether others may be ready, too.
+    """
+
+    ids: list[int] = attrs.field(factory=list)
+    tasks: list[str] = attrs.field(factory=list)
+    keys: list[str] = attrs.field(factory=list)
+    more: bool = False
+
+
+def _ready_jobs(queues: Sequence[str], tasks: list[str], limit: int) -> Op[_ReadyJobs]:
+    """Find jobs of tasks with limits by key, whose limits this transaction has locked."""
+    [(wakes,)] = yield Query(_KEYS["drain_key_wakes"], (tasks,))
+    most_keys = limit + KEYS_LOOKED_AT
+    parameters = (list(queues), tasks, limit, most_keys)
+    [(ids, of_tasks, keys)] = yield Query(_KEYS["ready_jobs"], parameters)
+    more = wakes == WAKES_AT_ONCE or len(keys or []) == most_keys
+    return _ReadyJobs(list(ids or []), list(of_tasks or []), list(keys or []), more)
+
+
+def _settle_keys(
+    queues: Sequence[str], tasks: list[str], ready: _ReadyJobs, claimed: list[int]
+) -> Op[float | None]:
+    """Set when the keys are looked at again; return the seconds until the first one is ready."""
+    if ready.keys:
+        yield Query(_KEYS["settle_keys"], (list(queues), ready.tasks, ready.keys, claimed))
+    [(seconds,)] = yield Query(_KEYS["next_ready_key"], (list(queues), tasks))
+    return None if seconds is None else float(seconds)
 
 
 def _claimed(worker_id: int, rows: Sequence[Row]) -> Claimed:

@@ -24,7 +24,16 @@ _INCLUSION = re.compile(
 )
 _LEADING_COMMENT = re.compile(r"\A(--[^\n]*\n)+")
 STAGES = (
-    *("enqueue", "claim", "dispatch", "limits", "settle", "metadata", "dependencies"),
+    *(
+        "enqueue",
+        "claim",
+        "dispatch",
+        "limits",
+        "limits_by_key",
+        "settle",
+        "metadata",
+        "dependencies",
+    ),
     *("control", "cron", "workers", "rescue", "archive", "read", "tasks", "unknown_tasks"),
     *("events", "schema"),
 )

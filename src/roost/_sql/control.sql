@@ -136,19 +136,26 @@ revived as (
         cancel_requested = false,
         pending_parents = (select count(*) from waiting where waiting.child_id = job.id),
         limited = exists (select from roost.limits where limits.task = job.task),
+        limit_key = coalesce({{limit_key}}, job.limit_key),
         result = null,
         -- At least one more attempt.
         max_attempts = greatest(job.max_attempts, least(job.attempt, 2147483646) + 1)
     from target
     where job.id = target.id
         and not exists (select from held_back where held_back.id = job.id)
-    returning job.id, job.queue, job.pending_parents
+    returning job.id, job.queue, job.pending_parents, job.task, job.limit_key
 ),
 notified as (
     select roost.announce(queue)
     from revived
     where pending_parents = 0
     group by queue
+    union all
+    select roost.wake_key(task, limit_key, queue)
+    from revived
+    where pending_parents = 0
+        and limit_key is not null
+    group by task, limit_key, queue
 )
 select id
 from revived

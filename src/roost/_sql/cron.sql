@@ -117,13 +117,20 @@ with due as materialized (
 inserted as (
     insert into roost.jobs (
         queue, task, args, priority, max_attempts, tags, timeout_seconds, scheduled_at,
-        inserted_at, metadata, limited
+        inserted_at, metadata, limited, limit_key
     )
     select
         due.queue, due.task, coalesce(tick.args::jsonb, due.args), due.priority, due.max_attempts,
         due.tags, due.timeout_seconds, tick.at + make_interval(secs => tick.delay),
         statement_timestamp(), pg_catalog.jsonb_build_object('cron', due.name, 'tick', tick.at),
-        exists (select from roost.limits where limits.task = due.task)
+        exists (select from roost.limits where limits.task = due.task),
+        (
+            select roost.limit_key(
+                limits.limit_by, coalesce(tick.args::jsonb, due.args), null
+            )
+            from roost.limits
+            where limits.task = due.task
+        )
     from due
     join unnest($8::text[], $9::timestamptz[], $10::double precision[], $11::text[])
         as tick (name, at, delay, args) on tick.name = due.name
@@ -260,7 +267,7 @@ from resumed;
 with inserted as (
     insert into roost.jobs (
         queue, task, args, priority, max_attempts, tags, timeout_seconds, scheduled_at, inserted_at,
-        metadata, limited
+        metadata, limited, limit_key
     )
     select
         entry.queue, entry.task,
@@ -268,7 +275,16 @@ with inserted as (
         entry.max_attempts, entry.tags, entry.timeout_seconds, statement_timestamp(),
         statement_timestamp(),
         pg_catalog.jsonb_build_object('cron', entry.name),
-        exists (select from roost.limits where limits.task = entry.task)
+        exists (select from roost.limits where limits.task = entry.task),
+        (
+            select roost.limit_key(
+                limits.limit_by,
+                case when entry.args_from_code then $2::text::jsonb else entry.args end,
+                null
+            )
+            from roost.limits
+            where limits.task = entry.task
+        )
     from roost.cron as entry
     where entry.name = $1::text
         and (not entry.args_from_code or $2::text is not null)

@@ -29,10 +29,11 @@ held as materialized (
 released as (
     update roost.jobs as job
     set pending_parents = greatest(job.pending_parents - held.parents, 0),
-        limited = exists (select from roost.limits where limits.task = job.task)
+        limited = exists (select from roost.limits where limits.task = job.task),
+        limit_key = coalesce({{limit_key}}, job.limit_key)
     from held
     where job.id = held.id
-    returning job.queue, job.pending_parents, job.scheduled_at
+    returning job.queue, job.pending_parents, job.scheduled_at, job.task, job.limit_key
 ),
 notified as (
     select roost.announce(queue)
@@ -40,6 +41,12 @@ notified as (
     where pending_parents = 0
         and scheduled_at <= now() + interval '1 minute'
     group by queue
+    union all
+    select roost.wake_key(task, limit_key, queue, min(scheduled_at))
+    from released
+    where pending_parents = 0
+        and limit_key is not null
+    group by task, limit_key, queue
 )
 select count(*)
 from released

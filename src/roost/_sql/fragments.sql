@@ -10,6 +10,11 @@ job.state in ('available', 'retryable')
 and job.pending_parents = 0
 and job.limited
 
+-- fragment: claimable_keyed
+-- The same for a job with a limit key: the index jobs_claim_keyed.
+{{claimable_limited}}
+and job.limit_key is not null
+
 -- fragment: claimed_columns
 -- What a worker gets of a job that it leases, in the order of roost._ops.claim.ClaimedJob.
 job.id, job.lease_no, job.queue, job.task,
@@ -54,7 +59,8 @@ job.timeout_seconds, job.cancel_requested, job.result::text, job.depends_on, job
 -- What a job keeps on its way into the archive and back.
 id, scheduled_at, inserted_at, attempted_at, completed_at, cancelled_at, discarded_at, worker_id,
 lease_no, priority, attempt, max_attempts, timeout_seconds, state, queue, task, unique_key, args,
-metadata, tags, depends_on, errors, result, limited, unique_waiting
+metadata, tags, depends_on, errors, result, limited, unique_waiting,
+limit_key
 
 -- fragment: new_job_fields
 -- The fields of an encoded job; see roost._model.encoding.
@@ -68,7 +74,8 @@ schedule_in double precision,
 unique_key text,
 tags text[],
 timeout_seconds integer,
-metadata jsonb
+metadata jsonb,
+limit_key text
 
 -- fragment: new_job
 -- An encoded job (`encoded`) with what its row has besides. Not now(): the caller's transaction may
@@ -90,6 +97,43 @@ limited
 -- The same of `new_job`, a row as the fragment new_job makes it.
 new_job.queue, new_job.task, new_job.priority, new_job.max_attempts, new_job.due_at,
 statement_timestamp(), new_job.tags, new_job.timeout_seconds, new_job.metadata, new_job.limited
+
+-- fragment: new_limit_key
+-- The limit key of `new_job`.
+case when new_job.limited then (
+    select roost.limit_key(limits.limit_by, new_job.args, new_job.limit_key)
+    from roost.limits
+    where limits.task = new_job.task
+) else new_job.limit_key end
+
+-- fragment: limit_key
+-- The limit key of a live job, as its args and its task's limits are now.
+(
+    select roost.limit_key(limits.limit_by, job.args, job.limit_key)
+    from roost.limits
+    where limits.task = job.task
+)
+
+-- fragment: renewed_limit_key
+-- The same after a change of limit_by: a key that a function has given is kept only for a function.
+(
+    select case
+        when limits.limit_by is not null then roost.limit_key(limits.limit_by, job.args, job.limit_key)
+    end
+    from roost.limits
+    where limits.task = job.task
+)
+
+-- fragment: mark_again
+-- Have the jobs of a task marked again if `excluded` has another limit_by: transactions that can't see it
+-- insert jobs with the old key.
+has_stale_keys = known.has_stale_keys or known.limit_by is distinct from excluded.limit_by,
+all_marked = known.all_marked and known.limit_by is not distinct from excluded.limit_by,
+snapshots_gone = known.snapshots_gone and known.limit_by is not distinct from excluded.limit_by,
+published_by = case
+    when known.limit_by is distinct from excluded.limit_by then pg_current_xact_id()
+    else known.published_by
+end
 
 -- fragment: unless_key_is_taken
 -- The clause of an insert into roost.jobs that leaves a job out if another job holds its unique key.

@@ -1,26 +1,43 @@
 -- name: publish_limits
--- $1 tasks, $2 starts a minute, $3 jobs at once; null: no such limit. The worker that starts last wins;
--- what set_limit has set stays.
-insert into roost.limits as known (task, declared_rate_per_minute, declared_max_concurrency)
+-- $1 tasks, $2 starts a minute, $3 jobs at once; null: no such limit. $4 the field of args by which they
+-- apply. The worker that starts last wins; what set_limit has set stays.
+insert into roost.limits as known (
+    task, declared_rate_per_minute, declared_max_concurrency, limit_by
+)
 select *
-from unnest($1::text[], $2::integer[], $3::integer[])
+from unnest($1::text[], $2::integer[], $3::integer[], $4::text[])
 order by 1
 on conflict (task) do update
 set declared_rate_per_minute = excluded.declared_rate_per_minute,
-    declared_max_concurrency = excluded.declared_max_concurrency
-where (known.declared_rate_per_minute, known.declared_max_concurrency)
-    is distinct from (excluded.declared_rate_per_minute, excluded.declared_max_concurrency)
+    declared_max_concurrency = excluded.declared_max_concurrency,
+    limit_by = excluded.limit_by,
+    {{mark_again}}
+where (known.declared_rate_per_minute, known.declared_max_concurrency, known.limit_by)
+    is distinct from (
+        excluded.declared_rate_per_minute, excluded.declared_max_concurrency, excluded.limit_by
+    )
 returning roost.announce_limit(known.task);
 
 -- name: lift_limits
 -- $1 tasks for which a starting worker declares no limit. The rows stay, since jobs of these tasks stay
 -- marked as limited.
-update roost.limits
+with excluded as (
+    select task, null::text as limit_by
+    from unnest($1::text[]) as lifted (task)
+)
+update roost.limits as known
 set declared_rate_per_minute = null,
-    declared_max_concurrency = null
-where task = any ($1::text[])
-    and (declared_rate_per_minute is not null or declared_max_concurrency is not null)
-returning roost.announce_limit(task);
+    declared_max_concurrency = null,
+    limit_by = null,
+    {{mark_again}}
+from excluded
+where known.task = excluded.task
+    and (
+        known.declared_rate_per_minute is not null
+        or known.declared_max_concurrency is not null
+        or known.limit_by is not null
+    )
+returning roost.announce_limit(known.task);
 
 -- name: set_limit
 -- As in enqueue.sql: only a call of a function, since it may run on a caller's connection.
@@ -33,7 +50,7 @@ select roost.clear_limit($1::text);
 select
     known.task, known.max_concurrency, known.rate_per_minute, known.declared_max_concurrency,
     known.declared_rate_per_minute, known.set_max_concurrency, known.set_rate_per_minute,
-    coalesce(executing.jobs, 0), started.jobs
+    known.limit_by, coalesce(executing.jobs, 0), started.jobs
 from roost.limits as known
 left join (
     select job.task, count(*) as jobs
@@ -72,8 +89,12 @@ where not known.snapshots_gone
 
 -- name: unmarked_limits
 -- Tasks that may have unmarked jobs, from transactions that could not see the limit. The second column
--- is true when every such transaction has ended, so that no more unmarked jobs can appear.
-select task, snapshots_gone and published_by < pg_snapshot_xmin(pg_current_snapshot())
+-- is true when every such transaction has ended, so that no more unmarked jobs can appear; the third, if
+-- jobs may have keys of an earlier limit_by.
+select
+    task,
+    snapshots_gone and published_by < pg_snapshot_xmin(pg_current_snapshot()),
+    has_stale_keys
 from roost.limits
 where not all_marked;
 
@@ -98,14 +119,21 @@ running as materialized (
     for update of job skip locked
 )
 update roost.jobs as job
-set limited = true
+set limited = true,
+    limit_key = {{limit_key}}
 where job.id = any (array(select id from waiting union all select id from running))
-returning job.id;
+returning
+    job.id,
+    case
+        when job.limit_key is not null and job.state <> 'executing'
+            then roost.wake_key(job.task, job.limit_key, job.queue, job.scheduled_at)
+    end;
 
 -- name: finish_marking
 -- $1 tasks. Skips a task with unmarked jobs: they were locked when mark_jobs ran.
 update roost.limits as known
-set all_marked = true
+set all_marked = true,
+    has_stale_keys = false
 where known.task = any ($1::text[])
     and not exists (
         select
@@ -123,7 +151,8 @@ where known.task = any ($1::text[])
 
 -- name: lock_limits
 -- $1 queues, $2 tasks. Lock the limits of those tasks that have waiting jobs, in the order of the tasks.
-select known.task
+-- The second column: whether the limits apply by key.
+select known.task, known.limit_by is not null
 from roost.limits as known
 where known.task = any ($2::text[])
     and exists (
@@ -145,8 +174,8 @@ for update of known;
 
 -- name: claim_limited_jobs
 -- $1 worker id, $2 queues, $3 tasks whose limits this transaction has locked, $4 all tasks that the
--- worker knows, $5 the most jobs. A statement of its own after the lock: only so does it see what the
--- claim before it took.
+-- worker knows, $5 the most jobs, $6 ids from ready_jobs: jobs with limit keys that have room. A
+-- statement of its own after the lock: only so does it see what the claim before it took.
 --
 -- Takes the limited jobs that are among the first $5 of all due jobs; the others are claimed by
 -- claim_jobs, in what room is left. The first jobs of all queues of a priority come before the second
@@ -245,6 +274,10 @@ allowed as (
         ) as due
     ) as ranked
     where ranked.place <= ranked.jobs
+    union all
+    select job.id, job.queue, job.priority, job.scheduled_at
+    from roost.jobs as job
+    where job.id = any ((select $6::bigint[])::bigint[])
 ),
 -- The heads of jobs without a limit.
 other (queue, priority) as (
@@ -390,7 +423,7 @@ order by claimed.priority, claimed.scheduled_at, claimed.id;
 -- not be checked again: every claim since then has counted this start, as long as it is in the window.
 -- Returns nothing if the start has left the window or was not counted, or if the lease does not hold.
 with held as materialized (
-    select job.task, job.attempted_at
+    select job.task, job.attempted_at, job.limit_key
     from roost.jobs as job
     where job.id = $1::bigint
         and job.worker_id = $2::bigint
@@ -402,6 +435,8 @@ counted as materialized (
     from held
     join roost.starts on starts.task = held.task
         and starts.started_at = held.attempted_at
+        -- A start that was counted before the task had keys has none.
+        and coalesce(starts.limit_key, held.limit_key, '') = coalesce(held.limit_key, '')
     where starts.started_at > statement_timestamp() - interval '60 seconds'
     -- A claim of several jobs has counted several starts with the same time.
     limit 1

@@ -73,7 +73,7 @@ rescued as (
     where job.id = orphan.id
     returning
         job.id, job.queue, job.task, job.state, job.attempt, job.max_attempts, job.worker_id,
-        job.limited, job.has_children, job.awaited
+        job.limited, job.limit_key, job.has_children, job.awaited
 ),
 notified as (
     select roost.announce(queue)
@@ -85,6 +85,13 @@ notified as (
     from rescued
     where limited
     group by task
+    union all
+    -- Room for a job of the same limit key; this one may wait again.
+    select roost.wake_key(task, limit_key, queue)
+    from rescued
+    where limited
+        and limit_key is not null
+    group by task, limit_key, queue
     union all
     select pg_notify('roost_finished', id::text)
     from rescued

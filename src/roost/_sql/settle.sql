@@ -31,7 +31,7 @@ completed as (
         end
     -- Not a join: the planner made a hash join over a scan of the table.
     where job.id = any (array(select held.id from held))
-    returning job.id, job.task, job.limited, job.awaited
+    returning job.id, job.queue, job.task, job.limited, job.limit_key, job.awaited
 ),
 -- The end of a limited job makes room for another one, in any queue. `awaited`: a client waits for
 -- this job.
@@ -40,6 +40,13 @@ notified as (
     from completed
     where limited
     group by task
+    union all
+    -- Room for a job of the same limit key; this one may wait again.
+    select roost.wake_key(task, limit_key, queue)
+    from completed
+    where limited
+        and limit_key is not null
+    group by task, limit_key, queue
     union all
     select pg_notify('roost_finished', id::text)
     from completed
@@ -74,13 +81,19 @@ held as materialized (
 deleted as (
     delete from roost.jobs as job
     where job.id = any (array(select held.id from held))
-    returning job.id, job.task, job.limited
+    returning job.id, job.queue, job.task, job.limited, job.limit_key
 ),
 notified as (
     select roost.announce_room(task)
     from deleted
     where limited
     group by task
+    union all
+    select roost.wake_key(task, limit_key, queue)
+    from deleted
+    where limited
+        and limit_key is not null
+    group by task, limit_key, queue
 )
 select id
 from deleted
@@ -163,7 +176,8 @@ finished as (
         end
     from held
     where job.id = held.id
-    returning job.id, job.queue, job.task, job.state, job.scheduled_at, job.limited, job.awaited
+    returning
+        job.id, job.queue, job.task, job.state, job.scheduled_at, job.limited, job.limit_key, job.awaited
 ),
 notified as (
     select roost.announce(queue)
@@ -176,6 +190,13 @@ notified as (
     from finished
     where limited
     group by task
+    union all
+    -- Room for a job of the same limit key; this one may wait again.
+    select roost.wake_key(task, limit_key, queue)
+    from finished
+    where limited
+        and limit_key is not null
+    group by task, limit_key, queue
     union all
     select pg_notify('roost_finished', id::text)
     from finished

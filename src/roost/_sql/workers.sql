@@ -65,7 +65,8 @@ released as (
     from unheld
     where job.id = unheld.id
     returning
-        job.id, job.queue, job.task, job.state, job.limited, job.has_children, job.awaited
+        job.id, job.queue, job.task, job.state, job.limited, job.limit_key, job.has_children,
+        job.awaited
 ),
 notified as (
     select roost.announce(queue)
@@ -76,6 +77,13 @@ notified as (
     from released
     where limited
     group by task
+    union all
+    -- Room for a job of the same limit key; this one may wait again.
+    select roost.wake_key(task, limit_key, queue)
+    from released
+    where limited
+        and limit_key is not null
+    group by task, limit_key, queue
     union all
     select pg_notify('roost_finished', id::text)
     from released

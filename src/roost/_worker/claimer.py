@@ -187,7 +187,7 @@ class Claimer:
         filled = len(claimed.jobs) == room
         self._slots_wanted = min(2 * room, group.slots.slots) if filled else 1
         group.limited_waiting = claimed.waiting
-        group.limited_may_wait = group.limited_may_wait or filled
+        group.limited_may_wait = group.limited_may_wait or filled or claimed.more
         state.limited.held.update(job.lease for job in claimed.jobs)
         return attrs.evolve(claimed, next_due=None)  # see `limited_at`
 

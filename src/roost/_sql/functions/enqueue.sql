@@ -160,13 +160,18 @@ begin
     end if;
     insert into roost.jobs (
         task, args, queue, priority, max_attempts, scheduled_at, inserted_at, unique_key, tags,
-        timeout_seconds, metadata, limited
+        timeout_seconds, metadata, limited, limit_key
     )
     values (
         enqueue.task, enqueue.args, enqueue.queue, enqueue.priority, enqueue.max_attempts,
         due_at, statement_timestamp(),
         enqueue.unique_key, enqueue.tags, enqueue.timeout_seconds, enqueue.metadata,
-        exists (select from roost.limits where limits.task = enqueue.task)
+        exists (select from roost.limits where limits.task = enqueue.task),
+        (
+            select roost.limit_key(limits.limit_by, enqueue.args, null)
+            from roost.limits
+            where limits.task = enqueue.task
+        )
     )
     on conflict do nothing
     returning id into new_id;

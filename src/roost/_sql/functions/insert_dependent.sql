@@ -62,12 +62,13 @@ begin
     ),
     inserted as (
         insert into roost.jobs as job (
-            id, args, unique_key, unique_waiting, depends_on,
+            id, args, unique_key, limit_key, unique_waiting, depends_on,
             {{new_job_columns}},
             state, cancelled_at, pending_parents, errors
         ) overriding system value
         select
             new_job.id, new_job.args, new_job.unique_key,
+            {{new_limit_key}},
             coalesce(new_job.unique_waiting, false), new_job.depends_on,
             {{new_job_values}},
             -- A child of a failed parent is inserted as cancelled.

@@ -10,6 +10,7 @@ as $$
 declare
     batch jsonb := content;
     new_job record;
+    limit_by text;
     may_conflict boolean := false;
     used_keys text[] := '{}';
 begin
@@ -19,6 +20,12 @@ begin
     from jsonb_to_record(batch -> 'common') as encoded (
         {{new_job_fields}}
     );
+    if new_job.limited then
+        select limits.limit_by
+        into limit_by
+        from roost.limits
+        where limits.task = new_job.task;
+    end if;
 
     if batch ? 'keys' then
         -- As the fragment key_is_unused.
@@ -43,11 +50,11 @@ begin
         begin
             with inserted as (
                 insert into roost.jobs as job (
-                    args, unique_key,
+                    args, unique_key, limit_key,
                     {{new_job_columns}}
                 )
                 select
-                    each.args, each.unique_key,
+                    each.args, each.unique_key, roost.limit_key(limit_by, each.args, null),
                     {{new_job_values}}
                 from rows from (
                     jsonb_array_elements(batch -> 'args'),
@@ -69,11 +76,11 @@ begin
     if may_conflict then
         with inserted as (
             insert into roost.jobs as job (
-                args, unique_key,
+                args, unique_key, limit_key,
                 {{new_job_columns}}
             )
             select
-                each.args, each.unique_key,
+                each.args, each.unique_key, roost.limit_key(limit_by, each.args, null),
                 {{new_job_values}}
             from rows from (
                 jsonb_array_elements(batch -> 'args'),

@@ -9,11 +9,12 @@ declare
     job_queue text;
 begin
     insert into roost.jobs as job (
-        args, unique_key,
+        args, unique_key, limit_key,
         {{new_job_columns}}
     )
     select
         new_job.args, new_job.unique_key,
+        {{new_limit_key}},
         {{new_job_values}}
     from (
         select

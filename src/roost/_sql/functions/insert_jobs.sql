@@ -8,11 +8,12 @@ as $$
 begin
     with inserted as (
         insert into roost.jobs as job (
-            args, unique_key,
+            args, unique_key, limit_key,
             {{new_job_columns}}
         )
         select
             new_job.args, new_job.unique_key,
+            {{new_limit_key}},
             {{new_job_values}}
         from (
             select

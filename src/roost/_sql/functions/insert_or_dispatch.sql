@@ -74,12 +74,13 @@ begin
     end if;
 
     insert into roost.jobs as job (
-        id, args, unique_key, state, attempt, lease_no, worker_id, attempted_at,
+        id, args, unique_key, limit_key, state, attempt, lease_no, worker_id, attempted_at,
         {{new_job_columns}}
     )
     overriding system value
     values (
         new_id, new_job.args, new_job.unique_key,
+        {{new_limit_key}},
         case when dispatched then 'executing' else 'available' end,
         case when dispatched then 1 else 0 end,
         case when dispatched then 1 else 0 end,

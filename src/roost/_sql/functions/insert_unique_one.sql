@@ -51,12 +51,14 @@ begin
                 ) as inserted;
             else
                 insert into roost.jobs as job (
-                    id, args, unique_key, unique_waiting,
+                    id, args, unique_key, limit_key, unique_waiting,
                     {{new_job_columns}}
                 )
                 overriding system value
                 select
-                    p_id, new_job.args, new_job.unique_key, waiting,
+                    p_id, new_job.args, new_job.unique_key,
+                    {{new_limit_key}},
+                    waiting,
                     {{new_job_values}}
                 where waiting
                     or {{key_is_unused}}
@@ -142,7 +144,8 @@ begin
             tags = new_job.tags,
             timeout_seconds = new_job.timeout_seconds,
             metadata = new_job.metadata,
-            limited = new_job.limited
+            limited = new_job.limited,
+            limit_key = {{new_limit_key}}
         where job.id = other.id
             and job.state in ('available', 'retryable')
             and (held_by is not null or not waiting or job.lease_no = 0)
@@ -155,6 +158,13 @@ begin
             end
         into result_id, due_queue;
         if result_id is not null then
+            if new_job.limited then
+                perform roost.wake_key(job.task, job.limit_key, job.queue, job.scheduled_at)
+                from roost.jobs as job
+                where job.id = result_id
+                    and job.pending_parents = 0
+                    and job.limit_key is not null;
+            end if;
             return;
         end if;
     end loop;

@@ -36,12 +36,17 @@ begin
             attempt = greatest(job.attempt - 1, 0)
         from unstarted
         where job.id = unstarted.id
-        returning job.queue
+        returning job.queue, job.task, job.limit_key
     ),
     notified as (
         select roost.announce(queue)
         from released
         group by queue
+        union all
+        select roost.wake_key(task, limit_key, queue)
+        from released
+        where limit_key is not null
+        group by task, limit_key, queue
     )
     select count(*)
     into number_released

@@ -12,6 +12,7 @@ create domain roost.count as integer check (value >= 0);
 create domain roost.positive as integer check (value >= 1);
 create domain roost.name as text check (length(value) between 1 and 200);
 create domain roost.key as text check (length(value) between 1 and 500);
+create domain roost.limit_key as text check (length(value) <= 200);
 create domain roost.state as text check (
     value in ('available', 'executing', 'retryable', 'completed', 'discarded', 'cancelled')
 );
@@ -28,7 +29,7 @@ create domain roost.error_records as jsonb check (
 -- Otherwise other roles could create operators for the domains, which Postgres would prefer to those of
 -- the base types.
 revoke usage on domain
-    roost.instant, roost.count, roost.positive, roost.name, roost.key, roost.state,
+    roost.instant, roost.count, roost.positive, roost.name, roost.key, roost.limit_key, roost.state,
     roost.tags, roost.ids, roost.json_object, roost.error_records
     from public;
 
@@ -61,6 +62,8 @@ create table roost.jobs (
     queue roost.name not null default 'default',
     task roost.name not null,
     unique_key roost.key,
+    -- The value by which its task's limits apply; null: they apply to all jobs of the task together.
+    limit_key roost.limit_key,
     args roost.json_object not null default '{}',
     metadata roost.json_object,
     tags roost.tags,
@@ -88,6 +91,11 @@ where state in ('available', 'retryable') and pending_parents = 0 and not limite
 create index jobs_claim_limited on roost.jobs (queue, task, priority, scheduled_at, id)
 where state in ('available', 'retryable') and pending_parents = 0 and limited;
 
+-- Jobs with limits by key: those of one key in the order in which they run.
+create index jobs_claim_keyed on roost.jobs (task, limit_key, queue, priority, scheduled_at, id)
+where state in ('available', 'retryable') and pending_parents = 0 and limited
+    and limit_key is not null;
+
 -- At most one active job holds a given key: a job until its end, or until its first claim if
 -- unique_waiting. Jobs that hold their key no more are in the index too, each by its own id, so that
 -- all active jobs of a key are found by one probe. lease_no never goes down, so no later move of a job
@@ -100,6 +108,10 @@ where unique_key is not null and state in ('available', 'executing', 'retryable'
 -- Walked by rescues: executing jobs only.
 create index jobs_executing on roost.jobs (worker_id)
 where state = 'executing';
+
+-- Counted by claims: the executing jobs of one limit key.
+create index jobs_executing_keyed on roost.jobs (task, limit_key)
+where state = 'executing' and limit_key is not null;
 
 -- Walked by the archive and the deletion of ended jobs: one state at a time, oldest end first.
 create index jobs_finished on roost.jobs (state, greatest(completed_at, cancelled_at, discarded_at))
@@ -212,6 +224,11 @@ create table roost.limits (
         generated always as (coalesce(set_rate_per_minute, declared_rate_per_minute)) stored,
     max_concurrency integer
         generated always as (coalesce(set_max_concurrency, declared_max_concurrency)) stored,
+    -- The field of args by whose values the limits apply, with dots for nested ones; '()': a function of
+    -- the clients; null: the limits apply to all jobs of the task together.
+    limit_by text,
+    -- limit_by has changed: waiting jobs may have keys of the earlier one.
+    has_stale_keys boolean not null default false,
     -- For jobs whose transactions could not see this row: they are marked as limited later; see
     -- limits.sql.
     published_by xid8 not null default pg_current_xact_id(),
@@ -222,10 +239,14 @@ create table roost.limits (
 -- The starts of rate-limited tasks within the last minute.
 create table roost.starts (
     task text not null,
-    started_at roost.instant not null
+    started_at roost.instant not null,
+    limit_key text
 );
 
 create index starts_window on roost.starts (task, started_at);
+
+create index starts_of_key on roost.starts (task, limit_key, started_at)
+where limit_key is not null;
 
 -- The table has no key. Without this a publication of all tables would refuse its deletes.
 alter table roost.starts replica identity full;
@@ -242,6 +263,42 @@ create table roost.tasks (
 
 comment on column roost.tasks.options is
     'Those of queue, priority, max_attempts, tags and timeout_seconds that the code declares.';
+
+-- Requests to look at the jobs of a limit key again, from a time on: one was enqueued, or has ended. Only
+-- added to, so that no transaction waits for another. The next claim of the task moves them into
+-- roost.ready_keys.
+create table roost.key_wakes (
+    task text not null,
+    limit_key text not null,
+    queue text not null,
+    ready_at roost.instant not null
+)
+with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+create index key_wakes_task on roost.key_wakes (task);
+
+alter table roost.key_wakes replica identity full;
+
+-- The limit keys that have waiting jobs in a queue, and when a claim looks at them; 9998-12-31: when a
+-- job of the key has ended. Written only under the lock of the task's row in roost.limits.
+create table roost.ready_keys (
+    task text not null,
+    limit_key text not null,
+    queue text not null,
+    ready_at roost.instant not null,
+    primary key (task, limit_key, queue)
+)
+with (
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_cost_delay = 0
+);
+
+create index ready_keys_next on roost.ready_keys (task, queue, ready_at);
 
 create table roost.queues (
     name roost.name primary key,

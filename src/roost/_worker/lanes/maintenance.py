@@ -25,7 +25,13 @@ from roost._ops.archive import (
     forget_unique_holds,
 )
 from roost._ops.dependencies import LOCK_NOT_AVAILABLE
-from roost._ops.limits import limited_tasks, mark_limited_jobs, publish_limits
+from roost._ops.limits import (
+    KeyPlace,
+    limited_tasks,
+    mark_limited_jobs,
+    publish_limits,
+    revisit_keys,
+)
 from roost._ops.query import Op
 from roost._ops.rescue import Rescued, expire_workers, rescue_jobs
 from roost._ops.unknown_tasks import MAX_COUNTED, find_unknown_tasks
@@ -43,6 +49,8 @@ RESCUE_BATCH = 500
 MAX_NAMES = 100
 """Dead workers whose names are remembered for the error records of their jobs."""
 ARCHIVE_BATCH = 1_000
+KEYS_REVISITED = 500
+"""Limit keys that one call has claims look at again, in case that a request was lost."""
 UNKNOWN_TASKS_INTERVAL = 10.0
 """Seconds between two reads."""
 START_TIMEOUT = 2.0
@@ -187,6 +195,7 @@ class LimitsLane:
     def __init__(self, state: WorkerState, database: Database) -> None:
         self._state = state
         self._database = database
+        self._place = KeyPlace()
 
     async def publish(self) -> None:
         """Write this worker's declared limits for all workers, before anything is claimed."""
@@ -216,6 +225,9 @@ class LimitsLane:
             if marked:
                 limits_logger.info("marked %(jobs)d jobs of newly limited tasks", jobs=marked)
                 self._state.wake_fetch()
+            self._place = await self._database.call_for_maintenance(
+                revisit_keys(self._place, limit=KEYS_REVISITED)
+            )
 
     async def stop(self) -> None:
         """Nothing to do before the cancel."""
