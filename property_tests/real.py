@@ -236,7 +236,9 @@ class Real:
             else self._insert(job)
             for job in jobs
         ]
-        return self._run_whole(enqueue.insert_unique(encode_jobs(inserts), on_conflict))
+        operation = enqueue.insert_unique(encode_jobs(inserts), on_conflict)
+        has_parents = any(job.depends_on for job in jobs)
+        return self._run_whole(operation) if has_parents else self._run(operation)
 
     def enqueue_and_roll_back(self, *, jobs: Sequence[NewJob]) -> None:
         with self._connection.transaction():

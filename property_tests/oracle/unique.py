@@ -30,10 +30,11 @@ class Unique(Enqueue):
 
     def enqueue_unique(self, *, jobs: Sequence[NewJob], on_conflict: str) -> list[int | None]:
         """Insert jobs in the order of their keys; return an id for each, in their order."""
-        self._lock_parents(self._find_parents(jobs))
+        parents = self._find_parents(jobs)
+        before = copy.deepcopy((self.jobs, self.holds, self.dependencies, self.notified))
+        self._lock_parents(parents)
         reserved = range(self.last_job + 1, self.last_job + len(jobs) + 1)
         self.last_job += len(jobs)
-        before = copy.deepcopy((self.jobs, self.holds, self.dependencies, self.notified))
         ids: list[int | None] = [None] * len(jobs)
         order = sorted(
             range(len(jobs)),
@@ -46,7 +47,8 @@ class Unique(Enqueue):
             except Refused as refused:
                 if on_conflict == "skip":
                     continue
-                if len(jobs) > 1:
+                # With parents the whole call is one transaction.
+                if parents or len(jobs) > 1:
                     self.jobs, self.holds, self.dependencies, self.notified = before
                 raise DuplicateUniqueJobError(
                     refused.why, unique_key=str(job.unique_key), existing_id=refused.job_id

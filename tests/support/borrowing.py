@@ -212,6 +212,25 @@ class BorrowingConformance:
             await client.enqueue("work", conn=conn)
         assert table.states() == {"available": 2}
 
+    async def test_options_of_unique_keys_are_part_of_the_transaction(
+        self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
+    ) -> None:
+        first = await client.enqueue("work", args={"n": 1}, unique_key="k", unique_for=60)
+        async with undone(kind.transaction(dsn)) as conn:
+            same = {"unique_key": "k", "conn": conn}
+            assert await client.enqueue("work", on_conflict="return", **same) == first
+            assert await client.enqueue("work", on_conflict="replace", **same) == first
+            with pytest.raises(DuplicateUniqueJobError):
+                await client.enqueue("work", unique_for=60, **same)
+            jobs = [JobInsert("work", unique_key=key) for key in ("a", "k")]
+            with pytest.raises(DuplicateUniqueJobError):
+                await client.enqueue_all(jobs, on_conflict="raise", conn=conn)
+            assert (await client.enqueue_all(jobs, on_conflict="return", conn=conn))[1] == first
+            await client.enqueue("work", args={"n": 2}, unique_by="args.n", unique_for=9, conn=conn)
+        assert table.get(first).args == {"n": 1}
+        assert table.states() == {"available": 1}
+        assert table.rows("select unique_key from roost.unique_holds") == [("k",)]
+
     async def test_bad_input_is_refused_before_the_transaction_is_touched(
         self, client: Any, kind: ConnectionKind, dsn: str, table: JobTable
     ) -> None:
