@@ -146,17 +146,17 @@ begin
     end if;
 
     -- As the fragment key_is_unused.
-    if enqueue.unique_key is not null
-        and exists (
+    if enqueue.unique_key is not null then
+        if exists (
             select
             from roost.jobs as started
             where started.unique_key = enqueue.unique_key
                 and started.unique_waiting
                 and started.lease_no > 0
                 and started.state in ('available', 'executing', 'retryable')
-        )
-    then
-        return null;
+        ) then
+            return null;
+        end if;
     end if;
     insert into roost.jobs (
         task, args, queue, priority, max_attempts, scheduled_at, inserted_at, unique_key, tags,

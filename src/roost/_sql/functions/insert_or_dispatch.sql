@@ -24,12 +24,13 @@ begin
     from jsonb_to_record(content::jsonb -> 0) as encoded (
         {{new_job_fields}}
     );
-    if new_job.unique_key is not null
-        and not (
+    -- A condition with a query takes 20 to 30 microseconds, so it is apart from the one without.
+    if new_job.unique_key is not null then
+        if not (
             {{key_is_unused}}
-        )
-    then
-        return;
+        ) then
+            return;
+        end if;
     end if;
     new_id := nextval('roost.jobs_id_seq');
 
