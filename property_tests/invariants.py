@@ -48,7 +48,7 @@ def check(
     :param error_cap: how many error records a row may have.
     :param revived: whether the step was a verb that makes ended jobs available again.
     :param deleted: states in which a job may have been before a step that deletes it.
-    :param replaced: whether the step was an enqueue that may replace waiting jobs.
+    :param replaced: whether the step was an enqueue, or an update, that may change waiting jobs.
     """
     old, new = _by_id(before), _by_id(after)
     unaccepted = {row["dispatched_job_id"] for row in before["workers"]}

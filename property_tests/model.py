@@ -17,6 +17,7 @@ from property_tests.oracle.dispatch import Dispatch
 from property_tests.oracle.read import Read
 from property_tests.oracle.rescue import Rescue
 from property_tests.oracle.settle import Settle
+from property_tests.oracle.steer import Steer
 from property_tests.oracle.tables import ACTIVE, Held, Waits
 from property_tests.oracle.unique import Unique
 from property_tests.words import Call
@@ -24,7 +25,7 @@ from property_tests.words import Call
 from roost.exceptions import DuplicateUniqueJobError
 
 
-class Model(Dispatch, Unique, Claims, Settle, Control, Rescue, Archive, Read):
+class Model(Dispatch, Unique, Claims, Settle, Control, Steer, Rescue, Archive, Read):
     """All verbs on one set of tables, one at a time or two at once."""
 
     def both_at_once(

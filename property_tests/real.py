@@ -42,12 +42,13 @@ from property_tests.words import (
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from roost import JobInsert, fixed
+from roost import HandlerRegistry, JobInsert, fixed
 from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import SyncConnection, connect
 from roost._model import verdict
 from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.failures import NO_RULES, FailureRules
+from roost._model.job_changes import encode_changes
 from roost._model.job_metadata import encoded_changes
 from roost._model.states import JobState
 from roost._model.unique import BulkOnConflict
@@ -63,6 +64,7 @@ from roost._ops import (
     rescue,
     schema,
     settle,
+    steer,
     workers,
 )
 from roost._ops.query import Op
@@ -376,6 +378,20 @@ class Real:
 
     def release_unheld(self, *, worker_id: int, held: Collection[Lease]) -> list[int]:
         return self._run_whole(workers.release_unheld(worker_id, held=held))
+
+    def run_now(self, *, job_id: int) -> bool:
+        return self._run_whole(steer.bounded(steer.run_now(job_id), borrowed=False))
+
+    def reschedule(self, *, job_id: int, seconds: int) -> bool:
+        operation = steer.reschedule(job_id, None, seconds)
+        return self._run_whole(steer.bounded(operation, borrowed=False))
+
+    def update(self, *, job_id: int, changes: dict[str, Any]) -> bool:
+        operation = steer.update(job_id, encode_changes(changes, HandlerRegistry()))
+        return self._run_whole(steer.bounded(operation, borrowed=False))
+
+    def delete(self, *, job_id: int) -> bool:
+        return self._run_whole(steer.bounded(steer.delete(job_id), borrowed=False))
 
     def archive_jobs(self, *, states: Sequence[JobState], after: int) -> int:
         return sum(

@@ -288,6 +288,29 @@ def archiving() -> st.SearchStrategy[Call]:
     )
 
 
+def steering(jobs: st.SearchStrategy[int]) -> st.SearchStrategy[Call]:
+    """Return changes of waiting jobs, and a deletion."""
+    changes = st.fixed_dictionaries(
+        {},
+        optional={
+            "queue": st.sampled_from(QUEUES),
+            "priority": st.integers(-1, 1),
+            "args": st.sampled_from(ARGS),
+            "max_attempts": st.integers(1, 3),
+            "tags": st.sampled_from([None, ["new"]]),
+            "timeout_seconds": st.sampled_from([None, 30]),
+            "metadata": st.sampled_from([None, {"trace": "x"}]),
+            "schedule_in": st.sampled_from(WAITS),
+        },
+    ).filter(bool)
+    return st.one_of(
+        _calls("run_now", job_id=jobs),
+        _calls("reschedule", job_id=jobs, seconds=st.sampled_from([0, 5, 60, 61])),
+        _calls("update", job_id=jobs, changes=changes),
+        _calls("delete", job_id=jobs),
+    )
+
+
 def control() -> st.SearchStrategy[Call]:
     """Return admin calls on whole queues; most of them let jobs run."""
     queue = st.sampled_from(QUEUES)

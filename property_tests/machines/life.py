@@ -32,7 +32,12 @@ from roost._ops.claim import Position
 from roost.exceptions import RoostError
 
 SETTLES = {JobState.EXECUTING}
-DELETES = {"delete_ended": TERMINAL, "settle": SETTLES, "both_at_once": SETTLES}
+DELETES = {
+    "delete_ended": TERMINAL,
+    "delete": set(JobState) - {JobState.EXECUTING},
+    "settle": SETTLES,
+    "both_at_once": SETTLES,
+}
 """The verbs that may delete a job, with the states in which it may have been."""
 
 
@@ -378,6 +383,15 @@ class Life(RuleBasedStateMachine):
     def retry(self, job_id: int) -> None:
         self.both(Call("retry", {"job_id": job_id}))
 
+    @rule(call=strategies.steering(jobs))
+    def steer(self, call: Call) -> None:
+        self.both(call)
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(data=st.data())
+    def steer_a_live_job(self, data: st.DataObject) -> None:
+        self.both(data.draw(strategies.steering(st.sampled_from(sorted(self.model.jobs)))))
+
     @rule(job_id=jobs)
     def await_outcome(self, job_id: int) -> None:
         self.both(Call("await_outcome", {"job_id": job_id}))
@@ -407,7 +421,7 @@ class Life(RuleBasedStateMachine):
             error_cap=strategies.MOST_ERRORS,
             revived=self.last_verb in ("retry", "requeue_discarded"),
             deleted=DELETES.get(self.last_verb, ()),
-            replaced=self.last_verb == "enqueue_unique",
+            replaced=self.last_verb in ("enqueue_unique", "update"),
         )
         self.before = after
         differences = list(_differences(after, self.model.tables()))

@@ -58,6 +58,7 @@ class WorkerRow:
     expires_at: datetime
     wants_notify: bool = True
     credit: int | None = None
+    credit_queues: list[str] | None = None
     dispatched_job_id: int | None = None
     channel: str | None = None
     tasks: list[str] = attrs.field(factory=list)

@@ -204,7 +204,9 @@ class Tables:
         return waiting
 
     def _parent_failed(self, row: JobRow, parent: JobRow) -> None:
-        self._record(row, f"ParentFailed: job {parent.id} was {parent.state}", "", MANY)
+        # A parent that has not failed is about to be deleted.
+        what = parent.state if parent.state in FAILED else "deleted"
+        self._record(row, f"ParentFailed: job {parent.id} was {what}", "", MANY)
         row.pending_parents = 0
         self._cancel(row)
 

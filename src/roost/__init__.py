@@ -16,6 +16,8 @@ from roost._model.events import JobEvent
 from roost._model.hooks import Hooks
 from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job, JobInsert, TaskDefaults
+from roost._model.job_changes import JobChanges
+from roost._model.job_filter import JobFilter
 from roost._model.lifespan import State
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
@@ -34,11 +36,14 @@ from roost.exceptions import (
     DiscardJob,
     DuplicateTaskError,
     DuplicateUniqueJobError,
+    FilterTooSlowError,
     HandlerProcessError,
     InvalidArgsError,
     InvalidJobError,
     InvalidSettingError,
+    JobBlockedError,
     JobFailed,
+    JobLockedError,
     JobNotFoundError,
     JobTimeoutError,
     LeaseLostError,
@@ -74,6 +79,7 @@ __all__ = [
     "DiscardJob",
     "DuplicateTaskError",
     "DuplicateUniqueJobError",
+    "FilterTooSlowError",
     "HandlerProcessError",
     "HandlerRegistry",
     "Hooks",
@@ -81,9 +87,13 @@ __all__ = [
     "InvalidJobError",
     "InvalidSettingError",
     "Job",
+    "JobBlockedError",
+    "JobChanges",
     "JobEvent",
     "JobFailed",
+    "JobFilter",
     "JobInsert",
+    "JobLockedError",
     "JobNotFoundError",
     "JobOutcome",
     "JobState",

@@ -79,6 +79,36 @@ class UnknownParentError(JobNotFoundError):
     code: ClassVar[str] = "roost.unknown-parent"
 
 
+class JobBlockedError(RoostError):
+    """`AsyncRoost.run_now` was called for a job that waits for other jobs; nothing was changed.
+
+    Wait for them, or cancel them: that cancels this job too.
+
+    :ivar job_id: the job's id.
+    :ivar parents: ids of the jobs that it waits for.
+    """
+
+    code: ClassVar[str] = "roost.job-blocked"
+
+    def __init__(self, job_id: int, parents: Sequence[int] = ()) -> None:
+        super().__init__(f"job {job_id} can't run now: it waits for the jobs {list(parents)}")
+        self.job_id = job_id
+        self.parents = list(parents)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job_id, self.parents)
+
+
+class FilterTooSlowError(RoostError):
+    """No index helps to find the jobs of a filter, and to search all would take too long.
+
+    Nothing was changed by this search; batches before it stay. Pass a filter that narrows the
+    search: states, queues of waiting jobs, ids, or a time of the jobs' end.
+    """
+
+    code: ClassVar[str] = "roost.filter-too-slow"
+
+
 class CronNotFoundError(RoostError):
     """No cron entry has the given name."""
 
@@ -361,6 +391,16 @@ class DatabaseUnavailableError(DatabaseError):
     """
 
     code: ClassVar[str] = "roost.database-unavailable"
+
+
+class JobLockedError(DatabaseUnavailableError):
+    """Another transaction has locked a job for longer than the verb waits, 10 seconds.
+
+    The job is unchanged. The same call may succeed later. If it does not, find the transaction in
+    ``pg_stat_activity``.
+    """
+
+    code: ClassVar[str] = "roost.job-locked"
 
 
 class SchemaError(DatabaseError):

@@ -250,6 +250,9 @@ async def test_an_operator_can_steer(
         assert await roost.cancel(parent)
         assert await roost.status(child) == "cancelled"
         assert await roost.retry(parent)
+        assert await roost.reschedule(parent, in_=60)
+        assert await roost.update_jobs({"priority": 1}, ids=[parent]) == 1
+        assert await roost.run_now(parent)
         table.change(parent, "state = 'discarded', discarded_at = now()")
         assert await roost.requeue_discarded() == 1
         await roost.pause_queue("default")
@@ -266,6 +269,8 @@ async def test_an_operator_can_steer(
         ):
             await eventually(lambda: table.value("select count(*) from roost.jobs_archive") == 2)
         assert await roost.retry(parent)
+        assert await roost.delete(parent)
+        assert await roost.delete_jobs(ids=[child]) == 1
         with pytest.raises(DatabaseError) as caught:
             await roost.worker().run()
         assert caught.value.sqlstate == NOT_ALLOWED

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.support.job_table import JobTable
 
-from roost import DuplicateUniqueJobError, JobInsert, JobNotFoundError
+from roost import DuplicateUniqueJobError, JobInsert, JobNotFoundError, Roost
 from roost._model.encoding import encode_jobs
 from roost._model.states import MOVES, Event, JobState
 from roost._model.verdict import Lease, Verdict
@@ -302,17 +302,18 @@ def test_a_retry_of_a_job_whose_unique_key_is_taken_names_the_holder(table: JobT
 
 
 def test_a_unique_key_that_is_taken_during_a_retry_is_reported_too(
-    table: JobTable, sessions: Any
+    table: JobTable, sessions: Any, dsn: str
 ) -> None:
     old = table.add(unique_key="k")
     cancel(table, old)
-    inserter, reviver = sessions.open(), sessions.open()
-    with inserter.connection.transaction():
-        holder = inserter.add(unique_key="k")
-        call = sessions.in_thread(lambda: retry(reviver, old))
-        sessions.until_waiting()
-    with pytest.raises(DuplicateUniqueJobError) as caught:
-        call.result(10)
+    inserter = sessions.open()
+    with Roost(dsn) as client:
+        with inserter.connection.transaction():
+            holder = inserter.add(unique_key="k")
+            call = sessions.in_thread(lambda: client.retry(old))
+            sessions.until_waiting()
+        with pytest.raises(DuplicateUniqueJobError) as caught:
+            call.result(10)
     assert caught.value.existing_id == holder
     assert table.get(old).state == "cancelled"
 

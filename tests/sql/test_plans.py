@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import pytest
@@ -14,6 +15,8 @@ from tests.support.job_table import JobTable
 
 from roost import JobInsert
 from roost._model.encoding import encode_jobs
+from roost._model.job_filter import WAITING, check_filter
+from roost._model.states import TERMINAL, JobState
 from roost._ops.claim import as_datetime
 from roost._ops.read import list_queues
 from roost._sql import Statement, statements
@@ -379,6 +382,75 @@ def test_archived_jobs_of_one_state_are_found_behind_older_ones_that_are_kept(
     assert explained.scanned == set()
     walked = [node for node in explained.nodes if node.get("Index Name") == "jobs_archive_finished"]
     assert [node["Actual Rows"] for node in walked] == [batch]
+
+
+CHANGES = '{"queue": "bulk", "priority": 3}'
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("run_jobs_now", ()),
+        ("reschedule_jobs", (None, 5.0)),
+        ("update_jobs", (CHANGES, ["tags"])),
+        ("lock_to_delete", ()),
+        ("delete_links", ()),
+        ("delete_jobs", ()),
+        ("delete_archived_jobs", ()),
+    ],
+)
+def test_a_change_of_one_job_finds_it_by_its_id(
+    large: JobTable, name: str, params: tuple[object, ...]
+) -> None:
+    [(job_id,)] = large.rows(
+        "select id from roost.jobs where scheduled_at > now() order by id desc limit 1"
+    )
+    explained = Plan(large, statement(f"steer.{name}"), [job_id], *params)
+    assert explained.scanned.isdisjoint({"jobs", "jobs_archive"})
+    assert explained.blocks < 150
+
+
+def search(
+    table: JobTable, *, after: int = 0, limit: int = 10_000, **given: Any
+) -> tuple[Plan, int]:
+    """Return the plan of a search for the jobs of a filter, and how many it finds."""
+    where = check_filter(given)
+    ended = where.includes(TERMINAL)
+    kinds = (where.includes(WAITING), where.includes({JobState.EXECUTING}), ended, ended)
+    params = (*where.params, after, limit, *kinds)
+    rows = table.rows(statement("steer.find_jobs").text, *params)
+    return Plan(table, statement("steer.find_jobs"), *params), len(rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "most"),
+    [
+        ({"ids": list(range(1, 400_000, 1_000))}, 265, 8_000),
+        ({"states": ["discarded"]}, 10_000, 15_000),
+        ({"states": ["discarded"], "queues": ["failing"]}, 10_000, 15_000),
+        ({"states": ["executing"]}, EXECUTING, 1_000),
+        ({"states": ["executing"], "worker_id": 1}, EXECUTING, 1_000),
+        ({"states": ["available"], "queues": ["none"]}, 0, 50),
+        ({"states": ["retryable"]}, FUTURE // 9, 12_000),
+        ({"states": ["available", "retryable"], "queues": ["default"]}, 10_000, 60_000),
+        ({"states": ["available"], "unique_key": "k"}, 0, 50),
+        ({"finished_after": timedelta(hours=-12)}, 10_000, 15_000),
+    ],
+    ids=str,
+)
+def test_a_search_reads_the_jobs_that_may_fit(
+    large: JobTable, given: dict[str, Any], found: int, most: int
+) -> None:
+    now = datetime.now(UTC)
+    given = {
+        name: now + value if isinstance(value, timedelta) else value
+        for name, value in given.items()
+    }
+    explained, count = search(large, **given)
+    assert count == found
+    assert explained.scanned == set()
+    # The table has some 5,000 blocks of 260,000 jobs.
+    assert explained.blocks < most
 
 
 def test_ranges_of_ends_have_statistics(large: JobTable) -> None:

@@ -43,33 +43,6 @@ class AsyncAdmin:
         """
         return await self._run(calls.status(job_id))
 
-    async def cancel(self, job_id: int) -> bool:
-        """Cancel a waiting job, or ask the worker of a running one to interrupt it.
-
-        A running job becomes ``cancelled`` when its handler has unwound, and is not retried. It
-        becomes ``completed`` if the handler returned before it could be interrupted. Jobs that
-        depend on a cancelled job are cancelled too.
-
-        :returns: ``False`` if the job had already ended.
-        :raises JobNotFoundError: no job has that id.
-        """
-        return await self._run(calls.cancel(job_id))
-
-    async def retry(self, job_id: int) -> bool:
-        """Make an ended job, or one that waits for its next attempt, available now.
-
-        Keeps ``errors``, clears ``result``, and raises ``max_attempts`` to ``attempt + 1`` if
-        needed. Jobs that were cancelled together with it stay cancelled; retry them after it, and
-        they wait for it again.
-
-        :returns: ``False`` if the job is already available or executing.
-        :raises JobNotFoundError: no job has that id.
-        :raises DuplicateUniqueJobError: another active job has its unique key.
-        :raises InvalidJobError: the job was cancelled, and a job that it depends on was discarded
-            or cancelled; retry that one first.
-        """
-        return await self._run(calls.retry(job_id))
-
     async def requeue_discarded(
         self, *, queue: str | None = None, task: str | None = None, limit: int | None = None
     ) -> int:

@@ -21,6 +21,7 @@ from roost._client.events import (
     watch_call,
 )
 from roost._client.loop_resources import ResourcesByLoop
+from roost._client.steering import AsyncSteering
 from roost._drivers.base import AsyncConnection, run
 from roost._drivers.borrowed import borrow
 from roost._drivers.factory import driver_for
@@ -48,7 +49,7 @@ POOL_SIZE = 10
 """Most connections that one client opens in each event loop."""
 
 
-class AsyncRoost(AsyncAdmin):
+class AsyncRoost(AsyncAdmin, AsyncSteering):
     """Entry point for async apps, on asyncio and on trio.
 
     For example:

@@ -276,7 +276,7 @@ def complete_current(result: object) -> DatabaseCall[None]:
     return DatabaseCall(complete())
 
 
-def _checked_id(job_id: int) -> int:
+def checked_id(job_id: int) -> int:
     """Return the id if it can be one.
 
     :raises InvalidJobError: it is not an int.
@@ -291,23 +291,12 @@ def _checked_id(job_id: int) -> int:
 
 def get(job_id: int) -> DatabaseCall[Job]:
     """Read one job."""
-    return DatabaseCall(read.get_job(_checked_id(job_id)))
+    return DatabaseCall(read.get_job(checked_id(job_id)))
 
 
 def status(job_id: int) -> DatabaseCall[JobState]:
     """Read one job's state."""
-    return DatabaseCall(control.state_of(_checked_id(job_id)))
-
-
-def cancel(job_id: int) -> DatabaseCall[bool]:
-    """Cancel one job and the jobs that depend on it."""
-    return DatabaseCall(control.cancel_job(_checked_id(job_id)), in_transaction=True)
-
-
-def retry(job_id: int) -> DatabaseCall[bool]:
-    """Make one job available again."""
-    # A refused retry leaves an archived job in the archive.
-    return DatabaseCall(control.retry_job(_checked_id(job_id)), in_transaction=True)
+    return DatabaseCall(control.state_of(checked_id(job_id)))
 
 
 def requeue_discarded(queue: str | None, task: str | None, limit: int | None) -> DatabaseCall[int]:
@@ -464,7 +453,7 @@ def remove_cron(name: str) -> DatabaseCall[bool]:
 
 def await_outcome(job_id: int, *, timeout: float = CALL_TIMEOUT) -> DatabaseCall[JobOutcome | None]:
     """Read how a job ended, or request a notification when it ends."""
-    return DatabaseCall(read.await_outcome(_checked_id(job_id)), timeout=timeout)
+    return DatabaseCall(read.await_outcome(checked_id(job_id)), timeout=timeout)
 
 
 def check_wait(timeout: float | None, poll_interval: float) -> None:

@@ -15,6 +15,7 @@ from roost._client.async_api import AsyncRoost
 from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._client.events import error_lines_call, probe_call, watch_call
 from roost._client.sync_events import Events, SyncEventCalls
+from roost._client.sync_steering import Steering
 from roost._client.sync_waiting import SyncWaiting
 from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
 from roost._drivers.borrowed import borrow_sync
@@ -34,7 +35,7 @@ POOL_SIZE = 10
 """Most connections that one client opens in a process."""
 
 
-class Roost:
+class Roost(Steering):
     """Synchronous entry point.
 
     For example:
@@ -220,14 +221,6 @@ class Roost:
     def status(self, job_id: int) -> JobState:
         """Return a job's state; see `AsyncRoost.status`."""
         return self._run(calls.status(job_id))
-
-    def cancel(self, job_id: int) -> bool:
-        """Cancel a waiting job, or interrupt a running one; see `AsyncRoost.cancel`."""
-        return self._run(calls.cancel(job_id))
-
-    def retry(self, job_id: int) -> bool:
-        """Make an ended or failed job available now; see `AsyncRoost.retry`."""
-        return self._run(calls.retry(job_id))
 
     def requeue_discarded(
         self, *, queue: str | None = None, task: str | None = None, limit: int | None = None

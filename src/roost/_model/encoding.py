@@ -60,7 +60,7 @@ def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | N
         for job in jobs:
             if not _is_like(job, first):
                 return None
-            args.append(job.args if type(job.args) is dict else _dumped_args(job, registry))
+            args.append(job.args if type(job.args) is dict else dumped_args(job, registry))
             if job.unique_key is not None:
                 check_name("unique_key", job.unique_key, maximum=MAX_KEY)
             keys.append(job.unique_key)
@@ -195,7 +195,7 @@ def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     record = checked_columns(job)
     if registry is not None and job.task not in registry:
         _mark_for_fill(job, record)
-    record["args"] = _dumped_args(job, registry)
+    record["args"] = dumped_args(job, registry)
     if job.scheduled_at is not None:
         record["scheduled_at"] = as_utc(job.scheduled_at)
     if job.schedule_in is not None:
@@ -234,7 +234,7 @@ def _limit_function(
     return limit_by if callable(limit_by) else None
 
 
-def _dumped_args(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
+def dumped_args(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     """Return the args as a dict. NaN in a model stays NaN and is refused when it is encoded."""
     task, args = job.task, job.args
     if args is None:

@@ -298,6 +298,14 @@ _CHECKS: Final[dict[str, Callable[..., None]]] = {
 """The check of each column: called with the column's name, the value and the error to raise."""
 
 
+def check_column(name: str, value: object) -> None:
+    """Refuse a value that can't be stored in the column ``name``.
+
+    :raises InvalidJobError: see above; the message names the column.
+    """
+    _CHECKS[name](name, value, InvalidJobError)
+
+
 def checked_columns(
     of: attrs.AttrsInstance, *, error: type[RoostError] = InvalidJobError
 ) -> dict[str, Any]:

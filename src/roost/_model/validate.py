@@ -89,7 +89,7 @@ def check_time(what: str, value: object, error: type[RoostError] = InvalidJobErr
         raise error(f"{what} must be a datetime, not {type(value).__name__}")
 
 
-def as_utc(value: datetime) -> datetime:
+def as_utc(value: datetime, *, what: str = "scheduled_at") -> datetime:
     """Return the same instant as a plain datetime in UTC, exact to the microsecond.
 
     JSON can't express an offset with seconds, and a subclass may not be a time at all, such as
@@ -101,11 +101,11 @@ def as_utc(value: datetime) -> datetime:
         offset = value.utcoffset()
     except Exception as error:  # a user-defined time zone runs here
         raise InvalidJobError(
-            f"scheduled_at can't be read: its time zone raised {type(error).__name__}: {error}"
+            f"{what} can't be read: its time zone raised {type(error).__name__}: {error}"
         ) from error
     if offset is None:
         raise InvalidJobError(
-            f"scheduled_at must have a time zone, and {value.isoformat()} has none: write "
+            f"{what} must have a time zone, and {value.isoformat()} has none: write "
             "datetime.now(UTC) + timedelta(...), or value.astimezone() if it is local time"
         )
     try:
@@ -122,9 +122,9 @@ def as_utc(value: datetime) -> datetime:
     except OverflowError:
         moment = None
     except (TypeError, ValueError) as error:
-        raise InvalidJobError(f"scheduled_at must be a time, not {value!r}") from error
+        raise InvalidJobError(f"{what} must be a time, not {value!r}") from error
     if moment is None or not EARLIEST <= moment <= LATEST:
-        raise InvalidJobError(f"scheduled_at must be in the years 2 to 9998, not {value}")
+        raise InvalidJobError(f"{what} must be in the years 2 to 9998, not {value}")
     return moment
 
 

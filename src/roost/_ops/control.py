@@ -19,7 +19,7 @@ from roost.exceptions import (
 
 _SQL = statements("control")
 
-_UNIQUE_VIOLATION = "23505"
+UNIQUE_VIOLATION = "23505"
 PAGE = 500
 """Discarded jobs that `requeue_discarded` reads and revives at a time."""
 
@@ -31,10 +31,20 @@ def cancel_job(job_id: int) -> Op[bool]:
 
     :raises JobNotFoundError: no job has that id.
     """
-    rows = yield Query(_SQL["cancel_jobs"], ([job_id],))
-    if not rows:
-        yield from state_of(job_id)
-        return False
+    if (yield from cancel_jobs([job_id])):
+        return True
+    yield from state_of(job_id)
+    return False
+
+
+def cancel_jobs(ids: Collection[int]) -> Op[int]:
+    """Cancel those of the jobs that wait, and request the cancel of those that run.
+
+    Must run inside a transaction, as `cancel_job`.
+
+    :returns: how many they are.
+    """
+    rows = yield Query(_SQL["cancel_jobs"], (list(ids),))
     yield from cancel_descendants(
         [
             cancelled
@@ -42,7 +52,7 @@ def cancel_job(job_id: int) -> Op[bool]:
             if state == JobState.CANCELLED and has_children
         ]
     )
-    return True
+    return len(rows)
 
 
 def state_of(job_id: int) -> Op[JobState]:
@@ -72,7 +82,7 @@ def retry_job(job_id: int) -> Op[bool]:
     :raises InvalidJobError: it was cancelled, and one of its parents is discarded or cancelled.
     """
     yield Query(_SQL["unarchive_jobs"], ([job_id],))
-    if (yield from revive_jobs([job_id])):
+    if (yield from revive([job_id])):
         return True
     yield from state_of(job_id)
     holders = yield Query(_SQL["key_holder"], (job_id,))
@@ -115,17 +125,17 @@ def revive_jobs(ids: Collection[int]) -> Op[int]:
     tried in a statement of its own.
     """
     try:
-        return len((yield from _revive(ids)))
+        return len((yield from revive(ids)))
     except DatabaseError as error:
-        if error.sqlstate != _UNIQUE_VIOLATION:
+        if error.sqlstate != UNIQUE_VIOLATION:
             raise
     # Another job took a key between the statement's read and its write.
     revived = 0
     for job_id in ids:
         try:
-            revived += len((yield from _revive([job_id])))
+            revived += len((yield from revive([job_id])))
         except DatabaseError as error:
-            if error.sqlstate != _UNIQUE_VIOLATION:
+            if error.sqlstate != UNIQUE_VIOLATION:
                 raise
     return revived
 
@@ -185,6 +195,11 @@ def resume_queue(queue: str) -> Op[None]:
     yield Query(_SQL["resume_queue"], (queue,))
 
 
-def _revive(ids: Iterable[int]) -> Op[list[int]]:
+def revive(ids: Iterable[int]) -> Op[list[int]]:
+    """Make finished jobs, and jobs that wait for a retry, available now; return their ids.
+
+    :raises DatabaseError: a unique violation: another job took a key at the same moment, or two of
+        the jobs have the same.
+    """
     rows = yield Query(_SQL["revive_jobs"], (list(ids),))
     return [job_id for (job_id,) in rows]

@@ -34,7 +34,7 @@ STAGES = (
         "metadata",
         "dependencies",
     ),
-    *("control", "cron", "workers", "rescue", "archive", "read", "tasks", "unknown_tasks"),
+    *("control", "steer", "cron", "workers", "rescue", "archive", "read", "tasks", "unknown_tasks"),
     *("events", "schema"),
 )
 

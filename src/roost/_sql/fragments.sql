@@ -173,3 +173,27 @@ other.unique_key = job.unique_key
 -- fragment: counted
 -- What the index jobs_counted holds.
 (job.state in ('retryable', 'discarded') or job.pending_parents > 0)
+
+-- fragment: matches
+-- Whether `job`, live or archived, fits a filter: $1 to $12 are those of
+-- roost._model.job_filter.CheckedFilter. Plan it for each call (force_custom_plan): a parameter that is
+-- null then costs nothing, and the others can use an index.
+($1::bigint[] is null or job.id = any ($1::bigint[]))
+and job.state = any ($2::text[])
+and ($3::text[] is null or job.queue = any ($3::text[]))
+and ($4::text[] is null or job.task = any ($4::text[]))
+and ($5::text[] is null or job.tags operator(pg_catalog.&&) $5::text[])
+and ($6::text is null or job.unique_key = $6::text)
+and ($7::bigint is null or job.worker_id = $7::bigint)
+and (
+    $8::text is null
+    or exists (
+        select
+        from jsonb_array_elements(job.errors) as recorded (error)
+        where strpos(lower(recorded.error ->> text 'error'), lower($8::text)) > 0
+    )
+)
+and ($9::timestamptz is null or job.inserted_at >= $9::timestamptz)
+and ($10::timestamptz is null or job.inserted_at < $10::timestamptz)
+and ($11::timestamptz is null or {{ended_at}} >= $11::timestamptz)
+and ($12::timestamptz is null or {{ended_at}} < $12::timestamptz)

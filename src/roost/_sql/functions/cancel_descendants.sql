@@ -50,7 +50,11 @@ begin
                     select jsonb_build_array(jsonb_build_object(
                         'attempt', job.attempt,
                         'at', now(),
-                        'error', 'ParentFailed: job ' || parent.id || ' was ' || parent.state,
+                        -- A parent that has not failed is about to be deleted.
+                        'error', 'ParentFailed: job ' || parent.id || ' was ' || case
+                            when parent.state in ('discarded', 'cancelled') then parent.state
+                            else 'deleted'
+                        end,
                         'trace', ''
                     ))
                     from roost.jobs as parent
@@ -78,4 +82,4 @@ end
 $$;
 
 comment on function roost.cancel_descendants is
-    'Cancel all jobs that depend on these parents, directly or not. The parents have failed, and the transaction has locked their rows.';
+    'Cancel all jobs that depend on these parents, directly or not. The parents have failed or are about to be deleted, and the transaction has locked their rows.';
