@@ -1,4 +1,4 @@
-"""Dependencies, limits, pauses and cancels take effect at once, not at the next poll."""
+"""Dependencies, limits, pauses, cancels and changes take effect at once, not at the next poll."""
 
 from __future__ import annotations
 
@@ -291,3 +291,31 @@ async def test_no_cancel_is_lost_while_jobs_start(
         await eventually(lambda: table.states() == {"cancelled": 150})
     assert done == [True] * 150
     assert finished == []
+
+
+async def test_changed_jobs_start_at_once(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    ran: list[tuple[str, int]] = []
+
+    @job("work", registry=registry)
+    async def work(name: str, size: int = 0) -> None:
+        ran.append((name, size))
+
+    later = datetime.now(UTC) + timedelta(days=1)
+    now, changed, moved, dropped = [
+        await client.enqueue("work", args={"name": name}, scheduled_at=later)
+        for name in ("now", "changed", "moved", "dropped")
+    ]
+    worker = make_worker(poll_interval=NEVER, queues=["default", "other"])
+    async with working(worker):
+        assert await client.run_now(now)
+        await eventually(lambda: ran == [("now", 0)])
+        assert await client.update_job(changed, args={"name": "changed", "size": 2}, schedule_in=0)
+        await eventually(lambda: ran[1:] == [("changed", 2)])
+        async with client.transaction() as conn:
+            assert await client.delete(dropped, conn=conn)
+            assert await client.update_job(moved, queue="other", conn=conn)
+            assert await client.run_now(moved, conn=conn)
+        await eventually(lambda: ran[2:] == [("moved", 0)])
+        await eventually(lambda: table.states() == {"completed": 3})

@@ -318,7 +318,9 @@ class AsyncSteering:
 
             await client.update_jobs({"queue": "bulk", "priority": 10}, tags=["newsletter"])
 
-        Does for each of them what `update_job` does.
+        Does for each of them what `update_job` does. If a function gives the jobs of a task their
+        limit keys (``limit_by``), new ``args`` are passed to it: name the tasks then, or the args
+        must suit the functions of all tasks.
 
         :param changes: the keywords of `update_job` as a dict: see `JobChanges`.
 

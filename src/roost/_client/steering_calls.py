@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any
 
 import attrs
-from pydantic import BaseModel
 
 from roost._client.calls import DatabaseCall, T, checked_id
 from roost._client.steps import Steps
-from roost._model.job_changes import JobChanges, encode_changes
+from roost._model.job_changes import EncodedChanges, JobChanges, encode_changes
 from roost._model.job_filter import WAITING, CheckedFilter, JobFilter, check_filter, check_limit
 from roost._model.registry import HandlerRegistry
 from roost._model.states import ACTIVE, TERMINAL, JobState
@@ -75,8 +74,11 @@ def update_job(
     """Change one waiting job."""
     job_id = checked_id(job_id)
     encoded = encode_changes(changes, registry)
-    if isinstance(changes.get("args"), BaseModel):
-        for_task = lambda task: encode_changes(changes, registry, task=task)  # noqa: E731
+    if "args" in changes:
+
+        def for_task(task: str) -> EncodedChanges:
+            return encode_changes(changes, registry, task=task, tasks=[task])
+
         operation = steer.update_encoded_for_its_task(job_id, for_task)
     else:
         operation = steer.update(job_id, encoded)
@@ -149,7 +151,8 @@ def update_jobs(
     registry: HandlerRegistry, jobs: Selection, changes: Mapping[str, Any]
 ) -> Steps[int]:
     """Change waiting jobs."""
-    encoded = encode_changes(changes, registry)
+    tasks = registry if jobs.where.tasks is None else jobs.where.tasks
+    encoded = encode_changes(changes, registry, tasks=tasks)
     return _over(jobs, WAITING, partial(steer.update_jobs, changes=encoded))
 
 

@@ -51,7 +51,7 @@ def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | N
     first = jobs[0] if jobs else None
     if first is None or first.depends_on or has_unique_options(first):
         return None
-    if _limit_function(first, registry) is not None:
+    if limit_function(first.task, registry) is not None:
         return None
     try:
         common = _record(attrs.evolve(first, args=None, unique_key=None), registry)
@@ -208,7 +208,7 @@ def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
         or job.unique_by is not None
     ):
         record.update(unique_options(job, record["args"]))
-    limit_by = _limit_function(job, registry)
+    limit_by = limit_function(job.task, registry)
     if limit_by is not None:
         record["limit_key"] = limit_key_of(job.task, limit_by, record["args"])
     return record
@@ -225,11 +225,9 @@ def _mark_for_fill(job: JobInsert, record: dict[str, Any]) -> None:
             record.setdefault(name)  # an empty list was passed: it is stored as null
 
 
-def _limit_function(
-    job: JobInsert, registry: HandlerRegistry | None
-) -> Callable[[Any], object] | None:
+def limit_function(task: str, registry: HandlerRegistry | None) -> Callable[[Any], object] | None:
     """Return the function that gives the jobs of this task their limit keys, if there is one."""
-    handler = None if registry is None else registry.get(job.task)
+    handler = None if registry is None else registry.get(task)
     limit_by = None if handler is None else handler.defaults.limit_by
     return limit_by if callable(limit_by) else None
 

@@ -1,6 +1,6 @@
 """What `update_job` changes of a job: checked as an enqueue checks it, and encoded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -8,8 +8,9 @@ import attrs
 from pydantic import BaseModel
 
 from roost._model.codec import EncodingError, encode
-from roost._model.encoding import dumped_args
+from roost._model.encoding import dumped_args, limit_function
 from roost._model.job import JobInsert, check_column
+from roost._model.limits import limit_key_of
 from roost._model.registry import HandlerRegistry
 from roost._model.unique import Seconds, as_seconds
 from roost._model.validate import as_utc
@@ -58,12 +59,18 @@ _CLEARABLE = ("tags", "timeout_seconds", "metadata")
 
 
 def encode_changes(
-    changes: Mapping[str, Any], registry: HandlerRegistry, *, task: str | None = None
+    changes: Mapping[str, Any],
+    registry: HandlerRegistry,
+    *,
+    task: str | None = None,
+    tasks: Iterable[str] = (),
 ) -> EncodedChanges:
     """Return the changes for one statement.
 
     :param task: the job's task: a model that is passed as args must be read back equal by the
         handler's model. ``None``: not known.
+    :param tasks: tasks that the jobs may have. Where a function gives their jobs limit keys, it is
+        called with the new args.
     :raises InvalidJobError: a value can't be stored, or nothing is changed.
     :raises TypeError: a keyword is unknown.
     """
@@ -91,6 +98,15 @@ def encode_changes(
         if name in _CLEARABLE and not values[name]:
             del values[name]
             cleared.append(name)
+    if "args" in values:
+        functions = {name: limit_function(name, registry) for name in tasks}
+        keys = {
+            name: limit_key_of(name, function, values["args"])
+            for name, function in functions.items()
+            if function is not None
+        }
+        if keys:
+            values["limit_keys"] = keys
     return EncodedChanges(_encoded(values, registry.max_args_bytes), cleared)
 
 

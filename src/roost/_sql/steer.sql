@@ -144,12 +144,17 @@ changed as (
     set scheduled_at = statement_timestamp()
     from target
     where job.id = target.id
-    returning job.id, job.queue
+    returning job.id, job.queue, job.task, job.limit_key
 ),
 notified as (
     select roost.announce(queue)
     from changed
     group by queue
+    union all
+    select roost.wake_key(task, limit_key, queue)
+    from changed
+    where limit_key is not null
+    group by task, limit_key, queue
 )
 select id
 from changed
@@ -186,7 +191,8 @@ changed as (
         )
     from target
     where job.id = target.id
-    returning job.id, job.queue, job.scheduled_at, job.pending_parents
+    returning
+        job.id, job.queue, job.scheduled_at, job.pending_parents, job.task, job.limit_key
 ),
 notified as (
     select roost.announce(queue)
@@ -194,6 +200,12 @@ notified as (
     where pending_parents = 0
         and scheduled_at <= statement_timestamp() + interval '1 minute'
     group by queue
+    union all
+    select roost.wake_key(task, limit_key, queue, min(scheduled_at))
+    from changed
+    where pending_parents = 0
+        and limit_key is not null
+    group by task, limit_key, queue
 )
 select id
 from changed
@@ -202,7 +214,7 @@ order by id;
 
 -- name: update_jobs
 -- $1 ids, $2 a JSON object of new values by column, $3 columns that become null. Columns of which neither
--- says anything stay.
+-- says anything stay. New args have a new limit key; `limit_keys` are those that functions give, by task.
 with target as materialized (
     select job.id
     from roost.jobs as job
@@ -229,6 +241,22 @@ changed as (
             when 'metadata' = any ($3::text[]) then null
             else coalesce(new.metadata, job.metadata)
         end,
+        limit_key = case
+            when new.args is null then job.limit_key
+            else coalesce(
+                (
+                    select roost.limit_key(
+                        limits.limit_by,
+                        new.args,
+                        coalesce(new.limit_keys ->> job.task::text, job.limit_key)
+                    )
+                    from roost.limits
+                    where limits.task = job.task
+                ),
+                new.limit_keys ->> job.task::text,
+                job.limit_key
+            )
+        end,
         scheduled_at = coalesce(
             new.scheduled_at,
             statement_timestamp() + make_interval(secs => new.schedule_in),
@@ -239,6 +267,7 @@ changed as (
         queue text,
         priority integer,
         args jsonb,
+        limit_keys jsonb,
         max_attempts integer,
         tags text[],
         timeout_seconds integer,
@@ -247,7 +276,8 @@ changed as (
         schedule_in double precision
     )
     where job.id = target.id
-    returning job.id, job.queue, job.scheduled_at, job.pending_parents
+    returning
+        job.id, job.queue, job.scheduled_at, job.pending_parents, job.task, job.limit_key
 ),
 notified as (
     select roost.announce(queue)
@@ -255,6 +285,12 @@ notified as (
     where pending_parents = 0
         and scheduled_at <= statement_timestamp() + interval '1 minute'
     group by queue
+    union all
+    select roost.wake_key(task, limit_key, queue, min(scheduled_at))
+    from changed
+    where pending_parents = 0
+        and limit_key is not null
+    group by task, limit_key, queue
 )
 select id
 from changed
