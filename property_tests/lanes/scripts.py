@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from property_tests.lanes import mutants
 from property_tests.lanes.faults import CLAIMS, HEARTBEATS, MAINTENANCE, WORK
-from property_tests.lanes.world import WAYS, Settings
+from property_tests.lanes.inserting import WAYS
+from property_tests.lanes.world import Settings
 from property_tests.machines.lanes import Lanes, Story
 
 ONE = Settings(concurrency=1, prefetch=0, grace=0.5)

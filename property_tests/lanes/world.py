@@ -23,6 +23,7 @@ from property_tests.lanes.diary import (
     Diary,
 )
 from property_tests.lanes.faults import HEARTBEATS, Fault
+from property_tests.lanes.inserting import insert
 from property_tests.lanes.simulation import Simulation
 
 from roost import HandlerRegistry, Hooks, JobInsert, TaskDefaults
@@ -357,7 +358,7 @@ class World:
         producer = self.open_transaction
         assert producer is not None
         producer.clock.set()
-        ids = run_sync(producer.real, _insert(JobInsert(task), way))
+        ids = run_sync(producer.real, insert(JobInsert(task), way))
         self.jobs += ids
         text = "select inserted_at, scheduled_at from roost.jobs where id = $1::bigint"
         [stamps] = producer.fetch(Query(Statement("simulation", text), (ids[0],)))
@@ -588,31 +589,3 @@ def _has_slot(worker: SimulatedWorker, queue: str | None = None) -> bool:
     return len(slots) < slots.concurrency and any(
         group.slots.running < group.slots.slots for group in groups
     )
-
-
-def _insert(job: JobInsert, way: str) -> Op[list[int]]:
-    record = encode_jobs([job])
-    match way:
-        case "one":
-            return _as_list(enqueue.insert_job(record, unique_key=None))
-        case "homogeneous":
-            return enqueue.insert_batch(encode_batch([job, job]))
-        case "several":
-            return enqueue.insert_jobs(record)
-        case "dependent":
-            return enqueue.insert_dependent(record)
-        case _:
-            return _enqueue_in_sql(job.task)
-
-
-WAYS = ("one", "homogeneous", "several", "dependent", "sql")
-
-
-def _as_list(operation: Op[int]) -> Op[list[int]]:
-    return [(yield from operation)]
-
-
-def _enqueue_in_sql(task: str) -> Op[list[int]]:
-    text = "select roost.enqueue(task => $1::text)"
-    [[job_id]] = yield Query(Statement("simulation", text), (task,))
-    return [job_id]

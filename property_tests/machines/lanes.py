@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 from property_tests.lanes.database import Server
 from property_tests.lanes.diary import TASKS, Attempt
 from property_tests.lanes.faults import CLAIMS, HEARTBEATS, MAINTENANCE, WORK, Fault, Kind
+from property_tests.lanes.inserting import WAYS
 from property_tests.lanes.simulation import Simulation
-from property_tests.lanes.world import PROMPTLY, WAYS, Settings, SimulatedWorker, World
+from property_tests.lanes.world import PROMPTLY, Settings, SimulatedWorker, World
 
 MAINTENANCE_STARTS = 11.0
 """Seconds after which each lane of maintenance has begun a call."""

@@ -102,7 +102,10 @@ def resolved_to(connection: psycopg.Connection, text: str) -> list[str]:
 
 
 def test_every_function_sets_its_search_path(mined: psycopg.Connection) -> None:
-    inner = ("consume_credit", "lock_parents")
+    inner = (
+        *("consume_credit", "lock_parents", "insert_unique_each", "insert_unique_one"),
+        "limit_key",
+    )
     rows = mined.execute(
         "select proname::text, coalesce(proconfig::text, '') from pg_proc "
         "where pronamespace = 'roost'::regnamespace"
@@ -111,3 +114,22 @@ def test_every_function_sets_its_search_path(mined: psycopg.Connection) -> None:
     for name, settings in rows:
         if name not in inner:  # which are called by the others only
             assert "search_path=pg_catalog, pg_temp" in settings, name
+
+
+def test_a_function_that_is_inlined_takes_nothing_that_was_planted(
+    mined: psycopg.Connection,
+) -> None:
+    # It has no search_path of its own, which would prevent the inlining.
+    row = mined.execute(
+        "select prosrc::text from pg_proc where oid = 'roost.limit_key'::regproc"
+    ).fetchone()
+    assert row is not None
+    text = row[0]
+    for parameter, type_ in (
+        ("limit_by", "$1::text"),
+        ("args", "$2::jsonb"),
+        ("passed", "$3::text"),
+    ):
+        text = text.replace(f"p_{parameter}", f"{type_}")
+    assert "p_" not in text
+    assert resolved_to(mined, text) == []

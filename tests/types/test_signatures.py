@@ -65,9 +65,7 @@ def test_a_type_checker_shows_the_parameters_themselves(tmp_path: Path) -> None:
         assert set(re.findall(r"(\w+): ", shown)) - {"self"} == parameters
 
 
-BLOCKING = [
-    name for name, value in vars(Roost).items() if inspect.isfunction(value) and name[0] != "_"
-]
+BLOCKING = [name for name, _ in inspect.getmembers(Roost, inspect.isfunction) if name[0] != "_"]
 
 
 @pytest.mark.parametrize("verb", BLOCKING)

@@ -38,10 +38,10 @@ where worker.expires_at > now()
 select
     wanted.id, wanted.attempt,
     (
-        select pg_catalog.split_part(record.value ->> 'error', E'\n', 1)
+        select pg_catalog.split_part(record.value ->> 'error'::text, E'\n', 1)
         from pg_catalog.jsonb_array_elements(known.errors) as record (value)
-        where (record.value ->> 'attempt') = wanted.attempt::text
-        order by record.value ->> 'at' desc
+        where (record.value ->> 'attempt'::text) = wanted.attempt::text
+        order by record.value ->> 'at'::text desc
         limit 1
     ) as error
 from unnest($1::bigint[], $2::integer[]) as wanted (id, attempt)

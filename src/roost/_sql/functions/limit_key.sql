@@ -2,7 +2,8 @@
 -- job has. A value that is missing or null gives an empty key, so jobs without it share one. A long
 -- value is replaced by its hash.
 --
--- Without a setting for the search_path, and one expression, so that it is inlined.
+-- Without a setting for the search_path, and one expression, so that it is inlined. So the schema of each
+-- operator is written.
 create or replace function roost.limit_key(p_limit_by text, p_args jsonb, p_passed text)
 returns text
 language sql
@@ -10,10 +11,10 @@ immutable
 as $$
     select case
         when p_limit_by is null then p_passed
-        when p_limit_by = '()' then coalesce(p_passed, '')
+        when p_limit_by operator(pg_catalog.=) '()'::text then coalesce(p_passed, '')
         when pg_catalog.length(
             p_args operator(pg_catalog.#>>) pg_catalog.string_to_array(p_limit_by, '.')
-        ) > 200 then pg_catalog.md5(
+        ) operator(pg_catalog.>) 200 then pg_catalog.md5(
             p_args operator(pg_catalog.#>>) pg_catalog.string_to_array(p_limit_by, '.')
         )
         else coalesce(p_args operator(pg_catalog.#>>) pg_catalog.string_to_array(p_limit_by, '.'), '')
