@@ -154,7 +154,7 @@ class CronModel:
         return self.entries.pop(name, None) is not None
 
     def is_stale(self, name: str, now: datetime) -> bool:
-        """Say whether nobody fires the entry. No worker is registered, so no task is known."""
+        """Say whether no worker fires the entry. No worker is registered, so no task is known."""
         return self.entries[name].order is None or not self._living(name, now)
 
     def _living(self, name: str, now: datetime) -> list[Declared]:

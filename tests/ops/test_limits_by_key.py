@@ -325,7 +325,7 @@ def test_a_worker_without_a_row_claims_nothing_and_uses_no_start(table: JobTable
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read"])
-def test_producers_wait_for_nobody_and_their_jobs_are_found(
+def test_producers_do_not_wait_and_their_jobs_are_found(
     table: JobTable, sessions: Any, isolation: str
 ) -> None:
     """Two transactions insert jobs of the same keys, in opposite order, while jobs are claimed."""
