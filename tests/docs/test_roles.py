@@ -34,7 +34,8 @@ GRANTS = re.search(r"```sql\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOT
 ROLES = ("producer", "worker", "viewer", "operator")
 NOT_ALLOWED = "42501"
 RELATIONS = (
-    *("jobs", "jobs_archive", "unique_holds", "dependencies", "workers", "limits", "starts"),
+    *("jobs", "jobs_archive", "unique_holds", "unique_waiting_used", "dependencies"),
+    *("workers", "limits", "starts"),
     *("ready_keys", "key_wakes", "queues", "cron"),
     *("cron_declarations", "tasks", "migrations"),
 )

@@ -10,7 +10,7 @@ from tests.support.conformance.cases import until
 from tests.support.job_table import JobTable
 from tests.support.limits_by_key import claim, ids_of, of, publish, tenants
 
-from roost import HandlerRegistry, JobInsert, job
+from roost import HandlerRegistry, JobInsert, Roost, job
 from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.limits import limit_key_of
 from roost._model.states import Event
@@ -22,7 +22,7 @@ from roost._ops.limits import (
     mark_limited_jobs,
     revisit_keys,
 )
-from roost._ops.settle import settle_parents
+from roost._ops.settle import settle, settle_parents
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -171,3 +171,25 @@ def test_a_function_gives_keys_also_before_the_first_worker(table: JobTable) -> 
         ("1", 6),
     ]
     assert len(claim(table, table.add_worker()).jobs) == 2
+
+
+def test_each_kind_of_insert_has_its_keys_looked_at(table: JobTable, dsn: str) -> None:
+    publish(table, max_concurrency=1)
+    registry = HandlerRegistry()
+    parent = table.add("parent")
+    [done] = table.claim(table.add_worker(), tasks=["parent"]).jobs
+    table.run(settle([Verdict(done.lease, Event.COMPLETE)], error_cap=20))
+    with Roost(dsn, registry=registry) as client:
+        client.enqueue("work", args={"tenant": "one"})
+        client.enqueue("work", args={"tenant": "key"}, unique_key="k", unique_while="waiting")
+        client.enqueue("work", args={"tenant": "child"}, depends_on=[parent])
+        client.enqueue_many([JobInsert("work", {"tenant": "same"})] * 2)
+        client.enqueue_many([JobInsert("work", {"tenant": f"many {n}"}) for n in range(150)])
+        client.enqueue_many([JobInsert("work", {"tenant": f"p{n}"}, priority=n) for n in range(2)])
+        client.add_cron("entry", "0 0 1 1 *", "work", args={"tenant": "cron"})
+        client.run_cron_now("entry")
+    table.rows("""select roost.enqueue('work', '{"tenant": "sql"}')""")
+    table.run(insert_job(encode_jobs([of("insert")]), unique_key=None))
+    expected = {"one", "key", "child", "same", "p0", "p1", "cron", "sql", "insert"}
+    claimed = claim(table, table.add_worker(), limit=1_000)
+    assert set(tenants(claimed.jobs)) == expected | {f"many {n}" for n in range(150)}

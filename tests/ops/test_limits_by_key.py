@@ -411,6 +411,10 @@ def test_the_plans_stay_cheap_with_many_keys_and_jobs(table: JobTable) -> None:
     table.rows(f"{columns}) select 'work', true, n % 2000, n % 3 from generate_series(1, 20000) n")
     table.rows(f"{columns}) select 'work', true, 'large', 0 from generate_series(1, 20000)")
     table.rows(
+        "insert into roost.key_wakes (task, limit_key, queue, ready_at) "
+        "select distinct task, limit_key, queue, now() from roost.jobs"
+    )
+    table.rows(
         f"{columns}, state, completed_at) "
         "select 'work', true, n % 2000, 0, 'completed', now() from generate_series(1, 50000) n"
     )

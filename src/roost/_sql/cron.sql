@@ -135,12 +135,15 @@ inserted as (
     join unnest($8::text[], $9::timestamptz[], $10::double precision[], $11::text[])
         as tick (name, at, delay, args) on tick.name = due.name
     order by tick.at, due.name
-    returning id, queue, metadata ->> 'cron'::text as entry
+    returning
+        id, task, queue, scheduled_at, limited, limit_key, metadata ->> 'cron'::text as entry
 ),
 notified as (
     select roost.announce(queue)
     from inserted
     group by queue
+    union all
+    {{wake_inserted}}
 ),
 moved as (
     update roost.cron as entry
@@ -288,11 +291,13 @@ with inserted as (
     from roost.cron as entry
     where entry.name = $1::text
         and (not entry.args_from_code or $2::text is not null)
-    returning id, queue
+    returning id, task, queue, scheduled_at, limited, limit_key
 ),
 notified as (
     select roost.announce(queue)
     from inserted
+    union all
+    {{wake_inserted}}
 )
 select id
 from inserted

@@ -106,6 +106,14 @@ case when new_job.limited then (
     where limits.task = new_job.task
 ) else new_job.limit_key end
 
+-- fragment: wake_inserted
+-- A branch of the CTE "notified", after an insert: have the limit keys of "inserted" looked at.
+select roost.wake_key(task, limit_key, queue, min(scheduled_at))
+from inserted
+where limited
+    and limit_key is not null
+group by task, limit_key, queue
+
 -- fragment: limit_key
 -- The limit key of a live job, as its args and its task's limits are now.
 (
@@ -146,6 +154,8 @@ on conflict (unique_key, (case when unique_waiting and lease_no > 0 then id else
 -- not see these. Not "exists": the planner may answer that by a hash of all active jobs.
 case
     when new_job.unique_key is null then true
+    -- To look for each key takes a tenth of the time of a batch.
+    when not exists (select from roost.unique_waiting_used) then true
     else (
         select started.id
         from roost.jobs as started

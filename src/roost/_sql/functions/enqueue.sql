@@ -26,6 +26,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     new_id bigint;
+    new_limit_key text;
+    is_limited boolean;
     problem text;
     filled jsonb;
     due_at timestamptz := coalesce(
@@ -146,7 +148,7 @@ begin
     end if;
 
     -- As the fragment key_is_unused.
-    if enqueue.unique_key is not null then
+    if enqueue.unique_key is not null and exists (select from roost.unique_waiting_used) then
         if exists (
             select
             from roost.jobs as started
@@ -174,7 +176,11 @@ begin
         )
     )
     on conflict do nothing
-    returning id into new_id;
+    returning id, jobs.limit_key, jobs.limited
+    into new_id, new_limit_key, is_limited;
+    if new_id is not null and is_limited and new_limit_key is not null then
+        perform roost.wake_key(enqueue.task, new_limit_key, enqueue.queue, due_at);
+    end if;
     if new_id is not null
         and due_at <= statement_timestamp() + interval '1 minute'
     then

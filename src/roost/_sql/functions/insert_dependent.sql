@@ -89,7 +89,10 @@ begin
         -- Of several jobs with one unique key the first is kept.
         order by new_job.id
         {{unless_key_is_taken}}
-        returning job.id, job.queue, job.state, job.scheduled_at, job.pending_parents
+        returning
+            job.id, job.task, job.queue, job.state, job.scheduled_at, job.pending_parents,
+            job.limited and job.state = 'available' and job.pending_parents = 0 as limited,
+            job.limit_key
     ),
     depending as (
         insert into roost.dependencies (parent_id, child_id)
@@ -105,6 +108,8 @@ begin
             and inserted.pending_parents = 0
             and inserted.scheduled_at <= statement_timestamp() + interval '1 minute'
         group by inserted.queue
+        union all
+        {{wake_inserted}}
     )
     select array_agg(inserted.id order by new_job.id)
     into new_ids

@@ -27,8 +27,8 @@ begin
         where limits.task = new_job.task;
     end if;
 
-    if batch ? 'keys' then
-        -- As the fragment key_is_unused.
+    -- As the fragment key_is_unused.
+    if batch ? 'keys' and exists (select from roost.unique_waiting_used) then
         select coalesce(array_agg(wanted.unique_key), '{}')
         into used_keys
         from jsonb_array_elements_text(batch -> 'keys') as wanted (unique_key)
@@ -97,6 +97,12 @@ begin
         from inserted;
     end if;
 
+    if limit_by is not null then
+        perform roost.wake_key(job.task, job.limit_key, job.queue, min(job.scheduled_at))
+        from roost.jobs as job
+        where job.id = any (new_ids)
+        group by job.task, job.limit_key, job.queue;
+    end if;
     if new_ids is not null and new_job.due_at <= statement_timestamp() + interval '1 minute' then
         perform roost.announce(new_job.queue);
     end if;

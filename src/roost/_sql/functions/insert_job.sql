@@ -5,31 +5,47 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    due_at timestamptz;
-    job_queue text;
+    new_job record;
 begin
+    select
+        {{new_job}}
+    into new_job
+    from jsonb_to_record(content::jsonb -> 0) as encoded (
+        {{new_job_fields}}
+    );
+    -- A query in a condition or in the insert takes 20 to 30 microseconds, also if it is not run.
+    if new_job.limited then
+        new_job.limit_key := {{new_limit_key}};
+    end if;
+    if new_job.unique_key is not null then
+        if not (
+            {{key_is_unused}}
+        ) then
+            return;
+        end if;
+    end if;
+
     insert into roost.jobs as job (
         args, unique_key, limit_key,
         {{new_job_columns}}
     )
-    select
-        new_job.args, new_job.unique_key,
-        {{new_limit_key}},
+    values (
+        new_job.args, new_job.unique_key, new_job.limit_key,
         {{new_job_values}}
-    from (
-        select
-            {{new_job}}
-        from jsonb_to_record(content::jsonb -> 0) as encoded (
-            {{new_job_fields}}
-        )
-    ) as new_job
-    where
-        {{key_is_unused}}
+    )
     {{unless_key_is_taken}}
-    returning job.id, job.scheduled_at, job.queue
-    into new_id, due_at, job_queue;
-    if due_at <= statement_timestamp() + interval '1 minute' then
-        perform roost.announce(job_queue);
+    returning job.id
+    into new_id;
+    if new_id is null then
+        return;
+    end if;
+    if new_job.limited and new_job.limit_key is not null then
+        perform roost.wake_key(
+            new_job.task, new_job.limit_key, new_job.queue, new_job.due_at
+        );
+    end if;
+    if new_job.due_at <= statement_timestamp() + interval '1 minute' then
+        perform roost.announce(new_job.queue);
     end if;
 end
 $$;

@@ -25,7 +25,7 @@ begin
         where
             {{key_is_unused}}
         {{unless_key_is_taken}}
-        returning job.id, job.queue, job.scheduled_at
+        returning job.id, job.task, job.queue, job.scheduled_at, job.limited, job.limit_key
     ),
     -- One notification a queue, and only for jobs that are due within a minute: the worker's claim then
     -- tells it when the next one is due. Polling finds later jobs in time.
@@ -34,6 +34,8 @@ begin
         from inserted
         where inserted.scheduled_at <= statement_timestamp() + interval '1 minute'
         group by inserted.queue
+        union all
+        {{wake_inserted}}
     )
     select array_agg(inserted.id order by inserted.id)
     into new_ids

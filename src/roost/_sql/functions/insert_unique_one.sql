@@ -25,6 +25,10 @@ begin
         {{new_job_fields}}
     );
     new_job.unique_key := p_key;
+    -- Before a job of that kind can start, other inserts see that they must look for it.
+    if waiting and not exists (select from roost.unique_waiting_used) then
+        insert into roost.unique_waiting_used default values;
+    end if;
 
     if seconds is not null then
         -- Locks the key's row until this transaction ends, and waits for others that hold the lock.
@@ -63,8 +67,13 @@ begin
                 where waiting
                     or {{key_is_unused}}
                 {{unless_key_is_taken}}
-                returning job.id
-                into result_id;
+                returning job.id, job.limit_key
+                into result_id, new_job.limit_key;
+                if result_id is not null and new_job.limited and new_job.limit_key is not null then
+                    perform roost.wake_key(
+                        new_job.task, new_job.limit_key, new_job.queue, new_job.due_at
+                    );
+                end if;
                 if result_id is not null
                     and new_job.due_at <= statement_timestamp() + interval '1 minute'
                 then

@@ -11,7 +11,10 @@ immutable
 as $$
     select case
         when p_limit_by is null then p_passed
-        when p_limit_by operator(pg_catalog.=) '()'::text then coalesce(p_passed, '')
+        when p_limit_by operator(pg_catalog.=) '()'::text then case
+            when pg_catalog.length(p_passed) operator(pg_catalog.>) 200 then pg_catalog.md5(p_passed)
+            else coalesce(p_passed, '')
+        end
         when pg_catalog.length(
             p_args operator(pg_catalog.#>>) pg_catalog.string_to_array(p_limit_by, '.')
         ) operator(pg_catalog.>) 200 then pg_catalog.md5(

@@ -12,7 +12,6 @@ create domain roost.count as integer check (value >= 0);
 create domain roost.positive as integer check (value >= 1);
 create domain roost.name as text check (length(value) between 1 and 200);
 create domain roost.key as text check (length(value) between 1 and 500);
-create domain roost.limit_key as text check (length(value) <= 200);
 create domain roost.state as text check (
     value in ('available', 'executing', 'retryable', 'completed', 'discarded', 'cancelled')
 );
@@ -29,7 +28,7 @@ create domain roost.error_records as jsonb check (
 -- Otherwise other roles could create operators for the domains, which Postgres would prefer to those of
 -- the base types.
 revoke usage on domain
-    roost.instant, roost.count, roost.positive, roost.name, roost.key, roost.limit_key, roost.state,
+    roost.instant, roost.count, roost.positive, roost.name, roost.key, roost.state,
     roost.tags, roost.ids, roost.json_object, roost.error_records
     from public;
 
@@ -63,7 +62,7 @@ create table roost.jobs (
     task roost.name not null,
     unique_key roost.key,
     -- The value by which its task's limits apply; null: they apply to all jobs of the task together.
-    limit_key roost.limit_key,
+    limit_key text,
     args roost.json_object not null default '{}',
     metadata roost.json_object,
     tags roost.tags,
@@ -166,6 +165,12 @@ create table roost.unique_holds (
     unique_key roost.key primary key,
     holder_id bigint,
     expires_at roost.instant not null
+);
+
+-- Has a row as soon as a job with unique_while = 'waiting' was enqueued. Without one, no job can have
+-- given up its key, so other enqueues do not look for such jobs.
+create table roost.unique_waiting_used (
+    since roost.instant not null default now()
 );
 
 -- Walked by the archive lane, which removes expired rows.
