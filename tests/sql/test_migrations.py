@@ -11,7 +11,7 @@ from tests.support.job_table import JobTable
 
 from roost import AsyncRoost, DatabaseError, SchemaError
 from roost._ops import schema
-from roost._ops.query import Row
+from roost._ops.query import Op, Row
 from roost._sql import Migration, migrations
 
 
@@ -209,3 +209,26 @@ def test_versions_are_numbered_without_gaps() -> None:
     assert [migration.version for migration in migrations()] == list(range(1, schema.newest() + 1))
     for migration in migrations():
         assert 1 <= migration.oldest_code <= migration.version
+
+
+def refused_twice(operation: Op[list[Migration]]) -> Op[list[Migration]]:
+    """Run an operation; refuse the schema as existing twice, although it is not there."""
+    refusals, query = 0, next(operation)
+    try:
+        while True:
+            if query.statement.name == "schema.create_ledger" and refusals < 2:
+                refusals += 1
+                query = operation.throw(DatabaseError("schema exists", sqlstate="23505"))
+            else:
+                query = operation.send((yield query))
+    except StopIteration as ended:
+        return list(ended.value) if refusals == 2 else []
+
+
+def test_a_schema_that_another_process_has_made_and_that_is_not_seen_yet_is_tried_again(
+    empty: JobTable,
+) -> None:
+    with empty.connection.transaction():
+        applied = empty.run(refused_twice(schema.apply()))
+    assert len(applied) == len(migrations())
+    assert empty.value("select to_regclass('roost.jobs') is not null")

@@ -25,6 +25,8 @@ SEARCH_PATH = "pg_catalog, pg_temp"
 """Migrations find functions and operators only here, where other roles can't create any."""
 _EXISTS = {"23505", "42P06", "42P07"}
 """The sqlstates when another process has created the same object at the same time."""
+LEDGER_TRIES = 20
+"""How often the table of migrations is created, at most. The second try mostly succeeds."""
 MIGRATION_TIMEOUT = 600.0
 """Seconds for all migrations together, including the wait for another process."""
 
@@ -64,14 +66,21 @@ def apply() -> Op[list[Migration]]:
 
 
 def _create_ledger() -> Op[None]:
-    """Create the table of migrations; wait for another process that does the same."""
-    yield Query(_SQL["begin_ledger"])
-    try:
-        yield Query(_CREATE_LEDGER)
-    except DatabaseError as error:
-        if error.sqlstate not in _EXISTS:
-            raise
-        yield Query(_SQL["undo_ledger"])
+    """Create the table of migrations; wait for another process that does the same.
+
+    Postgres may refuse the schema as existing and not find it for a moment: the other process has
+    committed, and has not told all processes yet. So the whole is tried again.
+    """
+    for tries_left in range(LEDGER_TRIES - 1, -1, -1):
+        yield Query(_SQL["begin_ledger"])
+        try:
+            yield Query(_CREATE_LEDGER)
+        except DatabaseError as error:
+            if error.sqlstate not in _EXISTS or not tries_left:
+                raise
+            yield Query(_SQL["undo_ledger"])
+        else:
+            return
 
 
 def _missing() -> Op[list[Migration]]:

@@ -173,6 +173,8 @@ create table roost.unique_waiting_used (
     since roost.instant not null default now()
 );
 
+alter table roost.unique_waiting_used replica identity full;
+
 -- Walked by the archive lane, which removes expired rows.
 create index unique_holds_expired on roost.unique_holds (expires_at);
 
