@@ -199,6 +199,23 @@ def databases(server_dsn: str, run_folder: Path) -> Databases:
     return Databases(server_dsn, f"roost_{run}_{worker}")
 
 
+@pytest.fixture(scope="module")
+def databases_alone(run_folder: Path) -> Iterator[Databases]:
+    """Yield the maker of databases on a server that only one module uses, in one process.
+
+    Workers look at the oldest transaction of the whole server: while another test has one open,
+    they poll, and find what they were not told of.
+    """
+    if os.environ.get("ROOST_TEST_DSN"):
+        pytest.skip("needs a server of its own, and ROOST_TEST_DSN chooses another one")
+    data_dir = run_folder / f"pg-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}-{next(_numbers)}"
+    try:
+        with server(data_dir, settings=SETTINGS) as pg:
+            yield Databases(pg.dsn, "roost")
+    finally:
+        remove(data_dir)
+
+
 @pytest.fixture(scope="session")
 def template(databases: Databases) -> Iterator[str]:
     """Yield the name of a database with Roost's schema. A template must have no sessions."""

@@ -104,6 +104,7 @@ class Lanes(RuleBasedStateMachine):
         if second is not None:
             self.do(lambda: self.world.start_worker(second))
         self.wait(1.0)
+        self.do(self.world.check)  # it notes the workers' ids
 
     # What users and operators do
 
