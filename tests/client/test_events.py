@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from tests.support.working import working
 
 from roost import (
     AsyncRoost,
+    DatabaseUnavailableError,
     HandlerRegistry,
     InvalidSettingError,
     JobEvent,
@@ -254,6 +256,27 @@ async def test_a_lost_connection_is_opened_again_and_told(
         assert seen[0].missed is None
         [after] = await take(events, 1)
         assert after.missed == 0
+
+
+async def test_events_go_on_after_a_restart_of_the_server(
+    restartable_server: Any, registry: HandlerRegistry
+) -> None:
+    async with (
+        AsyncRoost(restartable_server.dsn, registry=registry) as client,
+        working(worker_of(client, listen_reconnect_delay=0.1)),
+        client.events() as events,
+    ):
+        await client.enqueue("work")
+        await take(events, 2)
+        await anyio.to_thread.run_sync(restartable_server.restart)
+        await eventually(lambda: events.gaps == 1)
+        seen: JobEvent | None = None
+        with anyio.fail_after(60):
+            while seen is None:
+                with suppress(DatabaseUnavailableError):
+                    await client.enqueue("work")
+                seen = await events.receive(timeout=1.0)
+        assert seen.missed is None
 
 
 async def test_without_a_listener_the_worker_records_nothing(

@@ -10,7 +10,15 @@ from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
 from tests.support.working import working
 
-from roost import AsyncRoost, HandlerRegistry, JobNotFoundError, JobState, Worker, job
+from roost import (
+    AsyncRoost,
+    DuplicateUniqueJobError,
+    HandlerRegistry,
+    JobNotFoundError,
+    JobState,
+    Worker,
+    job,
+)
 from roost._worker.lanes import maintenance
 
 pytestmark = pytest.mark.anyio
@@ -158,6 +166,25 @@ async def test_a_worker_that_keeps_no_completed_jobs_deletes_them_as_they_end(
             await eventually(lambda: ids(table, "jobs") == {failed, waited})
     assert results == [2]
     assert table.states() == {"retryable": 1, "completed": 1}
+
+
+async def test_a_job_that_is_deleted_as_it_ends_is_seen_and_holds_its_key(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, client: AsyncRoost
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    worker = make_worker(delete_after_seconds=0, archive_interval=3_600)
+    async with working(worker), client.events(kinds=["finished"]) as events:
+        job_id = await client.enqueue(work, unique_key="daily", unique_for=600)
+        await eventually(lambda: table.states() == {})
+        event = await events.receive(timeout=20)
+    assert event is not None
+    assert (event.job_id, event.state) == (job_id, "completed")
+    with pytest.raises(DuplicateUniqueJobError):
+        await client.enqueue(work, unique_key="daily", unique_for=600)
+    again = await client.enqueue(work, unique_key="daily")
+    assert ids(table, "jobs") == {again}
 
 
 async def test_a_large_result_of_a_job_that_is_not_kept_is_not_written(
