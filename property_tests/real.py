@@ -380,18 +380,18 @@ class Real:
         return self._run_whole(workers.release_unheld(worker_id, held=held))
 
     def run_now(self, *, job_id: int) -> bool:
-        return self._run_whole(steer.bounded(steer.run_now(job_id), borrowed=False))
+        return self._run_whole(steer.bounded(steer.run_now(job_id), borrowed=None))
 
     def reschedule(self, *, job_id: int, seconds: int) -> bool:
         operation = steer.reschedule(job_id, None, seconds)
-        return self._run_whole(steer.bounded(operation, borrowed=False))
+        return self._run_whole(steer.bounded(operation, borrowed=None))
 
     def update(self, *, job_id: int, changes: dict[str, Any]) -> bool:
         operation = steer.update(job_id, encode_changes(changes, HandlerRegistry()))
-        return self._run_whole(steer.bounded(operation, borrowed=False))
+        return self._run_whole(steer.bounded(operation, borrowed=None))
 
     def delete(self, *, job_id: int) -> bool:
-        return self._run_whole(steer.bounded(steer.delete(job_id), borrowed=False))
+        return self._run_whole(steer.bounded(steer.delete(job_id), borrowed=None))
 
     def archive_jobs(self, *, states: Sequence[JobState], after: int) -> int:
         return sum(

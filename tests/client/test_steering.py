@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anyio
 import psycopg
 import pytest
 from pydantic import BaseModel
@@ -28,6 +29,8 @@ from roost import (
 )
 from roost._client import steering_calls
 from roost._ops import steer
+from roost._ops.dependencies import cancel_descendants
+from roost._ops.query import Op
 
 LATER = datetime(2030, 1, 1, tzinfo=UTC)
 SINGLE = ("cancel", "retry", "run_now", "reschedule", "update_job", "delete")
@@ -159,6 +162,57 @@ def test_a_blocking_client_changes_jobs_in_the_callers_transaction(
         conn.commit()
     assert table.get(job_id).priority == 1
     assert table.get(job_id).scheduled_at < LATER
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+@pytest.mark.anyio
+async def test_a_cancel_leaves_no_half_of_a_change_in_the_callers_transaction(
+    anyio_backend_name: str,
+    dsn: str,
+    registry: HandlerRegistry,
+    table: JobTable,
+    driver: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if driver == "asyncpg" and anyio_backend_name == "trio":
+        pytest.skip("asyncpg needs asyncio")
+    scope = anyio.CancelScope()
+
+    def cancel_after(ids: Collection[int]) -> Op[None]:
+        yield from cancel_descendants(ids)
+        scope.cancel()
+
+    monkeypatch.setattr(steer, "cancel_descendants", cancel_after)
+    async with AsyncRoost(dsn, registry=registry, driver=driver) as client:
+        parent = await client.enqueue("work")
+        child = await client.enqueue("work", depends_on=[parent])
+        async with client.transaction() as conn:
+            await client.update_job(child, priority=7, conn=conn)
+            with scope:
+                await client.delete(parent, conn=conn)
+            assert scope.cancelled_caught
+            await client.update_job(parent, priority=7, conn=conn)
+        assert await client.status(child) == await client.status(parent) == "available"
+        assert [table.get(job_id).priority for job_id in (parent, child)] == [7, 7]
+
+
+def test_an_interrupt_leaves_no_half_of_a_change_in_the_callers_transaction(
+    blocking: Roost, table: JobTable, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt_after(ids: Collection[int]) -> Op[None]:
+        yield from cancel_descendants(ids)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steer, "cancel_descendants", interrupt_after)
+    parent = blocking.enqueue("work")
+    child = blocking.enqueue("work", depends_on=[parent])
+    with psycopg.connect(dsn) as conn:
+        with pytest.raises(KeyboardInterrupt):
+            blocking.delete(parent, conn=conn)
+        assert conn.execute("show lock_timeout").fetchone() == ("0",)
+        conn.commit()
+    assert table.states() == {"available": 2}
+    assert table.rows("select child_id from roost.dependencies") == [(child,)]
 
 
 @pytest.mark.parametrize("name", BULK)

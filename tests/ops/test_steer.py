@@ -36,7 +36,7 @@ UNKNOWN = 10**9
 def verb(table: JobTable, operation: Op[Any]) -> Any:
     """Run a verb as a client does."""
     with table.connection.transaction():
-        return table.run(steer.bounded(operation, borrowed=False))
+        return table.run(steer.bounded(operation, borrowed=None))
 
 
 def update(job_id: int, **changes: Any) -> Op[bool]:
@@ -496,10 +496,10 @@ def test_the_caller_gets_its_settings_back(table: JobTable) -> None:
     with table.connection.transaction():
         table.script("set local lock_timeout = '7s'")
         before = table.rows(settings)
-        table.run(steer.bounded(update(job_id, priority=1), borrowed=True))
+        table.run(steer.bounded(update(job_id, priority=1), borrowed=steer.ChangePoint()))
         assert table.rows(settings) == before
         with pytest.raises(InvalidJobError):
-            table.run(steer.bounded(_failing(), borrowed=True))
+            table.run(steer.bounded(_failing(), borrowed=steer.ChangePoint()))
 
 
 def _failing() -> Op[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -25,6 +25,7 @@ from roost._client.steering import AsyncSteering
 from roost._drivers.base import AsyncConnection, run
 from roost._drivers.borrowed import borrow
 from roost._drivers.factory import driver_for
+from roost._drivers.shield import shielded
 from roost._model.events import EventKind, event_filter
 from roost._model.info import JobOutcome
 from roost._model.job import (
@@ -448,4 +449,11 @@ async def _perform(call: calls.DatabaseCall[T], connection: AsyncConnection) -> 
     if not call.in_transaction:
         return await run(connection, call.operation, timeout=call.timeout)
     async with connection.transaction():
-        return await run(connection, call.operation, timeout=call.timeout)
+        try:
+            return await run(connection, call.operation, timeout=call.timeout)
+        except BaseException:
+            if call.undo is not None:
+                # The caller may catch the cancel and commit.
+                with shielded(calls.UNDO_TIMEOUT), suppress(Exception):
+                    await run(connection, call.undo(), timeout=calls.UNDO_TIMEOUT)
+            raise

@@ -63,6 +63,8 @@ MAX_PAUSE_DELAY = 0.1
 """Seconds; the longest such delay."""
 BULK_TIMEOUT = 3_600.0
 """Seconds for a verb that changes any number of jobs in batches."""
+UNDO_TIMEOUT = 5.0
+"""Seconds to undo a call in the caller's transaction after a cancel, an interrupt or a deadline."""
 
 
 @attrs.frozen
@@ -71,11 +73,14 @@ class DatabaseCall(Generic[T]):
 
     :param in_transaction: whether its statements are committed together.
     :param timeout: seconds for the whole operation.
+    :param undo: for a change of several statements in the caller's transaction: undoes what is done
+        of it if the operation is not run to its end.
     """
 
     operation: Op[T]
     in_transaction: bool = False
     timeout: float = CALL_TIMEOUT
+    undo: Callable[[], Op[None]] | None = None
 
 
 def setup_schema() -> DatabaseCall[object]:

@@ -38,7 +38,8 @@ class AsyncSteering:
         depend on a cancelled job are cancelled too.
 
         :param conn: as for `enqueue`, always in a transaction: the job is cancelled if that
-            commits, and stays locked until then. After an error the transaction is usable.
+            commits, and stays locked until then. After an error the transaction is usable. A cancel
+            of the call leaves the whole change in it, or nothing.
         :returns: ``False`` if the job had already ended.
         :raises JobNotFoundError: no job has that id.
         :raises JobLockedError: another transaction has locked the job for 10 s.
@@ -175,7 +176,8 @@ class AsyncSteering:
         :param everything: ``True`` means all jobs; required if no filter is passed.
         :param limit: the most jobs; ``None``: all.
         :param conn: as for `enqueue`, always in a transaction: all batches are parts of it, and it
-            keeps their rows locked. After an error it has none of the failed batch and is usable.
+            keeps their rows locked. After an error it has none of the failed batch and is usable; a
+            cancel of the call leaves whole batches.
         :param where: ``ids``, ``states``, ``queues``, ``tasks``, ``tags``, ``unique_key``,
             ``worker_id``, ``error_contains``, ``inserted_after``, ``inserted_before``,
             ``finished_after``, ``finished_before``: see `JobFilter`.

@@ -90,8 +90,13 @@ def delete(job_id: int, *, borrowed: bool) -> DatabaseCall[bool]:
     return _one(steer.delete(checked_id(job_id)), borrowed=borrowed)
 
 
-def _one(operation: Op[T], *, borrowed: bool) -> DatabaseCall[T]:
-    return DatabaseCall(steer.bounded(operation, borrowed=borrowed), in_transaction=True)
+def _one(operation: Op[T], *, borrowed: bool, timeout: int | None = None) -> DatabaseCall[T]:
+    point = steer.ChangePoint() if borrowed else None
+    return DatabaseCall(
+        steer.bounded(operation, borrowed=point, timeout=timeout),
+        in_transaction=True,
+        undo=None if point is None else partial(steer.undo, point),
+    )
 
 
 def _due(at: datetime | None, in_: Seconds | None) -> tuple[datetime | None, float | None]:
@@ -179,9 +184,8 @@ def _over(
     done, after = 0, 0
     while jobs.limit is None or done < jobs.limit:
         search = steer.find_jobs(where, after=after, limit=PAGE, archived=archived is not None)
-        page: list[steer.Found] = yield DatabaseCall(
-            steer.bounded(search, borrowed=jobs.borrowed, timeout=steer.SEARCH_TIMEOUT),
-            in_transaction=True,
+        page: list[steer.Found] = yield _one(
+            search, borrowed=jobs.borrowed, timeout=steer.SEARCH_TIMEOUT
         )
         left = [found.id for found in page if not found.archived]
         for wait in (False, True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -306,4 +307,11 @@ def _perform(call: calls.DatabaseCall[T], connection: Connection) -> T:
     if not call.in_transaction:
         return run_sync(connection, call.operation, timeout=call.timeout)
     with connection.transaction():
-        return run_sync(connection, call.operation, timeout=call.timeout)
+        try:
+            return run_sync(connection, call.operation, timeout=call.timeout)
+        except BaseException:
+            if call.undo is not None:
+                # The caller may catch the interrupt and commit.
+                with suppress(Exception):
+                    run_sync(connection, call.undo(), timeout=calls.UNDO_TIMEOUT)
+            raise

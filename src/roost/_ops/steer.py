@@ -38,32 +38,57 @@ QUERY_CANCELED = "57014"
 """The sqlstate of a statement that took longer than ``statement_timeout``."""
 
 
-def bounded(operation: Op[T], *, borrowed: bool, timeout: int | None = None) -> Op[T]:
+@attrs.define
+class ChangePoint:
+    """The savepoint before a change in the caller's transaction.
+
+    :ivar is_set: whether the transaction may hold a part of the change.
+    """
+
+    is_set: bool = False
+
+
+def undo(point: ChangePoint) -> Op[None]:
+    """Undo what a change has done so far, and give the caller its settings back.
+
+    For a call that ends before its operation does: by a cancel, an interrupt or a deadline.
+    """
+    if point.is_set:
+        yield Query(_SQL["undo_change"])
+        point.is_set = False
+        yield Query(_SQL["end_change"])
+
+
+def bounded(
+    operation: Op[T], *, borrowed: ChangePoint | None = None, timeout: int | None = None
+) -> Op[T]:
     """Run an operation that waits at most `LOCK_WAIT` for each lock.
 
-    :param borrowed: whether the transaction is the caller's. It gets its settings back, and after
-        an error it is as it was before.
+    :param borrowed: if the transaction is the caller's, a new `ChangePoint`. The caller gets its
+        settings back, and after an error the transaction is as it was before. If the operation is
+        not run to its end, call `undo`.
     :param timeout: milliseconds that each of its statements may take; ``None``: as is set.
     :raises JobLockedError: a lock was not available in time.
     :raises FilterTooSlowError: a statement took longer than ``timeout``.
     """
-    if borrowed:
+    if borrowed is not None:
         yield Query(_SQL["begin_change"])
+        borrowed.is_set = True
     try:
         limit = None if timeout is None else str(timeout)
         [before] = yield Query(_SQL["bound_waits"], (str(LOCK_WAIT), limit))
         value = yield from operation
     except Exception as error:
-        if borrowed:
+        if borrowed is not None:
             with suppress(DatabaseError):  # the connection may be lost
-                yield Query(_SQL["undo_change"])
-                yield Query(_SQL["end_change"])
+                yield from undo(borrowed)
         explained = _explained(error, timeout)
         if explained is None:
             raise
         raise explained from error
-    if borrowed:
+    if borrowed is not None:
         yield Query(_SQL["restore_waits"], before[:3])
+        borrowed.is_set = False
         yield Query(_SQL["end_change"])
     return value
 
