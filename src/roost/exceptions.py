@@ -361,7 +361,7 @@ class LeaseLostError(RoostError):
 
 
 class ClosedError(RoostError):
-    """The client, pool or connection was closed and can't be used again."""
+    """The client, pool, connection or listener for events is not open, and can't be used."""
 
     code: ClassVar[str] = "roost.closed"
 

@@ -16,6 +16,7 @@ from tests.support.working import working
 
 from roost import (
     AsyncRoost,
+    ClosedError,
     DatabaseUnavailableError,
     HandlerRegistry,
     InvalidSettingError,
@@ -343,6 +344,54 @@ async def test_a_cancel_and_an_error_leave_nothing_behind(
     with pytest.raises(ZeroDivisionError):
         async with client.events():
             raise ZeroDivisionError
+    await eventually(lambda: table.value(LISTENERS) == 0)
+
+
+async def test_a_listener_that_can_not_receive_says_so(
+    client: AsyncRoost, dsn: str, registry: HandlerRegistry
+) -> None:
+    events = client.events()
+    with pytest.raises(ClosedError, match="block"):
+        await events.receive(timeout=0.1)
+    async with events:
+        assert await events.receive(timeout=0.1) is None
+        with pytest.raises(ClosedError, match="again"):
+            await events.__aenter__()
+    assert await events.receive() is None
+    with pytest.raises(ClosedError, match="again"):
+        await events.__aenter__()
+
+    def block() -> None:
+        with Roost(dsn, registry=registry) as blocking:
+            events = blocking.events()
+            with pytest.raises(ClosedError, match="block"):
+                events.receive(timeout=0.1)
+            with events:
+                assert events.receive(timeout=0.1) is None
+            assert events.receive() is None
+            with pytest.raises(ClosedError, match="again"):
+                events.__enter__()
+
+    await anyio.to_thread.run_sync(block)
+
+
+async def test_a_listener_of_a_closed_client_ends_with_an_error(
+    dsn: str, registry: HandlerRegistry, table: JobTable
+) -> None:
+    async with AsyncRoost(dsn, registry=registry) as client, client.events() as events:
+        await client.close()
+        table.rows(END_LISTENERS)
+        with pytest.raises(ClosedError), anyio.fail_after(20):
+            await events.receive()
+
+    def block() -> None:
+        with Roost(dsn, registry=registry) as blocking, blocking.events() as events:
+            blocking.close()
+            table.rows(END_LISTENERS)
+            with pytest.raises(ClosedError):
+                events.receive(timeout=20)
+
+    await anyio.to_thread.run_sync(block)
     await eventually(lambda: table.value(LISTENERS) == 0)
 
 

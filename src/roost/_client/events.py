@@ -19,7 +19,7 @@ from roost._drivers.process import current_process
 from roost._model.events import EventBuffer, EventFilter, JobEvent, Received, decode_payload
 from roost._model.logs import StructuredLogger
 from roost._ops.events import CHANNEL, error_lines, probe_events, watch
-from roost.exceptions import DatabaseError, DatabaseUnavailableError
+from roost.exceptions import ClosedError, DatabaseError, DatabaseUnavailableError
 
 logger = StructuredLogger("roost.client.events")
 
@@ -29,6 +29,11 @@ PROBE_TIMEOUT = 10.0
 MAX_DELAY = 5.0
 """Seconds between two tries to connect again, at most."""
 
+ENDED = "these events have ended: call events() again"
+NOT_ENTERED = (
+    "receive() needs a listener: enter the events in a `with` or `async with` block, or loop over "
+    "them"
+)
 NOT_NOTIFIED = (
     "notifications don't arrive: events need a direct connection to Postgres, not a pooler in "
     "transaction mode"
@@ -111,6 +116,7 @@ class AsyncEvents:
         self._awaited: dict[int, str] = {}
         self._failures = 0
         self._ended = False
+        self._fatal: Exception | None = None
 
     @property
     def missed(self) -> int:
@@ -127,7 +133,10 @@ class AsyncEvents:
 
         :raises DatabaseUnavailableError: the database can't be reached, or notifications don't
             arrive.
+        :raises ClosedError: the block was entered before.
         """
+        if self._ended or self._group is not None:
+            raise ClosedError(ENDED)
         await self._open()
         group = anyio.create_task_group()
         await group.__aenter__()
@@ -166,8 +175,13 @@ class AsyncEvents:
         return self
 
     async def __anext__(self) -> JobEvent:
-        """Wait for the next event; a cancel loses none of those that are in the buffer."""
+        """Wait for the next event; a cancel loses none of those that are in the buffer.
+
+        :raises ClosedError: the client was closed.
+        """
         while not self._buffer:
+            if self._fatal is not None:
+                raise self._fatal
             if self._ended:
                 raise StopAsyncIteration
             if self._group is not None:
@@ -188,7 +202,11 @@ class AsyncEvents:
         """Wait for the next event; ``None``: there was none, or the block has ended.
 
         :param timeout: seconds to wait; ``None``: no limit.
+        :raises ClosedError: no ``async with`` block was entered, so events between two calls would
+            be lost.
         """
+        if self._group is None and not self._ended:
+            raise ClosedError(NOT_ENTERED)
         with anyio.move_on_after(timeout):
             try:
                 return await self.__anext__()
@@ -207,8 +225,12 @@ class AsyncEvents:
         self._changed = anyio.Event()
 
     async def _receive_all(self) -> None:
-        while True:
-            await self._receive()
+        try:
+            while True:
+                await self._receive()
+        except Exception as error:  # noqa: BLE001  (the consumer gets it)
+            self._fatal = error
+            self._changed.set()
 
     async def _receive(self) -> None:
         """Receive one batch of notifications, or connect again after the connection was lost."""

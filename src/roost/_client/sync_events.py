@@ -12,8 +12,10 @@ from typing import Self
 import attrs
 
 from roost._client.events import (
+    ENDED,
     GREETING_TIMEOUT,
     MAX_DELAY,
+    NOT_ENTERED,
     NOT_NOTIFIED,
     PROBE_TIMEOUT,
     failed_attempts,
@@ -25,7 +27,7 @@ from roost._drivers.base import SyncDriver, SyncListener
 from roost._model.events import EventBuffer, EventFilter, JobEvent, Received, decode_payload
 from roost._model.logs import StructuredLogger
 from roost._ops.events import CHANNEL
-from roost.exceptions import DatabaseError, DatabaseUnavailableError
+from roost.exceptions import ClosedError, DatabaseError, DatabaseUnavailableError
 
 logger = StructuredLogger("roost.client.events")
 
@@ -59,6 +61,7 @@ class Events:
         self._awaited: dict[int, str] = {}
         self._thread: Thread | None = None
         self._ended = False
+        self._fatal: Exception | None = None
 
     @property
     def missed(self) -> int:
@@ -75,16 +78,23 @@ class Events:
 
         :raises DatabaseUnavailableError: the database can't be reached, or notifications don't
             arrive.
+        :raises ClosedError: the block was entered before.
         """
+        if self._ended or self._thread is not None:
+            raise ClosedError(ENDED)
         listener = self._open()
         self._thread = Thread(
             target=self._receive_all, args=(listener,), name="roost events", daemon=True
         )
         self._thread.start()
-        with self._changed:
-            self._changed.wait_for(lambda: not self._awaited, timeout=GREETING_TIMEOUT)
-            if self._awaited:
-                unconfirmed(self._awaited)
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._awaited, timeout=GREETING_TIMEOUT)
+                if self._awaited:
+                    unconfirmed(self._awaited)
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
@@ -93,6 +103,9 @@ class Events:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -113,10 +126,20 @@ class Events:
         """Wait for the next event; ``None``: there was none, or the block has ended.
 
         :param timeout: seconds to wait; ``None``: no limit.
+        :raises ClosedError: no ``with`` block was entered, so nothing listens; or the client was
+            closed.
         """
+        if self._thread is None and not self._ended:
+            raise ClosedError(NOT_ENTERED)
         with self._changed:
-            self._changed.wait_for(lambda: self._buffer or self._ended, timeout=timeout)
-            return self._buffer.take() if self._buffer else None
+            self._changed.wait_for(
+                lambda: self._buffer or self._ended or self._fatal, timeout=timeout
+            )
+            if self._buffer:
+                return self._buffer.take()
+            if self._fatal is not None:
+                raise self._fatal
+            return None
 
     def _receive_all(self, listener: SyncListener | None) -> None:
         """Receive until the block ends; connect again after the connection was lost."""
@@ -144,6 +167,10 @@ class Events:
                 for notification in received:
                     if (decoded := decode_payload(notification.payload)) is not None:
                         self._put(decoded)
+        except Exception as error:  # noqa: BLE001  (the consumer gets it)
+            with self._changed:
+                self._fatal = error
+                self._changed.notify_all()
         finally:
             if listener is not None:
                 listener.close()
