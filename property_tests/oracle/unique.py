@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from property_tests.oracle.enqueue import Enqueue
 from property_tests.oracle.rows import HoldRow, JobRow
@@ -56,8 +56,8 @@ class Unique(Enqueue):
         return ids
 
     def _insert_or(self, on_conflict: str, job: NewJob, reserved: int) -> int:
-        held_by = self._take_hold(job)
-        if held_by is None:
+        holder = self._take_hold(job)
+        if holder is None:
             other = self._other(job)
             if other is None or self._failed_parent(job) is not None:
                 return self._insert_new(job, reserved)
@@ -66,32 +66,41 @@ class Unique(Enqueue):
             if job.unique_while == "waiting" and other.lease_no > 0:
                 other.unique_waiting = True
                 return self._insert_new(job, reserved)
-            held_by = other.id
-        active = {row.id: row for row in self._users(job.unique_key)}.get(held_by)
+            active: JobRow | None = other
+            met = other.id
+        else:
+            active = self._first(self._users(job.unique_key))
+            met = holder if active is None else active.id
         if on_conflict == "return":
-            return held_by
+            return met
         if active is None:
             raise Refused(
-                held_by,
-                f"job {held_by} with unique_key {job.unique_key!r} has ended, and its unique_for "
+                met,
+                f"job {met} with unique_key {job.unique_key!r} has ended, and its unique_for "
                 "is not over",
             )
         if on_conflict != "replace":
-            raise Refused(held_by, f"job {held_by} is active with unique_key {job.unique_key!r}")
+            raise Refused(met, f"job {met} is active with unique_key {job.unique_key!r}")
+        if active.state == "executing" and job.unique_while == "waiting":
+            raise Refused(
+                met,
+                f"job {met} is running with unique_key {job.unique_key!r}, so it can't be "
+                "replaced, and its unique_for is not over, so no other one may wait",
+            )
         if active.state == "executing":
             raise Refused(
-                held_by,
-                f"job {held_by} is running with unique_key {job.unique_key!r}, so it can't be "
+                met,
+                f"job {met} is running with unique_key {job.unique_key!r}, so it can't be "
                 "replaced; with unique_while='waiting' one may wait while one runs",
             )
         if active.task != job.task:
             raise Refused(
-                held_by,
-                f"job {held_by} with unique_key {job.unique_key!r} is of another task, so it can't "
+                met,
+                f"job {met} with unique_key {job.unique_key!r} is of another task, so it can't "
                 "be replaced",
             )
         self._replace(active, job)
-        return held_by
+        return met
 
     def _take_hold(self, job: NewJob) -> int | None:
         """Lock the key's record; return the job that has it for a time that is not over."""
@@ -106,9 +115,17 @@ class Unique(Enqueue):
     def _other(self, job: NewJob) -> JobRow | None:
         """Return the job that keeps this one out: one that can be replaced, if there is one."""
         waiting = job.unique_while == "waiting"
-        others = [row for row in self._users(job.unique_key) if not (waiting and gave_up_key(row))]
-        others.sort(key=lambda row: (row.state == "executing", row.id if gave_up_key(row) else 0))
-        return others[0] if others else None
+        return self._first(
+            row for row in self._users(job.unique_key) if not (waiting and gave_up_key(row))
+        )
+
+    def _first(self, rows: Iterable[JobRow]) -> JobRow | None:
+        """Return the job that a call meets: one that can be replaced, if there is one."""
+        return min(
+            rows,
+            key=lambda row: (row.state == "executing", row.id if gave_up_key(row) else 0),
+            default=None,
+        )
 
     def _insert_new(self, job: NewJob, reserved: int) -> int:
         if job.depends_on:

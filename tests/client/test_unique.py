@@ -319,6 +319,46 @@ async def test_a_job_that_waits_is_replaced_within_its_time(
     assert table.value("select expires_at from roost.unique_holds") == until
 
 
+async def test_an_active_job_comes_before_an_ended_one_whose_time_is_not_over(
+    client: AsyncRoost, table: JobTable
+) -> None:
+    options: dict[str, Any] = {"unique_key": "k", "unique_for": 3_600}
+    table.change(await client.enqueue("work", **options), COMPLETED)
+    active = await client.enqueue("work", unique_key="k")
+    assert await client.enqueue("work", **options, on_conflict="return") == active
+    with pytest.raises(DuplicateUniqueJobError, match=f"job {active} is active"):
+        await client.enqueue("work", **options)
+    changed = await client.enqueue("work", args={"n": 2}, **options, on_conflict="replace")
+    assert (changed, table.get(active).args) == (active, {"n": 2})
+    table.change(active, COMPLETED)
+    with pytest.raises(DuplicateUniqueJobError, match="has ended"):
+        await client.enqueue("work", **options)
+
+
+async def test_a_job_that_waits_comes_before_a_running_one_whose_time_is_not_over(
+    client: AsyncRoost, table: JobTable
+) -> None:
+    options: dict[str, Any] = {"unique_key": "k", "unique_while": "waiting"}
+    first = await client.enqueue("work", **options, unique_for=3_600)
+    table.change(first, STARTED)
+    # The same call may not insert one that waits, and does not advise to.
+    with pytest.raises(DuplicateUniqueJobError, match="no other one may wait") as caught:
+        await client.enqueue("work", **options, unique_for=3_600, on_conflict="replace")
+    assert caught.value.existing_id == first
+    with pytest.raises(DatabaseError, match="its unique_for is not over"):
+        table.rows(
+            "select roost.enqueue('work', unique_key => 'k', unique_while => 'waiting', "
+            "unique_for => '1 h', on_conflict => 'replace')"
+        )
+    second = await client.enqueue("work", **options)
+    for on_conflict in ("return", "replace"):
+        found = await client.enqueue(
+            "work", args={"n": 2}, **options, unique_for=3_600, on_conflict=on_conflict
+        )
+        assert found == second
+    assert table.get(second).args == {"n": 2}
+
+
 async def test_expired_records_are_removed(client: AsyncRoost, table: JobTable) -> None:
     for key in ("a", "b", "c"):
         await client.enqueue("work", unique_key=key, unique_for=3_600)

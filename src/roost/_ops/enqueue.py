@@ -123,6 +123,8 @@ _REFUSALS = {
     "active": "job {id} is active with unique_key {key!r}",
     "executing": "job {id} is running with unique_key {key!r}, so it can't be replaced; with "
     "unique_while='waiting' one may wait while one runs",
+    "held": "job {id} is running with unique_key {key!r}, so it can't be replaced, and its "
+    "unique_for is not over, so no other one may wait",
     "ended": "job {id} with unique_key {key!r} has ended, and its unique_for is not over",
     "task": "job {id} with unique_key {key!r} is of another task, so it can't be replaced",
 }

@@ -137,6 +137,7 @@ begin
             raise exception '%', format(
                 case done.refusal
                     when 'executing' then 'job %s with unique_key %L is running and can''t be replaced'
+                    when 'held' then 'job %s with unique_key %L is running, and its unique_for is not over'
                     when 'task' then 'job %s with unique_key %L is of another task'
                     when 'ended' then 'job %s with unique_key %L has ended, and its unique_for is not over'
                     else 'job %s is active with unique_key %L'

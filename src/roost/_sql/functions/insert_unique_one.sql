@@ -2,8 +2,9 @@
 -- says. Each statement sees what was committed before it, so that a lost race is seen and tried again.
 --
 -- refusal: null: the job was inserted, or result_id is that of the other job as on_conflict asks. Else why
--- not, and result_id is the other job's: "active", "executing" (can't be replaced), "ended" (its unique_for
--- is not over), "task" (of another task, so it can't be replaced).
+-- not, and result_id is the other job's: "active", "executing" (can't be replaced), "held" (it runs, and only
+-- its unique_for keeps a waiting job out), "ended" (its unique_for is not over), "task" (of another task, so
+-- it can't be replaced).
 create or replace function roost.insert_unique_one(
     p_record jsonb, p_id bigint, p_key text, p_on_conflict text,
     out result_id bigint, out refusal text, out due_queue text
@@ -114,18 +115,25 @@ begin
                 continue;
             end if;
         else
+            -- An active job with the key comes before one that has ended: a call without unique_for may
+            -- have inserted it since.
             select job.id, job.state, job.task, job.lease_no
             into other
             from roost.jobs as job
-            where job.id = held_by
-                and job.state in ('available', 'executing', 'retryable');
+            where job.unique_key = p_key
+                and job.state in ('available', 'executing', 'retryable')
+            order by
+                job.state = 'executing',
+                case when job.unique_waiting and job.lease_no > 0 then job.id else 0 end
+            limit 1;
         end if;
 
-        result_id := coalesce(held_by, other.id);
+        result_id := coalesce(other.id, held_by);
         refusal := case
             when p_on_conflict = 'return' then null
             when other.id is null then 'ended'
             when p_on_conflict <> 'replace' then 'active'
+            when other.state = 'executing' and waiting then 'held'
             when other.state = 'executing' then 'executing'
             when other.task <> new_job.task then 'task'
         end;
