@@ -189,17 +189,18 @@ class SnoozeJob(RoostError):  # noqa: N818  (the name is on the API page)
 
         raise SnoozeJob(60)  # the rate limit of the API resets within a minute
 
-    :param seconds: seconds until the job is available again, ≥ 0 and finite.
+    :param seconds: seconds until the job is available again, ≥ 0 and finite, or a timedelta.
+    :raises TypeError: ``seconds`` has another type.
     :raises ValueError: ``seconds`` is negative, infinite or NaN.
+
+    :ivar seconds: the parameter, in seconds.
     """
 
     code: ClassVar[str] = "roost.snooze-job"
 
-    def __init__(self, seconds: float) -> None:
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"seconds must be finite and ≥ 0, not {seconds!r}")
-        super().__init__(f"snoozed for {seconds} s")
-        self.seconds = seconds
+    def __init__(self, seconds: float | timedelta) -> None:
+        self.seconds = _checked_seconds("seconds", seconds)
+        super().__init__(f"snoozed for {self.seconds} s")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.seconds,)
@@ -215,15 +216,17 @@ class CancelJob(RoostError):  # noqa: N818  (like SnoozeJob)
 
         raise CancelJob("the customer has closed the account")
 
-    :param reason: why, for the error record.
-    :raises TypeError: ``reason`` is not text.
+    :param reason: why, for the error record; or an exception, whose class and text are kept.
+    :raises TypeError: ``reason`` is neither.
+
+    :ivar reason: the text.
     """
 
     code: ClassVar[str] = "roost.cancel-job"
 
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(*_checked_reason(reason))
-        self.reason = reason
+    def __init__(self, reason: str | BaseException = "") -> None:
+        self.reason = _checked_reason(reason)
+        super().__init__(*_as_args(self.reason))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason,)
@@ -239,15 +242,17 @@ class DiscardJob(RoostError):  # noqa: N818  (like SnoozeJob)
 
         raise DiscardJob("the file is no image")
 
-    :param reason: why, for the error record.
-    :raises TypeError: ``reason`` is not text.
+    :param reason: why, for the error record; or an exception, whose class and text are kept.
+    :raises TypeError: ``reason`` is neither.
+
+    :ivar reason: the text.
     """
 
     code: ClassVar[str] = "roost.discard-job"
 
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(*_checked_reason(reason))
-        self.reason = reason
+    def __init__(self, reason: str | BaseException = "") -> None:
+        self.reason = _checked_reason(reason)
+        super().__init__(*_as_args(self.reason))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason,)
@@ -263,21 +268,26 @@ class RetryJob(RoostError):  # noqa: N818  (like SnoozeJob)
 
         raise RetryJob("the service is busy", in_=60)
 
-    :param reason: why, for the error record.
+    :param reason: why, for the error record; or an exception, whose class and text are kept.
     :param in_: seconds until the next attempt, ≥ 0 and finite, or a timedelta; ``None``: as long as
         the retry strategy says.
     :raises TypeError: a parameter has another type.
     :raises ValueError: ``in_`` is negative, infinite or NaN.
 
+    :ivar reason: the text.
     :ivar in_: the parameter, in seconds.
     """
 
     code: ClassVar[str] = "roost.retry-job"
 
-    def __init__(self, reason: str = "", *, in_: float | timedelta | None = None) -> None:
-        super().__init__(*_checked_reason(reason))
-        self.reason = reason
-        self.in_ = _checked_wait(in_)
+    def __init__(
+        self, reason: str | BaseException = "", *, in_: float | timedelta | None = None
+    ) -> None:
+        if isinstance(reason, (int, float, timedelta)):
+            raise TypeError(f"reason must be text, not {reason!r}: pass a wait as in_={reason!r}")
+        self.reason = _checked_reason(reason)
+        super().__init__(*_as_args(self.reason))
+        self.in_ = None if in_ is None else _checked_seconds("in_", in_)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild_retry, (type(self), self.reason, self.in_)
@@ -430,19 +440,25 @@ def _rebuild_retry(cls: type[RetryJob], reason: str, seconds: float | None) -> R
     return cls(reason, in_=seconds)
 
 
-def _checked_reason(reason: object) -> tuple[str, ...]:
-    """Return the arguments of an exception with this reason: none for an empty text."""
+def _checked_reason(reason: object) -> str:
+    """Return the reason as text."""
+    if isinstance(reason, BaseException):
+        kind, text = type(reason).__qualname__, str(reason)
+        return f"{kind}: {text}" if text else kind
     if not isinstance(reason, str):
         raise TypeError(f"reason must be text, not {reason!r}")
+    return reason
+
+
+def _as_args(reason: str) -> tuple[str, ...]:
+    """Return the arguments of an exception with this reason: none for an empty text."""
     return (reason,) if reason else ()
 
 
-def _checked_wait(wait: object) -> float | None:
-    if wait is None:
-        return None
+def _checked_seconds(what: str, wait: object) -> float:
     seconds = wait.total_seconds() if isinstance(wait, timedelta) else wait
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(f"in_ must be seconds or a timedelta, not {wait!r}")
+        raise TypeError(f"{what} must be seconds or a timedelta, not {wait!r}")
     if not 0 <= seconds < float("inf"):
-        raise ValueError(f"in_ must be finite and ≥ 0, not {wait!r}")
+        raise ValueError(f"{what} must be finite and ≥ 0, not {wait!r}")
     return seconds

@@ -492,6 +492,29 @@ async def test_the_worker_has_a_default_timeout_for_jobs_without_one(
     assert table.get(patient).state == "completed"
 
 
+async def test_a_handler_passes_on_what_it_caught_and_snoozes_for_a_timedelta(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("import", registry=registry)
+    async def import_file() -> None:
+        try:
+            int("x")
+        except ValueError as error:
+            raise DiscardJob(error) from error
+
+    @job("wait", registry=registry)
+    def wait() -> None:
+        raise SnoozeJob(timedelta(minutes=10))
+
+    discarded, snoozed = table.add("import"), table.add("wait")
+    await make_worker().run_once()
+    found = table.get(discarded)
+    assert found.state == "discarded"
+    assert found.errors[0]["error"].startswith("DiscardJob: ValueError: invalid literal")
+    assert table.get(snoozed).state == "available"
+    assert 590 < wait_of(table.get(snoozed)) <= 600
+
+
 async def test_a_snooze_alone_in_a_group_is_a_snooze(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:

@@ -110,6 +110,17 @@ def test_a_reason_that_is_no_text_is_refused(kind: type[RoostError]) -> None:
         kind(None)
 
 
+@pytest.mark.parametrize("kind", [roost.CancelJob, roost.DiscardJob, roost.RetryJob])
+def test_a_reason_may_be_the_exception_that_was_caught(kind: type[roost.DiscardJob]) -> None:
+    for caught, reason in (
+        (ValueError("no image"), "ValueError: no image"),
+        (KeyError(), "KeyError"),
+    ):
+        error = kind(caught)
+        assert (error.reason, str(error)) == (reason, reason)
+        assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
+
+
 def test_a_wait_is_seconds_or_a_timedelta() -> None:
     assert roost.RetryJob(in_=timedelta(minutes=2)).in_ == 120
     assert roost.RetryJob(in_=0).in_ == 0
@@ -120,3 +131,9 @@ def test_a_wait_is_seconds_or_a_timedelta() -> None:
     for wrong in ("5", True):
         with pytest.raises(TypeError, match="in_ must be seconds or a timedelta"):
             roost.RetryJob(in_=wrong)  # type: ignore[arg-type]  # the mistake under test
+        with pytest.raises(TypeError, match="seconds must be seconds or a timedelta"):
+            roost.SnoozeJob(wrong)  # type: ignore[arg-type]  # the mistake under test
+    assert roost.SnoozeJob(timedelta(minutes=2)).seconds == 120
+    for first in (60, 1.5, timedelta(seconds=1)):
+        with pytest.raises(TypeError, match=r"pass a wait as in_="):
+            roost.RetryJob(first)  # type: ignore[arg-type]  # the mistake under test
