@@ -49,7 +49,11 @@ def test_seconds_are_for_all_states_or_by_state(given: list[str] | None, seconds
 
 
 @pytest.mark.parametrize(
-    "given", [["1h"], ["completed=x"], ["completed"], ["1", "2"], ["1", "completed=2"], ["a=1"] * 2]
+    "given",
+    [
+        *(["1h"], ["completed=x"], ["completed"], ["=1"]),
+        *(["1", "2"], ["1", "completed=2"], ["a=1"] * 2),
+    ],
 )
 def test_other_seconds_are_refused(given: list[str]) -> None:
     with pytest.raises(typer.BadParameter):

@@ -54,6 +54,29 @@ def test_once_runs_the_available_jobs_and_exits(
 
 
 @pytest.mark.parametrize(
+    ("seconds", "kept"),
+    [(["0"], False), (["completed=0", "discarded=9"], False), (["completed=9"], True)],
+)
+def test_completed_jobs_are_kept_as_long_as_the_options_say(
+    seconds: list[str],
+    kept: bool,
+    dsn: str,
+    table: JobTable,
+    tasks: Path,
+    roost_command: StartsRoost,
+) -> None:
+    table.add("quick")
+    options = [
+        f"--{verb}-after-seconds={text}" for verb in ("delete", "archive") for text in seconds
+    ]
+
+    run = roost_command("run", "-m", "tasks", "--once", "--dsn", dsn, *options)
+
+    assert run.ends() == 0, run.output
+    assert table.states() == ({"completed": 1} if kept else {})
+
+
+@pytest.mark.parametrize(
     ("options", "concurrency"), [("", 3), ("--concurrency 2", 2), ("--concurrency 4", 4)]
 )
 def test_queues_get_slots_of_their_own(

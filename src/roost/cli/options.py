@@ -94,15 +94,26 @@ def seconds_by_state(given: list[str] | None) -> float | dict[str, float] | None
     """
     found: dict[str, float] = {}
     for text in given or ():
-        state, _, seconds = text.rpartition("=")
+        state, by_state, seconds = text.rpartition("=")
         try:
             number = float(seconds)
         except ValueError:
             raise typer.BadParameter(f"not seconds: {seconds!r}") from None
+        if by_state and not state:
+            raise typer.BadParameter(f"no state before the '=': {text!r}")
         if state in found or (found and not state) or "" in found:
             raise typer.BadParameter("give one number for all states, or each state once")
         found[state] = number
     return found.get("", found or None)
+
+
+def _check_seconds(given: list[str] | None) -> list[str] | None:
+    """Refuse a wrong value where the message names the option.
+
+    It returns what was given: typer makes a list of what a callback of a repeatable option returns.
+    """
+    seconds_by_state(given)
+    return given
 
 
 PYTHON_ONLY = {"retry_strategy", "hooks", "lifespan", "on_startup", "on_shutdown"}
@@ -172,7 +183,7 @@ def _option(name: str, kind: object, meaning: str | None) -> object:
         typer.Option(
             help=BY_STATE[name],
             rich_help_panel=panel,
-            callback=seconds_by_state,
+            callback=_check_seconds,
             metavar="[STATE=]SECONDS",
         ),
     ]
@@ -182,7 +193,7 @@ def passed(context: typer.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of a command's values that the caller passed; the others are defaults."""
     sources = {name: context.get_parameter_source(name) for name in values}
     return {
-        name: values[name]
+        name: seconds_by_state(values[name]) if name in BY_STATE else values[name]
         for name, source in sources.items()
         if source is not None and source.name != "DEFAULT"
     }
