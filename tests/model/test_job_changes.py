@@ -80,6 +80,12 @@ def test_no_change_and_two_times_are_refused() -> None:
         encoded(unique_key="k")
 
 
+@pytest.mark.parametrize("changes", [None, "queue", [("queue", "bulk")]])
+def test_changes_that_are_no_dict_are_refused(changes: Any) -> None:
+    with pytest.raises(InvalidJobError, match="must be a dict"):
+        encode_changes(changes, HandlerRegistry())
+
+
 def test_args_larger_than_the_registry_allows_are_refused() -> None:
     registry = HandlerRegistry(max_args_bytes=100)
     encode_changes({"args": {"a": "x" * 40}}, registry)

@@ -30,7 +30,7 @@ ACCEPTED: dict[str, tuple[Any, Any]] = {
     "finished_before": (MOMENT, datetime(2026, 11, 1, 10, tzinfo=UTC)),
 }
 REFUSED: dict[str, list[Any]] = {
-    "ids": [3, "3", [0], ["3"], [True], [2**63]],
+    "ids": [3, "3", b"3", {3: 3}, [0], ["3"], [True], [2**63]],
     "states": ["discarded", ["done"], [None], [["completed"]]],
     "queues": ["mail", [""], [7], {"mail": 1}],
     "tasks": ["send", ["two\nlines"]],
@@ -80,6 +80,11 @@ def test_no_filter_must_be_meant() -> None:
         assert check_filter(given, everything=True) == CheckedFilter()
     with pytest.raises(InvalidJobError, match="exclude each other"):
         check_filter({"queues": []}, everything=True)
+
+
+def test_any_collection_is_a_list() -> None:
+    assert check_filter({"ids": range(1, 4)}).ids == [1, 2, 3]
+    assert check_filter({"queues": {"mail": 1}.keys()}).queues == ["mail"]
 
 
 def test_an_empty_list_is_a_filter() -> None:

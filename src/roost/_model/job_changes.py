@@ -71,9 +71,13 @@ def encode_changes(
         handler's model. ``None``: not known.
     :param tasks: tasks that the jobs may have. Where a function gives their jobs limit keys, it is
         called with the new args.
-    :raises InvalidJobError: a value can't be stored, or nothing is changed.
+    :raises InvalidJobError: a value can't be stored, nothing is changed, or ``changes`` is no dict.
     :raises TypeError: a keyword is unknown.
     """
+    if not isinstance(changes, Mapping):
+        raise InvalidJobError(
+            f"changes must be a dict, such as {{'queue': 'bulk'}}, not {changes!r}"
+        )
     unknown = changes.keys() - JobChanges.__annotations__.keys()
     if unknown:
         raise TypeError(f"unknown change {sorted(unknown)}: use {list(JobChanges.__annotations__)}")

@@ -5,7 +5,7 @@
 import operator
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import Any, Self, TypedDict
+from typing import Any, Self, TypedDict, TypeGuard
 
 import attrs
 
@@ -129,8 +129,11 @@ def check_limit(limit: int | None) -> None:
 
 
 def _ids(what: str, value: Collection[int]) -> list[int]:
-    check_ids(what, value)
-    return sorted(set(value))
+    if not _is_list(value):
+        raise InvalidJobError(f"{what} must be a list of job ids, not {value!r}")
+    found = set(value)
+    check_ids(what, found)
+    return sorted(found)
 
 
 def _states(what: str, value: object) -> list[str]:
@@ -148,9 +151,13 @@ def _names(what: str, value: object) -> list[str]:
 
 
 def _as_list(what: str, value: object) -> list[object]:
-    if not isinstance(value, (list, tuple, set, frozenset)):
+    if not _is_list(value):
         raise InvalidJobError(f"{what} must be a list, such as [{value!r}]")
     return list(value)
+
+
+def _is_list(value: object) -> TypeGuard[Collection[object]]:
+    return isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping))
 
 
 def _key(what: str, value: object) -> object:
