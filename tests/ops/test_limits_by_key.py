@@ -160,6 +160,31 @@ def test_no_key_starves_another(table: JobTable) -> None:
     assert served["large"] > 0
 
 
+def test_keys_take_turns_where_a_claim_has_room_for_fewer(table: JobTable) -> None:
+    worker = table.add_worker()
+    publish(table, max_concurrency=2)
+    table.add_all([of("large")] * 30 + [of(n) for n in range(15)])
+    served: list[Any] = []
+    for _ in range(18):
+        jobs = claim(table, worker, limit=1).jobs
+        served += tenants(jobs)
+        end(table, *jobs)
+    assert set(served) == {"large", *range(15)}, served
+
+
+def test_locked_jobs_of_many_keys_do_not_keep_out_others(table: JobTable, sessions: Any) -> None:
+    worker, other = table.add_worker(), sessions.open()
+    publish(table, max_concurrency=2)
+    locked = table.add_all([of(f"locked {n}") for n in range(60)])
+    table.add_all([of(n) for n in range(30)])
+    with other.connection.transaction():
+        other.rows("select from roost.jobs where id = any ($1::bigint[]) for update", locked)
+        served: list[Any] = []
+        for _ in range(90):
+            served += tenants(claim(table, worker, limit=1).jobs)
+        assert sorted(served) == list(range(30))
+
+
 def test_a_full_key_with_many_jobs_does_not_keep_out_others(table: JobTable) -> None:
     worker = table.add_worker()
     publish(table, max_concurrency=1)
@@ -432,10 +457,12 @@ def test_the_plans_stay_cheap_with_many_keys_and_jobs(table: JobTable) -> None:
     visited = table.value(f"select {keys}")
     of_task = f"array_fill('work'::text, array[{len(visited)}])"
     quoted = "array[" + ", ".join(f"'{key}'" for key in visited) + "]"
+    [[ids]] = table.rows("select array_agg(id) from (select id from roost.jobs limit 10) as first")
+    waiting = f"array{ids}"
     for name, parameters, most in (
         ("drain_key_wakes", tasks, 200),
         ("ready_jobs", f"{queues}, {tasks}, 10, 30", 1_500),
-        ("settle_keys", f"{queues}, {of_task}, {quoted}, '{{}}'", 1_500),
+        ("settle_keys", f"{queues}, {of_task}, {quoted}, '{{}}', {waiting}", 1_500),
         ("next_ready_key", f"{queues}, {tasks}", 50),
         ("revisit_keys", "'', '', '', 100", 1_000),
     ):

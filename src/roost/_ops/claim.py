@@ -276,7 +276,8 @@ def _settle_keys(
 ) -> Op[float | None]:
     """Set when the keys are looked at again; return the seconds until the first one is ready."""
     if ready.keys:
-        yield Query(_KEYS["settle_keys"], (list(queues), ready.tasks, ready.keys, claimed))
+        parameters = (list(queues), ready.tasks, ready.keys, claimed, ready.ids)
+        yield Query(_KEYS["settle_keys"], parameters)
     [(seconds,)] = yield Query(_KEYS["next_ready_key"], (list(queues), tasks))
     return None if seconds is None else float(seconds)
 

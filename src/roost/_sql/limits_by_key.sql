@@ -166,12 +166,21 @@ select
     (select pg_catalog.array_agg(key.limit_key order by key.ready_at, key.limit_key) from key);
 
 -- name: settle_keys
--- $1 queues, $2 tasks and $3 keys that ready_jobs has looked at, $4 ids of their claimed jobs. Count the
--- starts, and set when a claim looks at each key again: now, behind the others, if it has room and a due
--- job; when its rate has room, or its next job is due; or when a job of it has ended.
+-- $1 queues, $2 tasks and $3 keys that ready_jobs has looked at, $4 ids of their claimed jobs, $5 all ids
+-- that it has returned. Count the starts, and set when a claim looks at each key again: now, if it has room
+-- and a due job; when its rate has room, or its next job is due; or when a job of it has ended.
+--
+-- A key of which ready_jobs has returned a job goes behind the others, also if that job was not claimed: it
+-- may be locked for long. A key that had no turn keeps its place: moved with the others, it would lose
+-- against the same key in each claim.
 with recursive visited as materialized (
     select key.task, key.limit_key
     from unnest($2::text[], $3::text[]) as key (task, limit_key)
+),
+had_turn as materialized (
+    select distinct job.task, job.limit_key
+    from roost.jobs as job
+    where job.id = any ((select $5::bigint[])::bigint[])
 ),
 started as materialized (
     select job.task, job.limit_key, job.attempted_at
@@ -194,6 +203,10 @@ room as materialized (
     select
         visited.task,
         visited.limit_key,
+        (visited.task, visited.limit_key) in (
+            select had_turn.task, had_turn.limit_key
+            from had_turn
+        ) as had_turn,
         known.max_concurrency - executing.jobs as jobs,
         known.rate_per_minute - earlier.jobs - fresh.jobs as starts,
         coalesce(earlier.first_at, statement_timestamp()) + interval '61 seconds' as free_at
@@ -270,7 +283,8 @@ update roost.ready_keys as ready
 set ready_at = case
         when room.jobs <= 0 then '9998-12-31Z'
         when room.starts <= 0 then greatest(room.free_at, upcoming.due_at)
-        else greatest(statement_timestamp(), upcoming.due_at)
+        when room.had_turn then greatest(statement_timestamp(), upcoming.due_at)
+        else greatest(least(ready.ready_at, statement_timestamp()), upcoming.due_at)
     end
 from upcoming
 join room on room.task = upcoming.task and room.limit_key = upcoming.limit_key
