@@ -173,6 +173,28 @@ def test_a_function_gives_keys_also_before_the_first_worker(table: JobTable) -> 
     assert len(claim(table, table.add_worker()).jobs) == 2
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_replaced_job_gets_the_key_of_its_new_args(
+    table: JobTable, dsn: str, limited: bool
+) -> None:
+    registry = HandlerRegistry()
+
+    def by(args: dict[str, Any]) -> object:
+        return args["tenant"]
+
+    @job("work", max_concurrency=1, limit_by=by, registry=registry)
+    async def work(tenant: str) -> None: ...
+
+    if limited:
+        publish(table, by=by, max_concurrency=1)
+    with Roost(dsn, registry=registry) as client:
+        for tenant in ("before", "after"):
+            job_id = client.enqueue(
+                "work", args={"tenant": tenant}, unique_key="k", on_conflict="replace"
+            )
+    assert table.column(job_id, "limit_key") == "after"
+
+
 def test_each_kind_of_insert_has_its_keys_looked_at(table: JobTable, dsn: str) -> None:
     publish(table, max_concurrency=1)
     registry = HandlerRegistry()

@@ -18,6 +18,8 @@ declare
     waiting boolean := coalesce(p_record ->> 'unique_while' = 'waiting', false);
     seconds double precision := (p_record ->> 'unique_for')::double precision;
     held_by bigint;
+    -- Not a field of new_job: an insert without a row sets it to null, and the loop goes on.
+    inserted_limit_key text;
 begin
     select
         {{new_job}}
@@ -69,10 +71,10 @@ begin
                     or {{key_is_unused}}
                 {{unless_key_is_taken}}
                 returning job.id, job.limit_key
-                into result_id, new_job.limit_key;
-                if result_id is not null and new_job.limited and new_job.limit_key is not null then
+                into result_id, inserted_limit_key;
+                if result_id is not null and new_job.limited and inserted_limit_key is not null then
                     perform roost.wake_key(
-                        new_job.task, new_job.limit_key, new_job.queue, new_job.due_at
+                        new_job.task, inserted_limit_key, new_job.queue, new_job.due_at
                     );
                 end if;
                 if result_id is not null
