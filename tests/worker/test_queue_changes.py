@@ -146,6 +146,20 @@ async def test_more_slots_start_jobs_at_once_and_fewer_let_running_ones_end(
         await eventually(lambda: table.states() == {"completed": 6})
 
 
+async def test_a_worker_with_more_running_jobs_than_slots_claims_no_limited_jobs(
+    table: JobTable, running: Running, gate: anyio.Event, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(queues={"web": 4}, prefetch=10, poll_interval=30)
+    async with working(worker):
+        table.add_all(some("gated", "web", 4))
+        await eventually(lambda: running.now["web"] == 4)
+        await worker.resize_queue("web", 1)
+        table.add_all(some("limited", "web", 5) + some("quick", "web", 5))
+        await eventually(lambda: table.states() == {"executing": 9, "available": 5})
+        gate.set()
+        await eventually(lambda: table.states() == {"completed": 14})
+
+
 @pytest.mark.parametrize("queues", [SLOTS, ["web", "bulk"]])
 async def test_jobs_of_a_claim_in_flight_are_released_when_their_queue_is_stopped(
     table: JobTable,

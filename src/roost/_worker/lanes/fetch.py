@@ -138,7 +138,8 @@ class FetchLane:
 
     async def _claim(self, group: QueueGroup) -> Claimed | None:
         state = self._state
-        room, free = state.room(group), state.slots.free_slots(group.slots)
+        # With fewer slots than before, more jobs may run than there are slots.
+        room, free = state.room(group), max(state.slots.free_slots(group.slots), 0)
         limit = min(max(room, free), self._max_claim)
         if limit <= 0 or not state.may_claim() or group not in state.groups:
             return None
