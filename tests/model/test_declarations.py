@@ -17,6 +17,7 @@ from roost import (
     DuplicateTaskError,
     HandlerRegistry,
     Hooks,
+    InvalidJobError,
     InvalidSettingError,
     Roost,
     Worker,
@@ -25,6 +26,7 @@ from roost import (
     exponential,
     job,
 )
+from roost._model.limits import limit_key_of
 
 DSN = "postgresql://h/d"
 HERE = rf"\({__file__}:\d+\)"
@@ -164,6 +166,39 @@ def test_a_registry_of_another_type_is_refused(registry: Any) -> None:
     for call in calls:
         with pytest.raises(InvalidSettingError, match="registry must be a HandlerRegistry"):
             call()
+
+
+async def _key(args: dict[str, Any]) -> str:
+    return "key"
+
+
+@pytest.mark.parametrize(
+    ("limit_by", "problem"),
+    [
+        (_key, "not the coroutine function _key"),
+        (5, "must be the name of a field of args, or a function of args, not 5"),
+        ("a..b", "must name a field of args"),
+        ("()", "must name a field of args"),
+        ("other", "its handler has no parameter 'other'"),
+    ],
+)
+def test_a_limit_by_that_gives_no_key_is_refused(
+    registry: HandlerRegistry, limit_by: Any, problem: str
+) -> None:
+    with pytest.raises(InvalidSettingError, match=problem):
+        job("one", max_concurrency=1, limit_by=limit_by, registry=registry)(takes)
+    assert len(registry) == 0
+
+
+def test_a_limit_by_that_returns_an_awaitable_is_refused_at_the_enqueue() -> None:
+    with pytest.raises(InvalidJobError, match="returned an awaitable"):
+        limit_key_of("one", lambda args: _key(args), {})
+
+
+def test_a_limit_by_can_not_change_the_args() -> None:
+    args: dict[str, Any] = {"tenant": {"id": 1}}
+    assert limit_key_of("one", lambda args: args["tenant"].pop("id"), args) == "1"
+    assert args == {"tenant": {"id": 1}}
 
 
 def test_a_cron_entry_must_have_the_arguments_of_its_handler(registry: HandlerRegistry) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -34,8 +36,13 @@ def check_limits(rate_per_minute: int | None, max_concurrency: int | None) -> No
 def check_limit_by(limit_by: object) -> None:
     """Refuse what is neither a field of args nor a function.
 
-    :raises InvalidSettingError: it is neither.
+    :raises InvalidSettingError: it is neither, or a coroutine function.
     """
+    if inspect.iscoroutinefunction(limit_by):
+        raise InvalidSettingError(
+            f"limit_by must be a plain function, since blocking clients call it too, not the "
+            f"coroutine function {limit_by.__qualname__}"
+        )
     if limit_by is None or callable(limit_by):
         return
     if not isinstance(limit_by, str):
@@ -83,7 +90,11 @@ def limit_key_of(task: str, limit_by: Callable[[Any], object], args: Mapping[str
     :raises InvalidJobError: the function failed, or its value can't be stored.
     """
     try:
-        value = limit_by(dict(args))
+        value = limit_by(copy.deepcopy(dict(args)))
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise TypeError("it returned an awaitable, not a value")
     except Exception as error:
         raise InvalidJobError(f"limit_by of task {task!r} failed: {error!r}") from error
     if value is None:
