@@ -66,7 +66,6 @@ def test_other_seconds_are_refused(given: list[str]) -> None:
         (["default"], ["default"]),
         (["web", "bulk"], ["web", "bulk"]),
         (["web=8", "bulk=2"], {"web": 8, "bulk": 2}),
-        (["a=b", "c="], ["a=b", "c="]),
         (["a=b=3"], {"a=b": 3}),
     ],
 )
@@ -78,3 +77,9 @@ def test_queues_may_have_slots(given: list[str], queues: object) -> None:
 def test_queues_with_and_without_slots_are_refused_together(given: list[str]) -> None:
     with pytest.raises(InvalidSettingError, match="queue"):
         parse_queues(given)
+
+
+@pytest.mark.parametrize("given", ["web=x", "web=", "web=-1", "web=1.5", "web=8=", "=x"])
+def test_slots_that_are_no_number_are_refused(given: str) -> None:
+    with pytest.raises(InvalidSettingError, match="must be a whole number"):
+        parse_queues([given])

@@ -137,7 +137,7 @@ NO_SECONDS_BY_STATE = [
 ]
 REFUSED: dict[str, list[Any]] = {
     "queues": [
-        *("default", (), [""], ["x" * 201], [None], ["a\0"]),
+        *("default", (), [""], ["x" * 201], [None], ["a\0"], None, 5),
         *({}, {"": 1}, {"a": 0}, {"a": -1}, {"a": 1.5}, {"a": "1"}, {"a": None}, {"a": True}),
     ],
     "concurrency": [0, -1, 1.5, "4", None, True],

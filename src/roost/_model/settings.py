@@ -24,6 +24,8 @@ def _queues(value: Iterable[str] | Mapping[str, int]) -> Queues:
         return _queue_slots(value)
     if isinstance(value, str):
         raise InvalidSettingError(f"queues must be several names, such as ({value!r},)")
+    if not isinstance(value, Iterable):
+        raise InvalidSettingError(f"queues must be several names, or slots by name, not {value!r}")
     names = tuple(dict.fromkeys(value))
     if not names:
         raise InvalidSettingError("queues must have at least one name")

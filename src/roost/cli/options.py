@@ -123,9 +123,19 @@ PYTHON_ONLY = {"retry_strategy", "hooks", "lifespan", "on_startup", "on_shutdown
 def parse_queues(given: Sequence[str]) -> list[str] | dict[str, int]:
     """Return the names of the ``--queue`` options, or the slots by name: ``web=8``.
 
-    :raises InvalidSettingError: only some of them have slots, or one is given twice.
+    A name with ``=`` needs slots: ``a=b`` is more likely a wrong number than a name.
+
+    :raises InvalidSettingError: only some of them have slots, one is given twice, or what follows
+        ``=`` is no number.
     """
-    found = [re.fullmatch(r"(.+)=(\d+)", queue) for queue in given]
+    found = [re.fullmatch(r"(.*)=(\d+)", queue) for queue in given]
+    for queue, match in zip(given, found, strict=True):
+        if match is None and "=" in queue:
+            name, _, number = queue.rpartition("=")
+            raise InvalidSettingError(
+                f"the slots of queue {name!r} must be a whole number ≥ 1, not {number!r}; "
+                f"a name with = needs slots, as in {queue}=4"
+            )
     if not any(found):
         return list(given)
     slots: dict[str, int] = {}
