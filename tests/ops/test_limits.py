@@ -511,7 +511,7 @@ def test_the_plans_stay_cheap_on_a_large_table(table: JobTable) -> None:
     queues, tasks, both = "array['default']", "array['slow']", "array['slow', 'work']"
     for name, parameters in (
         ("lock_limits", f"{queues}, {tasks}"),
-        ("claim_limited_jobs", f"{worker}, {queues}, {tasks}, {both}, 10, '{{}}'"),
+        ("claim_limited_jobs", f"{worker}, {queues}, {tasks}, {both}, 10, '{{}}', '{{}}'"),
     ):
         table.script(f"prepare {name} as {statements('limits')[name].text}")
         execute = f"execute {name}({parameters})"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.ops.conftest import Sessions
 from tests.support.job_table import JobTable
 from tests.support.limits_by_key import claim, end, ids_of, of, publish, tenants
 
@@ -17,8 +19,8 @@ from roost._model.encoding import encode_jobs
 from roost._model.states import Event
 from roost._model.verdict import Verdict
 from roost._ops import control
-from roost._ops.claim import claim_limited_jobs
-from roost._ops.enqueue import insert_dependent
+from roost._ops.claim import Claimed, claim_limited_jobs
+from roost._ops.enqueue import insert_dependent, insert_jobs, insert_unique
 from roost._ops.limits import (
     KeyPlace,
     count_start_now,
@@ -26,6 +28,7 @@ from roost._ops.limits import (
     revisit_keys,
     set_limit,
 )
+from roost._ops.query import Op
 from roost._ops.rescue import expire_workers, rescue_jobs
 from roost._ops.settle import settle, settle_parents
 from roost._ops.workers import release_unheld
@@ -383,6 +386,60 @@ def test_an_end_that_is_not_committed_gives_no_room_and_is_not_missed(
         end(settling, first)
         assert claim(table, worker).jobs == []
     assert len(claim(table, worker).jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        ("another key", {"args": {"tenant": "full"}}),
+        ("a later time", {"args": {"tenant": "free"}, "schedule_in": 60}),
+        ("another queue", {"args": {"tenant": "free"}, "queue": "other"}),
+    ],
+)
+def test_a_job_that_is_replaced_while_it_is_claimed_is_claimed_as_it_is_then(
+    table: JobTable, sessions: Sessions, change: str, options: dict[str, Any]
+) -> None:
+    publish(table, max_concurrency=1)
+    worker, producer = table.add_worker(), sessions.open()
+    table.run(insert_jobs(encode_jobs([of("full")])))
+    [running] = claim(table, worker).jobs
+    [job_id] = table.run(insert_jobs(encode_jobs([of("free", unique_key="k")])))
+
+    def replace() -> None:
+        replaced = encode_jobs([JobInsert("work", unique_key="k", **options)])
+        assert producer.run(insert_unique(replaced, "replace")) == [job_id]
+
+    claiming = claim_limited_jobs(
+        worker_id=worker, queues=["default"], limited=["work"], tasks=["work"], limit=10
+    )
+    with table.connection.transaction():
+        claimed = table.run(with_a_change(claiming, before="claim_limited_jobs", change=replace))
+    assert claimed.jobs == []
+    assert table.get(job_id).state == "available"
+    # It is found when it may start.
+    if change == "another key":
+        assert claim(table, worker).jobs == []
+        end(table, running)
+    elif change == "a later time":
+        table.change(job_id, "scheduled_at = now()")
+        table.value("select roost.wake_key('work', 'free', 'default')")
+    assert ids_of(claim(table, worker, queues=["default", "other"])) == [job_id]
+
+
+def with_a_change(
+    operation: Op[Claimed], *, before: str, change: Callable[[], None]
+) -> Op[Claimed]:
+    """Run an operation, and make a change before the statement of that name."""
+    query = next(operation)
+    while True:
+        if query.statement.name.endswith(before):
+            change()
+        rows = yield query
+        try:
+            query = operation.send(rows)
+        except StopIteration as ended:
+            claimed: Claimed = ended.value
+            return claimed
 
 
 def test_a_lost_request_is_made_up_for(table: JobTable) -> None:

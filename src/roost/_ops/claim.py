@@ -230,7 +230,10 @@ def claim_limited_jobs(
         ready = yield from _ready_jobs(queues, by_key, limit)
     claimed = Claimed([], None, alive=True)
     if together or ready.ids:
-        parameters = (worker_id, list(queues), together, list(tasks), limit, ready.ids)
+        parameters = (
+            *(worker_id, list(queues), together, list(tasks), limit),
+            *(ready.ids, ready.keys_of_jobs),
+        )
         rows = yield Query(_LIMITS["claim_limited_jobs"], parameters)
         claimed = _claimed(worker_id, rows)
     next_due = claimed.next_due
@@ -252,10 +255,12 @@ def claim_limited_jobs(
 class _ReadyJobs:
     """Jobs that their limit keys have room for, and the keys that were looked at.
 
+    :param keys_of_jobs: a JSON object: the key of each job, by id.
     :param more: whether others may be ready, too.
     """
 
     ids: list[int] = attrs.field(factory=list)
+    keys_of_jobs: str = "{}"
     tasks: list[str] = attrs.field(factory=list)
     keys: list[str] = attrs.field(factory=list)
     more: bool = False
@@ -266,9 +271,11 @@ def _ready_jobs(queues: Sequence[str], tasks: list[str], limit: int) -> Op[_Read
     [(wakes,)] = yield Query(_KEYS["drain_key_wakes"], (tasks,))
     most_keys = limit + KEYS_LOOKED_AT
     parameters = (list(queues), tasks, limit, most_keys)
-    [(ids, of_tasks, keys)] = yield Query(_KEYS["ready_jobs"], parameters)
+    [(ids, keys_of_jobs, of_tasks, keys)] = yield Query(_KEYS["ready_jobs"], parameters)
     more = wakes == WAKES_AT_ONCE or len(keys or []) == most_keys
-    return _ReadyJobs(list(ids or []), list(of_tasks or []), list(keys or []), more)
+    return _ReadyJobs(
+        list(ids or []), keys_of_jobs or "{}", list(of_tasks or []), list(keys or []), more
+    )
 
 
 def _settle_keys(

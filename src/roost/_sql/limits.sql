@@ -174,8 +174,8 @@ for update of known;
 
 -- name: claim_limited_jobs
 -- $1 worker id, $2 queues, $3 tasks whose limits this transaction has locked, $4 all tasks that the
--- worker knows, $5 the most jobs, $6 ids from ready_jobs: jobs with limit keys that have room. A
--- statement of its own after the lock: only so does it see what the claim before it took.
+-- worker knows, $5 the most jobs, $6 ids and $7 their keys from ready_jobs: jobs with limit keys that have
+-- room. A statement of its own after the lock: only so does it see what the claim before it took.
 --
 -- Takes the limited jobs that are among the first $5 of all due jobs; the others are claimed by
 -- claim_jobs, in what room is left. The first jobs of all queues of a priority come before the second
@@ -351,7 +351,17 @@ picked as materialized (
     select job.id
     from roost.jobs as job
     where job.id = any (array(select first.id from first where first.limited))
+        -- Again, for the row as it is now: another transaction may have changed it since it was chosen.
+        -- Not in the words of the index, or the planner may walk all waiting jobs of limited tasks.
         and job.state in ('available', 'retryable')
+        and job.limited
+        and job.pending_parents + 0 = 0
+        and job.scheduled_at <= now()
+        and job.queue || '' = any ((select $2::text[])::text[])
+        and (
+            job.task || '' = any ((select $3::text[])::text[])
+            or (select $7::text::jsonb) ->> job.id::text = job.limit_key
+        )
         and exists (select from alive)
     for update of job skip locked
 ),

@@ -40,9 +40,9 @@ from taken;
 
 -- name: ready_jobs
 -- $1 queues, $2 tasks with limits by key, locked by this transaction, $3 the most jobs, $4 the most keys.
--- Returns the ids of jobs that their keys have room for, and the keys looked at: task and key. The keys
--- come in the order in which they were ready, and each gives one job before one gives two. The jobs of a
--- key come in their order over all of the queues.
+-- Returns the ids of jobs that their keys have room for, a JSON object of their keys by id, and the keys
+-- looked at: task and key. The keys come in the order in which they were ready, and each gives one job
+-- before one gives two. The jobs of a key come in their order over all of the queues.
 with recursive served as materialized (
     select wanted.queue
     from pg_catalog.unnest((select $1::text[])) as wanted (queue)
@@ -126,6 +126,7 @@ due as (
         job.id,
         room.ready_at,
         room.jobs,
+        room.limit_key,
         row_number() over (
             partition by room.task, room.limit_key
             order by job.priority, job.scheduled_at, job.id
@@ -152,18 +153,22 @@ due as (
     ) as job
 )
 select
-    (
-        select pg_catalog.array_agg(chosen.id)
-        from (
-            select due.id
-            from due
-            where due.place <= due.jobs
-            order by due.place, due.ready_at, due.id
-            limit (select $3::integer)
-        ) as chosen
-    ),
+    chosen.ids,
+    chosen.keys::text,
     (select pg_catalog.array_agg(key.task order by key.ready_at, key.limit_key) from key),
-    (select pg_catalog.array_agg(key.limit_key order by key.ready_at, key.limit_key) from key);
+    (select pg_catalog.array_agg(key.limit_key order by key.ready_at, key.limit_key) from key)
+from (
+    select
+        pg_catalog.array_agg(first.id) as ids,
+        pg_catalog.jsonb_object_agg(first.id, first.limit_key) as keys
+    from (
+        select due.id, due.limit_key
+        from due
+        where due.place <= due.jobs
+        order by due.place, due.ready_at, due.id
+        limit (select $3::integer)
+    ) as first
+) as chosen;
 
 -- name: settle_keys
 -- $1 queues, $2 tasks and $3 keys that ready_jobs has looked at, $4 ids of their claimed jobs, $5 all ids
