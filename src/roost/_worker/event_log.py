@@ -5,7 +5,7 @@ All of it is synchronous, so a cancel can't leave half of a change.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from time import monotonic
 from typing import NamedTuple
@@ -70,16 +70,28 @@ class EventLog:
     _dropped: int = 0
     _started: set[Lease] = attrs.field(factory=set)
     _ended: dict[Lease, _Attempt] = attrs.field(factory=dict)
+    _unsettled: Counter[int] = attrs.field(factory=Counter)
+    """How many leases of each job are in ``_ended``."""
+    _held: dict[int, dict[Lease, _Attempt]] = attrs.field(factory=dict)
+    """Starts, by job, that wait for the event of the job's attempt before."""
 
     def has_payloads(self) -> bool:
         """Say whether there is something to send."""
         return bool(self._unsent) or (self.greets and not self.unknown)
 
     def started(self, claimed: ClaimedJob) -> None:
-        """Record that the worker calls the handler."""
-        self._started.add(claimed.lease)
+        """Record that the worker calls the handler.
+
+        A claim may return a job before the answer to the write that ended its last attempt. Then
+        the start is held until that answer.
+        """
+        lease = claimed.lease
+        self._started.add(lease)
         job = _Attempt(claimed.queue, claimed.task, claimed.attempt)
-        self._add("started", claimed.lease, job, JobState.EXECUTING)
+        if lease.job_id in self._unsettled:
+            self._held.setdefault(lease.job_id, {})[lease] = job
+        else:
+            self._add("started", lease, job, JobState.EXECUTING)
 
     def ended(self, running: RunningJob) -> None:
         """Remember a job whose verdict is about to be queued."""
@@ -91,6 +103,8 @@ class EventLog:
 
     def expect(self, claimed: ClaimedJob, *, was_started: bool = False) -> None:
         """Remember a claimed job whose verdict is about to be queued."""
+        if claimed.lease not in self._ended:
+            self._unsettled[claimed.lease.job_id] += 1
         self._ended[claimed.lease] = _Attempt(
             claimed.queue, claimed.task, claimed.attempt, was_started
         )
@@ -103,19 +117,46 @@ class EventLog:
         lost = {verdict.lease for verdict in settled.lost}
         failed = set(settled.failed)
         for verdict in ended:
-            self._add_verdict(verdict, lost=lost, failed=failed)
+            known = self._ended.pop(verdict.lease, None)
+            if known is not None:
+                self._add_starts(verdict.lease.job_id, until=verdict.lease)
+                self._add_verdict(verdict, known, lost=lost, failed=failed)
+                self._forget_unsettled(verdict.lease.job_id)
         if self.unknown:
             self.unknown.difference_update(verdict.lease for verdict in ended)
             if not self.unknown and self.greets:
                 self.wake.set()
 
+    def _forget_unsettled(self, job_id: int) -> None:
+        self._unsettled[job_id] -= 1
+        if not self._unsettled[job_id]:
+            del self._unsettled[job_id]
+            self._add_starts(job_id)
+
+    def _add_starts(self, job_id: int, *, until: Lease | None = None) -> None:
+        """Record held starts of a job.
+
+        :param until: only if its start is held, and the starts before it; ``None``: all.
+        """
+        held = self._held.get(job_id)
+        if held is None or (until is not None and until not in held):
+            return
+        for lease in list(held):
+            self._add("started", lease, held.pop(lease), JobState.EXECUTING)
+            if lease == until:
+                break
+        if not held:
+            del self._held[job_id]
+
     def _add_verdict(
-        self, verdict: Verdict, *, lost: Collection[Lease], failed: Collection[int]
+        self,
+        verdict: Verdict,
+        known: _Attempt,
+        *,
+        lost: Collection[Lease],
+        failed: Collection[int],
     ) -> None:
         lease = verdict.lease
-        known = self._ended.pop(lease, None)
-        if known is None:
-            return
         kind, state = _KINDS[verdict.event], verdict.state
         if lease in lost:
             if not verdict.completed:
