@@ -354,6 +354,40 @@ def test_options_that_are_passed_override_those_of_the_application(
     assert table.get(job_id).result == "3 slots"
 
 
+USES_ITS_WORKER = """
+import roost
+
+
+@roost.job("greet")
+async def greet(state: roost.State) -> list[object]:
+    worker.request_stop()
+    return [state.before, state.begun, worker.id is not None, worker.settings.concurrency]
+
+
+def begin() -> None:
+    worker.state.begun = True
+
+
+worker = roost.AsyncRoost("DSN").worker(concurrency=3, on_startup=begin)
+worker.state.before = 1
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--concurrency", "5")], ids=["as it is", "overridden"])
+def test_the_worker_of_an_application_runs_itself_and_no_copy(
+    options: tuple[str, ...],
+    dsn: str,
+    table: JobTable,
+    tasks: Path,
+    roost_command: StartsRoost,
+) -> None:
+    text = USES_ITS_WORKER.replace("DSN", dsn)
+    (tasks / "own.py").write_text(text, encoding="utf-8")
+    job_id = table.add("greet")
+    assert roost_command("run", "-m", "own:worker", *options).ends() == 0
+    assert table.get(job_id).result == [1, True, True, 5 if options else 3]
+
+
 def test_only_one_worker_can_be_named(dsn: str, tasks: Path, roost_command: StartsRoost) -> None:
     (tasks / "application.py").write_text(APPLICATION.replace("DSN", dsn), encoding="utf-8")
     run = roost_command(*("run", "-m", "application:worker", "-m", "application:settings"))

@@ -171,6 +171,9 @@ class Worker:
     ) -> Worker:
         """Return a new worker like this one, with other settings.
 
+        Attributes that are set on its `state` are kept, and changes of a running worker's queues
+        are not.
+
         :param dsn: the database; ``None``: this worker's.
         :param registry: the tasks; ``None``: this worker's.
         :param driver: the driver; ``None``: this worker's, or with ``dsn`` what that says.
@@ -178,12 +181,14 @@ class Worker:
         :raises InvalidSettingError: a value is out of its range; the message names it.
         """
         kept = attrs.asdict(self._settings, recurse=False)
-        return Worker(
+        worker = Worker(
             dsn or self._dsn,
             registry=self._registry if registry is None else registry,
             driver=driver or (self._driver.name if dsn is None else None),
             **(kept | settings),
         )
+        worker._state = self._new_state()
+        return worker
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Work until a stop is asked for; ``await task_group.start(worker.run)`` waits for ready.
@@ -317,8 +322,11 @@ class Worker:
             self._registry,
             self._settings,
             worker=self,
-            handler_state=State(**vars(self._state)),
+            handler_state=self._new_state(),
         )
+
+    def _new_state(self) -> State:
+        return State(**vars(self._state))
 
     async def _run(
         self, session: Session, lanes_for: LanesFor, task_status: TaskStatus[None]
@@ -334,3 +342,17 @@ class Worker:
         finally:
             self._abandoned = session.abandoned_work()
             self._session = None
+
+
+def override(worker: Worker, **changes: Any) -> None:
+    """Change a worker that does not run yet, as `Worker.replace` does in a new one.
+
+    For ``roost run``: the functions of an application's module hold this object, and read its
+    `Worker.id`, set its `Worker.state` or call `Worker.request_stop`.
+
+    :param changes: the parameters of `Worker.replace`.
+    :raises InvalidSettingError: a value is out of its range; the message names it.
+    """
+    changed = worker.replace(**changes)
+    for name in ("_settings", "_dsn", "_driver", "_registry"):
+        setattr(worker, name, getattr(changed, name))

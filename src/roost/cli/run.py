@@ -17,6 +17,7 @@ from roost._drivers.base import run_sync
 from roost._interrupt import INTERRUPTED
 from roost._model.logs import StructuredLogger
 from roost._worker.forced_exit import hand_back
+from roost._worker.worker import override
 from roost.cli.backend import check_backend, run_on
 from roost.cli.logs import configure
 from roost.cli.modules import Application, load
@@ -124,11 +125,12 @@ def run(
 def _worker(
     application: Application, *, dsn: str | None, driver: str | None, **settings: Any
 ) -> Worker:
-    """Return the application's worker, or a new one, with the settings that the caller passed."""
+    """Return the application's own worker, or a new one, with the settings that were passed."""
     registry = application.registry
     match application.worker:
         case Worker() as worker:
-            return worker.replace(dsn=dsn, registry=registry, driver=driver, **settings)
+            override(worker, dsn=dsn, registry=registry, driver=driver, **settings)
+            return worker
         case WorkerSettings() as base:
             settings = attrs.asdict(base, recurse=False) | settings
         case None:
