@@ -35,6 +35,11 @@ class Resources(State):
     name: str
 
 
+@dataclass
+class Others(State):
+    name: str
+
+
 @pytest.fixture
 def echo(registry: HandlerRegistry, table: JobTable) -> int:
     """Add a job that returns the state's name in each way in which a handler can reach it."""
@@ -222,6 +227,38 @@ async def test_an_error_at_the_end_of_the_lifespan_is_raised(make_worker: MakeWo
         await worker.run()
 
 
+async def test_a_state_of_another_class_is_refused(
+    registry: HandlerRegistry, table: JobTable, make_worker: MakeWorker
+) -> None:
+    @job("needs", registry=registry)
+    async def needs(state: Others) -> str:
+        return state.name
+
+    @job("accepts", registry=registry)
+    async def accepts(others: Others | None = None) -> bool:
+        return others is None
+
+    needing, accepting = table.add("needs", max_attempts=1), table.add("accepts")
+    await make_worker(lifespan=yields(Resources("x"))).run_once()
+    [error] = table.get(needing).errors
+    assert error["error"] == (
+        "InvalidSettingError: the worker's state is a Resources, not a Others: let its lifespan "
+        "yield a Others"
+    )
+    assert table.get(accepting).result is True
+
+
+async def test_a_result_of_on_startup_means_nothing(
+    echo: int, table: JobTable, make_worker: MakeWorker
+) -> None:
+    def begin(worker: Worker) -> int:
+        worker.state.name = "x"
+        return 5
+
+    await make_worker(on_startup=begin).run_once()
+    assert table.get(echo).state == "completed"
+
+
 async def test_missing_state_says_what_to_do(
     echo: int, registry: HandlerRegistry, table: JobTable, make_worker: MakeWorker
 ) -> None:
@@ -255,7 +292,6 @@ async def test_what_a_lifespan_may_not_be_is_refused(make_worker: MakeWorker) ->
     for settings, message in [
         ({"lifespan": lambda: 1}, "async context manager"),
         ({"lifespan": yields(1)}, "dict"),
-        ({"on_startup": lambda: 1}, "dict"),
     ]:
         with pytest.raises(InvalidSettingError, match=message):
             await make_worker(**settings).run()
@@ -287,3 +323,8 @@ def test_a_worker_is_replaced_with_other_settings(registry: HandlerRegistry) -> 
     assert worker.replace(dsn="postgresql://h/b").dsn == "postgresql://h/b"
     with pytest.raises(InvalidSettingError, match="concurrency"):
         worker.replace(concurrency=0)
+    worker.state.name = "kept"
+    other = worker.replace()
+    assert other.state.name == "kept"
+    other.state.name = "changed"
+    assert worker.state.name == "kept"

@@ -95,6 +95,19 @@ def call_keywords(
     return required - given, None if takes_any else frozenset(each.name for each in by_name)
 
 
+def takes(function: Callable[..., Any], arguments: int) -> bool:
+    """Return whether a function can be called with that number of positional arguments."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True  # no signature can be read, so it may accept anything
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError:
+        return False
+    return True
+
+
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 

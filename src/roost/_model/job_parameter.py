@@ -22,7 +22,7 @@ def job_parameter(func: Callable[..., Any]) -> str | None:
     :param func: a function, a method, a `functools.partial` or an object with ``__call__``. A
         parameter that a partial has bound is ignored.
     """
-    return _parameter(func, Job)
+    return _parameter(func, Job)[0]
 
 
 def state_parameter(func: Callable[..., Any]) -> str | None:
@@ -30,7 +30,15 @@ def state_parameter(func: Callable[..., Any]) -> str | None:
 
     As `job_parameter`. A class derived from `State` counts too.
     """
-    return _parameter(func, State)
+    return _parameter(func, State)[0]
+
+
+def state_kinds(func: Callable[..., Any]) -> tuple[type, ...]:
+    """Return the classes that the annotation of `state_parameter` accepts, such as ``None``'s.
+
+    `State` itself if the annotation can't be evaluated.
+    """
+    return _parameter(func, State)[1]
 
 
 def injected_parameters(func: Callable[..., Any]) -> frozenset[str]:
@@ -39,7 +47,8 @@ def injected_parameters(func: Callable[..., Any]) -> frozenset[str]:
     return frozenset(name for name in found if name is not None)
 
 
-def _parameter(func: Callable[..., Any], kind: type) -> str | None:
+def _parameter(func: Callable[..., Any], kind: type) -> tuple[str | None, tuple[type, ...]]:
+    """Return the name of the parameter and the classes that its annotation accepts."""
     bound: set[str] = set()
     while isinstance(func, functools.partial):
         bound |= func.keywords.keys()
@@ -49,9 +58,12 @@ def _parameter(func: Callable[..., Any], kind: type) -> str | None:
     scope = {**getattr(function, "__globals__", {}), **_closure(function)}
     annotations: dict[str, object] = getattr(function, "__annotations__", {})
     for name, annotation in annotations.items():
-        if name != "return" and name not in bound and _names(annotation, scope, kind):
-            return name
-    return None
+        if name == "return" or name in bound:
+            continue
+        kinds = _kinds(annotation, scope, kind)
+        if kinds - {types.NoneType}:
+            return name, tuple(kinds)
+    return None, ()
 
 
 def _closure(function: Callable[..., Any]) -> dict[str, Any]:
@@ -62,24 +74,25 @@ def _closure(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _names(annotation: object, scope: dict[str, Any], kind: type) -> bool:
+def _kinds(annotation: object, scope: dict[str, Any], kind: type) -> set[type]:
+    """Return ``kind``, or its derived classes, that an annotation names; and ``None``'s class."""
     if isinstance(annotation, str):
         text = annotation
         try:
             annotation = eval(text, scope)  # noqa: S307  (user's source; typing does the same)
         except Exception:  # noqa: BLE001  (a name may exist for type checkers only)
-            return _says(text, kind)
+            return {kind} if _says(text, kind) else set()
         if isinstance(annotation, str):  # a string in a string
-            return _says(annotation, kind)
-    if isinstance(annotation, type) and issubclass(annotation, kind):
-        return True
+            return {kind} if _says(annotation, kind) else set()
+    if isinstance(annotation, type) and issubclass(annotation, (kind, types.NoneType)):
+        return {annotation}
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _names(get_args(annotation)[0], scope, kind)
+        return _kinds(get_args(annotation)[0], scope, kind)
     if origin in (Union, types.UnionType):
-        return any(_names(part, scope, kind) for part in get_args(annotation))
+        return {each for part in get_args(annotation) for each in _kinds(part, scope, kind)}
     forward = getattr(annotation, "__forward_arg__", None)  # Optional["Job"]
-    return isinstance(forward, str) and _names(forward, scope, kind)
+    return _kinds(forward, scope, kind) if isinstance(forward, str) else set()
 
 
 def _says(annotation: str | None, kind: type) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from roost._model.functions import location
+from roost._model.functions import location, takes
 from roost.exceptions import InvalidSettingError
 
 Lifespan: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
@@ -53,6 +53,14 @@ class State:
         )
 
 
+def wrong_state(state: State, kind: type) -> InvalidSettingError:
+    """Return the error for a worker's state that is not of the class that a handler names."""
+    return InvalidSettingError(
+        f"the worker's state is a {type(state).__name__}, not a {kind.__name__}: let its "
+        f"lifespan yield a {kind.__name__}"
+    )
+
+
 def check_lifespan(name: str, function: object) -> None:
     """Refuse what can't be a worker's ``lifespan``.
 
@@ -78,7 +86,7 @@ def check_worker_function(name: str, function: object) -> None:
         return
     if not callable(function):
         raise InvalidSettingError(f"{name} must be a function, not {function!r}")
-    if not (_takes(function, 1) or _takes(function, 0)):
+    if not (takes(function, 1) or takes(function, 0)):
         raise InvalidSettingError(
             f"{name} is called with the worker, or without arguments, and {location(function)} "
             "can't be"
@@ -87,16 +95,4 @@ def check_worker_function(name: str, function: object) -> None:
 
 def call_with_worker(function: Callable[..., Any], worker: object) -> Any:
     """Call ``function`` with the worker if it takes an argument, and return its result."""
-    return function(worker) if _takes(function, 1) else function()
-
-
-def _takes(function: Callable[..., Any], arguments: int) -> bool:
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return True  # no signature can be read, so it may accept anything
-    try:
-        signature.bind(*[None] * arguments)
-    except TypeError:
-        return False
-    return True
+    return function(worker) if takes(function, 1) else function()

@@ -32,7 +32,12 @@ from roost._model.functions import (
 )
 from roost._model.handler_checks import check_args_model, check_cron_args, check_handler
 from roost._model.job import JobInsert, TaskDefaults, is_default
-from roost._model.job_parameter import injected_parameters, job_parameter, state_parameter
+from roost._model.job_parameter import (
+    injected_parameters,
+    job_parameter,
+    state_kinds,
+    state_parameter,
+)
 from roost._model.lazy import check_not_generator
 from roost._model.limits import check_limit_field
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, check_name
@@ -46,6 +51,7 @@ class Handler:
     :param run_in: where a plain function runs.
     :param job_parameter: the function's parameter that is annotated with `Job`.
     :param state_parameter: the one that is annotated with `State`.
+    :param state_kinds: the classes that this annotation accepts.
     :param accepted: the keywords that the function accepts; ``None``: any.
     :param run: the execution of the module that defined the function.
     :param declared: ``defaults`` as `with_defaults` merges them.
@@ -64,6 +70,7 @@ class Handler:
     run_in: RunIn = "thread"
     job_parameter: str | None = None
     state_parameter: str | None = None
+    state_kinds: tuple[type, ...] = ()
     accepted: frozenset[str] | None = None
     run: Run = (None, None)
     declared: tuple[tuple[str, object, bool], ...] = ()
@@ -179,6 +186,7 @@ class HandlerRegistry:
             run_in=run_in,
             job_parameter=job_parameter(func),
             state_parameter=state_parameter(func),
+            state_kinds=state_kinds(func),
             accepted=accepted,
             run=run_of_module(func),
             declared=_declared(defaults),

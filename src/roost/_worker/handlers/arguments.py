@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 from pydantic import ValidationError
 
 from roost._model.arguments import handler_arguments, read_model
 from roost._model.functions import location
-from roost._model.lifespan import State
+from roost._model.lifespan import State, wrong_state
 from roost._model.registry import Handler
 from roost._ops.claim import ClaimedJob
 from roost.exceptions import InvalidArgsError
@@ -25,6 +26,7 @@ def keyword_arguments(handler: Handler, claimed: ClaimedJob, state: State) -> di
 
     :raises InvalidArgsError: the handler can't be called with them.
     :raises InvalidJobError: the args are too large; see `ClaimedJob.is_oversized`.
+    :raises InvalidSettingError: the worker's state is not of the class that the handler names.
     """
     args: dict[str, Any]
     if handler.args_model is None:
@@ -48,8 +50,20 @@ def keyword_arguments(handler: Handler, claimed: ClaimedJob, state: State) -> di
     if handler.job_parameter is not None:
         args[handler.job_parameter] = claimed.job()
     if handler.state_parameter is not None:
-        args[handler.state_parameter] = state
+        args[handler.state_parameter] = _as_annotated(handler, state)
     return args
+
+
+def _as_annotated(handler: Handler, state: State) -> State | None:
+    """Return the state, or ``None`` if it has another class and the annotation allows that.
+
+    :raises InvalidSettingError: it has another class.
+    """
+    if isinstance(state, handler.state_kinds):
+        return state
+    if NoneType in handler.state_kinds:
+        return None
+    raise wrong_state(state, handler.state_kinds[0])
 
 
 def _first(error: ValidationError) -> str:

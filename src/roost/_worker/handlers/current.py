@@ -6,9 +6,9 @@ from contextvars import ContextVar
 from typing import TypeVar
 
 from roost._model.job import Job
-from roost._model.lifespan import State
+from roost._model.lifespan import State, wrong_state
 from roost._worker.slots import RunningJob
-from roost.exceptions import InvalidSettingError, NoCurrentJobError
+from roost.exceptions import NoCurrentJobError
 
 current: ContextVar[RunningJob | Job] = ContextVar("roost.current_job")
 """The attempt. In a handler's own process it is only the job, since the lease is the worker's."""
@@ -61,8 +61,5 @@ def current_state(kind: type[S] = State) -> S:  # type: ignore[assignment]  # my
             "no job is running here; a handler in a process of its own has no state"
         ) from None
     if not isinstance(state, kind):
-        raise InvalidSettingError(
-            f"the worker's state is a {type(state).__name__}, not a {kind.__name__}: let its "
-            f"lifespan yield a {kind.__name__}"
-        )
+        raise wrong_state(state, kind)
     return state

@@ -72,8 +72,13 @@ class LifespanLane:
                     raise InvalidSettingError(
                         f"lifespan must return an async context manager, not {context!r}"
                     )
-                self._put(await entered.enter_async_context(context))
+                values = await entered.enter_async_context(context)
+                if not (values is None or self._put(values)):
+                    raise InvalidSettingError(
+                        f"a worker's lifespan yields a dict, a roost.State or None, not {values!r}"
+                    )
             if settings.on_startup is not None:
+                # Another result means nothing, as with other queues.
                 self._put(await _call(settings.on_startup, worker))
             if settings.on_shutdown is not None:
                 entered.push_async_callback(_call, settings.on_shutdown, worker)
@@ -81,19 +86,18 @@ class LifespanLane:
             task_status.started()
             await self._stopping.wait()
 
-    def _put(self, values: object) -> None:
+    def _put(self, values: object) -> bool:
         """Keep what the user's function made: a new `State`, or attributes for the present one.
 
-        :raises InvalidSettingError: it is neither.
+        :returns: whether it is one of these.
         """
         if isinstance(values, State):
             self._state.handler_state = values
         elif isinstance(values, Mapping):
             vars(self._state.handler_state).update(values)
-        elif values is not None:
-            raise InvalidSettingError(
-                f"a worker's lifespan yields a dict, a roost.State or None, not {values!r}"
-            )
+        else:
+            return False
+        return True
 
     async def _cancel_start_on_stop(self) -> None:
         await self._state.stop.requested.wait()
