@@ -63,6 +63,7 @@ class WorkerRow:
     channel: str | None = None
     tasks: list[str] = attrs.field(factory=list)
     known_tasks: list[str] = attrs.field(factory=list)
+    fires_cron: bool = True
     version: str | None = None
     driver: str | None = None
     event_loop: str | None = None

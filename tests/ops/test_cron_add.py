@@ -137,6 +137,8 @@ def test_an_added_entry_is_stale_while_no_living_worker_knows_its_task(crons: Cr
         worker_id,
     )
     assert not crons.entry("it").stale
+    crons.rows("update roost.workers set fires_cron = false where id = $1::bigint", worker_id)
+    assert crons.entry("it").stale
 
 
 # While workers fire.

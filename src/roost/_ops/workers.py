@@ -23,17 +23,19 @@ def register_worker(
     version: str | None = None,
     driver: str | None = None,
     event_loop: str | None = None,
+    fires_cron: bool = True,
 ) -> Op[int]:
     """Insert the row of a new worker incarnation and return its id.
 
     :param stale_after: seconds without a heartbeat after which other workers may rescue its jobs.
     :param tasks: the tasks that it has handlers for.
+    :param fires_cron: whether it fires the cron entries of these tasks.
     """
     rows = yield Query(
         _SQL["register_worker"],
         (
             *(name, list(queues), concurrency, stale_after),
-            *(sorted(tasks), version, driver, event_loop),
+            *(sorted(tasks), version, driver, event_loop, fires_cron),
         ),
     )
     worker_id: int = rows[0][0]

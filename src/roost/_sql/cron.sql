@@ -219,6 +219,7 @@ select
             from roost.workers as worker
             cross join lateral pg_catalog.unnest(worker.known_tasks) as known (task)
             where worker.expires_at > now()
+                and worker.fires_cron
         )
     end
 from roost.cron as entry

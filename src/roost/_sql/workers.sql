@@ -1,12 +1,14 @@
 -- name: register_worker
 -- $1 name, $2 queues, $3 concurrency, $4 seconds without a heartbeat after which it counts as dead, $5
--- the tasks that it has handlers for, $6 Roost's version, $7 the driver, $8 the event loop.
+-- the tasks that it has handlers for, $6 Roost's version, $7 the driver, $8 the event loop, $9 whether it
+-- fires cron entries.
 insert into roost.workers (
-    name, queues, concurrency, expires_at, known_tasks, version, driver, event_loop
+    name, queues, concurrency, expires_at, known_tasks, version, driver, event_loop,
+    fires_cron
 )
 values (
     $1::text, $2::text[], $3::integer, now() + make_interval(secs => $4::double precision),
-    $5::text[], $6::text, $7::text, $8::text
+    $5::text[], $6::text, $7::text, $8::text, $9::boolean
 )
 returning id;
 

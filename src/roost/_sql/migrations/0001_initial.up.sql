@@ -193,6 +193,7 @@ create table roost.workers (
     tasks roost.tags not null default '{}',
     credit_queues roost.tags,
     known_tasks roost.tags not null default '{}',
+    fires_cron boolean not null default true,
     version text,
     driver text,
     event_loop text,
@@ -215,6 +216,7 @@ comment on column roost.workers.tasks is 'The tasks of which its credit accepts 
 comment on column roost.workers.credit_queues is
     'The queues of which its credit accepts a job: those with a free slot. Null: all that it serves.';
 comment on column roost.workers.known_tasks is 'The tasks that it has handlers for.';
+comment on column roost.workers.fires_cron is 'Whether it fires cron entries: its setting run_cron.';
 comment on column roost.workers.prefetch_started is
     'The place of the last prefetched job that may have started: prefetch_no, priority, scheduled_at in microseconds since 1970, id.';
 comment on column roost.workers.paused is

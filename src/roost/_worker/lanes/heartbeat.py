@@ -106,6 +106,7 @@ class HeartbeatLane:
                 version=roost_version(),
                 driver=self._database.driver_name,
                 event_loop=event_loop(),
+                fires_cron=settings.run_cron,
             )
         )
         self._logged_fence = False
