@@ -126,6 +126,23 @@ async def test_a_bad_value_is_refused_before_anything_is_touched(
     assert [entry.name for entry in await client.list_cron()] == ["good"]
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [{"queue": "default"}, {"timezone": "Asia/Tokyo"}, {"misfire": "all"}, {"jitter": 3}],
+    ids=str,
+)
+async def test_an_entry_object_is_refused_with_fields_beside_it(
+    client: AsyncRoost, extra: dict[str, Any]
+) -> None:
+    entry = CronEntry("it", "@hourly", "report", {"tenant": 7})
+    with pytest.raises(InvalidSettingError, match=f"pass it without {next(iter(extra))}"):
+        await client.add_cron(entry, **extra)
+    # An entry has no field for these.
+    await client.add_cron(entry, tags=["x"], timeout_seconds=5)
+    made = await client.get(await client.run_cron_now("it"))
+    assert (made.tags, made.timeout_seconds) == (["x"], 5)
+
+
 async def test_only_code_has_functions_and_starts(client: AsyncRoost) -> None:
     def made(tick: datetime) -> dict[str, Any]:
         return {}

@@ -110,6 +110,8 @@ def test_a_bad_expression_or_zone_is_refused_before_decorating(
         ({"jitter": float("nan")}, "jitter must be seconds from 0"),
         ({"jitter": float("inf")}, "jitter must be seconds from 0"),
         ({"jitter": "5"}, "jitter must be seconds from 0"),
+        ({"jitter": True}, "jitter must be seconds from 0"),
+        ({"args": lambda *, day: {"day": day}}, "args of cron entry 'report' is called with"),
         ({"args": {"day": object()}}, "args of cron entry 'report' can't be stored"),
         ({"args": {"day": "\0"}}, "args of cron entry 'report' can't be stored"),
     ],

@@ -94,6 +94,26 @@ async def test_an_entry_that_is_added_wakes_a_sleeping_worker(table: JobTable, d
         assert ticks(table)["it"] == so_far["it"]
 
 
+async def test_code_gets_its_entry_when_an_added_one_of_that_name_is_removed(
+    table: JobTable, dsn: str
+) -> None:
+    async with AsyncRoost(dsn, registry=knowing("report")) as roost:
+        await roost.add_cron("it", NEVER_TODAY, "report")
+        async with working(worker_of(dsn, declaring())):
+            assert [entry.source for entry in await roost.list_cron()] == ["database"]
+            await roost.remove_cron("it")
+            await eventually(lambda: table.rows("select source from roost.cron") == [("code",)])
+
+
+async def test_without_run_cron_an_added_entry_is_stale(table: JobTable, dsn: str) -> None:
+    idle = Worker(dsn, registry=knowing("report"), run_cron=False)
+    async with AsyncRoost(dsn, registry=HandlerRegistry()) as roost, working(idle):
+        await roost.add_cron("it", NEVER_TODAY, "report")
+        assert [entry.stale for entry in await roost.list_cron()] == [True]
+        async with working(worker_of(dsn, knowing("report"))):
+            assert [entry.stale for entry in await roost.list_cron()] == [False]
+
+
 async def test_an_entry_follows_the_newest_code_while_a_worker_has_it(
     table: JobTable, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -127,7 +127,8 @@ class AsyncAdmin:
         If the call is cancelled, the entry may have been added or not; with ``conn`` the caller's
         commit or rollback decides.
 
-        :param name: identifies the entry; or a `CronEntry`, then only ``conn`` may be passed too.
+        :param name: identifies the entry; or a `CronEntry`, then only ``tags``,
+            ``timeout_seconds`` and ``conn`` may be passed too.
         :param expression: five fields, or six with seconds last; or ``@daily`` and similar names.
         :param task: a registered task name, or a function decorated with ``@job(...)``.
         :param args: the handler's keyword arguments: a dict, or a pydantic model, which is dumped.

@@ -419,8 +419,11 @@ def add_cron(
 ) -> DatabaseCall[None]:
     """Add or replace a cron entry; every value is checked first."""
     if isinstance(name, CronEntry):
-        if expression is not None or task is not None or args is not None:
-            raise InvalidSettingError("a CronEntry has all fields already; pass it alone")
+        given = {"expression": expression, "task": task, "args": args, "timezone": timezone}
+        if twice := [key for key, value in (given | options).items() if _is_passed(key, value)]:
+            raise InvalidSettingError(
+                f"a CronEntry has all fields already; pass it without {', '.join(twice)}"
+            )
         entry = name
     elif expression is None or task is None:
         raise InvalidSettingError("add_cron needs a name, an expression and a task")
@@ -448,6 +451,14 @@ def add_cron(
             injected=injected_parameters(handler.func),
         )
     return DatabaseCall(cron.add(entry, record))
+
+
+def _is_passed(name: str, value: object) -> bool:
+    """Return whether a parameter of `add_cron` that a `CronEntry` has, too, is not its default."""
+    return not is_default(value) and value != _USUAL.get(name)
+
+
+_USUAL = {"misfire": "last", "overlap": "allow", "jitter": 0.0}
 
 
 def remove_cron(name: str) -> DatabaseCall[bool]:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import attrs
 
 from roost._model.codec import EncodingError, encode
+from roost._model.functions import location, takes
 from roost._model.job import (
     DEFAULT_MAX_ATTEMPTS,
     DEFAULT_PRIORITY,
@@ -75,7 +76,8 @@ class CronEntry:
             raise error(f"misfire must be one of {get_args(Misfire)}, not {self.misfire!r}")
         if self.overlap not in get_args(Overlap):
             raise error(f"overlap must be one of {get_args(Overlap)}, not {self.overlap!r}")
-        if not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= MAX_JITTER:
+        is_number = isinstance(self.jitter, (int, float)) and not isinstance(self.jitter, bool)
+        if not is_number or not 0 <= self.jitter <= MAX_JITTER:
             raise error(f"jitter must be seconds from 0 to {MAX_JITTER:.0f}, not {self.jitter!r}")
         if not isinstance(self.run_on_start, bool):
             raise error(f"run_on_start must be a bool, not {self.run_on_start!r}")
@@ -83,6 +85,11 @@ class CronEntry:
             encode_args(self, self.args)
         elif inspect.iscoroutinefunction(self.args):
             raise error(f"args of cron entry {self.name!r} must be a plain function, not async")
+        elif not takes(self.args, 1):
+            raise error(
+                f"args of cron entry {self.name!r} is called with the tick, and "
+                f"{location(self.args)} can't be"
+            )
         # Last, since it is the slowest check.
         self.schedule()
 
@@ -175,7 +182,7 @@ class CronInfo:
     :param last_job_id: id of that tick's job.
     :param paused_at: since when it is paused; ``None``: it is not.
     :param stale: whether no running worker declares it any more, or, if its source is the database,
-        knows its task, so that it does not fire.
+        knows its task and fires entries. So it does not fire.
     """
 
     name: str

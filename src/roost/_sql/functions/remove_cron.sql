@@ -22,6 +22,8 @@ begin
     end if;
     delete from roost.cron_declarations where name = p_name;
     delete from roost.cron where name = p_name;
+    -- A worker's code may declare an entry that was added under its name.
+    perform pg_notify('roost_cron', '');
     return 'removed';
 end
 $$;
