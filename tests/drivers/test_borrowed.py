@@ -199,6 +199,8 @@ def test_psycopg_in_autocommit_is_refused_unless_told_otherwise(dsn: str, table:
             client.enqueue("work", conn=conn)
         with pytest.raises(NotInTransactionError):
             client.enqueue_all([JobInsert("work")], conn=conn)
+        with pytest.raises(NotInTransactionError, match=r"this call .* for an enqueue$"):
+            client.run_now(1, conn=conn)
         assert table.states() == {}
         client.enqueue("work", conn=conn, transactional=False)
     assert table.states() == {"available": 1}

@@ -22,8 +22,9 @@ class BorrowedAsyncpg(BorrowedAsync):
     def __init__(self, raw: Any, *, transactional: bool = True) -> None:
         if transactional and not raw.is_in_transaction():
             raise NotInTransactionError(
-                "conn is in no transaction: the job would be committed at once, also if your work "
-                "fails later; use `async with conn.transaction():` or transactional=False"
+                "conn is in no transaction: this call would be committed at once, even if your "
+                "work fails later; use `async with conn.transaction():`, or transactional=False "
+                "for an enqueue"
             )
         super().__init__(raw)
 

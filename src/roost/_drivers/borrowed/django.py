@@ -23,9 +23,9 @@ class BorrowedDjango(Borrowed):
             raise TypeError(f"conn must be a Django connection to Postgres, not to {raw.vendor}")
         if transactional and raw.get_autocommit() and not raw.in_atomic_block:
             raise NotInTransactionError(
-                "conn is in autocommit mode and in no atomic block: the job would be committed at "
-                "once, also if your work fails later; use `with transaction.atomic():` or "
-                "transactional=False"
+                "conn is in autocommit mode and in no atomic block: this call would be committed "
+                "at once, even if your work fails later; use `with transaction.atomic():`, or "
+                "transactional=False for an enqueue"
             )
         super().__init__(raw)
 

@@ -111,8 +111,9 @@ AnyConnection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 def _refuse_autocommit(raw: AnyConnection, block: str) -> None:
     if raw.autocommit and raw.info.transaction_status == pq.TransactionStatus.IDLE:
         raise NotInTransactionError(
-            "conn is in autocommit mode and in no transaction: the job would be committed at once, "
-            f"also if your work fails later; use `{block}` or transactional=False"
+            "conn is in autocommit mode and in no transaction: this call would be committed at "
+            f"once, even if your work fails later; use `{block}`, or transactional=False for an "
+            "enqueue"
         )
 
 

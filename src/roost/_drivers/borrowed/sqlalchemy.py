@@ -96,8 +96,8 @@ def _refuse_autocommit(connection: Any) -> None:
     isolation_level = str(options.get("isolation_level")).upper()
     if driver_autocommit is True or isolation_level == "AUTOCOMMIT":
         raise NotInTransactionError(
-            "conn has the isolation level AUTOCOMMIT: the job would be committed at once, also if "
-            "your work fails later; use another level or transactional=False"
+            "conn has the isolation level AUTOCOMMIT: this call would be committed at once, even "
+            "if your work fails later; use another level, or transactional=False for an enqueue"
         )
 
 
