@@ -124,8 +124,7 @@ async def test_a_handler_cancels_discards_and_retries_its_own_job(
     assert table.get(child).state == "cancelled"
     for found, text in ((cancelled, "not wanted"), (discarded, "no image"), (retried, "busy")):
         assert text in found.errors[0]["trace"]
-        if not grouped:
-            assert found.errors[0]["error"].endswith(f"Job: {text}")
+        assert found.errors[0]["error"].endswith(f"Job: {text}")
 
 
 async def test_a_handler_in_a_process_decides_too(

@@ -206,10 +206,15 @@ def result_as_json(value: object, *, maximum: int = DEFAULT_MAX_RESULT_BYTES) ->
 
 
 def error_record(error: BaseException) -> dict[str, str]:
-    """Return ``{"error": "Type: message", "trace": …}`` of an error, bounded and storable."""
-    kind = _kind_of(error)
+    """Return ``{"error": "Type: message", "trace": …}`` of an error, bounded and storable.
+
+    If the handler's decision is alone in a group, as a task group raises it, ``error`` is that of
+    the decision, with its reason.
+    """
+    told = handler_decision(error) or error
+    kind = _kind_of(told)
     try:
-        message = str.__str__(str(error))  # a plain str, also of a subclass
+        message = str.__str__(str(told))  # a plain str, also of a subclass
     except BaseException as failure:  # a user's __str__ may raise anything
         if is_ctrl_c(failure):
             raise
