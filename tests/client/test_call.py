@@ -62,6 +62,11 @@ def test_options_return_a_new_call_and_accumulate() -> None:
     assert two.args == bare.args
 
 
+def test_an_unknown_option_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match=r"unknown option \['on_conflict'\]: use \['queue', "):
+        roost.call(send, 1).options(on_conflict="return")  # type: ignore[call-arg]
+
+
 def test_the_function_is_not_called() -> None:
     def explode() -> None:
         raise AssertionError

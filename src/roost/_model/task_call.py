@@ -40,8 +40,14 @@ class TaskCall(Generic[R_co]):
     def options(self, **options: Unpack[CallOptions]) -> Self:
         """Return the same call with options that override the task's defaults.
 
-        :param options: ``queue``, ``priority`` and so on, as for `AsyncRoost.enqueue`.
+        :param options: ``queue``, ``priority`` and so on, as for `AsyncRoost.enqueue`. Pass
+            ``on_conflict``, ``conn`` and ``transactional`` to ``enqueue`` itself.
+        :raises TypeError: an option is unknown.
         """
+        if unknown := options.keys() - CallOptions.__annotations__.keys():
+            raise TypeError(
+                f"unknown option {sorted(unknown)}: use {list(CallOptions.__annotations__)}"
+            )
         overrides: CallOptions = {**self.overrides, **options}
         return attrs.evolve(self, overrides=overrides)
 
