@@ -211,8 +211,9 @@ def test_a_worker_that_crashes_exits_with_1_and_says_why(
         (["-m", "bare"], "the module 'bare' registers no task"),
         (
             ["-m", "tasks:registry"],
-            "'tasks:registry' must be a HandlerRegistry, a Worker or WorkerSettings",
+            "HandlerRegistry, a Worker or WorkerSettings, but the module has no such name",
         ),
+        (["-m", "tasks:roost"], "a Worker or WorkerSettings, not <module 'roost'"),
         (["-m", "tasks", "--concurrency", "0"], "concurrency must be a whole number"),
         (["-m", "tasks", "--backend", "trio", "--uvloop"], "can't be used on trio"),
         (["-m", "tasks", "--backend", "curio"], "Invalid value"),

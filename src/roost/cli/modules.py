@@ -17,6 +17,8 @@ from roost._model.registry import default_registry
 FRAMES = 5
 """Number of frames of an import error to show. The last ones are in the user's code."""
 
+_MISSING = object()
+
 
 @attrs.frozen
 class Application:
@@ -74,7 +76,7 @@ def _load(name: str) -> Application:
     except Exception as error:
         raise InvalidSettingError(f"can't import {module_name!r}:\n{_gist(error)}") from error
     if attribute:
-        return _named(name, getattr(module, attribute, None))
+        return _named(name, getattr(module, attribute, _MISSING))
     if set(default_registry) == before and not _mentions_a_task(vars(module), module_name):
         raise InvalidSettingError(
             f"the module {module_name!r} registers no task: decorate its handlers with "
@@ -93,8 +95,9 @@ def _named(name: str, value: object) -> Application:
         case WorkerSettings():
             application = Application(default_registry, value)
         case _:
+            why = "but the module has no such name" if value is _MISSING else f"not {value!r}"
             raise InvalidSettingError(
-                f"{name!r} must be a HandlerRegistry, a Worker or WorkerSettings, not {value!r}"
+                f"{name!r} must be a HandlerRegistry, a Worker or WorkerSettings, {why}"
             )
     if not len(application.registry):
         raise InvalidSettingError(f"the registry of {name!r} has no task")
