@@ -39,8 +39,8 @@ class DuplicateTaskError(RoostError, ValueError):
 class NotInTransactionError(RoostError, ValueError):
     """``conn=`` got a connection that is in no transaction and commits by itself (autocommit).
 
-    A later rollback would not have removed the job, so nothing was inserted. Begin a transaction,
-    or pass ``transactional=False``.
+    A later rollback would not have undone the call, so nothing was changed. Begin a transaction.
+    The methods that enqueue also accept ``transactional=False``.
     """
 
     code: ClassVar[str] = "roost.not-in-transaction"

@@ -395,6 +395,88 @@ async def test_a_listener_of_a_closed_client_ends_with_an_error(
     await eventually(lambda: table.value(LISTENERS) == 0)
 
 
+async def test_closing_the_client_ends_its_events_at_once(
+    client: AsyncRoost, dsn: str, registry: HandlerRegistry, table: JobTable
+) -> None:
+    reading = AsyncRoost(dsn, registry=registry)
+    loop_listens, block_listens = anyio.Event(), anyio.Event()
+    ended: list[str] = []
+
+    async def loop() -> None:
+        try:
+            async for _ in reading.events():
+                loop_listens.set()
+        except ClosedError:
+            ended.append("loop")
+
+    async def receive_in_a_block() -> None:
+        async with reading.events(tasks=["none"]) as events:
+            block_listens.set()
+            with pytest.raises(ClosedError):
+                await events.receive()
+            with pytest.raises(ClosedError):
+                await anext(events)
+
+    with anyio.fail_after(20):
+        async with working(worker_of(client)), anyio.create_task_group() as group:
+            group.start_soon(loop)
+            while not loop_listens.is_set():  # it does not say when it listens
+                await client.enqueue("work")
+                await anyio.sleep(0.02)
+            async with reading.events(kinds=["finished"]) as events:
+                await client.enqueue("work")
+                await eventually(lambda: bool(events._buffer))
+                group.start_soon(receive_in_a_block)
+                await block_listens.wait()
+                await reading.close()
+                assert (await anext(events)).kind == "finished"
+    assert ended == ["loop"]
+    await eventually(lambda: table.value(LISTENERS) == 0)
+    with pytest.raises(ClosedError):
+        async with reading.events():
+            pass
+    with pytest.raises(ClosedError):
+        await anext(aiter(reading.events()))
+
+
+def test_closing_the_blocking_client_ends_its_events_in_all_threads(
+    dsn: str, registry: HandlerRegistry, table: JobTable
+) -> None:
+    client = Roost(dsn, registry=registry)
+    job_id = client.enqueue("work")
+    ended: list[str] = []
+
+    def loop() -> None:
+        with pytest.raises(ClosedError):
+            list(client.events())
+        ended.append("loop")
+
+    def receive() -> None:
+        with client.events() as events:
+            with pytest.raises(ClosedError):
+                events.receive()
+            with pytest.raises(ClosedError):
+                events.receive(timeout=5.0)
+        ended.append("receive")
+
+    def wait() -> None:
+        with pytest.raises(ClosedError):
+            client.wait_for(job_id, timeout=None, poll_interval=0.1)
+        ended.append("wait")
+
+    threads = [threading.Thread(target=body, daemon=True) for body in (loop, receive, wait)]
+    for thread in threads:
+        thread.start()
+    until(lambda: sum(each.name == "roost events" for each in threading.enumerate()) == 2)
+    client.close()
+    for thread in threads:
+        thread.join(10)
+    assert sorted(ended) == ["loop", "receive", "wait"]
+    until(lambda: table.value(LISTENERS) == 0)
+    with pytest.raises(ClosedError), client.events():
+        pass
+
+
 async def test_forged_notifications_do_no_harm(client: AsyncRoost, table: JobTable) -> None:
     async with working(worker_of(client)), client.events() as events:
         for payload in (

@@ -95,7 +95,8 @@ class AsyncRoost(AsyncAdmin, AsyncSteering):
     async def close(self) -> None:
         """Close all connections; later calls raise `ClosedError`. Safe to call twice.
 
-        Connections of other event loops that still run are closed when those loops end.
+        So do loops over `events` that run in this event loop. Connections of other event loops that
+        still run are closed when those loops end.
         """
         await self._resources.aclose()
 
@@ -381,7 +382,8 @@ class AsyncRoost(AsyncAdmin, AsyncSteering):
                 await client.enqueue("send_email", args={"user_id": 1})
                 event = await events.receive(timeout=1.0)
 
-        ``async for event in events:`` yields them one by one, without an end.
+        ``async for event in events:`` yields them one by one. It raises
+        `ClosedError` when the client is closed.
 
         All events that happen after the block was entered are seen. ``async for event in
         client.events():`` works without a block, too. Events are for showing, not for deciding:
@@ -400,6 +402,7 @@ class AsyncRoost(AsyncAdmin, AsyncSteering):
         :raises InvalidSettingError: a parameter is out of its range.
         """
         event_calls = EventCalls(
+            self._resources.register,
             lambda token: self._run(probe_call(token)),
             lambda: self._run(watch_call()),
             lambda attempts: self._run(error_lines_call(attempts)),

@@ -29,6 +29,7 @@ PROBE_TIMEOUT = 10.0
 MAX_DELAY = 5.0
 """Seconds between two tries to connect again, at most."""
 
+CLIENT_CLOSED = "this client was closed"
 ENDED = "these events have ended: call events() again"
 NOT_ENTERED = (
     "receive() needs a listener: enter the events in a `with` or `async with` block, or loop over "
@@ -42,8 +43,13 @@ NOT_NOTIFIED = (
 
 @attrs.frozen
 class EventCalls:
-    """The database calls of a listener; the client runs them."""
+    """What a listener needs of its client.
 
+    :ivar register: have the client call `AsyncEvents.end` when it is closed.
+    :ivar probe, watch, error_lines: the database calls.
+    """
+
+    register: Callable[[AsyncEvents], Awaitable[None]]
     probe: Callable[[str], Awaitable[None]]
     watch: Callable[[], Awaitable[dict[int, str]]]
     error_lines: Callable[[list[tuple[int, int]]], Awaitable[dict[tuple[int, int], str]]]
@@ -115,6 +121,7 @@ class AsyncEvents:
         self._changed = anyio.Event()
         self._awaited: dict[int, str] = {}
         self._failures = 0
+        self._receiving: anyio.CancelScope | None = None
         self._ended = False
         self._fatal: Exception | None = None
 
@@ -187,15 +194,16 @@ class AsyncEvents:
             if self._group is not None:
                 await self._wait()
                 continue
-            try:
-                if self._listener is None and not self._buffer.gaps:
-                    await self._open()
-                await self._receive()
-            except BaseException:
-                if self._listener is not None:
-                    self._buffer.record_gap()
-                self._terminate()
-                raise
+            with anyio.CancelScope() as self._receiving:
+                try:
+                    if self._listener is None and not self._buffer.gaps:
+                        await self._open()
+                    await self._receive()
+                except BaseException:
+                    if self._listener is not None:
+                        self._buffer.record_gap()
+                    self._terminate()
+                    raise
         return self._buffer.take()
 
     async def receive(self, *, timeout: float | None = None) -> JobEvent | None:
@@ -203,7 +211,7 @@ class AsyncEvents:
 
         :param timeout: seconds to wait; ``None``: no limit.
         :raises ClosedError: no ``async with`` block was entered, so events between two calls would
-            be lost.
+            be lost; or the client was closed.
         """
         if self._group is None and not self._ended:
             raise ClosedError(NOT_ENTERED)
@@ -213,6 +221,13 @@ class AsyncEvents:
             except StopAsyncIteration:
                 return None
         return None
+
+    def end(self) -> None:
+        """Stop listening, since the client is closed. Call it in the consumer's event loop."""
+        self._fatal = ClosedError(CLIENT_CLOSED)
+        self._changed.set()
+        if self._receiving is not None:
+            self._receiving.cancel()
 
     def __del__(self) -> None:
         # A child process must not end its parent's connection.
@@ -226,11 +241,13 @@ class AsyncEvents:
 
     async def _receive_all(self) -> None:
         try:
-            while True:
-                await self._receive()
+            with anyio.CancelScope() as self._receiving:
+                while True:
+                    await self._receive()
         except Exception as error:  # noqa: BLE001  (the consumer gets it)
             self._fatal = error
             self._changed.set()
+        self._terminate()
 
     async def _receive(self) -> None:
         """Receive one batch of notifications, or connect again after the connection was lost."""
@@ -266,6 +283,7 @@ class AsyncEvents:
 
     async def _open(self) -> None:
         """Connect, check that notifications arrive, and tell the workers."""
+        await self._calls.register(self)
         listener = await self._driver.open_listener([CHANNEL], application_name="roost events")
         try:
             await self._check(listener)

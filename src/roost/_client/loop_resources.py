@@ -7,10 +7,12 @@ several loops: one after the other, as with repeated ``asyncio.run``, or at once
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from weakref import WeakSet
 
 import anyio.lowlevel
 import attrs
 
+from roost._client.events import AsyncEvents
 from roost._client.waiting import Waiting
 from roost._drivers.base import AsyncDriver, AsyncPool
 from roost._drivers.process import Process, current_process
@@ -19,13 +21,14 @@ from roost.exceptions import ClosedError
 
 @attrs.define(eq=False)
 class LoopResources:
-    """A client's connection pool and waiting calls in one event loop of one process.
+    """A client's connection pool, waiting calls and event listeners in one event loop of a process.
 
     :ivar guard: an async generator that the loop finishes when it ends, which closes the pool.
     """
 
     pool: AsyncPool
     waiting: Waiting
+    events: WeakSet[AsyncEvents] = attrs.field(factory=WeakSet)
     process: Process = attrs.field(factory=current_process)
     guard: AsyncGenerator[None] | None = None
 
@@ -60,6 +63,13 @@ class ResourcesByLoop:
             return found
         return await self._open(loop)
 
+    async def register(self, events: AsyncEvents) -> None:
+        """Have `aclose` end the events of a listener of the running loop.
+
+        :raises ClosedError: the client was closed.
+        """
+        (await self.current()).events.add(events)
+
     async def aclose(self) -> None:
         """Refuse further use, and close the running loop's connections.
 
@@ -75,6 +85,8 @@ class ResourcesByLoop:
             if found is not here:
                 found.pool.mark_closed()
                 continue
+            for events in list(found.events):
+                events.end()
             await found.pool.aclose()
             if found.guard is not None:
                 await found.guard.aclose()

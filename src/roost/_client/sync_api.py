@@ -63,6 +63,7 @@ class Roost(Steering):
         self._driver = driver
         self._pool: SyncPool = driver.pool(max_size=POOL_SIZE, application_name="roost")
         self._waiting = SyncWaiting(driver)
+        self._is_closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +77,11 @@ class Roost(Steering):
         self.close()
 
     def close(self) -> None:
-        """Close all connections; later calls raise `ClosedError`. Safe to call twice."""
+        """Close all connections; later calls raise `ClosedError`. Safe to call twice.
+
+        So do, within moments, `wait_for` and loops over `events` in other threads.
+        """
+        self._is_closed = True
         self._pool.close()
 
     def setup_schema(self, conn: Any | None = None) -> None:
@@ -208,6 +213,7 @@ class Roost(Steering):
         or the loop runs.
         """
         event_calls = SyncEventCalls(
+            lambda: self._is_closed,
             lambda token: self._run(probe_call(token)),
             lambda: self._run(watch_call()),
             lambda attempts: self._run(error_lines_call(attempts)),

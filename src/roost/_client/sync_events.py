@@ -12,6 +12,7 @@ from typing import Self
 import attrs
 
 from roost._client.events import (
+    CLIENT_CLOSED,
     ENDED,
     GREETING_TIMEOUT,
     MAX_DELAY,
@@ -32,13 +33,14 @@ from roost.exceptions import ClosedError, DatabaseError, DatabaseUnavailableErro
 logger = StructuredLogger("roost.client.events")
 
 TURN = 0.2
-"""Seconds of one wait of the thread, after which it looks whether it is to end."""
+"""Seconds of one wait of the thread, after which it checks whether it is to end."""
 
 
 @attrs.frozen
 class SyncEventCalls:
-    """The database calls of a listener; the client runs them."""
+    """What a listener needs of its client: whether it is closed, and the database calls."""
 
+    is_closed: Callable[[], bool]
     probe: Callable[[str], None]
     watch: Callable[[], dict[int, str]]
     error_lines: Callable[[list[tuple[int, int]]], dict[tuple[int, int], str]]
@@ -146,6 +148,8 @@ class Events:
         failures = 0
         try:
             while not self._ended:
+                if self._calls.is_closed():
+                    raise ClosedError(CLIENT_CLOSED)
                 try:
                     if listener is None:
                         listener = self._open()
