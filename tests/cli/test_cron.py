@@ -97,6 +97,9 @@ def test_an_entry_is_added_and_removed(says: Says, table: JobTable) -> None:
     assert "'61' is not a valid minute" in refused
     [refused] = says("add", "other", "@daily", "report", "--args", "{", code=2)
     assert "--args is not JSON" in refused
+    for args in ("null", "[1]"):
+        [refused] = says("add", "other", "@daily", "report", "--args", args, code=2)
+        assert refused == f"roost: --args must be a JSON object, not {args}"
     assert says("remove", "tenant 7") == ["removed  tenant 7"]
 
 

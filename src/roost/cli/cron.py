@@ -109,6 +109,8 @@ def add(
         decoded = json.loads(args)
     except ValueError as error:
         raise InvalidSettingError(f"--args is not JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise InvalidSettingError(f"--args must be a JSON object, not {args}")
     given = {
         "queue": queue,
         "priority": priority,
