@@ -146,6 +146,19 @@ async def test_more_slots_start_jobs_at_once_and_fewer_let_running_ones_end(
         await eventually(lambda: table.states() == {"completed": 6})
 
 
+async def test_slots_of_all_queues_may_be_more_than_a_row_can_say(
+    table: JobTable, running: Running, make_worker: MakeWorker
+) -> None:
+    most = 2**31 - 1
+    worker = make_worker(queues={"web": 1, "bulk": most}, poll_interval=30)
+    async with working(worker):
+        await worker.resize_queue("web", most)
+        await worker.start_queue("late", most)
+        assert row(table) == (["bulk", "late", "web"], most)
+        table.add_all(some("quick", "late", 2))
+        await eventually(lambda: table.states() == {"completed": 2})
+
+
 async def test_a_worker_with_more_running_jobs_than_slots_claims_no_limited_jobs(
     table: JobTable, running: Running, gate: anyio.Event, make_worker: MakeWorker
 ) -> None:

@@ -10,6 +10,7 @@ import anyio
 
 from roost._model.logs import StructuredLogger
 from roost._model.settings import WorkerSettings, check_queue, check_slots
+from roost._model.validate import MAX_INT
 from roost._ops.claim import ClaimedJob
 from roost._ops.workers import set_queues
 from roost._worker.database import Database
@@ -76,7 +77,7 @@ class QueueChanges:
                 raise InvalidSettingError(f"this worker serves the queue {name!r} already")
             state.starting.append(name)
             try:
-                await self._write_row(state.slots.concurrency + (slots or 0))
+                await self._write_row(min(state.slots.concurrency + (slots or 0), MAX_INT))
                 self._open(name, slots)
             except BaseException:
                 state.row_is_stale = True

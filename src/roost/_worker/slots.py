@@ -28,6 +28,7 @@ from anyio import TaskHandle
 
 from roost._drivers.shield import shielded
 from roost._model.logs import StructuredLogger
+from roost._model.validate import MAX_INT
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
 from roost._worker.lane import Wake
@@ -210,7 +211,7 @@ class Slots:
             self._several = len(self._groups) > 1
         group.slots = slots if self._most is None else min(slots, self._most)
         if self._most is None:
-            self.concurrency = sum(each.slots for each in self._groups)
+            self.concurrency = min(sum(each.slots for each in self._groups), MAX_INT)
         return group
 
     @property

@@ -166,6 +166,10 @@ class FetchLane:
     def _claimer(self, group: QueueGroup) -> Claimer:
         claimer = self._claimers.get(group)
         if claimer is None:
+            groups = self._state.groups  # without those of stopped queues
+            self._claimers = {
+                each: self._claimers[each] for each in groups if each in self._claimers
+            }
             claimer = self._claimers[group] = Claimer(self._state, self._database, group)
         return claimer
 
