@@ -129,11 +129,11 @@ def _remove_run_unless_in_use(run: Path) -> None:
     with FileLock.open(run / "run.lock") as run_lock:
         if not run_lock.try_exclusive():
             return
-        with suppress(
-            EmbeddedPostgresError
-        ):  # a process of that run lives: the next run removes it
-            for data_dir in run.glob("pg*"):
-                remove(data_dir)
+        for use_lock in list(run.rglob("use.lock")):
+            with suppress(EmbeddedPostgresError):  # also the fixtures of tests of `roost.embedded`
+                remove(use_lock.parent)
+        # A server runs if a process of that run lives: the next run removes it.
+        if not any(run.rglob("postmaster.pid")):
             shutil.rmtree(run)
 
 

@@ -17,6 +17,8 @@ def test_killed(empty_dsn, run_folder):
     print("folder", run_folder, flush=True)
     pid = (run_folder / "pg" / "cluster" / "postmaster.pid").read_text().split()[0]
     print("pid", pid, flush=True)
+    (run_folder / "pg-of-somebody").mkdir()
+    (run_folder / "pg-of-somebody" / "notes.txt").touch()
     if os.environ.get("KILL"):
         os.kill(os.getpid(), signal.SIGKILL)
 """
