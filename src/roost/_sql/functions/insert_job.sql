@@ -7,23 +7,7 @@ as $$
 declare
     new_job record;
 begin
-    select
-        {{new_job}}
-    into new_job
-    from jsonb_to_record(content::jsonb -> 0) as encoded (
-        {{new_job_fields}}
-    );
-    -- A query in a condition or in the insert takes 20 to 30 microseconds, also if it is not run.
-    if new_job.limited then
-        new_job.limit_key := {{new_limit_key}};
-    end if;
-    if new_job.unique_key is not null then
-        if not (
-            {{key_is_unused}}
-        ) then
-            return;
-        end if;
-    end if;
+    {{read_new_job}}
 
     insert into roost.jobs as job (
         args, unique_key, limit_key,

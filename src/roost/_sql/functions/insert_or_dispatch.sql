@@ -18,23 +18,7 @@ declare
     notifies boolean := false;
     dispatched boolean := false;
 begin
-    select
-        {{new_job}}
-    into new_job
-    from jsonb_to_record(content::jsonb -> 0) as encoded (
-        {{new_job_fields}}
-    );
-    -- A query in a condition or in the insert takes 20 to 30 microseconds, also if it is not run.
-    if new_job.limited then
-        new_job.limit_key := {{new_limit_key}};
-    end if;
-    if new_job.unique_key is not null then
-        if not (
-            {{key_is_unused}}
-        ) then
-            return;
-        end if;
-    end if;
+    {{read_new_job}}
     new_id := nextval('roost.jobs_id_seq');
 
     if new_job.due_at > statement_timestamp() + interval '1 minute' then
