@@ -20,7 +20,7 @@ from tests.support.conformance.cases import until
 from tests.support.job_table import JobTable
 
 from roost import DatabaseUnavailableError, JobNotFoundError, JobTimeoutError, Roost, RoostError
-from roost._client import calls
+from roost._client import calls, reading_calls
 from roost._drivers.base import run_sync
 from roost._drivers.psycopg_sync import PsycopgSyncDriver
 
@@ -62,11 +62,11 @@ def test_a_statement_that_is_not_answered_in_time_is_cancelled_on_the_server(
         with pool.acquire() as connection:
             began = time.monotonic()
             with pytest.raises(DatabaseUnavailableError, match=r"did not answer within 0\.2 s"):
-                run_sync(connection, calls.get(1).operation, timeout=0.2)
+                run_sync(connection, reading_calls.get(1).operation, timeout=0.2)
             assert 0.2 <= time.monotonic() - began < 5
         until(lambda: table.connections("roost") == 0)
     with pool.acquire(timeout=5) as connection, pytest.raises(JobNotFoundError):
-        run_sync(connection, calls.get(1).operation)
+        run_sync(connection, reading_calls.get(1).operation)
     pool.close()
 
 

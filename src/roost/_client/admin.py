@@ -1,4 +1,4 @@
-"""The admin verbs of `AsyncRoost`: look at and change jobs, queues, cron entries and workers."""
+"""The verbs of `AsyncRoost` that change queues and cron entries, or requeue discarded jobs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any, TypeVar
 import anyio
 from pydantic import BaseModel
 
-from roost._client import calls
-from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
-from roost._model.cron import CronEntry, CronInfo, Misfire, Overlap
-from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
-from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE, Job
+from roost._client import admin_calls
+from roost._client.admin_calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
+from roost._client.calls import DatabaseCall
+from roost._model.cron import CronEntry, Misfire, Overlap
+from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 from roost._model.registry import HandlerRegistry
-from roost._model.states import JobState
 
 T = TypeVar("T")
 
@@ -25,23 +24,9 @@ class AsyncAdmin:
     _registry: HandlerRegistry
 
     async def _run(
-        self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
+        self, call: DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
         raise NotImplementedError
-
-    async def get(self, job_id: int) -> Job:
-        """Return a job, live or archived.
-
-        :raises JobNotFoundError: no job has that id.
-        """
-        return await self._run(calls.get(job_id))
-
-    async def status(self, job_id: int) -> JobState:
-        """Return a job's state, live or archived.
-
-        :raises JobNotFoundError: no job has that id.
-        """
-        return await self._run(calls.status(job_id))
 
     async def requeue_discarded(
         self, *, queue: str | None = None, task: str | None = None, limit: int | None = None
@@ -57,7 +42,7 @@ class AsyncAdmin:
         :param limit: most jobs to take; default: all.
         :returns: how many jobs were made available.
         """
-        return await self._run(calls.requeue_discarded(queue, task, limit))
+        return await self._run(admin_calls.requeue_discarded(queue, task, limit))
 
     async def pause_queue(self, queue: str, *, timeout: float = PAUSE_TIMEOUT) -> None:
         """Stop workers from starting jobs of ``queue``.
@@ -71,29 +56,18 @@ class AsyncAdmin:
         :param timeout: seconds to wait for the workers.
         :raises PauseNotConfirmedError: some workers did not confirm in time; the queue is paused.
         """
-        await self._run(calls.pause_queue(queue))
+        await self._run(admin_calls.pause_queue(queue))
         end = anyio.current_time() + timeout
         delay = FIRST_PAUSE_DELAY
-        while workers := await self._run(calls.unconfirmed_workers(queue)):
+        while workers := await self._run(admin_calls.unconfirmed_workers(queue)):
             if anyio.current_time() >= end:
-                raise calls.pause_not_confirmed(queue, workers, timeout)
+                raise admin_calls.pause_not_confirmed(queue, workers, timeout)
             await anyio.sleep(delay)
             delay = min(2 * delay, MAX_PAUSE_DELAY)
 
     async def resume_queue(self, queue: str) -> None:
         """Undo `pause_queue` and wake the workers."""
-        await self._run(calls.resume_queue(queue))
-
-    async def list_queues(self) -> list[QueueInfo]:
-        """Return the queues that have a waiting, running or discarded job, a worker, or a pause.
-
-        Each number is counted up to 10,000; see `QueueInfo`.
-        """
-        return await self._run(calls.list_queues())
-
-    async def list_limits(self) -> list[LimitInfo]:
-        """Return the limits that apply, declared or set, and how much of each is in use."""
-        return await self._run(calls.list_limits())
+        await self._run(admin_calls.resume_queue(queue))
 
     async def add_cron(
         self,
@@ -150,7 +124,7 @@ class AsyncAdmin:
         :raises InvalidJobError: the same, for the args, the tags or the timeout.
         :raises CronDeclaredError: code declares an entry of that name.
         """
-        call = calls.add_cron(
+        call = admin_calls.add_cron(
             self._registry,
             name,
             expression,
@@ -180,25 +154,21 @@ class AsyncAdmin:
         :returns: ``False`` if no entry has that name.
         :raises CronDeclaredError: the code of a running worker declares it; pause it instead.
         """
-        return await self._run(calls.remove_cron(name), conn)
-
-    async def list_cron(self) -> list[CronInfo]:
-        """Return the cron entries of the code and of `add_cron`, stale ones included."""
-        return await self._run(calls.list_cron())
+        return await self._run(admin_calls.remove_cron(name), conn)
 
     async def pause_cron(self, name: str) -> None:
         """Stop a cron entry from firing, on every worker.
 
         :raises CronNotFoundError: no entry has that name.
         """
-        await self._run(calls.pause_cron(name))
+        await self._run(admin_calls.pause_cron(name))
 
     async def resume_cron(self, name: str) -> None:
         """Undo `pause_cron`. Ticks that were due during the pause are not fired.
 
         :raises CronNotFoundError: no entry has that name.
         """
-        await self._run(calls.resume_cron(name))
+        await self._run(admin_calls.resume_cron(name))
 
     async def run_cron_now(self, name: str) -> int:
         """Enqueue a cron entry's job now, once, and return its id. Its schedule is unchanged.
@@ -209,11 +179,4 @@ class AsyncAdmin:
         :raises InvalidSettingError: a function makes the args, and this client's registry does not
             have it, or it failed.
         """
-        return await self._run(calls.run_cron_now(self._registry, name))
-
-    async def list_workers(self) -> list[WorkerInfo]:
-        """Return the registered workers.
-
-        These include workers whose lease has expired and that no rescue has removed yet.
-        """
-        return await self._run(calls.list_workers())
+        return await self._run(admin_calls.run_cron_now(self._registry, name))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel
 
-from roost._client import calls
+from roost._client import admin_calls, calls
 from roost._client.admin import AsyncAdmin
 from roost._client.events import (
     AsyncEvents,
@@ -21,6 +21,7 @@ from roost._client.events import (
     watch_call,
 )
 from roost._client.loop_resources import ResourcesByLoop
+from roost._client.reading import AsyncReading
 from roost._client.steering import AsyncSteering
 from roost._drivers.base import AsyncConnection, run
 from roost._drivers.borrowed import borrow
@@ -50,7 +51,7 @@ POOL_SIZE = 10
 """Most connections that one client opens in each event loop."""
 
 
-class AsyncRoost(AsyncAdmin, AsyncSteering):
+class AsyncRoost(AsyncReading, AsyncAdmin, AsyncSteering):
     """Entry point for async apps, on asyncio and on trio.
 
     For example:
@@ -293,7 +294,7 @@ class AsyncRoost(AsyncAdmin, AsyncSteering):
         :param conn: as for `enqueue`.
         :raises InvalidSettingError: a value is out of its range, or no limit was passed.
         """
-        call = calls.set_limit(
+        call = admin_calls.set_limit(
             task,
             self._registry,
             max_concurrency=max_concurrency,
@@ -308,7 +309,7 @@ class AsyncRoost(AsyncAdmin, AsyncSteering):
         :param conn: as for `enqueue`.
         :returns: ``False`` if no limit was set.
         """
-        return await self._run(calls.clear_limit(task, self._registry), conn)
+        return await self._run(admin_calls.clear_limit(task, self._registry), conn)
 
     async def complete_current_job(self, conn: Any, *, result: object = None) -> None:
         """Complete the running job in the handler's transaction, together with its effects.

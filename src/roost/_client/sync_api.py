@@ -11,23 +11,23 @@ from typing import Any, Self, TypeVar
 
 import attrs
 
-from roost._client import calls
+from roost._client import admin_calls, calls
+from roost._client.admin_calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._client.async_api import AsyncRoost
-from roost._client.calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._client.events import error_lines_call, probe_call, watch_call
 from roost._client.sync_events import Events, SyncEventCalls
+from roost._client.sync_reading import Reading
 from roost._client.sync_steering import Steering
 from roost._client.sync_waiting import SyncWaiting
 from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
 from roost._drivers.borrowed import borrow_sync
 from roost._drivers.factory import sync_driver_for
-from roost._model.cron import CronEntry, CronInfo
+from roost._model.cron import CronEntry
 from roost._model.events import EventKind, event_filter
-from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerInfo
-from roost._model.job import Job, JobInsert
+from roost._model.info import JobOutcome
+from roost._model.job import JobInsert
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.signatures import with_parameters_of
-from roost._model.states import JobState
 from roost._model.unique import BulkOnConflict, OnConflict
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ POOL_SIZE = 10
 """Most connections that one client opens in a process."""
 
 
-class Roost(Steering):
+class Roost(Reading, Steering):
     """Synchronous entry point.
 
     For example:
@@ -158,7 +158,7 @@ class Roost(Steering):
         conn: Any | None = None,
     ) -> None:
         """Set limits of a task for all workers; see `AsyncRoost.set_limit`."""
-        call = calls.set_limit(
+        call = admin_calls.set_limit(
             task,
             self._registry,
             max_concurrency=max_concurrency,
@@ -168,7 +168,7 @@ class Roost(Steering):
 
     def clear_limit(self, task: calls.Task, *, conn: Any | None = None) -> bool:
         """Undo `set_limit`; see `AsyncRoost.clear_limit`."""
-        return self._run(calls.clear_limit(task, self._registry), conn)
+        return self._run(admin_calls.clear_limit(task, self._registry), conn)
 
     def complete_current_job(self, conn: Any, *, result: object = None) -> None:
         """Complete the running job in your transaction; see `AsyncRoost.complete_current_job`."""
@@ -221,49 +221,29 @@ class Roost(Steering):
         wants = event_filter(queues=queues, tasks=tasks, job_ids=job_ids, kinds=kinds)
         return Events(self._driver, event_calls, wants, buffer=buffer)
 
-    def get(self, job_id: int) -> Job:
-        """Return a job, live or archived; see `AsyncRoost.get`."""
-        return self._run(calls.get(job_id))
-
-    def status(self, job_id: int) -> JobState:
-        """Return a job's state; see `AsyncRoost.status`."""
-        return self._run(calls.status(job_id))
-
     def requeue_discarded(
         self, *, queue: str | None = None, task: str | None = None, limit: int | None = None
     ) -> int:
         """Make discarded jobs available again; see `AsyncRoost.requeue_discarded`."""
-        return self._run(calls.requeue_discarded(queue, task, limit))
+        return self._run(admin_calls.requeue_discarded(queue, task, limit))
 
     def pause_queue(self, queue: str, *, timeout: float = PAUSE_TIMEOUT) -> None:
         """Stop workers from starting jobs of ``queue``; see `AsyncRoost.pause_queue`.
 
         Don't call it in the thread of a worker's event loop: that worker could not confirm it.
         """
-        self._run(calls.pause_queue(queue))
+        self._run(admin_calls.pause_queue(queue))
         end = monotonic() + timeout
         delay = FIRST_PAUSE_DELAY
-        while workers := self._run(calls.unconfirmed_workers(queue)):
+        while workers := self._run(admin_calls.unconfirmed_workers(queue)):
             if monotonic() >= end:
-                raise calls.pause_not_confirmed(queue, workers, timeout)
+                raise admin_calls.pause_not_confirmed(queue, workers, timeout)
             sleep(delay)
             delay = min(2 * delay, MAX_PAUSE_DELAY)
 
     def resume_queue(self, queue: str) -> None:
         """Undo `pause_queue`; see `AsyncRoost.resume_queue`."""
-        self._run(calls.resume_queue(queue))
-
-    def list_queues(self) -> list[QueueInfo]:
-        """Return the queues and what waits and runs in them; see `AsyncRoost.list_queues`."""
-        return self._run(calls.list_queues())
-
-    def list_workers(self) -> list[WorkerInfo]:
-        """Return the registered workers; see `AsyncRoost.list_workers`."""
-        return self._run(calls.list_workers())
-
-    def list_limits(self) -> list[LimitInfo]:
-        """Return the limits that apply; see `AsyncRoost.list_limits`."""
-        return self._run(calls.list_limits())
+        self._run(admin_calls.resume_queue(queue))
 
     @with_parameters_of(AsyncRoost.add_cron)
     def add_cron(
@@ -276,27 +256,23 @@ class Roost(Steering):
         **options: Any,
     ) -> None:
         """Add a cron entry that lives in the database; see `AsyncRoost.add_cron`."""
-        self._run(calls.add_cron(self._registry, name, expression, task, **options), conn)
+        self._run(admin_calls.add_cron(self._registry, name, expression, task, **options), conn)
 
     def remove_cron(self, name: str, *, conn: Any | None = None) -> bool:
         """Remove a cron entry; see `AsyncRoost.remove_cron`."""
-        return self._run(calls.remove_cron(name), conn)
-
-    def list_cron(self) -> list[CronInfo]:
-        """Return the cron entries; see `AsyncRoost.list_cron`."""
-        return self._run(calls.list_cron())
+        return self._run(admin_calls.remove_cron(name), conn)
 
     def pause_cron(self, name: str) -> None:
         """Stop a cron entry from firing; see `AsyncRoost.pause_cron`."""
-        self._run(calls.pause_cron(name))
+        self._run(admin_calls.pause_cron(name))
 
     def resume_cron(self, name: str) -> None:
         """Undo `pause_cron`; see `AsyncRoost.resume_cron`."""
-        self._run(calls.resume_cron(name))
+        self._run(admin_calls.resume_cron(name))
 
     def run_cron_now(self, name: str) -> int:
         """Enqueue a cron entry's job now, once; see `AsyncRoost.run_cron_now`."""
-        return self._run(calls.run_cron_now(self._registry, name))
+        return self._run(admin_calls.run_cron_now(self._registry, name))
 
     def _run(
         self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True

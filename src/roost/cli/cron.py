@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from roost import CronInfo, HandlerRegistry, InvalidSettingError
-from roost._client import calls
+from roost._client import admin_calls, reading_calls
 from roost._client.calls import DatabaseCall
 from roost._drivers import psycopg_sync
 from roost._drivers.base import run_sync
@@ -54,7 +54,7 @@ class Overlap(StrEnum):
 @app.command("list")
 def list_entries(*, dsn: Dsn = None) -> None:
     """List the entries with their task, schedule and last run. Times are in UTC."""
-    entries = _run(dsn, calls.list_cron())
+    entries = _run(dsn, reading_calls.list_cron())
     if not entries:
         typer.echo("There is no cron entry: no worker has declared one, and none was added.")
         return
@@ -120,7 +120,7 @@ def add(
         "timezone": timezone,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    call = calls.add_cron(
+    call = admin_calls.add_cron(
         _registry(module),
         name,
         expression,
@@ -138,7 +138,7 @@ def add(
 @app.command()
 def remove(name: Name, *, dsn: Dsn = None) -> None:
     """Remove an entry that was added, or one whose code is gone. Its jobs stay."""
-    if not _run(dsn, calls.remove_cron(name)):
+    if not _run(dsn, admin_calls.remove_cron(name)):
         typer.echo(f"roost: no cron entry is named {name!r}", err=True)
         raise typer.Exit(1)
     typer.echo(f"removed  {name}")
@@ -147,21 +147,21 @@ def remove(name: Name, *, dsn: Dsn = None) -> None:
 @app.command()
 def pause(name: Name, *, dsn: Dsn = None) -> None:
     """Pause an entry on all workers, until it is resumed."""
-    _run(dsn, calls.pause_cron(name))
+    _run(dsn, admin_calls.pause_cron(name))
     typer.echo(f"paused   {name}")
 
 
 @app.command()
 def resume(name: Name, *, dsn: Dsn = None) -> None:
     """Resume a paused entry. Ticks that were due while it was paused are skipped."""
-    _run(dsn, calls.resume_cron(name))
+    _run(dsn, admin_calls.resume_cron(name))
     typer.echo(f"resumed  {name}")
 
 
 @app.command("run")
 def run_now(name: Name, *, module: Modules = None, dsn: Dsn = None) -> None:
     """Enqueue an entry's job once, now, even if it is paused. Its schedule stays the same."""
-    job_id = _run(dsn, calls.run_cron_now(_registry(module), name))
+    job_id = _run(dsn, admin_calls.run_cron_now(_registry(module), name))
     typer.echo(f"enqueued {name} as job {job_id}")
 
 

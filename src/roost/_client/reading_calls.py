@@ -1,0 +1,41 @@
+"""The calls of the verbs that read jobs, queues, workers, limits and cron entries."""
+
+from __future__ import annotations
+
+from roost._client.calls import DatabaseCall, checked_id
+from roost._model.cron import CronInfo
+from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
+from roost._model.job import Job
+from roost._model.states import JobState
+from roost._ops import control, cron, limits, read
+from roost._worker.cron_declarer import STALE_AFTER
+
+
+def get(job_id: int) -> DatabaseCall[Job]:
+    """Read one job."""
+    return DatabaseCall(read.get_job(checked_id(job_id)))
+
+
+def status(job_id: int) -> DatabaseCall[JobState]:
+    """Read one job's state."""
+    return DatabaseCall(control.state_of(checked_id(job_id)))
+
+
+def list_queues() -> DatabaseCall[list[QueueInfo]]:
+    """Read the queues."""
+    return DatabaseCall(read.list_queues())
+
+
+def list_limits() -> DatabaseCall[list[LimitInfo]]:
+    """Read the limits."""
+    return DatabaseCall(limits.list_limits())
+
+
+def list_workers() -> DatabaseCall[list[WorkerInfo]]:
+    """Read the workers."""
+    return DatabaseCall(read.list_workers())
+
+
+def list_cron() -> DatabaseCall[list[CronInfo]]:
+    """Read the cron entries."""
+    return DatabaseCall(cron.list_entries(stale_after=STALE_AFTER))
