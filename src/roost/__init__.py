@@ -25,6 +25,7 @@ from roost._model.states import JobState
 from roost._model.task_call import TaskCall, call
 from roost._model.version import roost_version
 from roost._worker.handlers.current import current_job, current_state
+from roost._worker.handlers.log_filter import JobLogFilter
 from roost._worker.worker import Worker
 from roost.exceptions import (
     CancelJob,
@@ -94,6 +95,7 @@ __all__ = [
     "JobFilter",
     "JobInsert",
     "JobLockedError",
+    "JobLogFilter",
     "JobNotFoundError",
     "JobOutcome",
     "JobState",

@@ -109,6 +109,7 @@ class Chaos:
             **os.environ,
             "ROOST_DSN": dsn or self.dsn,
             "PYTHONPATH": str(ROOT),  # of tests.support
+            "ROOST_LOG_JSON": "0",
             "CHAOS_FOLDER": str(self.folder),
             "CHAOS_CONSTANTS": json.dumps(constants or {}),
         }

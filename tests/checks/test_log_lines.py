@@ -13,11 +13,15 @@ import pytest
 from roost._model.logs import StructuredLogger
 
 SOURCE = Path(__file__).parents[2] / "src" / "roost"
-HELPERS = {"_model/logs.py", "cli/logs.py"}
+HELPERS = {"_model/logs.py", "_worker/handlers/log_filter.py", "cli/logs.py"}
 """These make and format records. All other modules log through `StructuredLogger`."""
 LEVELS = {"info", "warning", "error", "critical", "log"}
 NAMED = re.compile(r"%\((\w+)\)[-\d.]*[a-z]")
-NO_DATA = {"exc_info", "trace", "level", None}
+NO_DATA = {"exc_info", "trace", "level"}
+JOB = {"job_id", "task", "queue", "attempt"}
+"""The fields of a record about a job; its message may leave some out."""
+ID_ONLY = {"settle.py", "slow_writer.py", "verdicts.py", "sync_waiting.py", "waiting.py"}
+"""These write verdicts or wait for jobs, of which they know the id only."""
 RESERVED = {*vars(logging.LogRecord("", 0, "", 0, "", None, None)), "message", "asctime"}
 
 
@@ -51,19 +55,45 @@ def test_every_module_logs_through_the_structured_logger() -> None:
     assert set(past) <= HELPERS
 
 
+def data_of(call: ast.Call) -> set[str]:
+    """Return the names of the data that a call logs."""
+    data = {keyword.arg for keyword in call.keywords if keyword.arg is not None} - NO_DATA
+    return data | (JOB if names_the_job(call) else set())
+
+
+def names_the_job(call: ast.Call) -> bool:
+    """Say whether the call passes ``**….log_fields()``."""
+    return any(
+        keyword.arg is None and ast.unparse(keyword.value).partition("(")[0].endswith("log_fields")
+        for keyword in call.keywords
+    )
+
+
 def test_each_message_shows_all_of_its_data() -> None:
     wrong = []
     for place, call in calls():
-        data = {keyword.arg for keyword in call.keywords} - NO_DATA
+        data = data_of(call)
         message = call.args[-1] if call.args else None
         if isinstance(message, ast.Constant) and isinstance(message.value, str):
-            if set(NAMED.findall(message.value)) != data or "%" in NAMED.sub("", message.value):
+            shown = set(NAMED.findall(message.value))
+            left_out = data - shown - (JOB if names_the_job(call) else set())
+            if shown - data or left_out or "%" in NAMED.sub("", message.value):
                 wrong.append(place)
         elif not isinstance(message, ast.Name):  # made of literals by the caller
             wrong.append(place)
         if data & RESERVED:
             wrong.append(f"{place}: {data & RESERVED} are the record's own")
     assert wrong == []
+
+
+def test_a_record_about_a_job_has_all_fields_of_the_job() -> None:
+    about_jobs = [
+        (place, call)
+        for place, call in calls()
+        if "job_id" in data_of(call) and Path(place.partition(":")[0]).name not in ID_ONLY
+    ]
+    assert len(about_jobs) > 10
+    assert [place for place, call in about_jobs if not data_of(call) >= JOB] == []
 
 
 def test_values_are_in_the_message_and_are_fields_of_the_record(

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -73,18 +73,25 @@ async def blocks_the_loop() -> None:
 class Roost:
     """One process of ``python -m roost``."""
 
-    def __init__(self, arguments: tuple[str, ...], *, folder: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], *, folder: Path, env: dict[str, str], terminal: bool
+    ) -> None:
         self._lines: list[str] = []
         self._news = threading.Condition()
+        ours, theirs = os.openpty() if terminal else (None, None)
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "roost", *arguments],
             cwd=folder,
             env=env,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if theirs is None else theirs,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._output = self.process.stdout
+        if ours is not None and theirs is not None:
+            os.close(theirs)
+            self._output = os.fdopen(ours, encoding="utf-8", errors="replace")
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -96,8 +103,8 @@ class Roost:
             self.process.kill()
         self.process.wait()
         self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        assert self._output is not None
+        self._output.close()
 
     @property
     def output(self) -> str:
@@ -129,31 +136,34 @@ class Roost:
         return not self._reader.is_alive()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                self._lines.append(line)
-                self._news.notify_all()
+        assert self._output is not None
+        with suppress(OSError):  # a terminal's end without a process at its other one
+            for line in self._output:
+                with self._news:
+                    self._lines.append(line)
+                    self._news.notify_all()
         with self._news:
             self._news.notify_all()
 
 
 class StartsRoost(Protocol):
-    def __call__(self, *arguments: str, **variables: str) -> Roost: ...
+    def __call__(self, *arguments: str, terminal: bool = False, **variables: str) -> Roost: ...
 
 
 @pytest.fixture
 def roost_command(tmp_path: Path) -> Iterator[StartsRoost]:
     """Return a function that starts the command in the test's folder; it ends with the test.
 
+    With ``terminal`` its output is a terminal.
     Keywords are environment variables; a DSN of this process's environment is not passed on.
     """
     with ExitStack() as started:
 
-        def start(*arguments: str, **variables: str) -> Roost:
+        def start(*arguments: str, terminal: bool = False, **variables: str) -> Roost:
             env = {k: v for k, v in os.environ.items() if k not in ("ROOST_DSN", "DATABASE_URL")}
-            env |= {"COLUMNS": "200", "NO_COLOR": "1", **variables}
-            return started.enter_context(Roost(arguments, folder=tmp_path, env=env))
+            env |= {"COLUMNS": "200", "NO_COLOR": "1", "ROOST_LOG_JSON": "0", **variables}
+            process = Roost(arguments, folder=tmp_path, env=env, terminal=terminal)
+            return started.enter_context(process)
 
         yield start
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support.job_table import JobTable
 
 from roost.cli.logs import JsonFormatter, LineFormatter
 from roost.exceptions import SchemaError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import StartsRoost
 
 
 def record(error: BaseException | None = None, **extra: Any) -> logging.LogRecord:
@@ -68,3 +75,82 @@ def test_json_takes_values_that_json_does_not_know() -> None:
         "worker": "<class 'object'>",
         "failures": 2,
     }
+
+
+def test_a_colored_line_is_the_plain_one_with_a_color_for_its_level() -> None:
+    colored = LineFormatter(colored=True).format(record(failures=2))
+    assert "\x1b[33mWARNING\x1b[0m" in colored
+    assert re.sub(r"\x1b\[[\d;]*m", "", colored) == LineFormatter().format(record(failures=2))
+
+
+def test_a_field_that_the_message_shows_is_not_repeated() -> None:
+    made = record(job_id=7, queue="mail")
+    made.msg, made.args = "job %(job_id)d failed", {"job_id": 7, "queue": "mail"}
+    assert LineFormatter().format(made).endswith(": job 7 failed queue=mail")
+
+
+LOGGING_TASKS = """
+import logging
+import roost
+
+logger = logging.getLogger("shop.mail")
+
+@roost.job("in_loop")
+async def in_loop() -> None:
+    logger.info("sent", extra={"to": "ada"})
+
+@roost.job("in_process", run_in="process")
+def in_process() -> None:
+    logger.info("computed")
+"""
+
+
+@pytest.fixture
+def logging_tasks(tmp_path: Path) -> Path:
+    (tmp_path / "tasks.py").write_text(LOGGING_TASKS)
+    return tmp_path
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_lines_of_a_job_name_it_also_in_its_own_process(
+    backend: str, dsn: str, table: JobTable, logging_tasks: Path, roost_command: StartsRoost
+) -> None:
+    first = table.add("in_loop", queue="mail")
+    second = table.add("in_process", queue="mail")
+    options = ("-m", "tasks", "-q", "mail", "--once", "--backend", backend)
+    run = roost_command("run", *options, ROOST_DSN=dsn)
+    assert run.ends() == 0, run.output
+    sent = f"INFO shop.mail: sent to=ada job_id={first} task=in_loop queue=mail attempt=1\n"
+    computed = f"INFO shop.mail: computed job_id={second} task=in_process queue=mail attempt=1\n"
+    assert sent in run.output
+    assert computed in run.output
+
+
+def test_it_logs_json_where_stderr_is_no_terminal(
+    dsn: str, table: JobTable, logging_tasks: Path, roost_command: StartsRoost
+) -> None:
+    ids = {table.add(task): task for task in ("in_loop", "in_process")}
+    run = roost_command("run", "-m", "tasks", "--once", ROOST_DSN=dsn, ROOST_LOG_JSON="")
+    assert run.ends() == 0, run.output
+    lines = [json.loads(line) for line in run.output.splitlines()]
+    found = {line["job_id"]: line["task"] for line in lines if line["logger"] == "shop.mail"}
+    assert found == ids
+
+
+@pytest.mark.parametrize(
+    ("variables", "colored"), [({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False)]
+)
+def test_it_logs_readable_lines_on_a_terminal(
+    variables: dict[str, str],
+    colored: bool,
+    dsn: str,
+    table: JobTable,
+    logging_tasks: Path,
+    roost_command: StartsRoost,
+) -> None:
+    table.add("in_process")
+    options = ("run", "-m", "tasks", "--once")
+    run = roost_command(*options, terminal=True, ROOST_DSN=dsn, ROOST_LOG_JSON="", **variables)
+    assert run.ends() == 0, run.output
+    level = "\x1b[32mINFO\x1b[0m" if colored else "INFO"
+    assert f"Z {level} shop.mail: computed job_id=" in run.output

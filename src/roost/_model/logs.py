@@ -7,9 +7,19 @@ message template is constant, so that lines of one kind can be grouped.
 from __future__ import annotations
 
 import logging
+from typing import TypedDict
 
 MAX_SHOWN = 20
 """Entries of a list that a message shows; the field has all."""
+
+
+class JobFields(TypedDict):
+    """The fields of a log record about a job."""
+
+    job_id: int
+    task: str
+    queue: str
+    attempt: int
 
 
 class StructuredLogger:

@@ -10,6 +10,7 @@ import attrs
 
 from roost._model.codec import decode
 from roost._model.job import Job
+from roost._model.logs import JobFields
 from roost._model.states import JobState
 from roost._model.verdict import Lease
 from roost._ops.query import Op, Query, Row
@@ -73,6 +74,12 @@ class ClaimedJob(NamedTuple):
         size instead, as a JSON string.
         """
         return self.args_text[0] == '"'
+
+    def log_fields(self) -> JobFields:
+        """Return the fields that every log record about this job has."""
+        return JobFields(
+            job_id=self.lease.job_id, task=self.task, queue=self.queue, attempt=self.attempt
+        )
 
     def oversized(self) -> InvalidJobError:
         """Return the error for a job with too large args; it names their size."""

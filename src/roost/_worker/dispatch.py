@@ -190,7 +190,7 @@ class Dispatch:
             for job in jobs:
                 logger.warning(
                     "took over job %(job_id)d: the worker it was dispatched to did not accept it",
-                    job_id=job.lease.job_id,
+                    **job.log_fields(),
                 )
             self._put(jobs)
 

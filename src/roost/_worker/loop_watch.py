@@ -123,8 +123,7 @@ class LoopWatch:
             "holds up all jobs of this worker and its heartbeat",
             trace=stack,
             seconds=seconds,
-            job_id=lease.job_id,
-            task=job.claimed.task,
+            **job.claimed.log_fields(),
         )
 
     def _report_end(self, block: _Block) -> None:
@@ -136,8 +135,7 @@ class LoopWatch:
             logger.warning(
                 "event loop was blocked for %(seconds).1f s by job %(job_id)d (%(task)s)",
                 seconds=seconds,
-                job_id=block.job.claimed.lease.job_id,
-                task=block.job.claimed.task,
+                **block.job.claimed.log_fields(),
             )
 
 

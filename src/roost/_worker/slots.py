@@ -395,9 +395,7 @@ class Slots:
         logger.warning(
             "job %(job_id)d (%(task)s) was claimed again while its earlier attempt still runs in "
             "this worker: attempt %(attempt)d starts when that one has ended",
-            job_id=lease.job_id,
-            task=claimed.task,
-            attempt=claimed.attempt,
+            **claimed.log_fields(),
         )
 
     def drain_parked(self, lease: Lease | None = None) -> list[ClaimedJob]:

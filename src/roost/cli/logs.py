@@ -1,14 +1,19 @@
-"""The command's logging: to stderr, each message followed by the data of its record."""
+"""The command's logging: to stderr, each message followed by the data of its record.
+
+A process that runs handlers for the worker imports this file too, so it imports little.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 
-from roost.cli.options import LogLevel
+from roost import JobLogFilter
+from roost._worker.handlers.process_setup import run_in_each_process
 from roost.exceptions import RoostError
 
 _STANDARD = {
@@ -19,11 +24,37 @@ _STANDARD = {
 }
 
 
-def configure(level: LogLevel, *, as_json: bool = False) -> None:
-    """Log to stderr. Handlers that the user's module adds later work beside this one."""
+_COLORS = {
+    logging.DEBUG: "2",
+    logging.INFO: "32",
+    logging.WARNING: "33",
+    logging.ERROR: "31",
+    logging.CRITICAL: "1;31",
+}
+"""The numbers of a terminal's escape sequences: dim, green, yellow, red, and bold red."""
+
+
+def configure(level: str, *, as_json: bool | None = None) -> None:
+    """Log to stderr, in this process and in those that run handlers for it.
+
+    Handlers that the user's module adds later work beside this one.
+
+    :param level: the lowest level to show, such as ``"info"``.
+    :param as_json: ``None``: JSON, unless stderr is a terminal.
+    """
+    is_terminal = sys.stderr.isatty()
+    if as_json is None:
+        as_json = not is_terminal
+    colored = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    _configure(level, as_json=as_json, colored=colored)
+    run_in_each_process(partial(_configure, str(level), as_json=as_json, colored=colored))
+
+
+def _configure(level: str, *, as_json: bool, colored: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
-    logging.basicConfig(level=level.value.upper(), handlers=[handler])
+    handler.setFormatter(JsonFormatter() if as_json else LineFormatter(colored=colored))
+    handler.addFilter(JobLogFilter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:
@@ -37,16 +68,27 @@ def _moment(record: logging.LogRecord) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-11-23T20:15:00.123Z INFO shop.mail: sent to=ada``."""
+    """``2026-11-23T20:15:00.123Z INFO shop.mail: sent to=ada``.
+
+    :param colored: show the level in a color, for a terminal.
+    """
+
+    def __init__(self, *, colored: bool = False) -> None:
+        super().__init__()
+        self._colored = colored
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, followed by the traceback if there is one."""
         message = record.getMessage()
-        words = [f"{_moment(record)} {record.levelname} {record.name}: {message}"]
-        # The message shows its own arguments.
-        shown = record.args if isinstance(record.args, Mapping) else {}
+        level = record.levelname
+        if self._colored and (color := _COLORS.get(record.levelno)) is not None:
+            level = f"\x1b[{color}m{level}\x1b[0m"
+        words = [f"{_moment(record)} {level} {record.name}: {message}"]
+        template = str(record.msg)
         words += [
-            f"{name}={_value(value)}" for name, value in extras(record).items() if name not in shown
+            f"{name}={_value(value)}"
+            for name, value in extras(record).items()
+            if f"%({name})" not in template  # else the message shows it
         ]
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, RoostError):

@@ -73,8 +73,15 @@ def run(
         LogLevel, typer.Option(help="The lowest level of log messages to show.")
     ] = LogLevel.INFO,
     log_json: Annotated[
-        bool, typer.Option("--log-json", help="Log JSON, one line a message.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--log-json/--no-log-json",
+            envvar="ROOST_LOG_JSON",
+            help="Log JSON, one line a message, or readable lines. Default: readable lines if "
+            "stderr is a terminal, else JSON.",
+            show_default=False,
+        ),
+    ] = None,
     **settings: Any,
 ) -> None:
     """Run a worker until a signal stops it.

@@ -16,10 +16,12 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from roost._model.interrupts import is_ctrl_c
+from roost._model.job import Job
 from roost._model.lazy import MAX_AWAITS, PLAIN_RESULTS, needs_await, refuse_lazy
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.verdict import Ending, Raised, Returned
+from roost._worker.handlers.current import log_fields
 from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard
 from roost._worker.slots import RunningJob
@@ -71,7 +73,7 @@ async def _call_elsewhere(
         return await call_in_loop(partial(_finish, value), {}, running, guard)
     if not guard.is_clean(running.scope):
         # On trio the calls that a thread makes into the loop run in this task.
-        await close_what_is_open(running.scope, guard, running.claimed.lease.job_id)
+        await close_what_is_open(running.scope, guard, running)
     return ending
 
 
@@ -91,7 +93,7 @@ async def call_in_loop(
     except BaseException as error:  # noqa: BLE001  (SystemExit and the like end the job, not the worker)
         ending = Raised(error)
     if not guard.is_clean(running.scope):
-        await close_what_is_open(running.scope, guard, running.claimed.lease.job_id)
+        await close_what_is_open(running.scope, guard, running)
     if isinstance(ending, Raised) and comes_from_outside(ending.error, guard):
         raise ending.error
     return ending
@@ -115,12 +117,12 @@ async def _finish(value: Any) -> Any:
     raise TypeError(f"what the handler returned was awaited {MAX_AWAITS} times and has no end")
 
 
-async def close_what_is_open(scope: object, guard: TaskGuard, job_id: int) -> None:
+async def close_what_is_open(scope: object, guard: TaskGuard, job: RunningJob | Job) -> None:
     """Close the scopes that users' code left open inside ``scope``, and log a warning."""
     found = await guard.clean(scope)
     logger.warning(
         "the code of job %(job_id)d returned with %(found)s left: closed by the worker",
-        job_id=job_id,
+        **log_fields(job),
         found=found,
     )
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from roost._model.job import Job
 from roost._model.lifespan import State, wrong_state
+from roost._model.logs import JobFields
 from roost._worker.slots import RunningJob
 from roost.exceptions import NoCurrentJobError
 
@@ -43,6 +44,13 @@ def current_job() -> Job:
     except LookupError:
         raise NoCurrentJobError("no job is running here") from None
     return job if isinstance(job, Job) else job.claimed.job()
+
+
+def log_fields(job: RunningJob | Job) -> JobFields:
+    """Return the fields that every log record about this job has."""
+    if isinstance(job, RunningJob):
+        return job.claimed.log_fields()
+    return JobFields(job_id=job.id, task=job.task, queue=job.queue, attempt=job.attempt)
 
 
 def current_state(kind: type[S] = State) -> S:  # type: ignore[assignment]  # mypy #3737

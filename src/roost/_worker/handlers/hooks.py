@@ -25,6 +25,7 @@ from roost._model.verdict import (
     error_record,
 )
 from roost._worker.handlers.call import close_what_is_open, comes_from_outside
+from roost._worker.handlers.current import log_fields
 from roost._worker.handlers.task_guard import TaskGuard
 from roost.exceptions import JobFailed, JobTimeoutError, WorkerShutdown
 
@@ -80,7 +81,7 @@ class HookCalls:
         except BaseException as error:  # noqa: BLE001  (nothing that a hook raises may change the job)
             failure = error
         if not self._guard.is_clean(bound):
-            await close_what_is_open(bound, self._guard, self._job.id)
+            await close_what_is_open(bound, self._guard, self._job)
         if failure is None:
             return
         if comes_from_outside(failure, self._guard):
@@ -92,7 +93,7 @@ class HookCalls:
             "hook %(hook)s of job %(job_id)d failed: %(error)s",
             exc_info=error,
             hook=name,
-            job_id=self._job.id,
+            **log_fields(self._job),
             error=error_record(error)["error"],
         )
 
@@ -101,7 +102,7 @@ class HookCalls:
             logger.error(
                 "hook %(hook)s of job %(job_id)d took too long and was cancelled",
                 hook=name,
-                job_id=self._job.id,
+                **log_fields(self._job),
             )
 
 

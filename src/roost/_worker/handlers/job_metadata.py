@@ -135,7 +135,6 @@ async def write_rest(running: RunningJob, state: WorkerState) -> None:
 def _report(running: RunningJob, why: str) -> None:
     logger.warning(
         "the last metadata of job %(job_id)d (%(task)s) is not written: %(why)s",
-        job_id=running.claimed.lease.job_id,
-        task=running.claimed.task,
+        **running.claimed.log_fields(),
         why=why,
     )

@@ -47,6 +47,7 @@ from roost._worker.handlers.process_child import (
     REQUEST,
     STOP_SIGNALS,
 )
+from roost._worker.handlers.process_setup import pickled_setups
 from roost._worker.slots import RunningJob
 from roost.exceptions import (
     CancelJob,
@@ -71,7 +72,7 @@ END_TIMEOUT = 2.0
 """Seconds for killed processes to end when the worker stops."""
 _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from roost._worker.handlers.process_child import main; "
-    "main({channel}, {lifeline}, {renewals}, {worker}, {main_module!r})"
+    "main({descriptors}, {worker}, {main_module!r}, {setups!r})"
 )
 
 
@@ -106,11 +107,10 @@ class _Process:
         try:
             program = _PROGRAM.format(
                 path=sys.path,
-                channel=theirs.fileno(),
-                lifeline=lifeline,
-                renewals=renewals,
+                descriptors=(theirs.fileno(), lifeline, renewals),
                 worker=os.getpid(),
                 main_module=_main_module(),
+                setups=pickled_setups(),
             )
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             try:
@@ -299,7 +299,7 @@ class HandlerProcesses:
             logger.error(
                 "process %(pid)d of job %(job_id)d does not end",
                 pid=process.popen.pid,
-                job_id=running.claimed.lease.job_id,
+                **running.claimed.log_fields(),
             )
 
     async def aclose(self) -> None:
@@ -319,8 +319,7 @@ def _record_metadata(running: RunningJob, state: WorkerState, message: str) -> N
     except (RoostError, ValueError) as error:
         logger.warning(
             "metadata of job %(job_id)d (%(task)s) is refused: %(error)s",
-            job_id=running.claimed.lease.job_id,
-            task=running.claimed.task,
+            **running.claimed.log_fields(),
             error=str(error),
         )
 

@@ -21,6 +21,7 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any, assert_never
@@ -60,22 +61,24 @@ LEASE_INTERVAL = 0.5
 
 
 def main(
-    channel: int, lifeline: int, renewals: int, worker: int, main_module: dict[str, str]
+    descriptors: tuple[int, int, int], worker: int, main_module: dict[str, str], setups: bytes
 ) -> None:
     """Serve requests until the worker closes the channel.
 
-    :param channel: file descriptor of the socket for requests and answers.
-    :param lifeline: file descriptor of a pipe. Only the worker holds its other end, and never
-        writes to it.
-    :param renewals: file descriptor of the pipe to which the worker writes the lease's expiry.
+    :param descriptors: file descriptors of the channel, which is the socket for requests and
+        answers; of the lifeline, a pipe of which only the worker holds the other end, and never
+        writes to it; and of the pipe to which the worker writes the lease's expiry.
     :param worker: the worker's process id.
     :param main_module: how to load the worker's ``__main__``, as `multiprocessing.spawn` takes it.
+    :param setups: the functions to call first, pickled.
     """
-    for inherited in (channel, lifeline, renewals):
+    channel, lifeline, renewals = descriptors
+    for inherited in descriptors:
         os.set_inheritable(inherited, False)  # handlers may start processes
     _survive_stop_signals()
     watch = _Watch(lifeline, renewals, worker)
     watch.start()
+    _run_setups(setups)
     with socket.socket(fileno=channel) as requests:
         while (header := _read(requests, REQUEST.size)) is not None:
             number, size, watch.lease_until = REQUEST.unpack(header)
@@ -86,6 +89,15 @@ def main(
             answer = _as_json(_run(request, main_module))
             watch.lease_until = math.inf
             messages.send_answer(answer)
+
+
+def _run_setups(pickled: bytes) -> None:
+    """Call the functions. One that raises does not stop the others."""
+    for setup in pickle.loads(pickled):  # noqa: S301  (the worker's own)
+        try:
+            setup()
+        except Exception:  # noqa: BLE001  (the process can do its work all the same)
+            traceback.print_exc()
 
 
 class _Messages:

@@ -199,8 +199,7 @@ class ExecuteLane:
             state.abandoned.add(claimed.lease)
             logger.error(
                 "thread of job %(job_id)d (%(task)s) is abandoned: it does not end",
-                job_id=claimed.lease.job_id,
-                task=claimed.task,
+                **claimed.log_fields(),
             )
         else:
             try:
@@ -246,8 +245,7 @@ class ExecuteLane:
         for stuck in state.slots:
             logger.error(
                 "handler of job %(job_id)d (%(task)s) does not end",
-                job_id=stuck.claimed.lease.job_id,
-                task=stuck.claimed.task,
+                **stuck.claimed.log_fields(),
             )
 
     def end_by(self, deadline: float) -> None:
@@ -334,8 +332,7 @@ class ExecuteLane:
         except DatabaseUnavailableError as error:
             logger.warning(
                 "job %(job_id)d (%(task)s) is released, its start could not be counted: %(error)s",
-                job_id=running.claimed.lease.job_id,
-                task=running.claimed.task,
+                **running.claimed.log_fields(),
                 error=str(error),
             )
             return False

@@ -68,7 +68,7 @@ def demo(
         return outcome
 
     check_backend(backend)
-    configure(LogLevel.ERROR)
+    configure(LogLevel.ERROR, as_json=False)
     # Outside the event loop, too, a SIGTERM removes what the demo made.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     name = f"roost_demo_{uuid.uuid4().hex[:12]}"
