@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def test_entries_are_listed_with_their_state(says: Says, table: JobTable) -> Non
     assert nightly[:4] == ["nightly", "0 3 * * *", "At 03:00", "Europe/Berlin"]
     assert nightly[4:7] == ["report", "code", "active"]
     next_tick = table.value(
-        "select to_char(next_tick_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS') "
+        """select to_char(next_tick_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') """
         "from roost.cron where name = 'nightly'"
     )
     assert nightly[7] == next_tick
@@ -73,9 +74,11 @@ def test_entries_are_listed_with_their_state(says: Says, table: JobTable) -> Non
         "where name = 'nightly'"
     )
     [_, _, nightly] = map(columns, says("list"))
-    assert nightly[6:] == ["stale", "-", "2026-06-01 01:00:00", "7"]
+    assert nightly[6:] == ["stale", "-", "2026-06-01T01:00:00Z", "7"]
     assert says("remove", "nightly") == ["removed  nightly"]
     assert says("remove", "nightly", code=1) == ["roost: no cron entry is named 'nightly'"]
+    [entry] = [e for e in json.loads("".join(says("list", "--json"))) if e["name"] == "cleanup"]
+    assert (entry["args"], entry["stale"], entry["last_tick_at"]) == ({"days": 7}, False, None)
     [refused] = says("remove", "cleanup", code=1)
     assert "a running worker declares the cron entry 'cleanup'" in refused
 
@@ -110,6 +113,8 @@ def test_an_entry_is_paused_resumed_and_run(says: Says, table: JobTable) -> None
     assert says("run", "cleanup") == ["enqueued cleanup as job 1"]
     assert (table.get(1).task, table.get(1).args) == ("clean", {"days": 7})
     assert says("resume", "cleanup") == ["resumed  cleanup"]
+    said = says("run", "cleanup", "--json")
+    assert json.loads("".join(said)) == {"name": "cleanup", "job_id": 2}
     assert columns(says("list")[1])[6] == "active"
 
 

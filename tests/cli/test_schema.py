@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -72,9 +73,12 @@ def test_migrations_go_up_and_down_and_status_lists_them(empty_dsn: str, command
     code, said = migrate("status")
     assert (code, said.count("applied")) == (0, len(migrations()))
 
+    code, said = migrate("status", "--json")
+    assert [step["applied"] for step in json.loads(said)] == [True] * len(migrations())
+
     code, said = migrate("down", "--to", "0")
-    assert code == 1
-    assert "removes every job" in said
+    assert code == 2
+    assert "removes every job. No terminal can answer: pass --yes" in said
     assert has_jobs(empty_dsn), "the change was not confirmed"
 
     code, said = migrate("down", "--to", "0", "--yes")

@@ -1,25 +1,68 @@
-"""All commands, and the exit code of an error. Each command has a file beside this one."""
+"""All commands, `roost --version`, and the exit code of an error. Each command has its own file."""
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, cast
 
 import typer
 
+from roost._interrupt import INTERRUPTED
+from roost._model.version import roost_version
 from roost.cli import cron, schema
 from roost.cli.demo import demo
+from roost.cli.output import print_error
 from roost.cli.run import run
 from roost.exceptions import InvalidSettingError, RoostError
+
+WRONG_CALL = 2
+DRIVERS = ("psycopg", "asyncpg")
+
+# Older versions of typer use click, newer ones have a copy of it.
+_UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     name="roost",
     help="A background job queue for asyncio and trio whose only infrastructure is Postgres.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
     # Rich tracebacks show the values of variables, such as a DSN with its password.
     pretty_exceptions_enable=False,
 )
+
+
+def _print_versions(wanted: bool) -> None:
+    if not wanted:
+        return
+    typer.echo(f"roost {roost_version()}")
+    typer.echo(f"{platform.python_implementation()} {platform.python_version()}")
+    for driver in DRIVERS:
+        try:
+            typer.echo(f"{driver} {version(driver)}")
+        except PackageNotFoundError:
+            continue
+    raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_versions,
+            help="Print the versions of Roost, Python and the database drivers, and exit.",
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(run)
 app.command()(schema.init)
 app.command()(demo)
@@ -28,9 +71,41 @@ app.add_typer(schema.migrate, name="migrate")
 
 
 def main() -> None:
-    """Run this process's command line and exit: 0 success, 1 failure, 2 wrong usage."""
+    """Run this process's command line and exit: 0 done, 1 not done, 2 wrong call, 130 Ctrl-C."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """Run the command line and return the exit code. An error is one line on stderr."""
+    code = 1
     try:
-        app(prog_name="roost")
+        answer = app(prog_name="roost", standalone_mode=False)
+        sys.stdout.flush()
+        code = answer if isinstance(answer, int) else 0  # an int is the code of a `typer.Exit`
     except RoostError as error:
-        typer.echo(f"roost: {error}", err=True)
-        sys.exit(2 if isinstance(error, InvalidSettingError) else 1)
+        print_error(str(error))
+        code = WRONG_CALL if isinstance(error, InvalidSettingError) else 1
+    except _UsageError as error:
+        _print_usage(error)
+        code = WRONG_CALL
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except typer.Abort as abort:
+        if isinstance(abort.__cause__ or abort.__context__, KeyboardInterrupt):
+            code = INTERRUPTED
+        else:
+            print_error("nothing was changed")
+    except BrokenPipeError:
+        # As in `roost jobs list | head`. Python's exit would flush stdout again and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _print_usage(error: Exception) -> None:
+    """Print what is wrong with the call, and where the right one is described."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return  # the help was printed
+    message = " ".join(error.format_message().split())  # type: ignore[attr-defined]  # click's error
+    context: typer.Context | None = error.ctx  # type: ignore[attr-defined]
+    command = "roost" if context is None else context.command_path
+    print_error(f"{message.rstrip('.')}. See `{command} --help`")

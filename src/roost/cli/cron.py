@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from roost import CronInfo, HandlerRegistry, InvalidSettingError
-from roost._client import admin_calls, reading_calls
-from roost._client.calls import DatabaseCall
-from roost._drivers import psycopg_sync
-from roost._drivers.base import run_sync
+from roost.cli.client import CommandClient
 from roost.cli.modules import load
-from roost.cli.options import Dsn, resolve_dsn
-
-T = TypeVar("T")
+from roost.cli.options import Dsn
+from roost.cli.output import AsJson, Columns, examples, fail, show, show_done
 
 app = typer.Typer(
     help="List, add, remove, pause, resume and run cron entries.", no_args_is_help=True
@@ -51,21 +46,21 @@ class Overlap(StrEnum):
     SKIP = "skip"
 
 
-@app.command("list")
-def list_entries(*, dsn: Dsn = None) -> None:
+@app.command("list", epilog=examples("roost cron list", "roost cron list --json"))
+def list_entries(*, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """List the entries with their task, schedule and last run. Times are in UTC."""
-    entries = _run(dsn, reading_calls.list_cron())
-    if not entries:
-        typer.echo("There is no cron entry: no worker has declared one, and none was added.")
-        return
-    rows = [_HEADINGS, *map(_row, entries)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo("  ".join(padded).rstrip())
+    with _client(dsn) as client:
+        entries = client.list_cron()
+    empty = "There is no cron entry: no worker has declared one, and none was added."
+    show(entries, _COLUMNS, as_json=as_json, empty=empty)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "roost cron add nightly '0 3 * * *' report",
+        """roost cron add tenant-7 @hourly sync --args '{"tenant": 7}'""",
+    )
+)
 def add(
     name: Annotated[
         str, typer.Argument(help="The new entry's name, or one that was added before.")
@@ -103,6 +98,7 @@ def add(
     ] = 0.0,
     module: Modules = None,
     dsn: Dsn = None,
+    as_json: AsJson = False,
 ) -> None:
     """Add an entry that no code declares, or replace one that was added before."""
     try:
@@ -120,84 +116,76 @@ def add(
         "timezone": timezone,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    call = admin_calls.add_cron(
-        _registry(module),
-        name,
-        expression,
-        task,
-        args=decoded,
-        misfire=misfire.value,
-        overlap=overlap.value,
-        jitter=jitter,
-        **options,
-    )
-    _run(dsn, call)
-    typer.echo(f"added    {name}")
+    with _client(dsn, _registry(module)) as client:
+        client.add_cron(
+            name,
+            expression,
+            task,
+            args=decoded,
+            misfire=misfire.value,
+            overlap=overlap.value,
+            jitter=jitter,
+            **options,
+        )
+    show_done(f"added    {name}", as_json=as_json, added=name)
 
 
-@app.command()
-def remove(name: Name, *, dsn: Dsn = None) -> None:
+@app.command(epilog=examples("roost cron remove tenant-7"))
+def remove(name: Name, *, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """Remove an entry that was added, or one whose code is gone. Its jobs stay."""
-    if not _run(dsn, admin_calls.remove_cron(name)):
-        typer.echo(f"roost: no cron entry is named {name!r}", err=True)
-        raise typer.Exit(1)
-    typer.echo(f"removed  {name}")
+    with _client(dsn) as client:
+        if not client.remove_cron(name):
+            fail(f"no cron entry is named {name!r}")
+    show_done(f"removed  {name}", as_json=as_json, removed=name)
 
 
-@app.command()
-def pause(name: Name, *, dsn: Dsn = None) -> None:
+@app.command(epilog=examples("roost cron pause nightly"))
+def pause(name: Name, *, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """Pause an entry on all workers, until it is resumed."""
-    _run(dsn, admin_calls.pause_cron(name))
-    typer.echo(f"paused   {name}")
+    with _client(dsn) as client:
+        client.pause_cron(name)
+    show_done(f"paused   {name}", as_json=as_json, paused=name)
 
 
-@app.command()
-def resume(name: Name, *, dsn: Dsn = None) -> None:
+@app.command(epilog=examples("roost cron resume nightly"))
+def resume(name: Name, *, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """Resume a paused entry. Ticks that were due while it was paused are skipped."""
-    _run(dsn, admin_calls.resume_cron(name))
-    typer.echo(f"resumed  {name}")
+    with _client(dsn) as client:
+        client.resume_cron(name)
+    show_done(f"resumed  {name}", as_json=as_json, resumed=name)
 
 
-@app.command("run")
-def run_now(name: Name, *, module: Modules = None, dsn: Dsn = None) -> None:
+@app.command("run", epilog=examples("roost cron run nightly", "roost cron run nightly -m shop"))
+def run_now(
+    name: Name, *, module: Modules = None, dsn: Dsn = None, as_json: AsJson = False
+) -> None:
     """Enqueue an entry's job once, now, even if it is paused. Its schedule stays the same."""
-    job_id = _run(dsn, admin_calls.run_cron_now(_registry(module), name))
-    typer.echo(f"enqueued {name} as job {job_id}")
+    with _client(dsn, _registry(module)) as client:
+        job_id = client.run_cron_now(name)
+    show_done(f"enqueued {name} as job {job_id}", as_json=as_json, name=name, job_id=job_id)
 
 
 def _registry(modules: list[str] | None) -> HandlerRegistry:
     return load(modules).registry if modules else HandlerRegistry()
 
 
-def _run(dsn: str | None, call: DatabaseCall[T]) -> T:
-    with psycopg_sync.connect(resolve_dsn(dsn), application_name="roost cron") as connection:
-        if not call.in_transaction:
-            return run_sync(connection, call.operation)
-        with connection.transaction():
-            return run_sync(connection, call.operation)
+def _client(dsn: str | None, registry: HandlerRegistry | None = None) -> CommandClient:
+    return CommandClient(dsn, "cron", registry=registry)
 
 
-_HEADINGS = (
-    *("NAME", "EXPRESSION", "MEANING", "ZONE", "TASK", "SOURCE", "STATE", "NEXT", "LAST"),
-    "LAST JOB",
-)
+def _state(entry: CronInfo) -> str:
+    return "paused" if entry.paused_at else "stale" if entry.stale else "active"
 
 
-def _row(entry: CronInfo) -> tuple[str, ...]:
-    state = "paused" if entry.paused_at else "stale" if entry.stale else "active"
-    return (
-        entry.name,
-        entry.expression,
-        entry.description or "-",
-        entry.timezone_name or "UTC",
-        entry.task,
-        entry.source,
-        state,
-        _time(entry.next_tick_at) if state == "active" else "-",
-        _time(entry.last_tick_at),
-        "-" if entry.last_job_id is None else str(entry.last_job_id),
-    )
-
-
-def _time(moment: datetime | None) -> str:
-    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"
+_COLUMNS: Columns[CronInfo] = {
+    "NAME": lambda entry: entry.name,
+    "EXPRESSION": lambda entry: entry.expression,
+    "MEANING": lambda entry: entry.description,
+    "ZONE": lambda entry: entry.timezone_name or "UTC",
+    "TASK": lambda entry: entry.task,
+    "SOURCE": lambda entry: entry.source,
+    "STATE": _state,
+    "NEXT": lambda entry: entry.next_tick_at if _state(entry) == "active" else None,
+    "LAST": lambda entry: entry.last_tick_at,
+    "LAST JOB": lambda entry: entry.last_job_id,
+}

@@ -11,6 +11,7 @@ from roost._drivers.base import run_sync
 from roost._drivers.redact import redact
 from roost._ops import schema
 from roost.cli.options import Dsn, resolve_dsn
+from roost.cli.output import AsJson, Columns, Yes, confirm, examples, show
 from roost.exceptions import InvalidSettingError
 
 migrate = typer.Typer(help="Apply, undo, list and print migrations.", no_args_is_help=True)
@@ -34,7 +35,7 @@ def down(
         int,
         typer.Option("--to", min=0, help="The version to go back to; 0 removes all of Roost."),
     ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Yes = False,
     dsn: Dsn = None,
 ) -> None:
     """Undo all migrations above a version, newest first, in one transaction. Their data is lost."""
@@ -47,23 +48,19 @@ def down(
             return
         names = ", ".join(f"{step.version:04} {step.name}" for step in reversed(undone))
         what = "This removes every job" if to == 0 else "What they added is lost"
-        if not yes:
-            typer.confirm(f"Undo {names} in {redact(address)}? {what}.", abort=True)
+        confirm(f"Undo {names} in {redact(address)}? {what}.", yes=yes)
         with connection.transaction():
             reverted = run_sync(connection, schema.revert(to=to), timeout=schema.MIGRATION_TIMEOUT)
             for migration in reverted:
                 typer.echo(f"undone   {migration.version:04} {migration.name}")
 
 
-@migrate.command()
-def status(*, dsn: Dsn = None) -> None:
+@migrate.command(epilog=examples("roost migrate status", "roost migrate status --json"))
+def status(*, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """List the migrations, and whether each is applied. Exits with 1 if one is missing."""
     with psycopg_sync.connect(resolve_dsn(dsn), application_name="roost migrate") as connection:
         steps = run_sync(connection, schema.status())
-    for step in steps:
-        state = "applied" if step.applied else "missing"
-        unknown = "" if step.known else "  (of a newer Roost)"
-        typer.echo(f"{state}  {step.version:04} {step.name}{unknown}")
+    show(steps, _COLUMNS, as_json=as_json, empty="There is no migration.")
     if not all(step.applied for step in steps):
         raise typer.Exit(1)
 
@@ -92,6 +89,14 @@ def sql(
         raise InvalidSettingError("--above and --down-to can't be combined")
     else:
         typer.echo(schema.revert_script(to=down_to), nl=False)
+
+
+_COLUMNS: Columns[schema.Step] = {
+    "VERSION": lambda step: f"{step.version:04}",
+    "NAME": lambda step: step.name,
+    "STATE": lambda step: "applied" if step.applied else "missing",
+    "OF": lambda step: "this Roost" if step.known else "a newer Roost",
+}
 
 
 def _up(dsn: str) -> None:
