@@ -82,16 +82,23 @@ class WorkerInfo:
     :param id: of this run; a restarted worker has another.
     :param name: host and process id.
     :param queues: the queues that it serves.
-    :param concurrency: the most jobs that it runs at once.
+    :param concurrency: the most jobs that it runs at once, of all queues.
     :param started_at: when it registered.
     :param heartbeat_at: its last heartbeat.
     :param expires_at: when it is considered dead without another heartbeat.
-    :param executing: jobs that it runs.
+    :param executing: jobs that it runs now, by their rows.
     :param prefetched: jobs that it has claimed and that wait for a slot, as in `QueueInfo`.
     :param tasks: the tasks that it has handlers for.
     :param version: of Roost.
     :param driver: ``psycopg`` or ``asyncpg``.
     :param event_loop: ``asyncio``, ``uvloop`` or ``trio``.
+    :param host: the name of its host.
+    :param pid: its process id there.
+    :param running: jobs in its slots at the last heartbeat, by its own count.
+    :param waiting: claimed jobs that waited for a slot then.
+    :param loop_lag: by how many seconds its event loop was late at most, between the last two
+        heartbeats. It is measured twice a second.
+    :param slots: the slots of each queue; ``None``: its queues share all of them.
     """
 
     id: int
@@ -107,6 +114,12 @@ class WorkerInfo:
     version: str | None
     driver: str | None
     event_loop: str | None
+    host: str | None
+    pid: int | None
+    running: int
+    waiting: int
+    loop_lag: float
+    slots: dict[str, int] | None
 
 
 @dataclass(frozen=True)

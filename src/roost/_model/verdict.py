@@ -16,6 +16,7 @@ from roost._model.codec import EncodingError, encode, encode_result
 from roost._model.failures import NO_RULES, FailureRules, handler_decision
 from roost._model.interrupts import is_ctrl_c
 from roost._model.states import Event, JobState, move
+from roost._model.tally import Sample
 from roost.exceptions import CancelJob, DiscardJob, JobTimeoutError, RetryJob, SnoozeJob
 
 MAX_ERROR_CHARS = 1_000
@@ -92,6 +93,7 @@ class Verdict(NamedTuple):
     :param error: ``{"error", "trace"}``; the database adds attempt and time.
     :param completed: whether the handler has completed the job in a transaction of its own. If that
         was committed, it decides; otherwise this verdict does.
+    :param sample: what is counted of the attempt when this is written; ``None``: it never started.
     """
 
     lease: Lease
@@ -100,6 +102,7 @@ class Verdict(NamedTuple):
     delay: float | None = None
     error: dict[str, str] | None = None
     completed: bool = False
+    sample: Sample | None = None
 
     @property
     def state(self) -> JobState:

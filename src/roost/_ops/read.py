@@ -94,6 +94,12 @@ def list_workers() -> Op[list[WorkerInfo]]:
             version=version,
             driver=driver,
             event_loop=event_loop,
+            host=host,
+            pid=pid,
+            running=running,
+            waiting=waiting,
+            loop_lag=loop_lag,
+            slots=None if slots is None else decode(slots),
         )
         for (
             worker_id,
@@ -109,6 +115,12 @@ def list_workers() -> Op[list[WorkerInfo]]:
             version,
             driver,
             event_loop,
+            host,
+            pid,
+            running,
+            waiting,
+            loop_lag,
+            slots,
         ) in rows
     ]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from roost._model.codec import encode
 from roost._model.verdict import Lease
 from roost._ops.dependencies import cancel_descendants, failed_parents
 from roost._ops.dispatch import revoke_credit
@@ -24,36 +25,65 @@ def register_worker(
     driver: str | None = None,
     event_loop: str | None = None,
     fires_cron: bool = True,
+    host: str | None = None,
+    pid: int | None = None,
+    slots: Mapping[str, int] | None = None,
 ) -> Op[int]:
     """Insert the row of a new worker incarnation and return its id.
 
     :param stale_after: seconds without a heartbeat after which other workers may rescue its jobs.
     :param tasks: the tasks that it has handlers for.
     :param fires_cron: whether it fires the cron entries of these tasks.
+    :param slots: of each queue that has slots of its own; ``None``: the queues share them.
     """
     rows = yield Query(
         _SQL["register_worker"],
         (
             *(name, list(queues), concurrency, stale_after),
-            *(sorted(tasks), version, driver, event_loop, fires_cron),
+            *(sorted(tasks), version, driver, event_loop, fires_cron, host, pid, _slots(slots)),
         ),
     )
     worker_id: int = rows[0][0]
     return worker_id
 
 
-def renew_worker(worker_id: int, *, stale_after: float) -> Op[bool]:
+def renew_worker(
+    worker_id: int,
+    *,
+    stale_after: float,
+    running: int = 0,
+    waiting: int = 0,
+    loop_lag: float = 0.0,
+) -> Op[bool]:
     """Record a heartbeat; ``False``: the row is gone, and its jobs may have been rescued.
 
     :param stale_after: seconds from now until the worker counts as dead.
+    :param running: jobs in its slots.
+    :param waiting: claimed jobs that wait for a slot.
+    :param loop_lag: worst lag of its event loop since the last heartbeat, in seconds.
     """
-    rows = yield Query(_SQL["renew_worker"], (worker_id, stale_after))
+    parameters = (worker_id, stale_after, running, waiting, loop_lag)
+    rows = yield Query(_SQL["renew_worker"], parameters)
     return bool(rows)
 
 
-def set_queues(worker_id: int, queues: Sequence[str], *, concurrency: int) -> Op[bool]:
-    """Record which queues a worker serves now, and its slots; ``False``: the row is gone."""
-    return bool((yield Query(_SQL["set_queues"], (worker_id, list(queues), concurrency))))
+def set_queues(
+    worker_id: int,
+    queues: Sequence[str],
+    *,
+    concurrency: int,
+    slots: Mapping[str, int] | None = None,
+) -> Op[bool]:
+    """Record which queues a worker serves now, and its slots; ``False``: the row is gone.
+
+    :param slots: of each queue that has slots of its own; ``None``: the queues share them.
+    """
+    parameters = (worker_id, list(queues), concurrency, _slots(slots))
+    return bool((yield Query(_SQL["set_queues"], parameters)))
+
+
+def _slots(slots: Mapping[str, int] | None) -> str | None:
+    return None if slots is None else encode(dict(slots))
 
 
 def set_wants_notify(worker_id: int, *, wants_notify: bool) -> Op[None]:

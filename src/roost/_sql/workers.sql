@@ -1,31 +1,39 @@
 -- name: register_worker
 -- $1 name, $2 queues, $3 concurrency, $4 seconds without a heartbeat after which it counts as dead, $5
 -- the tasks that it has handlers for, $6 Roost's version, $7 the driver, $8 the event loop, $9 whether it
--- fires cron entries.
+-- fires cron entries, $10 the host's name, $11 the process id, $12 a JSON object of the slots of each
+-- queue; null: its queues share them.
 insert into roost.workers (
     name, queues, concurrency, expires_at, known_tasks, version, driver, event_loop,
-    fires_cron
+    fires_cron, host, pid, slots
 )
 values (
     $1::text, $2::text[], $3::integer, now() + make_interval(secs => $4::double precision),
-    $5::text[], $6::text, $7::text, $8::text, $9::boolean
+    $5::text[], $6::text, $7::text, $8::text, $9::boolean, $10::text, $11::integer,
+    $12::text::jsonb
 )
 returning id;
 
 -- name: renew_worker
--- $1 worker id, $2 seconds until it expires. Returns nothing when the row is gone: others may have
+-- $1 worker id, $2 seconds until it expires, $3 its running jobs, $4 its jobs that wait for a slot, $5
+-- the worst lag of its event loop, in seconds. Returns nothing when the row is gone: others may have
 -- rescued its jobs.
 update roost.workers
 set heartbeat_at = now(),
-    expires_at = now() + make_interval(secs => $2::double precision)
+    expires_at = now() + make_interval(secs => $2::double precision),
+    running = $3::integer,
+    waiting = $4::integer,
+    loop_lag = $5::double precision
 where id = $1::bigint
 returning id;
 
 -- name: set_queues
--- $1 worker id, $2 the queues that it serves now, $3 its concurrency.
+-- $1 worker id, $2 the queues that it serves now, $3 its concurrency, $4 a JSON object of the slots of
+-- each queue, or null.
 update roost.workers
 set queues = $2::text[],
-    concurrency = $3::integer
+    concurrency = $3::integer,
+    slots = $4::text::jsonb
 where id = $1::bigint
 returning id;
 

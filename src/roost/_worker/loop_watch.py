@@ -20,6 +20,7 @@ import anyio
 import attrs
 
 from roost._model.logs import StructuredLogger
+from roost._worker.loop_lag import LoopLag
 from roost._worker.slots import RunningJob, Slots
 
 logger = StructuredLogger("roost.worker.loop")
@@ -52,8 +53,9 @@ class _Block:
 class LoopWatch:
     """Watches the loop of one worker while `run` runs."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, lag: LoopLag) -> None:
         self._slots = slots
+        self._lag = lag
         self._turned_at = monotonic()
         self._thread_id = 0
         self._over = threading.Event()
@@ -72,6 +74,7 @@ class LoopWatch:
         try:
             while True:
                 await anyio.sleep(INTERVAL)
+                self._lag.record(monotonic() - self._turned_at - INTERVAL)
                 block, self._block = self._block, None
                 if block is not None:
                     self._report_end(block)

@@ -77,7 +77,11 @@ class QueueChanges:
                 raise InvalidSettingError(f"this worker serves the queue {name!r} already")
             state.starting.append(name)
             try:
-                await self._write_row(min(state.slots.concurrency + (slots or 0), MAX_INT))
+                by_queue = state.slots.by_queue
+                await self._write_row(
+                    min(state.slots.concurrency + (slots or 0), MAX_INT),
+                    None if by_queue is None or slots is None else {**by_queue, name: slots},
+                )
                 self._open(name, slots)
             except BaseException:
                 state.row_is_stale = True
@@ -165,11 +169,11 @@ class QueueChanges:
 
     async def _try_to_write_row(self) -> None:
         try:
-            await self._write_row(self._state.slots.concurrency)
+            await self._write_row(self._state.slots.concurrency, self._state.slots.by_queue)
         except DatabaseUnavailableError as error:
             logger.warning("the worker's row is written later: %(error)s", error=str(error))
 
-    async def _write_row(self, concurrency: int) -> None:
+    async def _write_row(self, concurrency: int, slots: dict[str, int] | None) -> None:
         """Write which queues are served; if the row is lost, wait until a new one says so.
 
         :raises DatabaseUnavailableError: not written, or that is not known.
@@ -178,7 +182,8 @@ class QueueChanges:
         worker_id = state.worker_id
         state.row_is_stale = True  # if the call fails or is cancelled
         if await self._database.call_for_heartbeat(
-            set_queues(worker_id, state.queues, concurrency=concurrency), timeout=ROW_TIMEOUT
+            set_queues(worker_id, state.queues, concurrency=concurrency, slots=slots),
+            timeout=ROW_TIMEOUT,
         ):
             state.row_is_stale = False
             return

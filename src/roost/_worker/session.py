@@ -250,7 +250,7 @@ class Session:
         async with anyio.create_task_group() as group:
             group.start_soon(self._extend_the_shield)
             group.start_soon(self._time_the_stop)
-            group.start_soon(LoopWatch(state.slots).run)
+            group.start_soon(LoopWatch(state.slots, state.loop_lag).run)
             lanes = Lanes(group, on_crash=state.stop.fail)
             async with AsyncExitStack() as started:
                 for lane in order:

@@ -28,6 +28,7 @@ from anyio import TaskHandle
 
 from roost._drivers.shield import shielded
 from roost._model.logs import StructuredLogger
+from roost._model.tally import Sample, Series
 from roost._model.validate import MAX_INT
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
@@ -69,6 +70,8 @@ class RunningJob:
     :param metadata: what its handler has changed in the job's metadata.
     :param completed: the handler has written its completion in a transaction of its own.
     :param abandoned: its thread still runs: the job must not be given to another worker.
+    :param series: where the attempt is counted; ``None``: it has not begun.
+    :param began_at: by ``time.monotonic``, when its hooks, or else its handler, were called.
     """
 
     claimed: ClaimedJob
@@ -85,6 +88,8 @@ class RunningJob:
     abandoned: bool = False
     completed: bool = False
     metadata: AttemptMetadata | None = None
+    series: Series | None = None
+    began_at: float = 0.0
 
     @property
     def reason(self) -> Reason | None:
@@ -126,6 +131,18 @@ class RunningJob:
         """Return the scope that is the handler's timeout, ``seconds`` from now."""
         self.timeout = anyio.move_on_after(seconds)
         return self.timeout
+
+    def sample(self) -> Sample | None:
+        """Return what is to be counted of the attempt, which ends now; ``None``: it never began.
+
+        The time that the claim's answer took, about a millisecond, is not part of its wait.
+        """
+        if self.series is None:
+            return None
+        claimed, began_at = self.claimed, self.began_at
+        late = (claimed.attempted_at - claimed.scheduled_at) / 1e6
+        wait = late + began_at - self.counted_from
+        return self.series, max(wait, 0.0), monotonic() - began_at
 
     async def wait_uninterrupted(self, ended: Callable[[], Awaitable[None]]) -> None:
         """Wait for ``ended()``: the end of a thread or process. The slot and the lease are held.
@@ -232,6 +249,13 @@ class Slots:
             *(claimed.lease for group in self._groups for claimed, _ in group.prefetched),
             *(claimed.lease for claimed, _ in self._parked.values()),
         }
+
+    @property
+    def by_queue(self) -> dict[str, int] | None:
+        """The slots of each queue that has slots of its own; ``None``: the queues share slots."""
+        if self._shared is not None:
+            return None
+        return {queue: group.slots for queue, group in self._by_queue.items() if group.slots}
 
     def turn(self, group: SlotGroup) -> int:
         """Return the place of ``group`` when groups take turns: which started a job last is last.

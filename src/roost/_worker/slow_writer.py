@@ -134,8 +134,9 @@ class SlowWriter:
             else:
                 done.add(one)
         queue.slow = [one for one in queue.slow if one not in done]
-        self._state.record_written(settled, [one.verdict for one in batch])
-        report_lost(settled.lost, unsure={one.verdict.lease for one in batch if one.unsure})
+        unsure = {one.verdict.lease for one in batch if one.unsure}
+        self._state.record_written(settled, [one.verdict for one in batch], unsure=unsure)
+        report_lost(settled.lost, unsure=unsure)
 
     def _failed(self, one: PostponedVerdict, error: DatabaseError) -> None:
         """Postpone a verdict that was not written although the database answers.

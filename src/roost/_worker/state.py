@@ -7,7 +7,7 @@ state between awaits. What they want from another lane they put here and set tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from time import monotonic
 
 import anyio
@@ -24,10 +24,12 @@ from roost._ops.settle import Settled
 from roost._worker.credit import Credit
 from roost._worker.event_log import EventLog
 from roost._worker.lane import Wake
+from roost._worker.loop_lag import LoopLag
 from roost._worker.metadata import MetadataQueue
 from roost._worker.notify_mode import NotifyMode
 from roost._worker.queue_group import QueueGroup
 from roost._worker.slots import Reason, Slots
+from roost._worker.statistics import Statistics
 from roost._worker.verdicts import VerdictQueue
 from roost.exceptions import SchemaError, WorkerCrashedError
 
@@ -106,6 +108,8 @@ class WorkerState:
     :param groups: the queues that are served, by the slots that they share.
     :param verdicts: the verdicts that are not written yet.
     :param metadata: what handlers have changed in their jobs' metadata and is not written yet.
+    :param statistics: what was counted since the worker's start.
+    :param loop_lag: how late the event loop runs what is due.
     :param worker_id: the current incarnation; a new one after its row was lost.
     :param lease_until: when this worker must stop its jobs: 90 % of ``orphan_stale_after`` after
         the last renewal. Other workers may take them after the whole time.
@@ -135,6 +139,8 @@ class WorkerState:
     groups: list[QueueGroup]
     verdicts: VerdictQueue = attrs.field(factory=VerdictQueue)
     metadata: MetadataQueue = attrs.field(factory=MetadataQueue)
+    statistics: Statistics = attrs.field(factory=Statistics)
+    loop_lag: LoopLag = attrs.field(factory=LoopLag)
     stop: Stop = attrs.field(factory=Stop)
     worker_id: int = 0
     lease_until: float = math.inf
@@ -296,16 +302,20 @@ class WorkerState:
         self.verdicts.fresh.append(verdict)
         self.settle_wake.set()
 
-    def record_written(self, settled: Settled, sent: Iterable[Verdict]) -> None:
+    def record_written(
+        self, settled: Settled, sent: Iterable[Verdict], *, unsure: Collection[Lease] = ()
+    ) -> None:
         """Record which of the sent verdicts were written, and wake the fetch lane.
 
         :param settled: the answer; its ``busy`` and ``parents`` are not written yet.
         :param sent: the verdicts of that batch.
+        :param unsure: leases whose verdicts an unanswered try may have written before.
         """
         ended = sent
         if settled.parents or settled.busy:
             kept = {verdict.lease for verdict in (*settled.parents, *settled.busy)}
             ended = [verdict for verdict in sent if verdict.lease not in kept]
+        self.statistics.settled(settled, ended, unsure=unsure)
         for verdict in ended:
             if verdict.delay is not None:
                 self.due_in(verdict.delay)

@@ -186,6 +186,10 @@ create table roost.workers (
     started_at roost.instant not null default now(),
     heartbeat_at roost.instant not null default now(),
     expires_at roost.instant not null,
+    loop_lag double precision not null default 0,
+    pid integer,
+    running integer not null default 0,
+    waiting integer not null default 0,
     wants_notify boolean not null default true,
     credit bigint,
     dispatched_job_id bigint,
@@ -197,6 +201,8 @@ create table roost.workers (
     version text,
     driver text,
     event_loop text,
+    host text,
+    slots jsonb,
     paused roost.tags not null default '{}',
     prefetch_started bigint[]
 )
@@ -215,6 +221,13 @@ comment on column roost.workers.channel is
 comment on column roost.workers.tasks is 'The tasks of which its credit accepts a job.';
 comment on column roost.workers.credit_queues is
     'The queues of which its credit accepts a job: those with a free slot. Null: all that it serves.';
+comment on column roost.workers.loop_lag is
+    'By how many seconds its event loop was late at most, between the last two heartbeats.';
+comment on column roost.workers.running is 'Jobs in its slots at the last heartbeat.';
+comment on column roost.workers.waiting is
+    'Jobs that it had claimed and that waited for a slot, at the last heartbeat.';
+comment on column roost.workers.slots is
+    'The slots of each queue; null: its queues share all of them.';
 comment on column roost.workers.known_tasks is 'The tasks that it has handlers for.';
 comment on column roost.workers.fires_cron is 'Whether it fires cron entries: its setting run_cron.';
 comment on column roost.workers.prefetch_started is

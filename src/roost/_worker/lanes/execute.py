@@ -21,6 +21,7 @@ from roost._model.job_metadata import metadata_writer
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
 from roost._model.states import Event
+from roost._model.tally import Sample
 from roost._model.verdict import (
     CancelRequested,
     Ending,
@@ -150,15 +151,18 @@ class ExecuteLane:
         # No await from here on: the slot is freed and the verdict queued in one step, also during a
         # cancel of this task. Nothing is raised: an error of this task, and on asyncio a cancel
         # that is not anyio's, would cancel all jobs.
+        sample = running.sample()
         state.slots.finish(running)
         if state.events is not None:
             state.events.ended(running)
         try:
             if type(ending) is Returned and ending.value is None and running.ran_undisturbed:
                 # Most jobs end like this. It is the verdict that `judge` would return.
-                state.settle(Verdict(running.claimed.lease, Event.COMPLETE))
+                state.settle(
+                    Verdict(running.claimed.lease, Event.COMPLETE, None, None, None, False, sample)
+                )
             else:
-                self._finish_unusual(running, apply_cancel_reason(running, ending))
+                self._finish_unusual(running, apply_cancel_reason(running, ending), sample)
         except BaseException as error:  # noqa: BLE001  (an application's log handlers may raise)
             self._failure(error)
         if not self._start_deferred:
@@ -187,7 +191,7 @@ class ExecuteLane:
             return Raised(error, permanent=not self._state.settings.retry_invalid_args)
         return self._failure(error)
 
-    def _finish_unusual(self, running: RunningJob, ending: Ending) -> None:
+    def _finish_unusual(self, running: RunningJob, ending: Ending, sample: Sample | None) -> None:
         """Settle an attempt that did not just return ``None``, and log how it ended.
 
         An attempt that has lost its lease, or whose thread still runs, is not settled.
@@ -195,6 +199,8 @@ class ExecuteLane:
         state, claimed = self._state, running.claimed
         if running.reason is Reason.LEASE_LOST:
             log_lease_lost(running)  # the worker that has the lease now settles the job
+            if sample is not None:
+                state.statistics.count(sample, "lost")
         elif running.abandoned:
             state.abandoned.add(claimed.lease)
             logger.error(
@@ -207,7 +213,7 @@ class ExecuteLane:
             except BaseException as error:  # noqa: BLE001  (the error's own code may raise)
                 ending = self._replacement(ending, error)
                 verdict = self._judge(claimed, ending)
-            state.settle(verdict._replace(completed=True) if running.completed else verdict)
+            state.settle(verdict._replace(completed=running.completed, sample=sample))
             if verdict.event is not Event.COMPLETE:
                 state.slots.failed += verdict.event in (Event.RETRY, Event.DISCARD)
                 log_unsuccessful(running, ending, verdict)
@@ -275,8 +281,13 @@ class ExecuteLane:
     def _attempt(self, running: RunningJob) -> Awaitable[Ending]:
         """Call the handler, with hooks if there are any, and return the ending."""
         current.set(running)  # in the context of the job's own task, which ends with it
+        claimed = running.claimed
+        series = self._state.statistics.series_of(claimed.queue, claimed.task)
+        series.started += 1
+        running.series = series
+        running.began_at = monotonic()
         if self._state.events is not None:
-            self._state.events.started(running.claimed)
+            self._state.events.started(claimed)
         hooks = self._state.settings.hooks
         return self._call(running) if hooks is None else self._call_with_hooks(running, hooks)
 
@@ -326,7 +337,7 @@ class ExecuteLane:
         """
         if monotonic() <= running.counted_from + MAX_START_DELAY:
             return True
-        running.counted_from = monotonic()
+        counted_from = monotonic()
         try:
             counted = await self._database.call(count_start_now(running.claimed.lease))
         except DatabaseUnavailableError as error:
@@ -336,7 +347,7 @@ class ExecuteLane:
                 error=str(error),
             )
             return False
-        return counted and monotonic() <= running.counted_from + MAX_START_DELAY
+        return counted and monotonic() <= counted_from + MAX_START_DELAY
 
     def _call_handler(
         self, handler: Handler, args: dict[str, Any], running: RunningJob

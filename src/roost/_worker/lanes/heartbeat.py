@@ -8,6 +8,8 @@ considered dead because claims and settles wait for a lock.
 from __future__ import annotations
 
 import math
+import os
+import socket
 from time import monotonic
 
 import anyio
@@ -107,6 +109,9 @@ class HeartbeatLane:
                 driver=self._database.driver_name,
                 event_loop=event_loop(),
                 fires_cron=settings.run_cron,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                slots=self._state.slots.by_queue,
             )
         )
         self._logged_fence = False
@@ -120,10 +125,16 @@ class HeartbeatLane:
 
         :raises DatabaseUnavailableError: not renewed.
         """
-        settings = self._state.settings
+        state, settings = self._state, self._state.settings
         began = monotonic()
         alive = await self._database.call_for_heartbeat(
-            renew_worker(self._state.worker_id, stale_after=settings.orphan_stale_after),
+            renew_worker(
+                state.worker_id,
+                stale_after=settings.orphan_stale_after,
+                running=len(state.slots),
+                waiting=state.slots.prefetched,
+                loop_lag=state.loop_lag.take_worst(),
+            ),
             timeout=max(0.1, min(settings.heartbeat_interval, self._left())),
         )
         if alive and self._state.holds_leases():
@@ -151,7 +162,12 @@ class HeartbeatLane:
         state.row_is_stale = False
         try:
             await self._database.call_for_heartbeat(
-                set_queues(state.worker_id, state.queues, concurrency=state.slots.concurrency)
+                set_queues(
+                    state.worker_id,
+                    state.queues,
+                    concurrency=state.slots.concurrency,
+                    slots=state.slots.by_queue,
+                )
             )
         except BaseException:
             state.row_is_stale = True

@@ -107,6 +107,7 @@ class RescueLane:
                     limit = 1
                     del tried[tried_before:]
                 continue
+            self._state.statistics.record_rescued(rescued)
             if self._state.events is not None:
                 self._state.events.rescued(rescued)
             for job in rescued:

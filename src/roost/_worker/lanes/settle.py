@@ -274,7 +274,7 @@ class BatchWriter:
         queue.unsure = max(0, queue.unsure - len(fresh))
         if again or settled.busy or settled.parents:
             self._sort_out(settled, again, unsure)
-        state.record_written(settled, batch)
+        state.record_written(settled, batch, unsure=unsure)
         if settled.lost:
             report_lost(settled.lost, unsure=unsure)
 
