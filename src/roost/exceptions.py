@@ -103,7 +103,8 @@ class FilterTooSlowError(RoostError):
     """No index helps to find the jobs of a filter, and to search all would take too long.
 
     Nothing was changed by this search; batches before it stay. Pass a filter that narrows the
-    search: states, queues of waiting jobs, ids, or a time of the jobs' end.
+    search: states other than completed and cancelled, queues of waiting jobs, ids, or a time of
+    the jobs' end.
     """
 
     code: ClassVar[str] = "roost.filter-too-slow"

@@ -13,11 +13,14 @@ from typing import Any, Protocol
 import pytest
 from tests.support.job_table import JobTable
 
-from roost import JobInsert
+from roost import Job, JobInsert
 from roost._model.encoding import encode_jobs
 from roost._model.job_filter import WAITING, check_filter
 from roost._model.states import TERMINAL, JobState
+from roost._model.validate import MAX_ID
 from roost._ops.claim import as_datetime
+from roost._ops.list_jobs import list_jobs
+from roost._ops.query import Op
 from roost._ops.read import list_queues
 from roost._sql import Statement, statements
 
@@ -451,6 +454,66 @@ def test_a_search_reads_the_jobs_that_may_fit(
     assert explained.scanned == set()
     # The table has some 5,000 blocks of 260,000 jobs.
     assert explained.blocks < most
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "most"),
+    [
+        ({}, 50, 2_500),
+        ({"ids": list(range(1, 200_000, 2_000))}, 50, 1_000),
+        ({"unique_key": "k", "states": ["available", "executing", "retryable"]}, 0, 100),
+        ({"worker_id": 1, "states": ["executing"]}, 50, 1_500),
+        ({"states": ["executing"]}, 50, 1_500),
+        ({"states": ["executing"], "queues": ["none"]}, 0, 1_500),
+        ({"states": ["retryable"]}, 50, 3_000),
+        ({"states": ["retryable"], "queues": ["default"]}, 50, 1_000),
+        ({"states": ["discarded"]}, 50, 1_000),
+        ({"states": ["discarded"], "queues": ["failing"]}, 50, 1_000),
+        # The newest 10,000 jobs are discarded; behind them all waiting ones of the queue are read.
+        ({"states": ["available"], "queues": ["none"]}, 0, 1_500),
+        ({"states": ["available", "retryable"], "queues": ["default"]}, 50, 60_000),
+        ({"finished_after": timedelta(hours=-12)}, 50, 20_000),
+        ({"finished_after": timedelta(hours=-12), "states": ["cancelled"]}, 0, 1_000),
+    ],
+    ids=str,
+)
+def test_a_page_reads_the_jobs_that_may_fit(
+    large: JobTable, given: dict[str, Any], found: int, most: int
+) -> None:
+    now = datetime.now(UTC)
+    given = {
+        name: now + value if isinstance(value, timedelta) else value
+        for name, value in given.items()
+    }
+    where = check_filter(given, everything=not given).among(list(JobState))
+    scanned, blocks, jobs = explained_page(large, list_jobs(where, below=MAX_ID, limit=50))
+    assert jobs == found
+    assert scanned == set()
+    assert blocks < most
+
+
+def explained_page(table: JobTable, page: Op[list[Job]]) -> tuple[set[str], int, int]:
+    """Return what the statements of a page scan, the blocks that they read, and its jobs."""
+    scanned: set[str] = set()
+    blocks = 0
+    query = next(page)
+    with table.connection.raw.transaction(force_rollback=True):
+        while True:
+            text = query.statement.text
+            if not query.statement.name.endswith(("begin_snapshot", "bound_search")):
+                explain = f"explain (analyze, buffers, format json) {text}"
+                value = table.value(explain, *query.params)
+                [root] = json.loads(value) if isinstance(value, str) else value
+                nodes = list(_nodes(root["Plan"]))
+                scanned |= {
+                    node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"
+                }
+                blocks += root["Plan"]["Shared Hit Blocks"] + root["Plan"]["Shared Read Blocks"]
+            rows = table.rows(text, *query.params)
+            try:
+                query = page.send(rows)
+            except StopIteration as end:
+                return scanned, blocks, len(end.value)
 
 
 def test_ranges_of_ends_have_statistics(large: JobTable) -> None:

@@ -18,7 +18,7 @@ STATEMENTS = [statement for stage in STAGES for statement in statements(stage).v
 SCRIPTS = {"schema.create_ledger", "schema.drop_ledger"}
 """Several commands in one text, sent without parameters: these can't be prepared."""
 
-UTILITY = re.compile(r"\A\s*(savepoint|rollback|release)\b")
+UTILITY = re.compile(r"\A\s*(savepoint|rollback|release|set transaction)\b")
 """Commands that Postgres runs but does not prepare."""
 
 

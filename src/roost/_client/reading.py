@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from roost._client import reading_calls
 from roost._client.calls import DatabaseCall
 from roost._model.cron import CronInfo
 from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job
+from roost._model.job_filter import JobFilter
 from roost._model.states import JobState
 
 T = TypeVar("T")
@@ -35,6 +36,34 @@ class AsyncReading:
         :raises JobNotFoundError: no job has that id.
         """
         return await self._run(reading_calls.status(job_id))
+
+    async def list_jobs(
+        self, *, limit: int = 50, after: int | None = None, **where: Unpack[JobFilter]
+    ) -> list[Job]:
+        """Return a page of the jobs of a filter, live and archived, the newest first.
+
+        For example:
+
+            page = await client.list_jobs(states=["discarded"], queues=["mail"])
+            while page:
+                print([job.id for job in page])
+                page = await client.list_jobs(
+                    states=["discarded"], queues=["mail"], after=page[-1].id
+                )
+
+        The order is that of the ids, which is the order of the enqueues. All jobs of a page are
+        read at one moment. Over several pages, each job that fits the filter all the time is found
+        once. A cancel leaves nothing behind.
+
+        :param limit: the most jobs of the page, 1 to 1,000.
+        :param after: the id of the last job of the page before; default: the first page.
+        :param where: ``ids``, ``states``, ``queues``, ``tasks``, ``tags``, ``unique_key``,
+            ``worker_id``, ``error_contains``, ``inserted_after``, ``inserted_before``,
+            ``finished_after``, ``finished_before``: see `JobFilter`. Default: all jobs.
+        :raises InvalidJobError: a value is out of its range; the database was not used.
+        :raises FilterTooSlowError: no index helps to find the jobs, and it takes more than 10 s.
+        """
+        return await self._run(reading_calls.list_jobs(where, limit=limit, after=after))
 
     async def list_queues(self) -> list[QueueInfo]:
         """Return the queues that have a waiting, running or discarded job, a worker, or a pause.

@@ -6,9 +6,15 @@ from roost._client.calls import DatabaseCall, checked_id
 from roost._model.cron import CronInfo
 from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job
+from roost._model.job_filter import JobFilter, check_filter
 from roost._model.states import JobState
+from roost._model.validate import MAX_ID, check_int
 from roost._ops import control, cron, limits, read
+from roost._ops import list_jobs as job_pages
 from roost._worker.cron_declarer import STALE_AFTER
+
+MAX_PAGE = 1_000
+"""Most jobs that one call of `list_jobs` returns."""
 
 
 def get(job_id: int) -> DatabaseCall[Job]:
@@ -19,6 +25,22 @@ def get(job_id: int) -> DatabaseCall[Job]:
 def status(job_id: int) -> DatabaseCall[JobState]:
     """Read one job's state."""
     return DatabaseCall(control.state_of(checked_id(job_id)))
+
+
+def list_jobs(given: JobFilter, *, limit: int, after: int | None) -> DatabaseCall[list[Job]]:
+    """Read a page of the jobs of a filter.
+
+    :param limit: the most jobs.
+    :param after: the last job of the page before.
+    """
+    check_int("limit", limit, minimum=1, maximum=MAX_PAGE)
+    if after is not None:
+        check_int("after", after, minimum=1, maximum=MAX_ID)
+    everything = all(value is None for value in given.values())
+    where = check_filter(given, everything=everything).among(list(JobState))
+    return DatabaseCall(
+        job_pages.list_jobs(where, below=after or MAX_ID, limit=limit), in_transaction=True
+    )
 
 
 def list_queues() -> DatabaseCall[list[QueueInfo]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from roost._client import reading_calls
 from roost._client.calls import DatabaseCall
 from roost._model.cron import CronInfo
 from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
 from roost._model.job import Job
+from roost._model.job_filter import JobFilter
 from roost._model.states import JobState
 
 T = TypeVar("T")
@@ -29,6 +30,12 @@ class Reading:
     def status(self, job_id: int) -> JobState:
         """Return a job's state; see `AsyncRoost.status`."""
         return self._run(reading_calls.status(job_id))
+
+    def list_jobs(
+        self, *, limit: int = 50, after: int | None = None, **where: Unpack[JobFilter]
+    ) -> list[Job]:
+        """Return a page of the jobs of a filter, the newest first; see `AsyncRoost.list_jobs`."""
+        return self._run(reading_calls.list_jobs(where, limit=limit, after=after))
 
     def list_queues(self) -> list[QueueInfo]:
         """Return the queues and what waits and runs in them; see `AsyncRoost.list_queues`."""

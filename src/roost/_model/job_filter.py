@@ -81,10 +81,15 @@ class CheckedFilter:
 
     def among(self, states: Collection[JobState]) -> Self:
         """Return the filter for jobs in these states only."""
-        if self.finished_after is not None or self.finished_before is not None:
+        if self.names_an_end:
             states = TERMINAL.intersection(states)
         names = {state.value for state in states}
         return attrs.evolve(self, states=[state for state in self.states if state in names])
+
+    @property
+    def names_an_end(self) -> bool:
+        """Whether only jobs that have ended can fit."""
+        return self.finished_after is not None or self.finished_before is not None
 
     def includes(self, states: Collection[JobState]) -> bool:
         """Return whether a job in one of these states may fit."""

@@ -24,7 +24,7 @@ def get_job(job_id: int) -> Op[Job]:
     rows = yield Query(_SQL["get_job"], (job_id,))
     if not rows:
         raise JobNotFoundError(f"no job has the id {job_id}")
-    return _job(rows[0])
+    return job_of(rows[0])
 
 
 def await_outcome(job_id: int) -> Op[JobOutcome | None]:
@@ -139,7 +139,8 @@ def utc(moment: datetime) -> datetime:
 _JSON_FIELDS = ("args", "errors", "result", "metadata")
 
 
-def _job(row: Row) -> Job:
+def job_of(row: Row) -> Job:
+    """Return the job of a row of the fragment ``job_columns``."""
     # Fields of null columns get their defaults.
     columns = zip(Job.model_fields, row, strict=True)
     values = {name: value for name, value in columns if value is not None}

@@ -120,8 +120,9 @@ where state in ('completed', 'discarded', 'cancelled');
 create index jobs_results on roost.jobs (completed_at)
 where state = 'completed' and result is not null;
 
--- Counted for each queue besides the jobs in the claim's indexes; see functions/list_queues.sql.
-create index jobs_counted on roost.jobs (state, queue)
+-- Counted for each queue besides the jobs in the claim's indexes, and listed in the order of their ids;
+-- see functions/list_queues.sql and list_jobs.sql.
+create index jobs_counted on roost.jobs (state, queue, id)
 where (state in ('retryable', 'discarded') or pending_parents > 0);
 
 -- The planner uses no statistics of a partial index, and estimates a third of the table for any range
