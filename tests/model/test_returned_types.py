@@ -19,6 +19,7 @@ from roost import (
     JobState,
     LimitInfo,
     QueueInfo,
+    WorkerHealth,
     WorkerInfo,
 )
 
@@ -39,6 +40,11 @@ VALUES: dict[type, Any] = {
         expires_at=NOW, executing=0, prefetched=0, tasks=["t"], version="1", driver=None,
         event_loop=None, host="host", pid=1, running=2, waiting=3, loop_lag=0.1,
         slots={"default": 4},
+    ),
+    WorkerHealth: WorkerHealth(
+        live=True, ready=False, phase="running", reasons=["no"], warnings=[], worker_id=1,
+        running=1, slots=2, prefetched=0, unwritten=0, listening=True, heartbeat_age_seconds=1.5,
+        claim_age_seconds=None, loop_age_seconds=0.1,
     ),
     CronInfo: CronInfo(
         name="daily", source="code", expression="@daily", description="At 00:00",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 from typing_extensions import TypeVar
 
@@ -139,3 +139,48 @@ class JobOutcome(Generic[R]):
     state: str
     result: R | None
     errors: list[dict[str, Any]]
+
+
+WorkerPhase = Literal["not started", "starting", "running", "stopping", "ended", "crashed"]
+"""How far a call of `Worker.run` is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerHealth:
+    """Whether a worker is alive and ready, from what it knows; see `Worker.health`.
+
+    Ages are in seconds; ``None``: it has not happened yet.
+
+    :param live: ``False``: only a restart of the process helps. A database that is away does not
+        make it ``False``.
+    :param ready: whether the worker would start a due job now.
+    :param phase: ``"not started"``, ``"starting"``, ``"running"``, ``"stopping"``, ``"ended"`` or
+        ``"crashed"``.
+    :param reasons: why it is not alive or not ready, as sentences. Empty: it is ready.
+    :param warnings: what is wrong although it works.
+    :param worker_id: its id in ``roost.workers``; ``None``: it does not run.
+    :param running: jobs that run.
+    :param slots: the most jobs that may run at once.
+    :param prefetched: claimed jobs that wait for a slot.
+    :param unwritten: ended jobs whose results are not written yet.
+    :param listening: whether notifications of new jobs arrive.
+    :param heartbeat_age_seconds: since the last heartbeat that was written.
+    :param claim_age_seconds: since the last answer to a claim of jobs. No job is claimed while all
+        slots are taken.
+    :param loop_age_seconds: since the worker's timer last ran, which it does every half second.
+    """
+
+    live: bool
+    ready: bool
+    phase: WorkerPhase
+    reasons: list[str]
+    warnings: list[str]
+    worker_id: int | None
+    running: int
+    slots: int
+    prefetched: int
+    unwritten: int
+    listening: bool
+    heartbeat_age_seconds: float | None
+    claim_age_seconds: float | None
+    loop_age_seconds: float | None

@@ -62,6 +62,11 @@ class LoopWatch:
         self._block: _Block | None = None
         self._logged: deque[tuple[int, int]] = deque(maxlen=100)
 
+    @property
+    def turned_at(self) -> float:
+        """When the loop last ran `run`, by ``time.monotonic``."""
+        return self._turned_at
+
     async def run(self) -> None:
         """Record that the loop runs, every `INTERVAL`, until cancelled."""
         self._thread_id = threading.get_ident()

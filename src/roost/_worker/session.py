@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from time import monotonic
 
 import anyio
 import anyio.lowlevel
@@ -14,6 +15,8 @@ from anyio.abc import TaskStatus
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, cleanup_bound
 from roost._drivers.shield import shielded
+from roost._model.health import HealthFacts
+from roost._model.info import WorkerPhase
 from roost._model.lifespan import State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry
@@ -43,7 +46,7 @@ from roost._worker.lanes.settle import SettleLane
 from roost._worker.lanes.task_options import TaskOptionsLane
 from roost._worker.loop_watch import LoopWatch
 from roost._worker.queue_changes import QueueChanges, groups_for
-from roost._worker.state import WorkerState
+from roost._worker.state import MAX_UNSETTLED, WorkerState
 from roost.exceptions import DatabaseUnavailableError
 
 logger = StructuredLogger("roost.worker")
@@ -118,6 +121,7 @@ class Session:
         self._lifespan = LifespanLane(self.state, worker)
         self._heartbeat = HeartbeatLane(self.state, self._database)
         self.queues = QueueChanges(self.state, self._database, self._execute)
+        self._loop_watch = LoopWatch(self.state.slots, self.state.loop_lag)
         self._ended = anyio.Event()
         self._shield = shielded(SHIELD)
         self._stop_timed = False
@@ -149,6 +153,41 @@ class Session:
     def is_running(self) -> bool:
         """Whether the worker has registered and no stop was requested."""
         return bool(self.state.worker_id) and not self.state.stopping
+
+    def health_facts(self) -> HealthFacts:
+        """Return what the lanes have recorded; see `assess`. May be called from any thread."""
+        state, now = self.state, monotonic()
+        vitals = state.vitals
+        free = [state.slots.free_slots(group.slots) for group in list(state.groups)]
+        return HealthFacts(
+            phase=self._phase,
+            worker_id=state.worker_id or None,
+            # Before the lanes run, no timer says it.
+            loop_age=now - self._loop_watch.turned_at if vitals.started else 0.0,
+            registered=vitals.started,
+            holds_leases=state.holds_leases(),
+            heartbeat_interval=state.settings.heartbeat_interval,
+            heartbeat_age=now - vitals.heartbeat_at,
+            heartbeat_try_age=now - vitals.heartbeat_tried_at,
+            claim_age=now - vitals.claimed_at,
+            claim_wait=max(now - vitals.claim_began_at, 0.0),
+            claim_failed=vitals.claim_failed,
+            listening=state.listening,
+            polls_only=vitals.polls_only,
+            listen_age=now - vitals.listened_at,
+            running=len(state.slots),
+            slots=state.slots.concurrency,
+            free_slots=max(free, default=0),
+            prefetched=state.slots.prefetched,
+            unwritten=len(state.verdicts),
+            max_unwritten=MAX_UNSETTLED,
+        )
+
+    @property
+    def _phase(self) -> WorkerPhase:
+        if self.state.stopping:
+            return "stopping"
+        return "running" if self.state.vitals.started else "starting"
 
     def abandoned_work(self) -> AbandonedWork | None:
         """Return the leases that are still held and the unwritten verdicts; ``None``: no lease."""
@@ -250,12 +289,13 @@ class Session:
         async with anyio.create_task_group() as group:
             group.start_soon(self._extend_the_shield)
             group.start_soon(self._time_the_stop)
-            group.start_soon(LoopWatch(state.slots, state.loop_lag).run)
+            group.start_soon(self._loop_watch.run)
             lanes = Lanes(group, on_crash=state.stop.fail)
             async with AsyncExitStack() as started:
                 for lane in order:
                     await started.enter_async_context(lanes.running(lane))
                 if not state.stopping:
+                    state.vitals.started = True
                     self._report_ready()
                     ready.started()
                 await state.stop.requested.wait()

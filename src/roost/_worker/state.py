@@ -31,6 +31,7 @@ from roost._worker.queue_group import QueueGroup
 from roost._worker.slots import Reason, Slots
 from roost._worker.statistics import Statistics
 from roost._worker.verdicts import VerdictQueue
+from roost._worker.vitals import Vitals
 from roost.exceptions import SchemaError, WorkerCrashedError
 
 logger = StructuredLogger("roost.worker")
@@ -130,6 +131,7 @@ class WorkerState:
     :param watch_announced: whether a client has said that it listens.
     :param abandoned: leases of jobs whose threads were left behind; this worker keeps them.
     :param handler_state: what the lifespan made for handlers.
+    :param vitals: when the lanes last did what the worker's health depends on.
     """
 
     name: str
@@ -160,6 +162,7 @@ class WorkerState:
     watch_announced: bool = False
     abandoned: set[Lease] = attrs.field(factory=set)
     handler_state: State = attrs.field(factory=State)
+    vitals: Vitals = attrs.field(factory=Vitals)
     fetch_wake: Wake = attrs.field(factory=Wake)
     start_wake: Wake = attrs.field(factory=Wake)
     settle_wake: Wake = attrs.field(factory=Wake)

@@ -11,7 +11,9 @@ from anyio.abc import TaskStatus
 
 from roost._drivers.factory import driver_for
 from roost._model.backoff import BackoffStrategy
+from roost._model.health import HealthFacts, assess
 from roost._model.hooks import Hooks
+from roost._model.info import WorkerHealth, WorkerPhase
 from roost._model.lifespan import Lifespan, State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry, resolve_registry
@@ -135,6 +137,7 @@ class Worker:
         self._stop_requests = 0
         self._failed = 0
         self._abandoned: AbandonedWork | None = None
+        self._phase: WorkerPhase = "not started"
         self._state = State()
 
     @property
@@ -239,6 +242,24 @@ class Worker:
         """
         return None if self._session is None else self._session.state.worker_id or None
 
+    def health(self) -> WorkerHealth:
+        """Say whether this worker is alive and whether it is ready for jobs.
+
+        For example:
+
+            worker = Worker("postgresql://localhost/app")
+            health = worker.health()
+            if not health.ready:
+                print("not ready:", *health.reasons)
+
+        It is what ``/livez`` and ``/readyz`` of ``roost run --http`` answer. The database is not
+        used: the answer comes from when a heartbeat, a claim of jobs and the listening connection
+        last worked. May be called from any thread, and also while the worker does not run.
+        """
+        session = self._session
+        facts = HealthFacts(phase=self._phase) if session is None else session.health_facts()
+        return assess(facts)
+
     def request_stop(self) -> None:
         """Ask for the ordered stop; a second call ends the grace of the running jobs now.
 
@@ -341,6 +362,7 @@ class Worker:
             await session.run(lanes_for, task_status)
         finally:
             self._abandoned = session.abandoned_work()
+            self._phase = "ended" if session.state.stop.crash is None else "crashed"
             self._session = None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Any
 
@@ -19,6 +21,7 @@ from roost._model.logs import StructuredLogger
 from roost._worker.forced_exit import hand_back
 from roost._worker.worker import override
 from roost.cli.backend import check_backend, run_on
+from roost.cli.http import listen
 from roost.cli.logs import configure
 from roost.cli.modules import Application, load
 from roost.cli.options import (
@@ -33,6 +36,7 @@ from roost.cli.options import (
     takes_worker_settings,
 )
 from roost.cli.shutdown import Watchdog, exit_with, handle_signals
+from roost.web import probes, serving_on
 
 logger = StructuredLogger("roost.cli")
 
@@ -82,6 +86,16 @@ def run(
             show_default=False,
         ),
     ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            "--http",
+            metavar="HOST:PORT",
+            help="Serve /livez and /readyz there, for probes. :8080 listens on all interfaces, "
+            "port 0 on a free port. Needs pip install 'anyroost[http]'.",
+            show_default=False,
+        ),
+    ] = None,
     **settings: Any,
 ) -> None:
     """Run a worker until a signal stops it.
@@ -102,6 +116,7 @@ def run(
     if passed(context, {"queue": queue}):
         changes["queues"] = parse_queues(queue)
     worker = _worker(load(module), dsn=dsn, driver=driver, **changes)
+    listening = None if http is None else listen(http)
     watchdog = Watchdog(partial(_hand_back, worker))
     crash: BaseException | None
     signal.signal(signal.SIGINT, signal.default_int_handler)  # event loops handle this one
@@ -114,6 +129,7 @@ def run(
                 watchdog=watchdog,
                 grace=worker.settings.shutdown_timeout,
                 once=once,
+                listening=listening,
             ),
             uvloop=uvloop,
         )
@@ -163,10 +179,19 @@ def _hand_back(worker: Worker) -> None:
 
 
 async def _work(
-    worker: Worker, *, watchdog: Watchdog, grace: float, once: bool
+    worker: Worker,
+    *,
+    watchdog: Watchdog,
+    grace: float,
+    once: bool,
+    listening: socket.socket | None,
 ) -> Exception | None:
-    """Run the worker until it stops. Return the error that it crashed with, if it did."""
-    async with anyio.create_task_group() as group:
+    """Run the worker until it stops. Return the error that it crashed with, if it did.
+
+    :param listening: where to serve its health and metrics meanwhile; ``None``: nowhere.
+    """
+    served = nullcontext() if listening is None else serving_on(listening, probes(worker))
+    async with served, anyio.create_task_group() as group:
         group.start_soon(
             partial(handle_signals, worker.request_stop, watchdog=watchdog, grace=grace)
         )

@@ -82,6 +82,7 @@ class FetchLane:
     async def claim_failed(self, error: DatabaseUnavailableError, failures: int) -> None:
         """Log it and wait, longer after each of the ``failures`` in a row."""
         state = self._state
+        state.vitals.claim_has_failed()
         logger.warning(
             "claim failed, %(failures)d times in a row: %(error)s",
             failures=failures,
@@ -151,10 +152,12 @@ class FetchLane:
         # An answer may be too large to come in time: then the next claim takes half.
         largest, self._max_claim = self._max_claim, max(1, limit // 2)
         state.cancel_announced = False  # of a job that this claim may bring
+        state.vitals.claim_begins(now=began)
         with self._calls.in_flight():
             claimed = await self._claimer(group).claim(
                 limit, slots=min(free, limit), timeout=self._calls.timeout
             )
+            state.vitals.claim_answered(now=monotonic())
             self._max_claim = min(2 * largest, MAX_CLAIM)
             # No await from the answer until the jobs are in the slots.
             self._calls.unanswered = not claimed.complete

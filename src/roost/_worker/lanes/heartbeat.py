@@ -97,7 +97,7 @@ class HeartbeatLane:
     async def register(self) -> None:
         """Start a new incarnation."""
         settings = self._state.settings
-        began = monotonic()
+        began = self._state.vitals.heartbeat_tried_at = monotonic()
         self._state.worker_id = await self._database.call_for_heartbeat(
             register_worker(
                 name=self._state.name,
@@ -119,6 +119,7 @@ class HeartbeatLane:
         self._state.credit.revoke()
         self._state.pause_wake.set()  # the new row confirms none
         self._state.lease_until = began + self._lease
+        self._state.vitals.heartbeat_at = began
 
     async def once(self) -> None:
         """Renew once; when the leases are lost, stop the jobs and begin a new incarnation.
@@ -126,7 +127,7 @@ class HeartbeatLane:
         :raises DatabaseUnavailableError: not renewed.
         """
         state, settings = self._state, self._state.settings
-        began = monotonic()
+        began = state.vitals.heartbeat_tried_at = monotonic()
         alive = await self._database.call_for_heartbeat(
             renew_worker(
                 state.worker_id,
@@ -139,6 +140,7 @@ class HeartbeatLane:
         )
         if alive and self._state.holds_leases():
             self._state.lease_until = began + self._lease
+            self._state.vitals.heartbeat_at = began
             await self._correct_row()
             return
         if alive:

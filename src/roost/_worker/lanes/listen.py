@@ -67,6 +67,7 @@ class ListenLane:
                     self._wake_all()
                     await self._check(listener)
                     self._state.listening = True
+                    self._state.vitals.listens(now=monotonic())
                     if lost:
                         logger.info("listening again")
                         lost = False
@@ -78,11 +79,13 @@ class ListenLane:
                         await self.once(listener)
             except _NotNotifiedError:
                 delay = NOT_NOTIFIED_DELAY
+                self._state.vitals.polls_only = True
                 logger.error(
                     "notifications don't arrive, polling only: is there a pooler in transaction "
                     "mode in front of Postgres?"
                 )
             except DatabaseUnavailableError as error:
+                self._state.vitals.polls_only = False
                 logger.warning("not listening, polling only: %(error)s", error=str(error))
             finally:
                 lost = True
@@ -103,7 +106,9 @@ class ListenLane:
             received = await listener.receive()
         if received is None:
             await self._check(listener)
+            self._state.vitals.listens(now=monotonic())
         else:
+            self._state.vitals.listens(now=monotonic())
             self._handle(received)
             # The lanes that were just woken run first.
             await anyio.lowlevel.checkpoint()

@@ -1,0 +1,27 @@
+"""The option ``--http``: listen before the worker starts, so that a wrong port ends the command."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from roost.cli.output import fail
+from roost.web import bind, parse_address
+from roost.web.extra import require_http
+
+
+def listen(text: str) -> socket.socket:
+    """Return a socket that listens on the option's ``HOST:PORT``.
+
+    :raises InvalidSettingError: the text is no address, or the extra ``http`` is not installed.
+    :raises typer.Exit: it can't listen there; a message says why.
+    """
+    require_http()
+    address = parse_address(text)
+    try:
+        return bind(address)
+    except OSError as error:
+        # The text of the error has the address too, where the system refused it.
+        number = error.errno or 0  # below 0: a name that can't be resolved
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        fail(f"can't serve HTTP on {address}: {reason}")
