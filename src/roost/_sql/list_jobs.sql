@@ -175,7 +175,8 @@ from (
 ) as job;
 
 -- name: few_jobs
--- The same as walk_jobs by an index of which few entries fit: all that fit are found and sorted.
+-- The same as walk_jobs by an index of which few entries fit: all that fit are found and sorted. The
+-- range of ids stands behind the fence, or the planner may walk the primary key.
 select
     {{job_columns}}
 from roost.jobs as job
@@ -184,11 +185,11 @@ where job.id = any (array(
         from (
             select job.id
             from roost.jobs as job
-            where job.id < $13::bigint
-                and job.id > $14::bigint
-                and {{matches}}
+            where {{matches}}
             offset 0
         ) as fitting
+        where fitting.id < $13::bigint
+            and fitting.id > $14::bigint
         order by fitting.id desc
         limit $15::integer
     ))
