@@ -14,7 +14,7 @@ from roost._model.cron import CronEntry, CronInfo
 from roost._model.decorators import cron, job
 from roost._model.events import JobEvent
 from roost._model.hooks import Hooks
-from roost._model.info import JobOutcome, LimitInfo, QueueInfo, WorkerHealth, WorkerInfo
+from roost._model.info import JobOutcome, LimitInfo, QueueInfo, TaskInfo, WorkerHealth, WorkerInfo
 from roost._model.job import Job, JobInsert, TaskDefaults
 from roost._model.job_changes import JobChanges
 from roost._model.job_filter import JobFilter
@@ -114,6 +114,7 @@ __all__ = [
     "State",
     "TaskCall",
     "TaskDefaults",
+    "TaskInfo",
     "UnknownParentError",
     "UnknownTaskError",
     "Worker",

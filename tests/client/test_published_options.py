@@ -153,3 +153,18 @@ async def test_a_waiting_worker_of_the_filled_queue_gets_the_job(
             job_id = await producer.enqueue("send", args={"n": 7})
             outcome = await producer.wait_for(job_id, timeout=20, poll_interval=60)
             assert outcome.result == 7
+
+
+async def test_both_clients_list_the_task(
+    published: None, dsn: str, registry: HandlerRegistry
+) -> None:
+    async with AsyncRoost(dsn) as client:
+        [task] = await client.list_tasks()
+    assert (task.name, task.workers, task.queues) == ("send", 0, [])
+    assert task.options == {
+        name: list(value) if name == "tags" else value for name, value in DECLARED.items()
+    }
+    assert task.args_schema is not None
+    assert task.args_schema["properties"]["n"]["default"] == 0
+    with Roost(dsn) as blocking:
+        assert blocking.list_tasks() == [task]

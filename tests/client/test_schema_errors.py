@@ -34,6 +34,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "resume_queue": lambda roost: roost.resume_queue("q"),
     "list_queues": lambda roost: roost.list_queues(),
     "list_workers": lambda roost: roost.list_workers(),
+    "list_tasks": lambda roost: roost.list_tasks(),
     "list_cron": lambda roost: roost.list_cron(),
     "pause_cron": lambda roost: roost.pause_cron("x"),
     "resume_cron": lambda roost: roost.resume_cron("x"),

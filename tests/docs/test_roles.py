@@ -228,6 +228,7 @@ async def test_a_viewer_can_only_read(roles: Roles, table: JobTable) -> None:
         assert (await roost.get(job_id)).state == await roost.status(job_id) == "available"
         assert [queue.name for queue in await roost.list_queues()] == ["default"]
         assert await roost.list_workers() == []
+        assert await roost.list_tasks() == []
         for call in (
             lambda: roost.enqueue("work"),
             lambda: roost.cancel(job_id),

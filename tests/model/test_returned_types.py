@@ -19,6 +19,7 @@ from roost import (
     JobState,
     LimitInfo,
     QueueInfo,
+    TaskInfo,
     WorkerHealth,
     WorkerInfo,
 )
@@ -40,6 +41,10 @@ VALUES: dict[type, Any] = {
         expires_at=NOW, executing=0, prefetched=0, tasks=["t"], version="1", driver=None,
         event_loop=None, host="host", pid=1, running=2, waiting=3, loop_lag=0.1,
         slots={"default": 4},
+    ),
+    TaskInfo: TaskInfo(
+        name="t", options={"queue": "q"}, args_schema={"type": "object"}, max_concurrency=1,
+        rate_per_minute=None, limit_by=None, workers=2, queues=["q"],
     ),
     WorkerHealth: WorkerHealth(
         live=True, ready=False, phase="running", reasons=["no"], warnings=[], worker_id=1,

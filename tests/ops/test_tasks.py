@@ -7,14 +7,17 @@ from typing import Any
 
 from tests.support.job_table import JobTable
 
-from roost._ops.tasks import publish_options
+from roost import TaskInfo
+from roost._ops.limits import set_limit
+from roost._ops.tasks import list_tasks, publish_tasks
+from roost._ops.workers import register_worker
 
 OLD: dict[str, Any] = {"queue": "old"}
 NEW: dict[str, Any] = {"queue": "new", "priority": 3}
 
 
 def publish(table: JobTable, worker: int, options: dict[str, Any], task: str = "work") -> None:
-    table.run(publish_options(worker, {task: options}))
+    table.run(publish_tasks(worker, {task: options}))
 
 
 def published(table: JobTable, task: str = "work") -> Any:
@@ -90,9 +93,50 @@ def test_many_workers_publish_at_once(dsn: str, table: JobTable) -> None:
         order = tasks if worker % 4 else tasks[::-1]
         with JobTable(dsn) as own:
             for _ in range(5):
-                own.run(publish_options(worker, dict.fromkeys(order, options)))
+                own.run(publish_tasks(worker, dict.fromkeys(order, options)))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(start, workers))
     assert table.value("select count(*) from roost.tasks") == len(tasks)
     assert set(table.rows("select options ->> 'queue' from roost.tasks")) <= {("old",), ("new",)}
+
+
+def schema(table: JobTable) -> Any:
+    return table.value("select args_schema ->> 'title' from roost.tasks where name = 'work'")
+
+
+def test_the_schema_of_the_worker_that_started_last_counts(table: JobTable) -> None:
+    first, second = table.add_worker(), table.add_worker()
+    for worker, title in ((first, "one"), (second, "two"), (first, "one")):
+        table.run(publish_tasks(worker, {"work": OLD}, {"work": f'{{"title": "{title}"}}'}))
+    assert schema(table) == "two"
+    third = table.add_worker()
+    table.run(publish_tasks(third, {"work": NEW}))
+    assert schema(table) is None
+
+
+def test_tasks_are_listed_with_their_limits_and_the_workers_that_know_them(table: JobTable) -> None:
+    one, two, dead = (
+        table.run(
+            register_worker(
+                name="w", queues=queues, concurrency=1, stale_after=stale_after, tasks=["a", "b"]
+            )
+        )
+        for queues, stale_after in ((["x", "y"], 100), (["y", "z"], 100), (["dead"], -1))
+    )
+    assert one < two < dead
+    table.run(publish_tasks(one, {"a": NEW, "gone": {}}, {"a": '{"type": "object"}'}))
+    table.run(set_limit("a", max_concurrency=3, rate_per_minute=None))
+    known, gone = table.run(list_tasks())
+    assert known == TaskInfo(
+        name="a",
+        options=NEW,
+        args_schema={"type": "object"},
+        max_concurrency=3,
+        rate_per_minute=None,
+        limit_by=None,
+        workers=2,
+        queues=["x", "y", "z"],
+    )
+    assert (gone.name, gone.options, gone.args_schema) == ("gone", {}, None)
+    assert (gone.workers, gone.queues) == (0, [])

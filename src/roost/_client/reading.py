@@ -7,7 +7,7 @@ from typing import Any, TypeVar, Unpack
 from roost._client import reading_calls
 from roost._client.calls import DatabaseCall
 from roost._model.cron import CronInfo
-from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
+from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter
 from roost._model.states import JobState
@@ -86,3 +86,11 @@ class AsyncReading:
         These include workers whose lease has expired and that no rescue has removed yet.
         """
         return await self._run(reading_calls.list_workers())
+
+    async def list_tasks(self) -> list[TaskInfo]:
+        """Return the tasks that a worker has, or had, a handler for, by name.
+
+        A worker publishes its tasks when it starts: their options, limits and the JSON Schema of
+        their args.
+        """
+        return await self._run(reading_calls.list_tasks())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from roost._client.calls import DatabaseCall, checked_id
 from roost._model.cron import CronInfo
-from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
+from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter, check_filter
 from roost._model.states import JobState
 from roost._model.validate import MAX_ID, check_int
-from roost._ops import control, cron, limits, read
+from roost._ops import control, cron, limits, read, tasks
 from roost._ops import list_jobs as job_pages
 from roost._worker.cron_declarer import STALE_AFTER
 
@@ -61,3 +61,8 @@ def list_workers() -> DatabaseCall[list[WorkerInfo]]:
 def list_cron() -> DatabaseCall[list[CronInfo]]:
     """Read the cron entries."""
     return DatabaseCall(cron.list_entries(stale_after=STALE_AFTER))
+
+
+def list_tasks() -> DatabaseCall[list[TaskInfo]]:
+    """Read the tasks."""
+    return DatabaseCall(tasks.list_tasks())

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, Unpack
 from roost._client import reading_calls
 from roost._client.calls import DatabaseCall
 from roost._model.cron import CronInfo
-from roost._model.info import LimitInfo, QueueInfo, WorkerInfo
+from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter
 from roost._model.states import JobState
@@ -52,3 +52,7 @@ class Reading:
     def list_workers(self) -> list[WorkerInfo]:
         """Return the registered workers; see `AsyncRoost.list_workers`."""
         return self._run(reading_calls.list_workers())
+
+    def list_tasks(self) -> list[TaskInfo]:
+        """Return the tasks that workers know or knew; see `AsyncRoost.list_tasks`."""
+        return self._run(reading_calls.list_tasks())

@@ -122,6 +122,32 @@ class WorkerInfo:
     slots: dict[str, int] | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskInfo:
+    """A task that a worker has, or had, a handler for.
+
+    :param name: the task's name.
+    :param options: what its ``@job`` declares of ``queue``, ``priority``, ``max_attempts``,
+        ``tags`` and ``timeout_seconds``; what is missing has the usual default.
+    :param args_schema: the JSON Schema of its args, from ``args_model`` or the annotations of its
+        function; ``None``: they don't give one.
+    :param max_concurrency: the most jobs at once that applies; ``None``: no such limit.
+    :param rate_per_minute: the most starts in a minute that applies; ``None``: no such limit.
+    :param limit_by: as in `LimitInfo`.
+    :param workers: how many living workers have a handler for it.
+    :param queues: the queues that these workers serve.
+    """
+
+    name: str
+    options: dict[str, Any]
+    args_schema: dict[str, Any] | None
+    max_concurrency: int | None
+    rate_per_minute: int | None
+    limit_by: str | None
+    workers: int
+    queues: list[str]
+
+
 @dataclass(frozen=True)
 class JobOutcome(Generic[R]):
     """How a job ended.

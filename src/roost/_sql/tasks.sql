@@ -1,14 +1,16 @@
--- name: publish_options
--- $1 worker id, $2 tasks, $3 the options that its code declares for each, as JSON. New options replace the
--- known ones. Options that were replaced before come from older code: they count only when no living worker
--- declares the newer ones.
+-- name: publish_tasks
+-- $1 worker id, $2 tasks, $3 the options that its code declares for each, as JSON, $4 the JSON schemas of
+-- their args, or null. New options replace the known ones. Options that were replaced before come from older
+-- code: they count only when no living worker declares the newer ones. Of workers with the same options, the
+-- schema of the one that started last counts.
 with declared as materialized (
-    select declared.task, declared.options::jsonb as options
-    from unnest($2::text[], $3::text[]) as declared (task, options)
+    select
+        declared.task, declared.options::jsonb as options, declared.args_schema::jsonb as args_schema
+    from unnest($2::text[], $3::text[], $4::text[]) as declared (task, options, args_schema)
 ),
 added as (
-    insert into roost.tasks (name, options, declared_by)
-    select declared.task, declared.options, array[$1::bigint]
+    insert into roost.tasks (name, options, args_schema, declared_by)
+    select declared.task, declared.options, declared.args_schema, array[$1::bigint]
     from declared
     where not exists (select from roost.tasks as known where known.name = declared.task)
     order by declared.task
@@ -16,7 +18,7 @@ added as (
 ),
 -- Other rows are not locked: every worker runs this again and again.
 held as materialized (
-    select known.name, declared.options
+    select known.name, declared.options, declared.args_schema
     from declared
     join roost.tasks as known on known.name = declared.task
     where (
@@ -40,6 +42,7 @@ held as materialized (
 )
 update roost.tasks as known
 set options = held.options,
+    args_schema = held.args_schema,
     declared_by = case
         when known.options <> held.options then array[$1::bigint]
         else array(
@@ -65,3 +68,21 @@ set options = held.options,
     end
 from held
 where known.name = held.name;
+
+-- name: list_tasks
+-- Tasks that a worker has had a handler for, with the living workers that have one.
+select
+    task.name, task.options::text, task.args_schema::text, limits.max_concurrency,
+    limits.rate_per_minute, limits.limit_by, known.workers, known.queues
+from roost.tasks as task
+left join roost.limits as limits on limits.task = task.name
+cross join lateral (
+    select
+        count(distinct worker.id) as workers,
+        pg_catalog.array_agg(distinct served.queue) filter (where served.queue is not null) as queues
+    from roost.workers as worker
+    left join lateral pg_catalog.unnest(worker.queues) as served (queue) on true
+    where worker.expires_at > now()
+        and task.name::text = any (worker.known_tasks)
+) as known
+order by task.name;

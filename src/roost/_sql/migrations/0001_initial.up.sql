@@ -279,11 +279,14 @@ alter table roost.starts replica identity full;
 create table roost.tasks (
     name roost.name primary key,
     options roost.json_object not null,
+    args_schema roost.json_object,
     -- Older options: a worker that declares them replaces newer ones only if no living worker declares those.
     replaced jsonb[] not null default '{}',
     declared_by roost.ids not null
 );
 
+comment on column roost.tasks.args_schema is
+    'The JSON Schema of the args; null: the code has no model and no annotations that give one.';
 comment on column roost.tasks.options is
     'Those of queue, priority, max_attempts, tags and timeout_seconds that the code declares.';
 
