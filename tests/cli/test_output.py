@@ -159,7 +159,10 @@ def test_the_answer_on_a_terminal_decides(monkeypatch: pytest.MonkeyPatch) -> No
         (["cron", "pause"], "Missing argument 'name'. See `roost cron pause --help`"),
         (
             ["cron", "list"],
-            "no database is given: use --dsn, or set ROOST_DSN or DATABASE_URL",
+            (
+                "no database is given: use --dsn, set ROOST_DSN or DATABASE_URL, or set dsn in "
+                "[tool.roost] of pyproject.toml"
+            ),
         ),
     ],
 )

@@ -17,6 +17,7 @@ import roost
 from roost import RoostError, Worker, WorkerSettings
 from roost._model.states import MOVES, TERMINAL
 from roost._sql import migrations
+from roost.cli.settings_model import settings_model
 
 PAGES = Path(__file__).parents[2] / "docs"
 PART = re.compile(
@@ -100,8 +101,20 @@ def schema_versions() -> str:
     return as_table("schema version | migration | older code may run beside it", rows)
 
 
+def command_settings() -> str:
+    """Return the table of the command line's settings."""
+    options = {"modules": "-m", "queues": "-q"}
+    rows = [
+        f"| `{name}` | `ROOST_{name.upper()}` "
+        f"| `{options.get(name, '--' + name.replace('_', '-'))}` |"
+        for name in settings_model().model_fields
+    ]
+    return as_table("key | variable | option", rows)
+
+
 GENERATED = {
     "settings": settings,
+    "command_settings": command_settings,
     "errors": errors,
     "diagram": diagram,
     "moves": moves,
@@ -118,6 +131,7 @@ def renewed(text: str) -> str:
     "page",
     [
         "reference/settings.md",
+        "reference/command-settings.md",
         "reference/errors.md",
         "reference/states.md",
         "how-to/deploy-and-upgrade.md",

@@ -16,6 +16,7 @@ from roost.cli import cron, schema
 from roost.cli.demo import demo
 from roost.cli.output import print_error
 from roost.cli.run import run
+from roost.cli.settings import Root
 from roost.exceptions import InvalidSettingError, RoostError
 
 WRONG_CALL = 2
@@ -26,6 +27,7 @@ _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 app = typer.Typer(
     name="roost",
+    cls=Root,
     help="A background job queue for asyncio and trio whose only infrastructure is Postgres.",
     no_args_is_help=True,
     rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
@@ -83,8 +85,10 @@ def _run() -> int:
         sys.stdout.flush()
         code = answer if isinstance(answer, int) else 0  # an int is the code of a `typer.Exit`
     except RoostError as error:
-        print_error(str(error))
-        code = WRONG_CALL if isinstance(error, InvalidSettingError) else 1
+        wrong_call = isinstance(error, InvalidSettingError)
+        # Postgres's messages have several lines. A wrong call's may show code, so it keeps them.
+        print_error(str(error) if wrong_call else " ".join(str(error).split()))
+        code = WRONG_CALL if wrong_call else 1
     except _UsageError as error:
         _print_usage(error)
         code = WRONG_CALL

@@ -13,6 +13,7 @@ import attrs
 import typer
 
 from roost import InvalidSettingError, Worker, WorkerSettings
+from roost.cli import settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,8 +24,9 @@ Dsn = Annotated[
     typer.Option(
         "--dsn",
         help="The database, as postgresql://user:password@host/name. Default: the environment "
-        "variable ROOST_DSN, else DATABASE_URL. Other users of this machine can see a process's "
-        "arguments, so keep a password in the environment.",
+        "variable ROOST_DSN, else DATABASE_URL, else dsn in [tool.roost] of pyproject.toml. Other "
+        "users of this machine can see a process's arguments, so keep a password in the "
+        "environment.",
         show_default=False,
     ),
 ]
@@ -65,15 +67,35 @@ ChosenDriver = Annotated[
 ]
 
 
-def resolve_dsn(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the DSN of the option, or else of the first of `DSN_VARIABLES` that is set.
+@attrs.frozen
+class FoundDsn:
+    """A DSN, and what it comes from: ``option``, the name of a variable, or the path of a file."""
 
-    :raises InvalidSettingError: neither is given.
+    dsn: str
+    source: str
+
+
+def find_dsn(given: str | None, environment: Mapping[str, str] = os.environ) -> FoundDsn:
+    """Return the DSN of the option, of the first of `DSN_VARIABLES` that is set, or of a file.
+
+    :raises InvalidSettingError: none is given.
     """
-    for dsn in (given, *map(environment.get, DSN_VARIABLES)):
-        if dsn:
-            return dsn
-    raise InvalidSettingError("no database is given: use --dsn, or set ROOST_DSN or DATABASE_URL")
+    if given:
+        return FoundDsn(given, "option")
+    for variable in DSN_VARIABLES:
+        if dsn := environment.get(variable):
+            return FoundDsn(dsn, variable)
+    if in_file := settings.current().given.get("dsn"):
+        return FoundDsn(in_file.value, in_file.source)
+    raise InvalidSettingError(
+        "no database is given: use --dsn, set ROOST_DSN or DATABASE_URL, or set dsn in "
+        "[tool.roost] of pyproject.toml"
+    )
+
+
+def resolve_dsn(given: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """Return what `find_dsn` finds, without its source."""
+    return find_dsn(given, environment).dsn
 
 
 BY_STATE = {

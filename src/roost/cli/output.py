@@ -90,6 +90,11 @@ def print_error(message: str) -> None:
     typer.echo(f"roost: {message}", err=True)
 
 
+def print_warning(message: str) -> None:
+    """Print a warning to stderr."""
+    print_error(f"warning: {message}")
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask on the terminal; return if the answer is yes, or ``--yes`` was passed.
 

@@ -80,7 +80,6 @@ def run(
         bool | None,
         typer.Option(
             "--log-json/--no-log-json",
-            envvar="ROOST_LOG_JSON",
             help="Log JSON, one line a message, or readable lines. Default: readable lines if "
             "stderr is a terminal, else JSON.",
             show_default=False,
