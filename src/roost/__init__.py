@@ -12,6 +12,7 @@ from roost._drivers.borrowed.custom import register_connection_adapter
 from roost._model.backoff import BackoffStrategy, exponential, fixed, linear
 from roost._model.cron import CronEntry, CronInfo
 from roost._model.decorators import cron, job
+from roost._model.doctor.finding import Finding, FindingLevel
 from roost._model.events import JobEvent
 from roost._model.hooks import Hooks
 from roost._model.info import JobOutcome, LimitInfo, QueueInfo, TaskInfo, WorkerHealth, WorkerInfo
@@ -81,6 +82,8 @@ __all__ = [
     "DuplicateTaskError",
     "DuplicateUniqueJobError",
     "FilterTooSlowError",
+    "Finding",
+    "FindingLevel",
     "HandlerProcessError",
     "HandlerRegistry",
     "Hooks",

@@ -17,6 +17,7 @@ import roost
 from roost import RoostError, Worker, WorkerSettings
 from roost._model.states import MOVES, TERMINAL
 from roost._sql import migrations
+from roost._sql.roles import roles_script
 from roost.cli.settings_model import settings_model
 
 PAGES = Path(__file__).parents[2] / "docs"
@@ -112,6 +113,11 @@ def command_settings() -> str:
     return as_table("key | variable | option", rows)
 
 
+def roles() -> str:
+    """Return the grants of the documented roles."""
+    return f"```sql\n{roles_script()}```\n"
+
+
 GENERATED = {
     "settings": settings,
     "command_settings": command_settings,
@@ -119,6 +125,7 @@ GENERATED = {
     "diagram": diagram,
     "moves": moves,
     "migrations": schema_versions,
+    "roles": roles,
 }
 
 

@@ -278,6 +278,17 @@ async def test_an_operator_can_steer(
         assert caught.value.sqlstate == NOT_ALLOWED
 
 
+@pytest.mark.parametrize("role", ROLES)
+async def test_the_doctor_knows_the_role_and_fails_for_none(roles: Roles, role: str) -> None:
+    async with AsyncRoost(getattr(roles, role)) as roost:
+        found = {finding.check: finding for finding in await roost.doctor()}
+    # An operator and a worker may read, too.
+    assert role in found["rights"].data["roles"]
+    assert found["rights"].level == "ok"
+    assert found["notifications"].level == found["indexes"].level == "ok"
+    assert found["workers"].data.get("unseen", False) is (role == "producer")
+
+
 @pytest.mark.parametrize("role", ["producer", "worker", "viewer"])
 def test_only_operators_can_call_the_functions_that_change_limits(roles: Roles, role: str) -> None:
     for call in LIMITING:

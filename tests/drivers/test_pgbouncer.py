@@ -246,3 +246,15 @@ def test_a_dsn_says_whether_statements_are_prepared(dsn: str, *, prepared: bool)
     assert ("prepare_threshold" not in parameters) is prepared
     assert (parameters["host"], parameters["dbname"]) == ("h", "d")
     assert parameters["connect_timeout"] == ("3" if "timeout" in dsn else "10")
+
+
+@pytest.mark.parametrize(("pool_mode", "notified"), [("transaction", "note"), ("session", "ok")])
+def test_the_doctor_sees_the_pooler(dsn: str, pool_mode: str, notified: str) -> None:
+    with Roost(dsn) as client:
+        direct = {finding.check: finding for finding in client.doctor()}
+    with pgbouncer(dsn, pool_mode) as through, Roost(through) as client:
+        found = {finding.check: finding for finding in client.doctor()}
+    assert (direct["pooler"].level, found["pooler"].level) == ("ok", "note")
+    assert (direct["notifications"].level, found["notifications"].level) == ("ok", notified)
+    assert set(found) == set(direct)
+    assert not any(finding.data.get("unseen") for finding in found.values())

@@ -12,7 +12,7 @@ import roost._sql
 from roost._sql import STAGES, Statement, fragments, functions, statements
 
 FOLDER = Path(roost._sql.__file__).parent
-FILES = sorted(file for file in FOLDER.glob("*.sql") if file.stem != "fragments")
+FILES = sorted(file for file in FOLDER.glob("*.sql") if file.stem not in {"fragments", "roles"})
 STATEMENTS = [statement for stage in STAGES for statement in statements(stage).values()]
 
 SCRIPTS = {"schema.create_ledger", "schema.drop_ledger"}

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from roost._client import admin_calls, calls
 from roost._client.admin import AsyncAdmin
+from roost._client.doctor import examine
 from roost._client.events import (
     AsyncEvents,
     EventCalls,
@@ -27,6 +28,7 @@ from roost._drivers.base import AsyncConnection, run
 from roost._drivers.borrowed import borrow
 from roost._drivers.factory import driver_for
 from roost._drivers.shield import shielded
+from roost._model.doctor.finding import Finding
 from roost._model.events import EventKind, event_filter
 from roost._model.info import JobOutcome
 from roost._model.job import (
@@ -410,6 +412,27 @@ class AsyncRoost(AsyncReading, AsyncAdmin, AsyncSteering):
         )
         wants = event_filter(queues=queues, tasks=tasks, job_ids=job_ids, kinds=kinds)
         return AsyncEvents(self._driver, event_calls, wants, buffer=buffer)
+
+    async def doctor(self) -> list[Finding]:
+        """Examine the database: the server, the schema, rights, workers, queues, vacuum.
+
+        For example:
+
+            for finding in await client.doctor():
+                if finding.level == "trouble":
+                    print(finding.check, finding.seen, finding.advice)
+
+        Reads catalogs, statistics and short tables, never all jobs, and changes nothing. Each part
+        is read by itself within 5 seconds: a part that this role may not see, or that is locked,
+        becomes a finding that says so. Sends one notification, to itself, on a connection of its
+        own, which is closed afterwards. A cancel leaves nothing behind.
+
+        :returns: a finding or more for each check, of the level ``ok``, ``note`` or ``trouble``,
+            in a fixed order of checks.
+        :raises DatabaseUnavailableError: the database can't be reached.
+        """
+        here = await self._resources.current()
+        return await examine(self._driver, here.pool)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AnyioConnection[tuple[Any, ...]]]:

@@ -14,6 +14,7 @@ import attrs
 from roost._client import admin_calls, calls
 from roost._client.admin_calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._client.async_api import AsyncRoost
+from roost._client.doctor import examine_sync
 from roost._client.events import error_lines_call, probe_call, watch_call
 from roost._client.sync_events import Events, SyncEventCalls
 from roost._client.sync_reading import Reading
@@ -23,6 +24,7 @@ from roost._drivers.base import CALL_TIMEOUT, Connection, SyncPool, run_sync
 from roost._drivers.borrowed import borrow_sync
 from roost._drivers.factory import sync_driver_for
 from roost._model.cron import CronEntry
+from roost._model.doctor.finding import Finding
 from roost._model.events import EventKind, event_filter
 from roost._model.info import JobOutcome
 from roost._model.job import JobInsert
@@ -273,6 +275,10 @@ class Roost(Reading, Steering):
     def run_cron_now(self, name: str) -> int:
         """Enqueue a cron entry's job now, once; see `AsyncRoost.run_cron_now`."""
         return self._run(admin_calls.run_cron_now(self._registry, name))
+
+    def doctor(self) -> list[Finding]:
+        """Examine the database, the workers and the queues; see `AsyncRoost.doctor`."""
+        return examine_sync(self._driver, self._pool)
 
     def _run(
         self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True

@@ -322,6 +322,18 @@ def _role_of(connection: object) -> str | None:
     return None
 
 
+def backend_pid(connection: object) -> int | None:
+    """Return the server process that the driver was told of when it connected.
+
+    Behind a pooler it is not the process that answers. Takes no round trip.
+    """
+    raw: Any = getattr(connection, "raw", None)
+    with contextlib.suppress(Exception):  # as above
+        found = raw.info.backend_pid if hasattr(raw, "info") else raw.get_server_pid()
+        return found if isinstance(found, int) else None
+    return None
+
+
 def run_sync(connection: Connection, operation: Op[T], *, timeout: float = CALL_TIMEOUT) -> T:
     """Run an operation on a blocking connection and return its value.
 

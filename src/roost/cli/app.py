@@ -14,6 +14,8 @@ from roost._interrupt import INTERRUPTED
 from roost._model.version import roost_version
 from roost.cli import cron, schema
 from roost.cli.demo import demo
+from roost.cli.doctor import EPILOG as DOCTOR_EPILOG
+from roost.cli.doctor import doctor
 from roost.cli.output import print_error
 from roost.cli.run import run
 from roost.cli.settings import Root
@@ -68,6 +70,7 @@ def _root(
 app.command()(run)
 app.command()(schema.init)
 app.command()(demo)
+app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.add_typer(cron.app, name="cron")
 app.add_typer(schema.migrate, name="migrate")
 
