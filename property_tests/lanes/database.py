@@ -221,6 +221,15 @@ class SimulatedPool:
         self._network = network
         self._owner = owner
         self._free = anyio.Semaphore(max_size)
+        self._max_size = max_size
+
+    @property
+    def lent(self) -> int:
+        return self._max_size - self._free.value
+
+    @property
+    def size(self) -> int:
+        return self.lent
 
     @asynccontextmanager
     async def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AsyncIterator[AsyncConnection]:

@@ -19,6 +19,7 @@ from roost._model.states import MOVES, TERMINAL
 from roost._sql import migrations
 from roost._sql.roles import roles_script
 from roost.cli.settings_model import settings_model
+from roost.contrib.metrics import METRICS
 
 PAGES = Path(__file__).parents[2] / "docs"
 PART = re.compile(
@@ -118,7 +119,17 @@ def roles() -> str:
     return f"```sql\n{roles_script()}```\n"
 
 
+def metrics() -> str:
+    """Return the table of the metrics."""
+    rows = []
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |")
+    return as_table("metric | kind | labels | meaning", rows)
+
+
 GENERATED = {
+    "metrics": metrics,
     "settings": settings,
     "command_settings": command_settings,
     "errors": errors,
@@ -140,6 +151,7 @@ def renewed(text: str) -> str:
         "reference/settings.md",
         "reference/command-settings.md",
         "reference/errors.md",
+        "reference/metrics.md",
         "reference/states.md",
         "how-to/deploy-and-upgrade.md",
     ],

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from roost._client import admin_calls, calls
 from roost._client.admin import AsyncAdmin
 from roost._client.doctor import examine
+from roost._client.enqueued import enqueued
 from roost._client.events import (
     AsyncEvents,
     EventCalls,
@@ -466,10 +467,14 @@ class AsyncRoost(AsyncReading, AsyncAdmin, AsyncSteering):
         self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
         if conn is not None:
-            return await _perform(call, borrow(conn, transactional=transactional))
-        here = await self._resources.current()
-        async with here.pool.acquire() as connection:
-            return await _perform(call, connection)
+            value = await _perform(call, borrow(conn, transactional=transactional))
+        else:
+            here = await self._resources.current()
+            async with here.pool.acquire() as connection:
+                value = await _perform(call, connection)
+        if call.enqueues is not None:
+            enqueued.add(call.enqueues)
+        return value
 
 
 async def _perform(call: calls.DatabaseCall[T], connection: AsyncConnection) -> T:

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
 
+from roost._client.enqueued import EnqueuedJobs, counted
 from roost._drivers.base import CALL_TIMEOUT
 from roost._model.encoding import Batch, encode_batch, encode_jobs
 from roost._model.info import JobOutcome
@@ -63,12 +64,14 @@ class DatabaseCall(Generic[T]):
     :param timeout: seconds for the whole operation.
     :param undo: for a change of several statements in the caller's transaction: undoes what is done
         of it if the operation is not run to its end.
+    :param enqueues: what to count as enqueued when it has succeeded.
     """
 
     operation: Op[T]
     in_transaction: bool = False
     timeout: float = CALL_TIMEOUT
     undo: Callable[[], Op[None]] | None = None
+    enqueues: EnqueuedJobs | None = None
 
 
 def setup_schema() -> DatabaseCall[object]:
@@ -114,7 +117,9 @@ def enqueue(
     parents = job.depends_on or ()
     if on_conflict == "replace" or has_unique_options(job):
         insert = _insert_unique(record, on_conflict, fills=job.task not in registry)
-        return DatabaseCall(insert, in_transaction=bool(parents))
+        return DatabaseCall(
+            insert, in_transaction=bool(parents), enqueues={(job.queue, job.task): 1}
+        )
     operation = insert_job(
         record,
         unique_key=job.unique_key,
@@ -123,7 +128,9 @@ def enqueue(
         fills=job.task not in registry,
         return_holder=on_conflict == "return",
     )
-    return DatabaseCall(operation, in_transaction=bool(parents))
+    return DatabaseCall(
+        operation, in_transaction=bool(parents), enqueues={(job.queue, job.task): 1}
+    )
 
 
 def _insert_unique(record: str, on_conflict: OnConflict, *, fills: bool) -> Op[int]:
@@ -160,7 +167,7 @@ def enqueue_many(
         operation = insert_dependent(text, fills=bulk.fills)
     else:
         operation = insert_batch(bulk.batch, fills=bulk.fills)
-    return DatabaseCall(operation, in_transaction=bulk.has_parents)
+    return DatabaseCall(operation, in_transaction=bulk.has_parents, enqueues=bulk.enqueues)
 
 
 def enqueue_all(
@@ -178,7 +185,7 @@ def enqueue_all(
         operation = insert_homogeneous(text, keys=keys, fills=bulk.fills)
     else:
         operation = insert_returning_ids(text, fills=bulk.fills)
-    return DatabaseCall(operation, in_transaction=bulk.has_parents)
+    return DatabaseCall(operation, in_transaction=bulk.has_parents, enqueues=bulk.enqueues)
 
 
 @attrs.frozen
@@ -193,6 +200,10 @@ class _Bulk:
     has_parents: bool
     has_unique_options: bool
     fills: bool
+
+    @property
+    def enqueues(self) -> EnqueuedJobs:
+        return counted(self.inserts, alike=self.batch.homogeneous)
 
 
 def _encode_bulk(

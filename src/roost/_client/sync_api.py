@@ -15,6 +15,7 @@ from roost._client import admin_calls, calls
 from roost._client.admin_calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
 from roost._client.async_api import AsyncRoost
 from roost._client.doctor import examine_sync
+from roost._client.enqueued import enqueued
 from roost._client.events import error_lines_call, probe_call, watch_call
 from roost._client.sync_events import Events, SyncEventCalls
 from roost._client.sync_reading import Reading
@@ -284,11 +285,15 @@ class Roost(Reading, Steering):
         self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
         if conn is not None:
-            return _perform(call, borrow_sync(conn, transactional=transactional))
-        began = monotonic()
-        with self._pool.acquire(timeout=min(call.timeout, CALL_TIMEOUT)) as connection:
-            left = max(call.timeout - (monotonic() - began), 0.0)
-            return _perform(attrs.evolve(call, timeout=left), connection)
+            value = _perform(call, borrow_sync(conn, transactional=transactional))
+        else:
+            began = monotonic()
+            with self._pool.acquire(timeout=min(call.timeout, CALL_TIMEOUT)) as connection:
+                left = max(call.timeout - (monotonic() - began), 0.0)
+                value = _perform(attrs.evolve(call, timeout=left), connection)
+        if call.enqueues is not None:
+            enqueued.add(call.enqueues)
+        return value
 
 
 def _perform(call: calls.DatabaseCall[T], connection: Connection) -> T:

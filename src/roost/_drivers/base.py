@@ -158,6 +158,16 @@ class AsyncConnection(Protocol):
 class AsyncPool(Protocol):
     """A pool of connections, opened when they are needed. It has no background task."""
 
+    @property
+    def lent(self) -> int:
+        """The number of connections that are lent or being opened."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """The number of connections that are lent, being opened or idle."""
+        ...
+
     def acquire(
         self, *, timeout: float = CALL_TIMEOUT
     ) -> AbstractAsyncContextManager[AsyncConnection]:

@@ -92,6 +92,11 @@ class Pool(Generic[C]):
         """The number of connections that are lent, being opened or idle."""
         return self._lent + len(self._idle)
 
+    @property
+    def lent(self) -> int:
+        """The number of connections that are lent or being opened."""
+        return self._lent
+
     def acquire(self, *, timeout: float = CALL_TIMEOUT) -> AbstractAsyncContextManager[C]:
         """Lend a connection for one ``async with``.
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from time import monotonic
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -47,6 +47,14 @@ CLAIM_TIMEOUT = 30.0
 """Seconds that one claim may take before its outcome counts as unknown."""
 STOP_TIMEOUT = 1.0
 """Seconds that a stop waits for a claim in flight, and for the release of unknown leases."""
+
+
+class Connections(NamedTuple):
+    """The connections of a pool: how many are used, are open or being opened, and may be open."""
+
+    used: int
+    size: int
+    limit: int
 
 
 class PlanCache:
@@ -125,6 +133,10 @@ class Database:
         """Do what `call` does, on the heartbeat's own connection."""
         async with self._heartbeat_pool.acquire(timeout=timeout) as connection:
             return await run(connection, operation, timeout=timeout)
+
+    def connections(self) -> Connections:
+        """Return how many connections the pool has. May be called from any thread."""
+        return Connections(self._pool.lent, self._pool.size, POOL_SIZE)
 
     def listener(self, channels: Sequence[str]) -> AbstractAsyncContextManager[Listener]:
         """Return a new connection that listens on ``channels`` inside its ``async with``."""

@@ -15,14 +15,16 @@ from anyio.abc import TaskStatus
 
 from roost._drivers.base import CLEANUP_TIMEOUT, AsyncDriver, cleanup_bound
 from roost._drivers.shield import shielded
+from roost._model.database_view import DatabaseNumbers
 from roost._model.health import HealthFacts
 from roost._model.info import WorkerPhase
 from roost._model.lifespan import State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import Queues, WorkerSettings
+from roost._model.version import roost_version
 from roost._ops import schema
-from roost._worker.database import Database
+from roost._worker.database import Connections, Database
 from roost._worker.forced_exit import AbandonedWork
 from roost._worker.lane import Lane, Lanes, StartedOnce
 from roost._worker.lanes.control import CancelLane, PauseLane
@@ -41,10 +43,11 @@ from roost._worker.lanes.maintenance import (
     UnknownTasksLane,
 )
 from roost._worker.lanes.metadata import MetadataLane
+from roost._worker.lanes.metrics import MetricsLane
 from roost._worker.lanes.prefetch_mark import PrefetchMarkLane
 from roost._worker.lanes.settle import SettleLane
 from roost._worker.lanes.task_options import TaskOptionsLane
-from roost._worker.loop_watch import LoopWatch
+from roost._worker.loop_watch import INTERVAL, LoopWatch
 from roost._worker.queue_changes import QueueChanges, groups_for
 from roost._worker.state import MAX_UNSETTLED, WorkerState
 from roost.exceptions import DatabaseUnavailableError
@@ -74,6 +77,7 @@ def serving_lanes(state: WorkerState, database: Database) -> list[Lane]:
         ArchiveLane(state, database),
         RescueLane(state, database),
         LimitsLane(state, database),
+        MetricsLane(state, database),
         TaskOptionsLane(state, database),
         UnknownTasksLane(state, database),
         FetchLane(state, database),
@@ -122,6 +126,7 @@ class Session:
         self._heartbeat = HeartbeatLane(self.state, self._database)
         self.queues = QueueChanges(self.state, self._database, self._execute)
         self._loop_watch = LoopWatch(self.state.slots, self.state.loop_lag)
+        self._event_loop = ""
         self._ended = anyio.Event()
         self._shield = shielded(SHIELD)
         self._stop_timed = False
@@ -136,6 +141,7 @@ class Session:
         :param task_status: started when all lanes have started.
         :raises Exception: the error that a lane crashed with, after the ordered stop.
         """
+        self._event_loop = event_loop()
         # Jobs inherit it, so a handler's transaction ends before other workers may run its job.
         bound = cleanup_bound.set(unwinding_seconds(self.state.settings) / 2)
         try:
@@ -182,6 +188,31 @@ class Session:
             unwritten=len(state.verdicts),
             max_unwritten=MAX_UNSETTLED,
         )
+
+    @property
+    def software(self) -> tuple[str, str, str]:
+        """The version of Roost, the driver, and the event loop, which is empty before the start."""
+        return roost_version(), self._database.driver_name, self._event_loop
+
+    @property
+    def loop_lag(self) -> float:
+        """By how many seconds the event loop was late at most, in the last minute or two."""
+        blocked = monotonic() - self._loop_watch.turned_at - INTERVAL
+        return max(self.state.loop_lag.recent, blocked if self.state.vitals.started else 0.0)
+
+    def read_database_view(self) -> DatabaseNumbers | None:
+        """Return the database's numbers, and have them read while this is called again and again.
+
+        May be called from any thread. ``None``: another worker reads them, or none has yet.
+        """
+        view = self.state.database_view
+        view.wanted_at = monotonic()
+        return view.numbers
+
+    @property
+    def connections(self) -> Connections:
+        """The connections of the worker's pool."""
+        return self._database.connections()
 
     @property
     def _phase(self) -> WorkerPhase:
@@ -319,7 +350,7 @@ class Session:
             tasks=sorted(state.registry),
             concurrency=state.slots.concurrency,
             driver=self._database.driver_name,
-            event_loop=event_loop(),
+            event_loop=self._event_loop,
         )
 
     async def _extend_the_shield(self) -> None:

@@ -13,6 +13,7 @@ from time import monotonic
 import anyio
 import attrs
 
+from roost._model.database_view import DatabaseView
 from roost._model.lifespan import State
 from roost._model.logs import StructuredLogger
 from roost._model.registry import HandlerRegistry
@@ -131,6 +132,7 @@ class WorkerState:
     :param watch_announced: whether a client has said that it listens.
     :param abandoned: leases of jobs whose threads were left behind; this worker keeps them.
     :param handler_state: what the lifespan made for handlers.
+    :param database_view: the numbers of the database that are exported as metrics.
     :param vitals: when the lanes last did what the worker's health depends on.
     """
 
@@ -163,6 +165,7 @@ class WorkerState:
     abandoned: set[Lease] = attrs.field(factory=set)
     handler_state: State = attrs.field(factory=State)
     vitals: Vitals = attrs.field(factory=Vitals)
+    database_view: DatabaseView = attrs.field(factory=DatabaseView)
     fetch_wake: Wake = attrs.field(factory=Wake)
     start_wake: Wake = attrs.field(factory=Wake)
     settle_wake: Wake = attrs.field(factory=Wake)

@@ -366,6 +366,11 @@ class Worker:
             self._session = None
 
 
+def session_of(worker: Worker) -> Session | None:
+    """Return the present run of a worker, for metrics; ``None``: it does not run."""
+    return worker._session  # noqa: SLF001  (a function of this class's own module)
+
+
 def override(worker: Worker, **changes: Any) -> None:
     """Change a worker that does not run yet, as `Worker.replace` does in a new one.
 

@@ -90,8 +90,9 @@ def run(
         typer.Option(
             "--http",
             metavar="HOST:PORT",
-            help="Serve /livez and /readyz there, for probes. :8080 listens on all interfaces, "
-            "port 0 on a free port. Needs pip install 'anyroost[http]'.",
+            help="Serve /livez and /readyz there, for probes, and /metrics, for Prometheus. :8080 "
+            "listens on all interfaces, port 0 on a free port. Needs the extras http and, for "
+            "metrics, prometheus.",
             show_default=False,
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""Serve a worker's health over HTTP; needs the extra ``http``.
+"""Serve a worker's health and metrics over HTTP; needs the extra ``http``.
 
     app.mount("/worker", roost.web.probes(worker))
 

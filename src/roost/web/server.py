@@ -52,7 +52,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 @asynccontextmanager
 async def serving(worker: Worker, address: str) -> AsyncIterator[Address]:
-    """Serve ``/livez`` and ``/readyz`` of ``worker`` during a block.
+    """Serve ``/livez``, ``/readyz`` and ``/metrics`` of ``worker`` during a block.
 
     For example:
 

@@ -187,6 +187,7 @@ create table roost.workers (
     started_at roost.instant not null default now(),
     heartbeat_at roost.instant not null default now(),
     expires_at roost.instant not null,
+    scraped_at roost.instant,
     loop_lag double precision not null default 0,
     pid integer,
     running integer not null default 0,
@@ -211,6 +212,8 @@ with (fillfactor = 50);
 
 comment on table roost.workers is
     'One row a worker incarnation. After expires_at other workers may rescue its jobs.';
+comment on column roost.workers.scraped_at is
+    'When its metrics were last known to be scraped; null: never. The oldest worker that is scraped exports the numbers of the database.';
 comment on column roost.workers.wants_notify is
     'Whether producers notify the worker of new jobs. Otherwise it polls every few milliseconds.';
 comment on column roost.workers.credit is
