@@ -19,6 +19,8 @@ from roost.cli.doctor import doctor
 from roost.cli.output import print_error
 from roost.cli.run import run
 from roost.cli.settings import Root
+from roost.cli.top import EPILOG as TOP_EPILOG
+from roost.cli.top import top
 from roost.exceptions import InvalidSettingError, RoostError
 
 WRONG_CALL = 2
@@ -71,6 +73,7 @@ app.command()(run)
 app.command()(schema.init)
 app.command()(demo)
 app.command(epilog=DOCTOR_EPILOG)(doctor)
+app.command(epilog=TOP_EPILOG)(top)
 app.add_typer(cron.app, name="cron")
 app.add_typer(schema.migrate, name="migrate")
 
