@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import socket
 
+import attrs
+
 from roost.cli.output import fail
 from roost.web import bind, parse_address
 from roost.web.extra import require_http
 
 
-def listen(text: str) -> socket.socket:
+def listen(text: str, *, process: int = 1) -> socket.socket:
     """Return a socket that listens on the option's ``HOST:PORT``.
 
+    :param process: which process of ``--workers`` this is. The second one listens on ``PORT+1``,
+        and so on, because a probe asks one worker.
     :raises InvalidSettingError: the text is no address, or the extra ``http`` is not installed.
     :raises typer.Exit: it can't listen there; a message says why.
     """
     require_http()
     address = parse_address(text)
+    if address.port and process > 1:
+        address = parse_address(str(attrs.evolve(address, port=address.port + process - 1)))
     try:
         return bind(address)
     except OSError as error:

@@ -35,7 +35,9 @@ from roost.cli.options import (
     resolve_dsn,
     takes_worker_settings,
 )
+from roost.cli.processes import check_processes, run_processes
 from roost.cli.shutdown import Watchdog, exit_with, handle_signals
+from roost.cli.supervised import SupervisorLink
 from roost.web import probes, serving_on
 
 logger = StructuredLogger("roost.cli")
@@ -73,6 +75,23 @@ def run(
     once: Annotated[
         bool, typer.Option("--once", help="Run the jobs that are available now, then exit.")
     ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Worker processes to run. With 2 or more, this process only starts them, passes "
+            "signals on, and restarts a process that ends by itself.",
+        ),
+    ] = 1,
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload",
+            help="For development: start the worker anew when a .py file changes in the folders of "
+            "the modules.",
+        ),
+    ] = False,
     log_level: Annotated[
         LogLevel, typer.Option(help="The lowest level of log messages to show.")
     ] = LogLevel.INFO,
@@ -91,11 +110,13 @@ def run(
             "--http",
             metavar="HOST:PORT",
             help="Serve /livez and /readyz there, for probes, and /metrics, for Prometheus. :8080 "
-            "listens on all interfaces, port 0 on a free port. Needs the extras http and, for "
-            "metrics, prometheus.",
+            "listens on all interfaces, port 0 on a free port. With --workers, the second process "
+            "listens on the next port, and so on. Needs the extras http and, for metrics, "
+            "prometheus.",
             show_default=False,
         ),
     ] = None,
+    supervised: Annotated[str | None, typer.Option("--supervised", hidden=True)] = None,
     **settings: Any,
 ) -> None:
     """Run a worker until a signal stops it.
@@ -106,17 +127,27 @@ def run(
     timeout at once, and a third exits the process. Exit codes: 0 after a stop, 1 after a crash, 2
     for wrong usage, 130 after a Ctrl-C before the worker started. With --once the code is 0 even
     if jobs failed; a message says how many did.
+
+    With --workers, worker processes end when this process ends, even when it is killed. The code is
+    1 if one of them did not stop in order.
     """
     # For the time before the worker starts. A container's first process has no default handlers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(INTERRUPTED))
+    supervisor = None if supervised is None else SupervisorLink.open(supervised)
     check_backend(backend, uvloop=uvloop, driver=driver)
+    check_processes(workers=workers, reload=reload, once=once)
     configure(log_level, as_json=log_json)
+    if supervisor is None and (reload or workers > 1):
+        run_processes(backend, modules=module, workers=workers, reload=reload, once=once)
     changes = passed(context, settings)
     if passed(context, {"queue": queue}):
         changes["queues"] = parse_queues(queue)
     worker = _worker(load(module), dsn=dsn, driver=driver, **changes)
-    listening = None if http is None else listen(http)
+    if supervisor is not None:
+        supervisor.tell_grace(worker.settings.shutdown_timeout)
+    process = 1 if supervisor is None else supervisor.number
+    listening = None if http is None else listen(http, process=process)
     watchdog = Watchdog(partial(_hand_back, worker))
     crash: BaseException | None
     signal.signal(signal.SIGINT, signal.default_int_handler)  # event loops handle this one
@@ -127,7 +158,7 @@ def run(
                 _work,
                 worker,
                 watchdog=watchdog,
-                grace=worker.settings.shutdown_timeout,
+                supervisor=supervisor,
                 once=once,
                 listening=listening,
             ),
@@ -182,7 +213,7 @@ async def _work(
     worker: Worker,
     *,
     watchdog: Watchdog,
-    grace: float,
+    supervisor: SupervisorLink | None,
     once: bool,
     listening: socket.socket | None,
 ) -> Exception | None:
@@ -193,10 +224,18 @@ async def _work(
     served = nullcontext() if listening is None else serving_on(listening, probes(worker))
     async with served, anyio.create_task_group() as group:
         group.start_soon(
-            partial(handle_signals, worker.request_stop, watchdog=watchdog, grace=grace)
+            partial(
+                handle_signals,
+                worker.request_stop,
+                watchdog=watchdog,
+                grace=worker.settings.shutdown_timeout,
+                supervisor=supervisor,
+            )
         )
         try:
             if once:
+                if supervisor is not None:
+                    supervisor.started()
                 jobs = await worker.run_once()
                 report = logger.warning if worker.failed else logger.info
                 report(
@@ -204,6 +243,8 @@ async def _work(
                     jobs=jobs,
                     failed=worker.failed,
                 )
+            elif supervisor is not None:
+                await worker.run(task_status=supervisor)
             else:
                 await worker.run()
         except Exception as error:  # noqa: BLE001  (any error ends this process)

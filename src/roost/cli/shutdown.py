@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import chain, repeat
 from typing import NoReturn
@@ -24,10 +24,13 @@ import anyio
 import attrs
 
 from roost._model.logs import StructuredLogger
+from roost.cli.supervised import SupervisorLink
 
 logger = StructuredLogger("roost.cli")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ORDER = 128
+"""Added to the number of a supervisor's order, so that it is no signal's number."""
 STOP_MARGIN = 2.0
 """Seconds after the grace until the watchdog exits. A worker needs a fraction of them."""
 FORCED_STOP_TIMEOUT = 2.0
@@ -139,47 +142,85 @@ def stop_signals() -> list[signal.Signals]:
     return [number for number in SIGNALS if number != signal.SIGHUP or not ignored]
 
 
-async def handle_signals(stop: Callable[[], None], *, watchdog: Watchdog, grace: float) -> None:
-    """Call ``stop`` at each signal, and exit at the third. Runs until it is cancelled.
+async def handle_signals(
+    stop: Callable[[], None],
+    *,
+    watchdog: Watchdog,
+    grace: float,
+    supervisor: SupervisorLink | None = None,
+) -> None:
+    """Call ``stop`` at each request to stop, and exit at the third. Runs until it is cancelled.
+
+    A request is a signal or an order of the supervisor. A signal to the process group reaches the
+    supervisor too, which then sends an order. So the larger number counts, not the sum.
 
     :param stop: stops the worker at its first call, and ends the grace at its second.
-    :param watchdog: exits the process if a stop takes too long, and at the third signal.
-    :param grace: seconds that running jobs get after the first signal.
+    :param watchdog: exits the process if a stop takes too long, and at the third request.
+    :param grace: seconds that running jobs get after the first request.
     """
     numbers = stop_signals()
-    with anyio.open_signal_receiver(*numbers) as received, _watched(watchdog, grace, numbers):
-        async for number in received:
-            logger.info("signal received: %(signal)s", signal=signal.Signals(number).name)
+    with (
+        anyio.open_signal_receiver(*numbers) as received,
+        _watched(watchdog, grace, numbers, supervisor) as requests,
+    ):
+        async with anyio.create_task_group() as group:
+            group.start_soon(_stop_at_each, requests, stop)
+            async for number in received:
+                logger.info("signal received: %(signal)s", signal=signal.Signals(number).name)
+
+
+async def _stop_at_each(requests: socket.socket, stop: Callable[[], None]) -> None:
+    while True:
+        await anyio.wait_readable(requests)
+        for _ in requests.recv(64):
             stop()
 
 
 @contextmanager
-def _watched(watchdog: Watchdog, grace: float, stops: Sequence[int]) -> Iterator[None]:
-    """Receive each signal in a thread, set the watchdog, and pass the signal on to the loop.
+def _watched(
+    watchdog: Watchdog, grace: float, stops: Sequence[int], supervisor: SupervisorLink | None
+) -> Iterator[socket.socket]:
+    """Receive signals and orders in a thread, set the watchdog, and pass them on to the loop.
 
     A Python signal handler can't do this: it runs in the main thread. If that thread begins to
     sleep in C just after a signal, the handler runs only after the sleep (seen in a test).
+
+    :returns: a socket that gets one byte for each request to stop.
     """
     ours, for_signals = socket.socketpair()
+    requests, for_requests = socket.socketpair()
     for_signals.setblocking(False)
     loop_fd = signal.set_wakeup_fd(for_signals.fileno(), warn_on_full_buffer=False)
     listener = threading.Thread(
         target=_listen,
-        args=(ours, loop_fd, watchdog, grace, stops),
+        args=(ours, for_requests, loop_fd, watchdog),
+        kwargs={"grace": grace, "stops": stops},
         name="roost signals",
         daemon=True,
     )
     listener.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(loop_fd)
-        for_signals.close()  # ends the thread
-        listener.join(FLUSH_TIMEOUT)
+    with requests, ExitStack() as linked:
+        if supervisor is not None:
+            linked.enter_context(
+                supervisor.orders_to(lambda order: for_signals.send(bytes([ORDER + order])))
+            )
+        try:
+            yield requests
+        finally:
+            signal.set_wakeup_fd(loop_fd)
+            linked.close()
+            for_signals.close()  # ends the thread
+            listener.join(FLUSH_TIMEOUT)
 
 
 def _listen(
-    ours: socket.socket, loop_fd: int, watchdog: Watchdog, grace: float, stops: Sequence[int]
+    ours: socket.socket,
+    for_requests: socket.socket,
+    loop_fd: int,
+    watchdog: Watchdog,
+    *,
+    grace: float,
+    stops: Sequence[int],
 ) -> None:
     deadlines = chain(
         [
@@ -188,12 +229,19 @@ def _listen(
         ],
         repeat((0.0, "third signal")),
     )
-    with ours:
-        while numbers := ours.recv(64):
-            for number in numbers:
-                if number in stops:
-                    seconds, why = next(deadlines)
-                    watchdog.exit_within(seconds, code=1, why=why)
-            if loop_fd != -1:
+    signals = orders = requests = 0
+    with ours, for_requests:
+        while received := ours.recv(64):
+            for number in received:
+                signals += number in stops
+                orders = max(orders, number - ORDER)
+            for _ in range(requests, max(signals, orders)):
+                seconds, why = next(deadlines)
+                watchdog.exit_within(seconds, code=1, why=why)
+                with suppress(OSError):  # the worker has ended
+                    for_requests.send(b"s")
+            requests = max(signals, orders)
+            numbers = bytes(number for number in received if number < ORDER)
+            if loop_fd != -1 and numbers:
                 with suppress(OSError):  # the buffer is full: the loop has a reason to wake already
                     os.write(loop_fd, numbers)
