@@ -226,6 +226,8 @@ async def test_a_viewer_can_only_read(roles: Roles, table: JobTable) -> None:
     job_id = table.add()
     async with AsyncRoost(roles.viewer) as roost:
         assert (await roost.get(job_id)).state == await roost.status(job_id) == "available"
+        assert [job.id for job in await roost.list_jobs(queues=["default"])] == [job_id]
+        assert (await roost.explain(job_id)).reason == "no_worker"
         assert [queue.name for queue in await roost.list_queues()] == ["default"]
         assert await roost.list_workers() == []
         assert await roost.list_tasks() == []

@@ -13,6 +13,8 @@ from pydantic import BaseModel, TypeAdapter
 from roost import (
     CronInfo,
     DuplicateUniqueJobError,
+    Explanation,
+    ExplanationReason,
     HandlerRegistry,
     Job,
     JobOutcome,
@@ -26,7 +28,14 @@ from roost import (
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
+OTHER = Explanation(
+    job_id=1, state="available", reason=ExplanationReason.NO_WORKER, message="No.", data={"n": 1},
+)  # fmt: skip
 VALUES: dict[type, Any] = {
+    Explanation: Explanation(
+        job_id=1, state="available", reason=ExplanationReason.SCHEDULED, message="Later.",
+        data={}, expected_at=NOW, also=[OTHER],
+    ),
     QueueInfo: QueueInfo(
         name="default", paused_at=None, available=1, scheduled=2, retryable=3, blocked=4,
         executing=5, prefetched=7, discarded=6, oldest_due_seconds=0.5, capped=False,

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 import pytest
 from tests.support.job_table import JobTable
 
-from roost import Job, JobInsert
+from roost import ExplanationReason, Job, JobInsert
 from roost._model.encoding import encode_jobs
 from roost._model.job_filter import WAITING, check_filter
 from roost._model.states import TERMINAL, JobState
 from roost._model.validate import MAX_ID
 from roost._ops.claim import as_datetime
-from roost._ops.list_jobs import list_jobs
+from roost._ops.explain import explain_job
+from roost._ops.list_jobs import bound_search, list_jobs
 from roost._ops.query import Op
 from roost._ops.read import list_queues
 from roost._sql import Statement, statements
@@ -490,6 +491,33 @@ def test_a_page_reads_the_jobs_that_may_fit(
     assert jobs == found
     assert scanned == set()
     assert blocks < most
+
+
+@pytest.mark.parametrize(
+    ("where", "most"),
+    [
+        ("state = 'executing'", 200),
+        ("state = 'completed'", 200),
+        ("state = 'retryable'", 200),
+        ("state = 'available' and scheduled_at > now() and priority = 1", 200),
+        # The last of 2,000 due jobs, behind 50,000 future ones of three priorities; 300 run.
+        ("state = 'available' and scheduled_at <= now()", 3_000),
+    ],
+)
+def test_an_explanation_reads_few_blocks(large: JobTable, where: str, most: int) -> None:
+    job_id = large.value(f"select max(id) from roost.jobs where {where}")
+    with large.connection.transaction():
+        found = large.run(explain_job(job_id))
+        large.run(bound_search())
+        text = statement("explain.facts").text
+        explained = large.value(f"explain (analyze, buffers, format json) {text}", job_id)
+    [root] = json.loads(explained) if isinstance(explained, str) else explained
+    nodes = list(_nodes(root["Plan"]))
+    scans = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+    assert "jobs" not in scans
+    assert root["Plan"]["Shared Hit Blocks"] + root["Plan"]["Shared Read Blocks"] < most
+    if "<=" in where:
+        assert found.reason is ExplanationReason.UNKNOWN_TASK
 
 
 def explained_page(table: JobTable, page: Op[list[Job]]) -> tuple[set[str], int, int]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, Unpack
 from roost._client import reading_calls
 from roost._client.calls import DatabaseCall
 from roost._model.cron import CronInfo
+from roost._model.explain import Explanation
 from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter
@@ -36,6 +37,23 @@ class AsyncReading:
         :raises JobNotFoundError: no job has that id.
         """
         return await self._run(reading_calls.status(job_id))
+
+    async def explain(self, job_id: int) -> Explanation:
+        """Return why a job does not run, or that it runs or has ended.
+
+        For example:
+
+            found = await client.explain(job_id)
+            print(found.reason, found.message)
+
+        All of it is read at one moment. A job may have several reasons, such as a paused queue that
+        no worker serves: the first one is returned, and the others are in ``also``. A cancel leaves
+        nothing behind.
+
+        :returns: an `Explanation`, with one of the reasons of `ExplanationReason`.
+        :raises JobNotFoundError: no job has that id.
+        """
+        return await self._run(reading_calls.explain(job_id))
 
     async def list_jobs(
         self, *, limit: int = 50, after: int | None = None, **where: Unpack[JobFilter]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from roost._client.calls import DatabaseCall, checked_id
 from roost._model.cron import CronInfo
+from roost._model.explain import Explanation
 from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter, check_filter
@@ -11,6 +12,7 @@ from roost._model.states import JobState
 from roost._model.validate import MAX_ID, check_int
 from roost._ops import control, cron, limits, read, tasks
 from roost._ops import list_jobs as job_pages
+from roost._ops.explain import explain_job
 from roost._worker.cron_declarer import STALE_AFTER
 
 MAX_PAGE = 1_000
@@ -41,6 +43,11 @@ def list_jobs(given: JobFilter, *, limit: int, after: int | None) -> DatabaseCal
     return DatabaseCall(
         job_pages.list_jobs(where, below=after or MAX_ID, limit=limit), in_transaction=True
     )
+
+
+def explain(job_id: int) -> DatabaseCall[Explanation]:
+    """Say why one job does not run."""
+    return DatabaseCall(explain_job(checked_id(job_id)), in_transaction=True)
 
 
 def list_queues() -> DatabaseCall[list[QueueInfo]]:

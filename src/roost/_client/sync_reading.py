@@ -7,6 +7,7 @@ from typing import Any, TypeVar, Unpack
 from roost._client import reading_calls
 from roost._client.calls import DatabaseCall
 from roost._model.cron import CronInfo
+from roost._model.explain import Explanation
 from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter
@@ -30,6 +31,10 @@ class Reading:
     def status(self, job_id: int) -> JobState:
         """Return a job's state; see `AsyncRoost.status`."""
         return self._run(reading_calls.status(job_id))
+
+    def explain(self, job_id: int) -> Explanation:
+        """Return why a job does not run; see `AsyncRoost.explain`."""
+        return self._run(reading_calls.explain(job_id))
 
     def list_jobs(
         self, *, limit: int = 50, after: int | None = None, **where: Unpack[JobFilter]

@@ -39,7 +39,7 @@ def list_jobs(
     :raises FilterTooSlowError: a statement took longer.
     """
     yield Query(_SQL["begin_snapshot"])
-    yield Query(_SQL["bound_search"], (str(timeout),))
+    yield from bound_search(timeout)
     try:
         return (yield from _newest(where, below=below, limit=limit))
     except DatabaseError as error:
@@ -50,6 +50,14 @@ def list_jobs(
             "ids, a time of their end, or states other than completed and cancelled, for which "
             "there are indexes"
         ) from error
+
+
+def bound_search(timeout: int = SEARCH_TIMEOUT) -> Op[None]:
+    """Have the later statements of the transaction use indexes, and end in time.
+
+    :param timeout: milliseconds that each of them may take.
+    """
+    yield Query(_SQL["bound_search"], (str(timeout),))
 
 
 def _newest(where: CheckedFilter, *, below: int, limit: int) -> Op[list[Job]]:

@@ -27,8 +27,8 @@ grant insert, update, delete on roost.cron_declarations to roost_worker;
 grant delete on roost.jobs to roost_worker;
 grant insert, update, delete on roost.jobs_archive to roost_worker;
 
--- May read: get, status, events, doctor, list_jobs, list_queues, list_workers, list_tasks, list_limits,
--- list_cron.
+-- May read: get, status, explain, events, doctor, list_jobs, list_queues, list_workers, list_tasks,
+-- list_limits, list_cron.
 grant usage on schema roost to roost_viewer;
 grant select on all tables in schema roost to roost_viewer;
 
