@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
+import attrs
 import pytest
+
+from roost.cli import main
 
 STEP_TIMEOUT = 60.0
 """Seconds to wait for a step that takes less than one second on an idle machine."""
@@ -173,3 +179,54 @@ def tasks(tmp_path: Path) -> Path:
     """Return the test's folder, with a module ``tasks`` in it."""
     (tmp_path / "tasks.py").write_text(TASKS)
     return tmp_path
+
+
+@attrs.frozen
+class Done:
+    """What a command has printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The output as JSON."""
+        return json.loads(self.out)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """The cells of the output's lines, without the headings."""
+        return [re.split(r" {2,}", line.strip()) for line in self.out.splitlines()[1:]]
+
+
+class RunsCommand(Protocol):
+    def __call__(self, *arguments: object, stdin: str = "", **variables: str) -> Done: ...
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> RunsCommand:
+    """Return a function that runs the command in this process, since a new one takes a second.
+
+    Keywords are environment variables; those of this process with ``ROOST_`` are not passed on.
+    """
+    for name in os.environ:
+        if name.startswith("ROOST_") or name == "DATABASE_URL":
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, stdin: str = "", **variables: str) -> Done:
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["roost", *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            capfd.readouterr()
+            with pytest.raises(SystemExit) as stop:
+                main()
+        said = capfd.readouterr()
+        return Done(int(stop.value.code or 0), said.out, said.err)
+
+    return run

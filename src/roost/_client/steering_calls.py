@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import attrs
 
@@ -129,6 +129,26 @@ def select(given: JobFilter, *, everything: bool, limit: int | None, borrowed: b
     check_limit(limit)
     where = check_filter(given, everything=everything)
     return Selection(where=where, limit=limit, borrowed=borrowed)
+
+
+Verb: TypeAlias = Literal["cancel", "retry", "delete"]
+"""Verbs over a filter whose jobs can be counted before."""
+
+
+def count_jobs(verb: Verb, jobs: Selection) -> DatabaseCall[int]:
+    """Count the jobs that a verb would change now, up to the selection's limit.
+
+    It may count a few more: those whose unique key is taken by the time of a retry.
+    """
+    states = {"cancel": ACTIVE, "retry": RETRIED, "delete": NOT_RUNNING}[verb]
+    most = PAGE if jobs.limit is None else jobs.limit
+    where = jobs.where.among(states)
+
+    def count() -> Op[int]:
+        archived = verb != "cancel"
+        return len((yield from steer.find_jobs(where, after=0, limit=most, archived=archived)))
+
+    return _one(count(), borrowed=False, timeout=steer.SEARCH_TIMEOUT)
 
 
 def cancel_jobs(jobs: Selection) -> Steps[int]:

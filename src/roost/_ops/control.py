@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from datetime import datetime
 
 import attrs
 
@@ -64,6 +65,13 @@ def state_of(job_id: int) -> Op[JobState]:
     if not rows:
         raise JobNotFoundError(f"no job has the id {job_id}")
     return JobState(rows[0][1])
+
+
+def database_time() -> Op[datetime]:
+    """Return the time by the database's clock."""
+    rows = yield Query(_SQL["database_time"])
+    now: datetime = rows[0][0]
+    return now
 
 
 def cancel_requests(worker_id: int) -> Op[list[tuple[int, int]]]:

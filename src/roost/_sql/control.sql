@@ -266,3 +266,6 @@ with resumed as (
 )
 select roost.announce(name), pg_notify('roost_pause', name)
 from resumed;
+
+-- name: database_time
+select pg_catalog.clock_timestamp();

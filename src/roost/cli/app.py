@@ -12,16 +12,20 @@ import typer
 
 from roost._interrupt import INTERRUPTED
 from roost._model.version import roost_version
-from roost.cli import cron, schema
+from roost.cli import cron, jobs, queues, schema, tasks
 from roost.cli.demo import demo
 from roost.cli.doctor import EPILOG as DOCTOR_EPILOG
 from roost.cli.doctor import doctor
-from roost.cli.output import print_error
+from roost.cli.enqueue import EPILOG as ENQUEUE_EPILOG
+from roost.cli.enqueue import enqueue
+from roost.cli.output import examples, print_error
+from roost.cli.requeue import requeue
 from roost.cli.run import run
 from roost.cli.settings import Root
 from roost.cli.top import EPILOG as TOP_EPILOG
 from roost.cli.top import top
-from roost.exceptions import InvalidSettingError, RoostError
+from roost.cli.workers import workers
+from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
 
 WRONG_CALL = 2
 DRIVERS = ("psycopg", "asyncpg")
@@ -74,6 +78,12 @@ app.command()(schema.init)
 app.command()(demo)
 app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command(epilog=TOP_EPILOG)(top)
+app.command(epilog=ENQUEUE_EPILOG)(enqueue)
+app.command(epilog=examples("roost requeue --discarded --queue mail"))(requeue)
+app.command(epilog=examples("roost workers", "roost workers --json"))(workers)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(queues.app, name="queue")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(cron.app, name="cron")
 app.add_typer(schema.migrate, name="migrate")
 
@@ -91,7 +101,7 @@ def _run() -> int:
         sys.stdout.flush()
         code = answer if isinstance(answer, int) else 0  # an int is the code of a `typer.Exit`
     except RoostError as error:
-        wrong_call = isinstance(error, InvalidSettingError)
+        wrong_call = isinstance(error, (InvalidJobError, InvalidSettingError))
         # Postgres's messages have several lines. A wrong call's may show code, so it keeps them.
         print_error(str(error) if wrong_call else " ".join(str(error).split()))
         code = WRONG_CALL if wrong_call else 1

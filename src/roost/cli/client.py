@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from roost import HandlerRegistry, Roost
+from datetime import datetime
+from typing import Unpack
+
+from roost import HandlerRegistry, JobFilter, Roost
+from roost._client import steering_calls
+from roost._client.calls import DatabaseCall
+from roost._client.steering_calls import Verb
+from roost._ops import control
 from roost.cli.options import resolve_dsn
 
 
@@ -19,3 +26,14 @@ class CommandClient(Roost):
     ) -> None:
         super().__init__(resolve_dsn(dsn), registry=registry or HandlerRegistry())
         self._pool = self._driver.pool(max_size=1, application_name=f"roost {command}")
+
+    def database_time(self) -> datetime:
+        """Return the time by the database's clock."""
+        return self._run(DatabaseCall(control.database_time()))
+
+    def count_jobs(
+        self, verb: Verb, *, everything: bool, most: int, **where: Unpack[JobFilter]
+    ) -> int:
+        """Return how many jobs a verb over a filter would change now, at most ``most``."""
+        jobs = steering_calls.select(where, everything=everything, limit=most, borrowed=False)
+        return self._run(steering_calls.count_jobs(verb, jobs))

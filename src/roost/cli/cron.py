@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
-from roost import CronInfo, HandlerRegistry, InvalidSettingError
+from roost import CronInfo, HandlerRegistry
 from roost.cli.client import CommandClient
-from roost.cli.modules import load
+from roost.cli.enqueue import read_object
+from roost.cli.modules import registry_of
 from roost.cli.options import Dsn
 from roost.cli.output import AsJson, Columns, examples, fail, show, show_done
 
@@ -101,12 +101,6 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Add an entry that no code declares, or replace one that was added before."""
-    try:
-        decoded = json.loads(args)
-    except ValueError as error:
-        raise InvalidSettingError(f"--args is not JSON: {error}") from error
-    if not isinstance(decoded, dict):
-        raise InvalidSettingError(f"--args must be a JSON object, not {args}")
     given = {
         "queue": queue,
         "priority": priority,
@@ -116,12 +110,12 @@ def add(
         "timezone": timezone,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    with _client(dsn, _registry(module)) as client:
+    with _client(dsn, registry_of(module)) as client:
         client.add_cron(
             name,
             expression,
             task,
-            args=decoded,
+            args=read_object("--args", args),
             misfire=misfire.value,
             overlap=overlap.value,
             jitter=jitter,
@@ -160,13 +154,9 @@ def run_now(
     name: Name, *, module: Modules = None, dsn: Dsn = None, as_json: AsJson = False
 ) -> None:
     """Enqueue an entry's job once, now, even if it is paused. Its schedule stays the same."""
-    with _client(dsn, _registry(module)) as client:
+    with _client(dsn, registry_of(module)) as client:
         job_id = client.run_cron_now(name)
     show_done(f"enqueued {name} as job {job_id}", as_json=as_json, name=name, job_id=job_id)
-
-
-def _registry(modules: list[str] | None) -> HandlerRegistry:
-    return load(modules).registry if modules else HandlerRegistry()
 
 
 def _client(dsn: str | None, registry: HandlerRegistry | None = None) -> CommandClient:

@@ -8,11 +8,24 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import attrs
+import typer
 
 from roost import HandlerRegistry, InvalidSettingError, Worker, WorkerSettings
 from roost._model.registry import default_registry
+
+OptionalModules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-m",
+        "--module",
+        help="A module with the tasks: package.module, or package.module:registry. For the "
+        "defaults of @job. Repeat it for more.",
+        show_default=False,
+    ),
+]
 
 FRAMES = 5
 """Number of frames of an import error to show. The last ones are in the user's code."""
@@ -30,6 +43,11 @@ class Application:
 
     registry: HandlerRegistry
     worker: Worker | WorkerSettings | None
+
+
+def registry_of(names: Sequence[str] | None) -> HandlerRegistry:
+    """Return the tasks of modules, as `load` imports them; without modules: an empty registry."""
+    return load(names).registry if names else HandlerRegistry()
 
 
 def load(names: Sequence[str]) -> Application:

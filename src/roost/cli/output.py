@@ -90,6 +90,12 @@ def print_error(message: str) -> None:
     typer.echo(f"roost: {message}", err=True)
 
 
+def print_note(message: str) -> None:
+    """Print a hint to stderr, if a person reads the output."""
+    if sys.stdout.isatty():
+        typer.echo(f"({message})", err=True)
+
+
 def print_warning(message: str) -> None:
     """Print a warning to stderr."""
     print_error(f"warning: {message}")

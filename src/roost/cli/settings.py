@@ -107,7 +107,8 @@ class Root(TyperGroup):
         rest = super().parse_args(ctx, args)
         if not (asks_for_help or ctx.resilient_parsing):
             settings = read_settings()
-            _current.set(settings)
+            token = _current.set(settings)
+            ctx.call_on_close(lambda: _current.reset(token))
             ctx.default_map = settings.defaults(self)
         return rest
 

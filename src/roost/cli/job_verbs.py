@@ -1,0 +1,208 @@
+"""``roost jobs retry|cancel|delete``: over ids, or over all jobs of a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import attrs
+import typer
+
+from roost import InvalidSettingError, JobFilter, RoostError
+from roost._client.steering_calls import Verb
+from roost.cli.client import CommandClient
+from roost.cli.job_filter import has_filter, job_filter, takes_job_filter
+from roost.cli.options import Dsn
+from roost.cli.output import AsJson, Yes, confirm, print_error, show_done
+
+MOST_COUNTED = 10_000
+"""Jobs that are counted before a question. One search finds so many."""
+
+Ids = Annotated[
+    list[int] | None, typer.Argument(help="Ids of jobs.", metavar="[ID]...", show_default=False)
+]
+Everything = Annotated[
+    bool, typer.Option("--everything", help="Instead of ids or a filter: all jobs.")
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="The most jobs to change, those with the lowest ids.", show_default=False
+    ),
+]
+
+
+@attrs.frozen
+class _Jobs:
+    """What a call means.
+
+    :param where: the options of the filter that were passed.
+    """
+
+    ids: list[int] | None
+    where: dict[str, Any]
+    everything: bool
+    limit: int | None
+    yes: bool
+
+    @property
+    def are_ids_only(self) -> bool:
+        return bool(self.ids) and not has_filter(self.where)
+
+
+@takes_job_filter
+def retry(
+    *,
+    ids: Ids = None,
+    everything: Everything = False,
+    limit: Limit = None,
+    yes: Yes = False,
+    dsn: Dsn = None,
+    as_json: AsJson = False,
+    **where: Any,
+) -> None:
+    """Make jobs available now that have ended or wait for their retry.
+
+    Each gets one more attempt at least. Without ids, or with ids and a filter, it counts the jobs
+    and asks first. Exits with 1 if an id was not retried.
+    """
+    jobs = _Jobs(ids, where, everything, limit, yes)
+    with CommandClient(dsn, "jobs retry") as client:
+        if jobs.are_ids_only:
+            _each(
+                jobs,
+                client.retry,
+                done="retried",
+                not_done="is available or running already",
+                as_json=as_json,
+            )
+            return
+        given = _confirmed(client, "retry", jobs)
+        changed = client.retry_jobs(everything=everything, limit=limit, **given)
+    report_changed(changed, "retried", as_json=as_json)
+
+
+@takes_job_filter
+def cancel(
+    *,
+    ids: Ids = None,
+    everything: Everything = False,
+    limit: Limit = None,
+    yes: Yes = False,
+    dsn: Dsn = None,
+    as_json: AsJson = False,
+    **where: Any,
+) -> None:
+    """Cancel waiting jobs, and interrupt running ones. Jobs that depend on them are cancelled, too.
+
+    Without ids, or with ids and a filter, it counts the jobs and asks first. Exits with 1 if an id
+    was not cancelled.
+    """
+    jobs = _Jobs(ids, where, everything, limit, yes)
+    with CommandClient(dsn, "jobs cancel") as client:
+        if jobs.are_ids_only:
+            _each(
+                jobs, client.cancel, done="cancelled", not_done="has ended already", as_json=as_json
+            )
+            return
+        given = _confirmed(client, "cancel", jobs)
+        changed = client.cancel_jobs(everything=everything, limit=limit, **given)
+    report_changed(changed, "cancelled", as_json=as_json)
+
+
+@takes_job_filter
+def delete(
+    *,
+    ids: Ids = None,
+    everything: Everything = False,
+    limit: Limit = None,
+    yes: Yes = False,
+    dsn: Dsn = None,
+    as_json: AsJson = False,
+    **where: Any,
+) -> None:
+    """Delete jobs for good, live and archived. Running jobs stay: cancel them first.
+
+    Without ids, or with ids and a filter, it counts the jobs and asks first. Exits with 1 if an id
+    was not deleted.
+    """
+    jobs = _Jobs(ids, where, everything, limit, yes)
+    with CommandClient(dsn, "jobs delete") as client:
+        if jobs.are_ids_only:
+            _each(
+                jobs,
+                client.delete,
+                done="deleted",
+                not_done="is running: cancel it first",
+                as_json=as_json,
+            )
+            return
+        given = _confirmed(client, "delete", jobs)
+        changed = client.delete_jobs(everything=everything, limit=limit, **given)
+    report_changed(changed, "deleted", as_json=as_json)
+
+
+def _each(
+    jobs: _Jobs, change: Callable[[int], bool], *, done: str, not_done: str, as_json: bool
+) -> None:
+    """Change jobs by their ids, and exit with 1 if one was not changed."""
+    if jobs.everything or jobs.limit is not None:
+        raise InvalidSettingError("--everything and --limit don't go with ids")
+    changed: list[int] = []
+    ids = list(dict.fromkeys(jobs.ids or ()))
+    for job_id in ids:
+        try:
+            if change(job_id):
+                changed.append(job_id)
+            else:
+                print_error(f"job {job_id} {not_done}")
+        except RoostError as error:
+            if len(ids) == 1:
+                raise
+            print_error(str(error))
+    words = ", ".join(map(str, changed)) or "nothing"
+    show_done(f"{done} {words}", as_json=as_json, **{done: len(changed), "ids": changed})
+    if len(changed) < len(ids):
+        raise typer.Exit(1)
+
+
+def _confirmed(client: CommandClient, verb: Verb, jobs: _Jobs) -> JobFilter:
+    """Return the filter after counting its jobs and asking; exit with 1 if the answer is no."""
+    filtered = has_filter(jobs.where)
+    if jobs.everything and (filtered or jobs.ids):
+        raise InvalidSettingError("--everything means all jobs: pass no ids and no filter with it")
+    if not (jobs.everything or filtered):
+        raise InvalidSettingError(
+            f"say which jobs to {verb}: pass ids or a filter, or --everything for all jobs"
+        )
+    given = job_filter(client, jobs.where, jobs.ids)
+    if not jobs.yes:
+        ask_about(client, verb, given, limit=jobs.limit, everything=jobs.everything)
+    return given
+
+
+def ask_about(
+    client: CommandClient,
+    verb: Verb,
+    where: JobFilter,
+    *,
+    limit: int | None,
+    everything: bool,
+    words: str | None = None,
+) -> None:
+    """Count the jobs of a filter and ask; return if the answer is yes, or if there is no job.
+
+    :param words: what the question calls the verb; default: its name.
+    """
+    most = min(limit or MOST_COUNTED, MOST_COUNTED)
+    count = client.count_jobs(verb, everything=everything, most=most, **where)
+    or_more = " or more" if count == MOST_COUNTED and limit != MOST_COUNTED else ""
+    noun = "job" if count == 1 else "jobs"
+    if count:
+        confirm(f"{words or verb.capitalize()} {count:,}{or_more} {noun}?", yes=False)
+
+
+def report_changed(changed: int, done: str, *, as_json: bool) -> None:
+    """Print how many jobs were changed."""
+    noun = "job" if changed == 1 else "jobs"
+    show_done(f"{done} {changed:,} {noun}", as_json=as_json, **{done: changed})
