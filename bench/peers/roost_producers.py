@@ -25,7 +25,7 @@ def main() -> None:
     due = datetime.now(UTC) + timedelta(seconds=LATER) if options["later"] else None
     job = roost.JobInsert("noop", {"i": 1}, queue=QUEUE, scheduled_at=due)
     call = calls.enqueue(
-        roost.HandlerRegistry(), "noop", job, on_conflict="raise", in_own_transaction=True
+        roost.HandlerRegistry(), job, on_conflict="raise", in_own_transaction=True, carrier={}
     )
     query = next(call.operation)
     text = query.statement.text.encode()

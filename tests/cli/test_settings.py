@@ -35,7 +35,17 @@ def values(folder: Path, **environment: str) -> dict[str, Any]:
 
 def test_every_setting_of_a_worker_is_a_setting_of_the_command_line() -> None:
     of_worker = {field.name for field in attrs.fields(WorkerSettings)} - PYTHON_ONLY
-    others = {"dsn", "modules", "backend", "uvloop", "driver", "log_level", "log_json", "json"}
+    others = {
+        "dsn",
+        "modules",
+        "backend",
+        "uvloop",
+        "driver",
+        "log_level",
+        "log_json",
+        "json",
+        "otel",
+    }
     assert of_worker | others <= set(settings_model().model_fields)
 
 

@@ -42,6 +42,7 @@ from roost._model.job import (
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.settings import WorkerSettings
 from roost._model.signatures import with_parameters_of
+from roost._model.telemetry import sending
 from roost._model.unique import BulkOnConflict, OnConflict, Seconds, UniqueBy, UniqueWhile
 from roost._worker.worker import Worker
 
@@ -208,14 +209,18 @@ class AsyncRoost(AsyncReading, AsyncAdmin, AsyncSteering):
             unique_while=unique_while,
             unique_for=unique_for,
         )
-        call = calls.enqueue(
-            self._registry,
-            task,
-            job,
-            on_conflict=on_conflict,
-            in_own_transaction=conn is None,
-        )
-        return await self._run(call, conn, transactional=transactional)
+        insert = calls.job_insert(self._registry, task, job)
+        with sending([insert], self._registry, is_bulk=False) as send:
+            call = calls.enqueue(
+                self._registry,
+                insert,
+                on_conflict=on_conflict,
+                in_own_transaction=conn is None,
+                carrier=send.carrier,
+            )
+            job_id = await self._run(call, conn, transactional=transactional)
+            send.ids = (job_id,)
+            return job_id
 
     async def enqueue_many(
         self,
@@ -244,11 +249,14 @@ class AsyncRoost(AsyncReading, AsyncAdmin, AsyncSteering):
             inserted.
         :raises DuplicateUniqueJobError: as for `enqueue`. Nothing was inserted.
         """
-        given = calls.as_list(jobs)
-        call = calls.enqueue_many(self._registry, given, on_conflict=on_conflict)
-        if call is not None:
-            await self._run(call, conn, transactional=transactional)
-        return len(given)
+        inserts = calls.job_inserts(self._registry, jobs)
+        with sending(inserts, self._registry, is_bulk=True) as send:
+            call = calls.enqueue_many(
+                self._registry, inserts, on_conflict=on_conflict, carrier=send.carrier
+            )
+            if call is not None:
+                await self._run(call, conn, transactional=transactional)
+            return len(inserts)
 
     async def enqueue_all(
         self,
@@ -270,8 +278,12 @@ class AsyncRoost(AsyncReading, AsyncAdmin, AsyncSteering):
         :raises InvalidJobError: as for `enqueue_many`.
         :raises DuplicateUniqueJobError: as for `enqueue`. Nothing was inserted.
         """
-        call = calls.enqueue_all(self._registry, calls.as_list(jobs), on_conflict=on_conflict)
-        return [] if call is None else await self._run(call, conn, transactional=transactional)
+        inserts = calls.job_inserts(self._registry, jobs)
+        with sending(inserts, self._registry, is_bulk=True) as send:
+            call = calls.enqueue_all(
+                self._registry, inserts, on_conflict=on_conflict, carrier=send.carrier
+            )
+            return [] if call is None else await self._run(call, conn, transactional=transactional)
 
     async def set_limit(
         self,

@@ -7,7 +7,7 @@ differ only in how they wait. The other verbs are in ``reading_calls``, ``admin_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import attrs
@@ -93,27 +93,35 @@ def name_of(registry: HandlerRegistry, task: Task) -> str:
     return registry.name_of(task) if callable(task) else task
 
 
+def job_insert(registry: HandlerRegistry, task: Task, job: JobInsert) -> JobInsert:
+    """Return the job with all options that it has in Python.
+
+    :param job: has the options that the caller passed. Missing ones are taken from ``task``, if it
+        is a call, and then from the task's defaults.
+    """
+    if isinstance(task, TaskCall):
+        job = _fill_from_call(job, task)
+    return _with_task_defaults(registry, job)
+
+
 def enqueue(
     registry: HandlerRegistry,
-    task: Task,
     job: JobInsert,
     *,
     on_conflict: OnConflict,
     in_own_transaction: bool,
+    carrier: Mapping[str, str],
 ) -> DatabaseCall[int]:
     """Insert one job.
 
-    :param job: has the options that the caller passed. Missing ones are taken from ``task``, if it
-        is a call, and then from the task's defaults.
+    :param job: as `job_insert` returns it.
     :param on_conflict: what to do if another job has the key.
     :param in_own_transaction: whether the job is committed at once, so that it may be dispatched to
         a waiting worker.
+    :param carrier: the headers of the job's trace, for its metadata.
     """
-    if isinstance(task, TaskCall):
-        job = _fill_from_call(job, task)
-    job = _with_task_defaults(registry, job)
     check_on_conflict(on_conflict, [job], bulk=False, default="raise")
-    record = encode_jobs([job], registry)
+    record = encode_jobs([job], registry, carrier=carrier)
     parents = job.depends_on or ()
     if on_conflict == "replace" or has_unique_options(job):
         insert = _insert_unique(record, on_conflict, fills=job.task not in registry)
@@ -139,11 +147,20 @@ def _insert_unique(record: str, on_conflict: OnConflict, *, fills: bool) -> Op[i
     return job_id
 
 
-def as_list(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
-    """Return the jobs as a list.
+def job_inserts(registry: HandlerRegistry, jobs: Iterable[JobInsert | Task]) -> list[JobInsert]:
+    """Return several jobs with all options that they have in Python.
 
     :raises InvalidJobError: it is a single job, or an element is none.
     """
+    return [
+        _with_task_defaults(
+            registry, job if isinstance(job, JobInsert) else _job_insert(registry, job)
+        )
+        for job in _as_list(jobs)
+    ]
+
+
+def _as_list(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
     one = isinstance(jobs, (str, JobInsert, TaskCall)) or not isinstance(jobs, Iterable)
     found = [] if one else list(jobs)
     for job in found:
@@ -154,10 +171,14 @@ def as_list(jobs: Iterable[JobInsert | Task]) -> list[JobInsert | Task]:
 
 
 def enqueue_many(
-    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task], *, on_conflict: BulkOnConflict
+    registry: HandlerRegistry,
+    jobs: Sequence[JobInsert],
+    *,
+    on_conflict: BulkOnConflict,
+    carrier: Mapping[str, str],
 ) -> DatabaseCall[Sequence[int | None]] | None:
     """Insert several jobs, all or none; ``None`` if ``jobs`` is empty."""
-    bulk = _encode_bulk(registry, jobs, on_conflict)
+    bulk = _encode_bulk(registry, jobs, on_conflict, carrier)
     if bulk is None:
         return None
     text = bulk.batch.text
@@ -171,10 +192,14 @@ def enqueue_many(
 
 
 def enqueue_all(
-    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task], *, on_conflict: BulkOnConflict
+    registry: HandlerRegistry,
+    jobs: Sequence[JobInsert],
+    *,
+    on_conflict: BulkOnConflict,
+    carrier: Mapping[str, str],
 ) -> DatabaseCall[list[int | None]] | None:
     """Insert several jobs, all or none, and return the id of each."""
-    bulk = _encode_bulk(registry, jobs, on_conflict)
+    bulk = _encode_bulk(registry, jobs, on_conflict, carrier)
     if bulk is None:
         return None
     text = bulk.batch.text
@@ -195,7 +220,7 @@ class _Bulk:
     :param fills: whether the registry lacks the task of one of the jobs.
     """
 
-    inserts: list[JobInsert]
+    inserts: Sequence[JobInsert]
     batch: Batch
     has_parents: bool
     has_unique_options: bool
@@ -207,40 +232,29 @@ class _Bulk:
 
 
 def _encode_bulk(
-    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task], on_conflict: BulkOnConflict
+    registry: HandlerRegistry,
+    inserts: Sequence[JobInsert],
+    on_conflict: BulkOnConflict,
+    carrier: Mapping[str, str],
 ) -> _Bulk | None:
-    inserts, parents = _job_inserts(registry, jobs)
     check_on_conflict(on_conflict, inserts, bulk=True, default="skip")
     if not inserts:
         return None
     if on_conflict == "skip":
-        batch = encode_batch(inserts, registry)
+        batch = encode_batch(inserts, registry, carrier=carrier)
         unique = not batch.homogeneous and any(map(has_unique_options, inserts))
     else:
-        batch = Batch(encode_jobs(inserts, registry), homogeneous=False)
+        batch = Batch(encode_jobs(inserts, registry, carrier=carrier), homogeneous=False)
         unique = True
+    has_parents = any(job.depends_on for job in inserts)
     fills = _has_unknown_task(registry, inserts)
-    return _Bulk(inserts, batch, bool(parents), unique, fills)
+    return _Bulk(inserts, batch, has_parents, unique, fills)
 
 
 def _has_unknown_task(registry: HandlerRegistry, jobs: Iterable[JobInsert]) -> bool:
     """Say whether the registry lacks the task of one of the jobs."""
     tasks = {job.task for job in jobs if isinstance(job.task, str)}
     return any(task not in registry for task in tasks)
-
-
-def _job_inserts(
-    registry: HandlerRegistry, jobs: Sequence[JobInsert | Task]
-) -> tuple[list[JobInsert], set[int]]:
-    """Return the jobs with their tasks' defaults, and the ids of all their parents."""
-    inserts = [
-        _with_task_defaults(
-            registry, job if isinstance(job, JobInsert) else _job_insert(registry, job)
-        )
-        for job in jobs
-    ]
-    parents = {parent for job in inserts for parent in job.depends_on or ()}
-    return inserts, parents
 
 
 def _job_insert(registry: HandlerRegistry, task: Task) -> JobInsert:

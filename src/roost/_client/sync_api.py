@@ -31,6 +31,7 @@ from roost._model.info import JobOutcome
 from roost._model.job import JobInsert
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.signatures import with_parameters_of
+from roost._model.telemetry import sending
 from roost._model.unique import BulkOnConflict, OnConflict
 
 T = TypeVar("T")
@@ -115,15 +116,19 @@ class Roost(Reading, Steering):
             Django's.
         :param transactional: ``False`` also accepts a ``conn`` that commits by itself.
         """
-        insert = JobInsert(calls.name_of(self._registry, task), **job)
-        call = calls.enqueue(
-            self._registry,
-            task,
-            insert,
-            on_conflict=on_conflict,
-            in_own_transaction=conn is None,
-        )
-        return self._run(call, conn, transactional=transactional)
+        options = JobInsert(calls.name_of(self._registry, task), **job)
+        insert = calls.job_insert(self._registry, task, options)
+        with sending([insert], self._registry, is_bulk=False) as send:
+            call = calls.enqueue(
+                self._registry,
+                insert,
+                on_conflict=on_conflict,
+                in_own_transaction=conn is None,
+                carrier=send.carrier,
+            )
+            job_id = self._run(call, conn, transactional=transactional)
+            send.ids = (job_id,)
+            return job_id
 
     def enqueue_many(
         self,
@@ -134,11 +139,14 @@ class Roost(Reading, Steering):
         transactional: bool = True,
     ) -> int:
         """Bulk-insert in a single round-trip; see `AsyncRoost.enqueue_many`."""
-        given = calls.as_list(jobs)
-        call = calls.enqueue_many(self._registry, given, on_conflict=on_conflict)
-        if call is not None:
-            self._run(call, conn, transactional=transactional)
-        return len(given)
+        inserts = calls.job_inserts(self._registry, jobs)
+        with sending(inserts, self._registry, is_bulk=True) as send:
+            call = calls.enqueue_many(
+                self._registry, inserts, on_conflict=on_conflict, carrier=send.carrier
+            )
+            if call is not None:
+                self._run(call, conn, transactional=transactional)
+            return len(inserts)
 
     def enqueue_all(
         self,
@@ -149,8 +157,12 @@ class Roost(Reading, Steering):
         transactional: bool = True,
     ) -> list[int | None]:
         """Bulk-insert, and return the ids; see `AsyncRoost.enqueue_all`."""
-        call = calls.enqueue_all(self._registry, calls.as_list(jobs), on_conflict=on_conflict)
-        return [] if call is None else self._run(call, conn, transactional=transactional)
+        inserts = calls.job_inserts(self._registry, jobs)
+        with sending(inserts, self._registry, is_bulk=True) as send:
+            call = calls.enqueue_all(
+                self._registry, inserts, on_conflict=on_conflict, carrier=send.carrier
+            )
+            return [] if call is None else self._run(call, conn, transactional=transactional)
 
     def set_limit(
         self,

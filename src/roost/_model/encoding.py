@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,9 +13,13 @@ from roost._model.codec import EncodingError, encode
 from roost._model.job import DEFAULT_UNIQUE_WHILE, JobInsert, checked_columns, is_default
 from roost._model.limits import limit_key_of
 from roost._model.registry import PUBLISHED, Handler, HandlerRegistry
+from roost._model.telemetry import CARRIER
 from roost._model.unique import as_seconds, has_unique_options, unique_options
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_KEY, as_utc, check_name
 from roost.exceptions import InvalidJobError
+
+NO_CARRIER: Mapping[str, str] = {}
+"""The headers of no trace."""
 
 
 @attrs.frozen
@@ -32,21 +36,29 @@ class Batch:
     homogeneous: bool
 
 
-def encode_batch(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = None) -> Batch:
+def encode_batch(
+    jobs: Sequence[JobInsert],
+    registry: HandlerRegistry | None = None,
+    *,
+    carrier: Mapping[str, str] = NO_CARRIER,
+) -> Batch:
     """Return the jobs in the cheapest form: homogeneous where they differ in args and keys only.
 
     A homogeneous row costs the server two thirds, and the client half, of what a record costs.
 
     :param registry: as for `encode_jobs`.
+    :param carrier: as for `encode_jobs`.
     :raises InvalidJobError: as `encode_jobs`.
     """
-    text = _encode_homogeneous(jobs, registry)
+    text = _encode_homogeneous(jobs, registry, carrier)
     if text is None:
-        return Batch(encode_jobs(jobs, registry), homogeneous=False)
+        return Batch(encode_jobs(jobs, registry, carrier=carrier), homogeneous=False)
     return Batch(text, homogeneous=True)
 
 
-def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | None) -> str | None:
+def _encode_homogeneous(
+    jobs: Sequence[JobInsert], registry: HandlerRegistry | None, carrier: Mapping[str, str]
+) -> str | None:
     """Return the jobs as one object; ``None`` if they differ in more, or one is invalid."""
     first = jobs[0] if jobs else None
     if first is None or first.depends_on or has_unique_options(first):
@@ -56,6 +68,7 @@ def _encode_homogeneous(jobs: Sequence[JobInsert], registry: HandlerRegistry | N
     try:
         common = _record(attrs.evolve(first, args=None, unique_key=None), registry)
         del common["args"]
+        _add_carrier(common, carrier)
         args, keys = [], []
         for job in jobs:
             if not _is_like(job, first):
@@ -138,18 +151,25 @@ _COMPARED = frozenset((str, int, bool, type(None)))
 """No floats, since 0.0 == -0.0."""
 
 
-def encode_jobs(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = None) -> str:
+def encode_jobs(
+    jobs: Sequence[JobInsert],
+    registry: HandlerRegistry | None = None,
+    *,
+    carrier: Mapping[str, str] = NO_CARRIER,
+) -> str:
     """Return the jobs as one JSON array, for one statement.
 
     :param registry: has the models of the tasks' handlers. A model that is passed as args must be
         read back equal by the handler's model.
+    :param carrier: the headers of a trace. They are put into the metadata of each job that has none
+        yet, and don't count for its size.
     :raises InvalidJobError: a value can't be stored. The message names it, and the job's position
         if there are several.
     """
     records = []
     for index, job in enumerate(jobs):
         try:
-            records.append(_record(job, registry))
+            records.append(_add_carrier(_record(job, registry), carrier))
         except InvalidJobError as error:
             raise (_in_batch(error, index) if len(jobs) > 1 else error) from error.__cause__
     try:
@@ -166,7 +186,7 @@ def encode_jobs(jobs: Sequence[JobInsert], registry: HandlerRegistry | None = No
     if _may_exceed(text, maximum := _max_args_bytes(registry)):
         for index, (job, record) in enumerate(zip(jobs, records, strict=True)):
             try:
-                _check_size(job, record["args"], record.get("metadata"), maximum)
+                _check_size(job, record["args"], job.metadata, maximum)
             except InvalidJobError as error:
                 raise (_in_batch(error, index) if len(jobs) > 1 else error) from None
     return text
@@ -211,6 +231,12 @@ def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     limit_by = limit_function(job.task, registry)
     if limit_by is not None:
         record["limit_key"] = limit_key_of(job.task, limit_by, record["args"])
+    return record
+
+
+def _add_carrier(record: dict[str, Any], carrier: Mapping[str, str]) -> dict[str, Any]:
+    if carrier:
+        record["metadata"] = {CARRIER: carrier} | (record.get("metadata") or {})
     return record
 
 

@@ -29,6 +29,7 @@ from anyio import TaskHandle
 from roost._drivers.shield import shielded
 from roost._model.logs import StructuredLogger
 from roost._model.tally import Sample, Series
+from roost._model.telemetry import Attempt
 from roost._model.validate import MAX_INT
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
@@ -72,6 +73,7 @@ class RunningJob:
     :param abandoned: its thread still runs: the job must not be given to another worker.
     :param series: where the attempt is counted; ``None``: it has not begun.
     :param began_at: by ``time.monotonic``, when its hooks, or else its handler, were called.
+    :param trace: what an instrumentation records of the attempt; ``None``: nothing.
     """
 
     claimed: ClaimedJob
@@ -90,6 +92,7 @@ class RunningJob:
     metadata: AttemptMetadata | None = None
     series: Series | None = None
     began_at: float = 0.0
+    trace: Attempt | None = None
 
     @property
     def reason(self) -> Reason | None:

@@ -23,7 +23,7 @@ MAX_SERIES = 250
 OTHER = "(other)"
 """Queue and task of the attempts beyond `MAX_SERIES`."""
 
-_OUTCOMES: Mapping[Event, Outcome] = {
+OUTCOMES: Mapping[Event, Outcome] = {
     Event.COMPLETE: "completed",
     Event.RETRY: "retried",
     Event.DISCARD: "discarded",
@@ -31,6 +31,7 @@ _OUTCOMES: Mapping[Event, Outcome] = {
     Event.RELEASE: "released",
     Event.CANCEL: "cancelled",
 }
+"""How an attempt ended, by the event of its verdict."""
 
 
 class Counted(NamedTuple):
@@ -77,14 +78,14 @@ class Statistics:
             for verdict in ended:
                 if (sample := verdict.sample) is not None:
                     series, wait, run = sample
-                    series.fresh[_OUTCOMES[verdict.event]].add(wait, run)
+                    series.fresh[OUTCOMES[verdict.event]].add(wait, run)
             return
         lost = {verdict.lease for verdict in settled.lost}
         failed = set(settled.failed)
         for verdict in ended:
             if verdict.sample is None:
                 continue
-            outcome = _OUTCOMES[verdict.event]
+            outcome = OUTCOMES[verdict.event]
             if verdict.lease in lost:
                 if verdict.completed:
                     outcome = "completed"  # by its handler, in a transaction of its own

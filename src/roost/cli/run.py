@@ -35,6 +35,7 @@ from roost.cli.options import (
     resolve_dsn,
     takes_worker_settings,
 )
+from roost.cli.otel import instrument, warn_without_sdk
 from roost.cli.processes import check_processes, run_processes
 from roost.cli.shutdown import Watchdog, exit_with, handle_signals
 from roost.cli.supervised import SupervisorLink
@@ -116,6 +117,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    otel: Annotated[
+        bool,
+        typer.Option(
+            "--otel",
+            help="Trace and measure jobs by OpenTelemetry (the extra otel). Configure its SDK in "
+            "the module, or start the command by opentelemetry-instrument.",
+        ),
+    ] = False,
     supervised: Annotated[str | None, typer.Option("--supervised", hidden=True)] = None,
     **settings: Any,
 ) -> None:
@@ -140,6 +149,8 @@ def run(
     configure(log_level, as_json=log_json)
     if supervisor is None and (reload or workers > 1):
         run_processes(backend, modules=module, workers=workers, reload=reload, once=once)
+    if otel:
+        instrument()
     changes = passed(context, settings)
     if passed(context, {"queue": queue}):
         changes["queues"] = parse_queues(queue)
@@ -148,6 +159,8 @@ def run(
         supervisor.tell_grace(worker.settings.shutdown_timeout)
     process = 1 if supervisor is None else supervisor.number
     listening = None if http is None else listen(http, process=process)
+    if otel:
+        warn_without_sdk()
     watchdog = Watchdog(partial(_hand_back, worker))
     crash: BaseException | None
     signal.signal(signal.SIGINT, signal.default_int_handler)  # event loops handle this one

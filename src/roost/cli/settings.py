@@ -136,8 +136,10 @@ def read_settings(
     model = settings_model()
     known = {name: PREFIX + name.upper() for name in model.model_fields}
     for name in sorted(names - {*known.values(), *OTHER_VARIABLES}):
-        if name.startswith(PREFIX) and (meant := _closest(name, known.values())):
-            print_warning(f"the variable {name} is no setting; did you mean {meant}?")
+        # Compared without the prefix, which makes short names alike: ROOST_PORT and ROOST_OTEL.
+        meant = _closest(name.removeprefix(PREFIX).lower(), known)
+        if name.startswith(PREFIX) and meant is not None:
+            print_warning(f"the variable {name} is no setting; did you mean {known[meant]}?")
     return _checked(model, environment, path, table)
 
 

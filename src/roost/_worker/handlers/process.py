@@ -260,7 +260,8 @@ class HandlerProcesses:
         record = partial(_record_metadata, running, self._state)
         try:
             job: Job = running.claimed.job()
-            request = pickle.dumps((handler.func, args, job, handler.rules))
+            trace = running.trace and running.trace.in_process()
+            request = pickle.dumps((handler.func, args, job, handler.rules, trace))
             process = self._take()
         except Exception as error:  # noqa: BLE001  (this job's failure alone)
             return Raised(error)

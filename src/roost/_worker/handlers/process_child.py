@@ -156,13 +156,13 @@ def _as_json(answer: dict[str, Any]) -> bytes:
 def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
     """Call the handler and return an answer of plain text and numbers."""
     try:
-        func, args, job, rules = _Request(request, main_module).load()
+        func, args, job, rules, trace = _Request(request, main_module).load()
     except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
         return {"error": error_record(error)}
     try:
         # A copy for each call: no call sees the context variables of the one before.
         decimals = decimal.getcontext().copy()
-        result = copy_context().run(_call, func, args, job, decimals)
+        result = copy_context().run(_call, func, args, job, decimals, trace)
     except BaseException as error:  # noqa: BLE001  (as above)
         try:
             return _describe(error, rules)
@@ -196,10 +196,16 @@ def _describe(error: BaseException, rules: FailureRules) -> dict[str, Any]:
 
 
 def _call(
-    func: Callable[..., Any], args: dict[str, Any], job: Job, decimals: decimal.Context
+    func: Callable[..., Any],
+    args: dict[str, Any],
+    job: Job,
+    decimals: decimal.Context,
+    trace: Callable[[], object] | None,
 ) -> str:
     decimal.setcontext(decimals)
     current.set(job)
+    if trace is not None:
+        trace()
     value = func(**args)
     if type(value) not in PLAIN_RESULTS:
         refuse_unawaited(value)
@@ -207,16 +213,21 @@ def _call(
 
 
 class _Request(pickle.Unpickler):
-    """Unpickles a request of the worker: (function, keywords, job, failure rules)."""
+    """Unpickles a request of the worker: (function, keywords, job, failure rules, trace).
+
+    The last is a function to call first, or ``None``.
+    """
 
     def __init__(self, request: bytes, main_module: dict[str, str]) -> None:
         super().__init__(io.BytesIO(request))
         self._main_module = main_module
 
-    def load(self) -> tuple[Callable[..., Any], dict[str, Any], Job, FailureRules]:
-        """Return the function, its keywords, the job, and which errors are retried."""
-        func, args, job, rules = super().load()
-        return func, args, job, rules
+    def load(
+        self,
+    ) -> tuple[Callable[..., Any], dict[str, Any], Job, FailureRules, Callable[[], object] | None]:
+        """Return the parts of the request."""
+        func, args, job, rules, trace = super().load()
+        return func, args, job, rules, trace
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the named object, from a copy of the worker's ``__main__`` if it is defined there.

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from roost._model import telemetry
 from roost._model.failures import NO_RULES
 from roost._model.hooks import Hooks
 from roost._model.interrupts import is_ctrl_c
@@ -43,8 +44,10 @@ from roost._worker.handlers.hooks import HOOK_TIMEOUT, MAX_HANGING, HookCalls, H
 from roost._worker.handlers.job_metadata import WorkerMetadataWriter, write_rest
 from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard, guard_for_this_loop
+from roost._worker.handlers.trace import begin_trace, end_trace, with_traceparent
 from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
 from roost._worker.state import WorkerState
+from roost._worker.statistics import OUTCOMES
 from roost.exceptions import DatabaseUnavailableError, InvalidArgsError
 
 logger = StructuredLogger("roost.worker.execute")
@@ -161,6 +164,8 @@ class ExecuteLane:
                 state.settle(
                     Verdict(running.claimed.lease, Event.COMPLETE, None, None, None, False, sample)
                 )
+                if running.trace is not None:
+                    running.trace.ended("completed", None)
             else:
                 self._finish_unusual(running, apply_cancel_reason(running, ending), sample)
         except BaseException as error:  # noqa: BLE001  (an application's log handlers may raise)
@@ -201,22 +206,26 @@ class ExecuteLane:
             log_lease_lost(running)  # the worker that has the lease now settles the job
             if sample is not None:
                 state.statistics.count(sample, "lost")
+            end_trace(running, "lost")
         elif running.abandoned:
             state.abandoned.add(claimed.lease)
             logger.error(
                 "thread of job %(job_id)d (%(task)s) is abandoned: it does not end",
                 **claimed.log_fields(),
             )
+            end_trace(running, "abandoned")
         else:
             try:
                 verdict = self._judge(claimed, ending)
             except BaseException as error:  # noqa: BLE001  (the error's own code may raise)
                 ending = self._replacement(ending, error)
                 verdict = self._judge(claimed, ending)
+            verdict = with_traceparent(verdict, running)
             state.settle(verdict._replace(completed=running.completed, sample=sample))
             if verdict.event is not Event.COMPLETE:
                 state.slots.failed += verdict.event in (Event.RETRY, Event.DISCARD)
                 log_unsuccessful(running, ending, verdict)
+            end_trace(running, OUTCOMES[verdict.event], verdict)
 
     def _replacement(self, ending: Ending, error: BaseException) -> Ending:
         """Return the ending to use if reading the original one raised ``error``."""
@@ -288,6 +297,8 @@ class ExecuteLane:
         running.began_at = monotonic()
         if self._state.events is not None:
             self._state.events.started(claimed)
+        if telemetry.active is not None:
+            running.trace = begin_trace(running, telemetry.active)
         hooks = self._state.settings.hooks
         return self._call(running) if hooks is None else self._call_with_hooks(running, hooks)
 

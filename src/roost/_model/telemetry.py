@@ -1,0 +1,194 @@
+"""What the clients and the worker tell an instrumentation, such as `roost.contrib.otel`.
+
+None is installed by default: then ``active`` is ``None``, and nothing here is called. The methods
+of an instrumentation don't raise and don't wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+import attrs
+
+from roost._model.codec import decode
+from roost._model.job import JobInsert, is_default
+
+CARRIER: Final = "otel"
+"""The key of a job's metadata that holds the headers of its trace, such as ``traceparent``.
+
+One key, since a propagator chooses the names of its headers, which must not meet the user's keys.
+"""
+TRACEPARENT: Final = "traceparent"
+"""The key of an error record that names the span of its attempt."""
+
+
+@attrs.frozen
+class Sent:
+    """What one call of a client enqueues.
+
+    :param queues: the number of jobs for each queue; ``None``: the database chooses the queue.
+    :param tasks: the names of the tasks.
+    :param is_bulk: whether the call takes several jobs.
+    :param carriers: what jobs that have a carrier already hold in it.
+    """
+
+    queues: Mapping[str | None, int]
+    tasks: Sequence[str]
+    is_bulk: bool
+    carriers: Sequence[Mapping[str, str]] = ()
+
+    @property
+    def jobs(self) -> int:
+        """The number of jobs."""
+        return sum(self.queues.values())
+
+    @property
+    def only_queue(self) -> str | None:
+        """The queue, if all jobs have the same."""
+        return next(iter(self.queues)) if len(self.queues) == 1 else None
+
+    @property
+    def only_task(self) -> str | None:
+        """The task, if all jobs have the same."""
+        return self.tasks[0] if len(self.tasks) == 1 else None
+
+
+@attrs.frozen
+class Started:
+    """An attempt that begins.
+
+    :param wait: seconds from the time at which the job was due to the start.
+    :param carrier: what the enqueue has put into the metadata; empty: nothing.
+    :param first_span: the ``traceparent`` of the first attempt whose error record is kept.
+    """
+
+    job_id: int
+    queue: str
+    task: str
+    attempt: int
+    max_attempts: int
+    worker_id: int
+    wait: float
+    carrier: Mapping[str, str]
+    first_span: str | None
+
+
+class Send(Protocol):
+    """A call of a client that enqueues jobs."""
+
+    carrier: Mapping[str, str]
+    """Is put into the metadata of each job."""
+    ids: Sequence[int | None]
+    """The ids of the jobs, for those who know them."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None: ...
+
+
+class Attempt(Protocol):
+    """An attempt that runs."""
+
+    def traceparent(self) -> str | None:
+        """Return what names the attempt's span, for an error record."""
+
+    def in_process(self) -> Callable[[], object] | None:
+        """Return a picklable function that a handler's own process calls before the handler."""
+
+    def ended(self, outcome: str, error: Mapping[str, str] | None) -> None:
+        """Record the end.
+
+        :param outcome: how it ended, one of `roost._model.tally.Outcome`, or ``"abandoned"``: its
+            thread does not end.
+        :param error: the error record, if the attempt failed.
+        """
+
+
+class Instrumentation(Protocol):
+    """Records what is enqueued and what runs."""
+
+    def send(self, sent: Sent) -> Send:
+        """Begin a call that enqueues jobs."""
+
+    def start(self, started: Started) -> Attempt | None:
+        """Begin an attempt, in the context of its task; ``None``: it can't be recorded."""
+
+
+class _NotSent:
+    """Stands for `Send` while no instrumentation is installed."""
+
+    carrier: Mapping[str, str] = {}
+    ids: Sequence[int | None]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Keep nothing."""
+
+
+active: Instrumentation | None = None
+"""The installed instrumentation of this process."""
+_NOT_SENT = _NotSent()
+
+
+def install(instrumentation: Instrumentation | None) -> None:
+    """Install an instrumentation in this process, in place of another one; ``None``: remove it."""
+    global active  # noqa: PLW0603  (one of a process, as the providers of its spans are)
+    active = instrumentation
+
+
+def sending(jobs: Sequence[JobInsert], known: Container[str], *, is_bulk: bool) -> Send:
+    """Return the context in which a client enqueues these jobs.
+
+    :param known: the tasks that the client knows. For others, the database may choose the queue of
+        a job that names none.
+    """
+    if active is None or not jobs:
+        return _NOT_SENT
+    queues: dict[str | None, int] = {}
+    tasks: dict[str, None] = {}
+    carriers: list[Mapping[str, str]] = []
+    for job in jobs:
+        task = job.task if isinstance(job.task, str) else "?"
+        queue = None if is_default(job.queue) and task not in known else str(job.queue)
+        queues[queue] = queues.get(queue, 0) + 1
+        tasks[task] = None
+        if job.metadata:
+            carriers += _carrier_in(job.metadata)
+    return active.send(Sent(queues, list(tasks), is_bulk, carriers))
+
+
+def carrier_of(metadata: str | None) -> Mapping[str, str]:
+    """Return the headers that an enqueue has put into the metadata, a JSON text; or none."""
+    found = _carrier_in(decode(metadata)) if metadata and f'"{CARRIER}"' in metadata else []
+    return found[0] if found else {}
+
+
+def _carrier_in(metadata: object) -> list[Mapping[str, str]]:
+    carrier = metadata.get(CARRIER) if isinstance(metadata, dict) else None
+    if not isinstance(carrier, dict):
+        return []
+    return [{name: value for name, value in carrier.items() if isinstance(value, str)}]
+
+
+def first_span_of(errors: str | None) -> str | None:
+    """Return the ``traceparent`` of the first attempt that has left one in the errors, a text."""
+    if errors is None or f'"{TRACEPARENT}"' not in errors:
+        return None
+    records = decode(errors)
+    for record in records if isinstance(records, list) else ():
+        span = record.get(TRACEPARENT) if isinstance(record, dict) else None
+        if isinstance(span, str):
+            return span
+    return None

@@ -1,0 +1,58 @@
+"""What the worker tells an instrumentation about an attempt. See `roost._model.telemetry`."""
+
+from __future__ import annotations
+
+from roost._model.telemetry import (
+    TRACEPARENT,
+    Attempt,
+    Instrumentation,
+    Started,
+    carrier_of,
+    first_span_of,
+)
+from roost._model.verdict import Verdict
+from roost._ops.claim import ClaimedJob
+from roost._worker.slots import RunningJob
+
+
+def begin_trace(running: RunningJob, instrumentation: Instrumentation) -> Attempt | None:
+    """Begin to record an attempt, in the context of its own task, which ends with it."""
+    claimed = running.claimed
+    try:
+        carrier, first_span = carrier_of(claimed.metadata_text), first_span_of(claimed.errors_text)
+    except ValueError:
+        carrier, first_span = {}, None  # a row that can't be read is its handler's failure
+    started = Started(
+        job_id=claimed.lease.job_id,
+        queue=claimed.queue,
+        task=claimed.task,
+        attempt=claimed.attempt,
+        max_attempts=claimed.max_attempts,
+        worker_id=claimed.lease.worker_id,
+        wait=_waited(claimed) + max(running.began_at - running.counted_from, 0.0),
+        carrier=carrier,
+        first_span=first_span,
+    )
+    return instrumentation.start(started)
+
+
+def _waited(claimed: ClaimedJob) -> float:
+    """Return the seconds from when the job was due to its claim, by the database's clock."""
+    due = max(claimed.scheduled_at, claimed.inserted_at)
+    return max(claimed.attempted_at - due, 0) / 1_000_000
+
+
+def with_traceparent(verdict: Verdict, running: RunningJob) -> Verdict:
+    """Return the verdict with the attempt's span in its error record, for later attempts."""
+    if verdict.error is None or running.trace is None:
+        return verdict
+    traceparent = running.trace.traceparent()
+    if traceparent is None:
+        return verdict
+    return verdict._replace(error=verdict.error | {TRACEPARENT: traceparent})
+
+
+def end_trace(running: RunningJob, outcome: str, verdict: Verdict | None = None) -> None:
+    """Record how the attempt ended."""
+    if running.trace is not None:
+        running.trace.ended(outcome, None if verdict is None else verdict.error)

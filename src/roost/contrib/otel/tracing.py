@@ -1,0 +1,223 @@
+"""The spans: ``send`` for a call that enqueues, ``wait`` and ``process`` for each attempt.
+
+They follow OpenTelemetry's conventions for messaging; what these lack is named ``roost.…``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+from opentelemetry import context, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from roost._model.telemetry import Attempt, Send, Sent, Started
+from roost._model.verdict import error_record
+from roost.contrib.otel.guard import guard
+from roost.contrib.otel.measuring import Measures, error_type_of
+
+MAX_LINKS: Final = 128
+"""Links of one span at most, as the SDK keeps them by default."""
+MAX_CARRIER: Final = 4_096
+"""Characters of a trace's headers at most; with more, the job is enqueued without them."""
+FAILED: Final = {"retried", "discarded"}
+LOST: Final = {"lost", "abandoned"}
+"""Outcomes that are errors of the worker, not of the handler."""
+
+
+class Tracing:
+    """Records spans and metrics; see `roost._model.telemetry.Instrumentation`."""
+
+    def __init__(self, tracer: Tracer, measures: Measures) -> None:
+        self._tracer = tracer
+        self._measures = measures
+
+    def send(self, sent: Sent) -> Send:
+        """Begin the span of a call that enqueues jobs."""
+        return _Send(self._tracer, self._measures, sent)
+
+    def start(self, started: Started) -> Attempt | None:
+        """Begin the span of an attempt, and make it the current one."""
+        with guard:
+            return _Attempt(self._tracer, self._measures, started)
+        return None
+
+
+class _Send:
+    """A call of a client that enqueues jobs. Its span is the parent of the jobs' spans."""
+
+    def __init__(self, tracer: Tracer, measures: Measures, sent: Sent) -> None:
+        self.carrier: Mapping[str, str] = {}
+        self.ids: Sequence[int | None] = ()
+        self._measures = measures
+        self._sent = sent
+        self._began = time.perf_counter()
+        self._span: Span | None = None
+        with guard:
+            queue, task = sent.only_queue, sent.only_task
+            name = "/".join(part for part in (queue, task) if part is not None)
+            attributes: dict[str, str | int] = _common("send", queue)
+            if task is not None:
+                attributes["roost.task"] = task
+            if sent.is_bulk:
+                attributes["messaging.batch.message_count"] = sent.jobs
+            self._span = tracer.start_span(
+                f"send {name}".rstrip(),
+                kind=SpanKind.PRODUCER,
+                attributes=attributes,
+                links=[Link(one) for one in map(_span_in, sent.carriers[:MAX_LINKS]) if one],
+            )
+            carrier: dict[str, str] = {}
+            propagate.inject(carrier, context=trace.set_span_in_context(self._span))
+            self.carrier = _storable(carrier)
+
+    def __enter__(self) -> Self:
+        self._token = None
+        if self._span is not None:
+            with guard:
+                self._token = context.attach(trace.set_span_in_context(self._span))
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        record = None if exc_val is None else error_record(exc_val)
+        with guard:
+            if self._token is not None:
+                context.detach(self._token)
+            if self._span is not None:
+                if len(self.ids) == 1:
+                    self._span.set_attribute("messaging.message.id", str(self.ids[0]))
+                _set_error(self._span, record)
+                self._span.end()
+        with guard:
+            seconds = time.perf_counter() - self._began
+            self._measures.sent(self._sent, seconds, error_type_of(record))
+
+
+class _Attempt:
+    """An attempt. Its span is current in the attempt's task, and ends with the verdict."""
+
+    def __init__(self, tracer: Tracer, measures: Measures, started: Started) -> None:
+        self._measures = measures
+        self._started = started
+        self._began = time.perf_counter()
+        now = time.time_ns()
+        parent = propagate.extract(started.carrier, context=Context())
+        attributes: dict[str, str | int | float] = {
+            **_common("process", started.queue),
+            "messaging.message.id": str(started.job_id),
+            "roost.task": started.task,
+            "roost.attempt": started.attempt,
+            "roost.max_attempts": started.max_attempts,
+            "roost.worker.id": started.worker_id,
+        }
+        if trace.get_current_span(parent).get_span_context().is_valid:
+            # The times are those of this machine, and their difference is by the database's clock.
+            waiting = tracer.start_span(
+                f"wait {started.queue}",
+                context=parent,
+                attributes=attributes,
+                start_time=now - int(started.wait * 1e9),
+            )
+            waiting.end(now)
+        first = _span_in({"traceparent": started.first_span}) if started.first_span else None
+        self._span = tracer.start_span(
+            f"process {started.task}",
+            context=parent,
+            kind=SpanKind.CONSUMER,
+            attributes=attributes | {"roost.wait.duration": started.wait},
+            links=[Link(first, {"roost.link": "first attempt"})] if first else (),
+            start_time=now,
+        )
+        self._context = trace.set_span_in_context(self._span, parent)
+        context.attach(self._context)  # the attempt's task ends, and its context with it
+        with guard:
+            measures.started(started)
+
+    def traceparent(self) -> str | None:
+        """Return what names the span."""
+        one = self._span.get_span_context()
+        if not one.is_valid:
+            return None
+        return f"00-{one.trace_id:032x}-{one.span_id:016x}-{one.trace_flags:02x}"
+
+    def in_process(self) -> Callable[[], object] | None:
+        """Return a function that makes the span current in the handler's own process."""
+        from roost.contrib.otel import continue_trace
+
+        carrier: dict[str, str] = {}
+        with guard:
+            propagate.inject(carrier, context=self._context)
+        return partial(continue_trace, carrier)
+
+    def ended(self, outcome: str, error: Mapping[str, str] | None) -> None:
+        """End the span."""
+        if outcome in LOST:
+            error = {"error": outcome, "trace": ""}
+        elif outcome not in FAILED:
+            error = None
+        with guard:
+            self._span.set_attribute("roost.outcome", outcome)
+            if outcome in FAILED and error is not None:
+                # The record is bounded and can be read; the exception's own code may raise.
+                kind, _, message = error["error"].partition(": ")
+                self._span.add_event(
+                    "exception",
+                    {
+                        "exception.type": kind,
+                        "exception.message": message,
+                        "exception.stacktrace": error["trace"],
+                    },
+                )
+            _set_error(self._span, error)
+            self._span.end()
+        with guard:
+            seconds = time.perf_counter() - self._began
+            self._measures.ended(self._started, seconds, outcome, error_type_of(error))
+
+
+def _common(operation: str, queue: str | None) -> dict[str, str | int]:
+    attributes: dict[str, str | int] = {
+        "messaging.system": "roost",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+    }
+    if queue is not None:
+        attributes["messaging.destination.name"] = queue
+    return attributes
+
+
+def _set_error(span: Span, error: Mapping[str, str] | None) -> None:
+    if error is not None:
+        span.set_attribute("error.type", error_type_of(error) or "_OTHER")
+        span.set_status(Status(StatusCode.ERROR, error["error"]))
+
+
+def _span_in(carrier: Mapping[str, str]) -> SpanContext | None:
+    """Return the span that the headers name, by the application's propagator or as ``traceparent``
+    of the W3C; ``None``: none.
+    """
+    for extract in (propagate.extract, TraceContextTextMapPropagator().extract):
+        found = trace.get_current_span(extract(carrier, context=Context())).get_span_context()
+        if found.is_valid:
+            return found
+    return None
+
+
+def _storable(carrier: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the headers without those that can't be stored, such as a hostile baggage."""
+    found = {
+        name: value
+        for name, value in carrier.items()
+        if f"{name}{value}".isascii() and f"{name}{value}".isprintable()
+    }
+    return found if sum(map(len, found.values())) <= MAX_CARRIER else {}
