@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.support.job_table import JobTable
 
-from roost import Job, JobFilter
+from roost import Explanation, Job, JobFilter
 from roost.cli.job_filter import KEYWORDS, OPTIONS
 
 if TYPE_CHECKING:
@@ -124,6 +125,25 @@ def test_a_job_is_shown_with_its_errors(
         "    Traceback",
         "      line",
     ]
+
+
+def test_it_says_why_a_job_does_not_run(
+    dsn: str, table: JobTable, run_command: RunsCommand
+) -> None:
+    job_id = table.add(queue="mail")
+    table.change(job_id, "scheduled_at = '2036-06-01 12:00Z'")
+    run_command("queue", "pause", "mail", "--dsn", dsn)
+    found = run_command("jobs", "why", job_id, "--json", "--dsn", dsn).json
+    assert list(found) == [field.name for field in fields(Explanation)]
+    assert (found["reason"], found["expected_at"]) == ("scheduled", "2036-06-01T12:00:00Z")
+    also = [other["reason"] for other in found["also"]]
+    assert "queue_paused" in also
+
+    lines = run_command("jobs", "why", job_id, "--dsn", dsn).out.splitlines()
+    assert lines[0] == "available, scheduled"
+    assert lines[1] == found["message"] + " Expected: 2036-06-01T12:00:00Z."
+    assert lines[2:] == [other["message"] for other in found["also"]]
+    assert run_command("jobs", "why", 999, "--dsn", dsn).code == 1
 
 
 def test_ids_need_no_question(dsn: str, table: JobTable, run_command: RunsCommand) -> None:

@@ -13,7 +13,16 @@ from roost.cli import job_verbs
 from roost.cli.client import CommandClient
 from roost.cli.job_filter import job_filter, takes_job_filter
 from roost.cli.options import Dsn
-from roost.cli.output import AsJson, Columns, examples, print_note, show, show_fields
+from roost.cli.output import (
+    AsJson,
+    Columns,
+    cell,
+    examples,
+    print_json,
+    print_note,
+    show,
+    show_fields,
+)
 
 app = typer.Typer(help="List, show, explain, retry, cancel and delete jobs.", no_args_is_help=True)
 
@@ -69,6 +78,23 @@ def show_job(job_id: JobId, *, dsn: Dsn = None, as_json: AsJson = False) -> None
         number = error.get("attempt", "?")
         fields[f"error of attempt {number}"] = f"{head}\n{trace}" if trace else head
     show_fields(fields, value=job, as_json=as_json)
+
+
+@app.command("why", epilog=examples("roost jobs why 42", "roost jobs why 42 --json"))
+def why(job_id: JobId, *, dsn: Dsn = None, as_json: AsJson = False) -> None:
+    """Say why a job does not run, or that it runs or has ended.
+
+    The first line has the state and the reason in one word; the reasons that apply, too, follow.
+    """
+    with CommandClient(dsn, "jobs why") as client:
+        found = client.explain(job_id)
+    if as_json:
+        print_json(found)
+        return
+    typer.echo(f"{found.state}, {found.reason.value}")
+    for explanation in (found, *found.also):
+        until = explanation.expected_at
+        typer.echo(cell(explanation.message) + (f" Expected: {cell(until)}." if until else ""))
 
 
 app.command(
