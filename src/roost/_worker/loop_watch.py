@@ -33,6 +33,8 @@ REPEAT_FACTOR = 10.0
 """The warning is repeated when the block has lasted this many times longer."""
 SUSPENDED_SHARE = 0.1
 """Share of processor time between two checks, below which the process was suspended."""
+MAX_REMEMBERED = 1_000
+"""Jobs of which the watch remembers that it has named them; it names each job once."""
 MAX_FRAMES = 25
 _WAITING = ("selectors.py", "_io_epoll.py", "_io_kqueue.py", "runners.py")
 """The files in which an idle loop waits."""
@@ -60,7 +62,7 @@ class LoopWatch:
         self._thread_id = 0
         self._over = threading.Event()
         self._block: _Block | None = None
-        self._logged: deque[tuple[int, int]] = deque(maxlen=100)
+        self._logged: deque[int] = deque(maxlen=MAX_REMEMBERED)
 
     @property
     def turned_at(self) -> float:
@@ -112,6 +114,9 @@ class LoopWatch:
             stack = None  # logged before
         else:
             stack = "".join(_stack(frames[:at]))
+        job_id = None if job is None else job.claimed.lease.job_id
+        if stack is not None and job_id in self._logged:
+            return  # it blocks again, maybe in another attempt
         self._block = _Block(turned_at, job)
         if job is None:
             logger.warning(
@@ -122,10 +127,7 @@ class LoopWatch:
                 jobs=[running.claimed.lease.job_id for running in self._slots],
             )
             return
-        lease = job.claimed.lease
-        if (lease.job_id, lease.lease_no) in self._logged and stack is not None:
-            return
-        self._logged.append((lease.job_id, lease.lease_no))
+        self._logged.append(job.claimed.lease.job_id)
         logger.warning(
             "event loop is blocked for %(seconds).1f s so far by job %(job_id)d (%(task)s), which "
             "holds up all jobs of this worker and its heartbeat",
