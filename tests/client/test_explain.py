@@ -250,6 +250,29 @@ async def test_a_queue_without_workers_and_a_task_that_they_do_not_know(
         assert (found.reason, found.data["workers"]) == (R.UNKNOWN_TASK, [worker.id])
 
 
+async def test_a_worker_that_is_being_stopped(
+    client: AsyncRoost, gate: Gate, table: JobTable, why: Why
+) -> None:
+    running = await client.enqueue("held")
+    worker = client.worker(heartbeat_interval=100)
+    async with working(worker):
+        await gate.until_started(1)
+        worker.request_stop()
+        with anyio.fail_after(30):
+            while not table.value("select stopping from roost.workers"):
+                await anyio.sleep(0.01)
+        # Not by enqueue, which could dispatch it to the worker.
+        [job_id] = await client.enqueue_all([JobInsert("held", {"n": 1})])
+        assert job_id is not None
+        found = await why(job_id)
+        assert found.reason is R.WORKERS_STOPPING
+        assert len(found.data["workers"]) == 1
+        found = await why(running)
+        assert found.reason is R.RUNNING
+        assert "being stopped" in found.message
+        gate.opened.set()
+
+
 @pytest.mark.parametrize("by_key", [False, True])
 async def test_a_limit_of_jobs_at_once(
     client: AsyncRoost, registry: HandlerRegistry, why: Why, by_key: bool

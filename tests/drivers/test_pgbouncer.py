@@ -157,6 +157,8 @@ async def test_the_async_client_enqueues_and_a_worker_finds_the_jobs(
             job_id = await client.enqueue(work, args={"n": 6}, conn=conn)
         outcome = await client.wait_for(job_id, timeout=20, poll_interval=0.1)
         assert outcome.result == 7
+        assert (await client.explain(job_id)).reason == "ended"
+        assert len(await client.list_jobs()) == 50
         with anyio.fail_after(20):
             while table.states() != {"completed": 51}:
                 await anyio.sleep(0.02)

@@ -17,7 +17,7 @@ from roost._model.explain_facts import Facts, HolderFacts, JobFacts, LimitFacts,
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 BUSY = WorkerFacts(id=1, name="web:1", concurrency=4, running=4)
-FREE = WorkerFacts(id=2, name="web:2", concurrency=4, running=3)
+FREE = WorkerFacts(id=2, name="web:2", concurrency=4, running=3, poll_interval=0.5)
 R = ExplanationReason
 
 
@@ -50,10 +50,8 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         facts(),
         R.STARTS_SOON,
         (
-            "It should start within a second or two: worker web:2 (id 2) has a free slot, and no "
-            "due "
-            "job is in front of it. Without notifications a worker looks every poll_interval, 1 s "
-            "by default."
+            "It should start at once: worker web:2 (id 2) has a free slot, and no due job is in "
+            "front of it; without notifications workers look every 0.5 s."
         ),
     ),
     (
@@ -191,6 +189,16 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         "None of the 2 living workers of queue 'mail' has a handler for task 'send'.",
     ),
     (
+        facts(workers=[attrs.evolve(FREE, stopping=True), attrs.evolve(FREE, knows=False)]),
+        R.WORKERS_STOPPING,
+        "The only worker that could run it is being stopped, and starts no more jobs.",
+    ),
+    (
+        facts(workers=[attrs.evolve(FREE, stopping=True)] * 2),
+        R.WORKERS_STOPPING,
+        "All 2 workers that could run it are being stopped, and start no more jobs.",
+    ),
+    (
         facts(limit=LIMIT),
         R.CONCURRENCY_LIMIT,
         "Task 'send' may run 2 jobs at once (by set_limit), and 2 run now: 5, 6.",
@@ -260,6 +268,17 @@ def test_the_time_at_which_a_reason_ends_is_told() -> None:
     }  # fmt: skip
     assert explain(facts(job=EXECUTING, living_workers=1)).expected_at == after(30)
     assert ends[R.RATE_LIMIT] == after(9)
+    assert explain(facts()).expected_at == after(0.5)
+    # A worker of an older version has not told how often it looks.
+    older = explain(facts(workers=[attrs.evolve(FREE, poll_interval=None)]))
+    assert older.expected_at == after(1)
+    assert older.message.endswith("in front of it.")
+
+
+def test_a_running_jobs_worker_that_is_being_stopped_is_told() -> None:
+    worker = attrs.evolve(holder(), stopping=True)
+    found = explain(facts(job=EXECUTING, worker=worker))
+    assert found.message.endswith("heartbeat was 5 s ago, and it is being stopped.")
 
 
 def test_the_first_reason_comes_first_and_the_others_are_told_too() -> None:
@@ -309,7 +328,8 @@ jobs = arbitrary(
 workers = arbitrary(
     WorkerFacts,
     id=ids, name=texts, concurrency=counts, own_slots=st.none() | counts, knows=st.booleans(),
-    has_paused=st.booleans(), running=counts, of_queue=counts,
+    has_paused=st.booleans(), stopping=st.booleans(),
+    poll_interval=st.none() | st.floats(1e-3, 1e9), running=counts, of_queue=counts,
 )  # fmt: skip
 limits = arbitrary(
     LimitFacts,
@@ -325,7 +345,7 @@ all_facts = arbitrary(
     worker=st.none()
     | arbitrary(
         HolderFacts, id=ids, name=texts, heartbeat_at=times, expires_at=times,
-        unstarted=st.booleans(),
+        stopping=st.booleans(), unstarted=st.booleans(),
     ),
     living_workers=counts, served_queues=st.lists(texts, max_size=3),
     workers=st.lists(workers, max_size=3), in_front=counts, task_in_front=counts,

@@ -297,7 +297,7 @@ PROBES: list[tuple[str, tuple[object, ...], int]] = [
     ("read.get_job", (150_000,), 20),
     ("enqueue.find_active_by_unique_key", ("free",), 20),
     ("rescue.rescue_jobs", (500, 20, [], "{}"), 5_000),
-    ("workers.renew_worker", (1, 100.0, 0, 0, 0.0), 50),
+    ("workers.renew_worker", (1, 100.0, 0, 0, 0.0, False), 50),
     ("rescue.expire_workers", (), 50),
     ("workers.release_unheld", (1, [1], [1]), 8_000),
     ("settle.still_held", ([5], [1], [1]), 50),

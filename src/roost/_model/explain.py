@@ -11,6 +11,8 @@ from roost._model.states import TERMINAL, JobState
 
 RESCUE_INTERVAL = 30.0
 """Seconds between two looks of a worker for jobs of dead workers, by default."""
+DEFAULT_POLL_INTERVAL = 1.0
+"""Seconds, for a worker that has not told its own."""
 LATE = 10.0
 """Seconds after which a job that nothing holds back should have started."""
 MOST_IN_FRONT = 1_000
@@ -32,6 +34,7 @@ class ExplanationReason(StrEnum):
     - ``queue_paused``: its queue is paused.
     - ``no_worker``: no living worker serves its queue.
     - ``unknown_task``: none of the workers that serve its queue has a handler for its task.
+    - ``workers_stopping``: all workers that could run it are being stopped, and start no more jobs.
     - ``concurrency_limit``: as many jobs of its task run as its limit allows.
     - ``rate_limit``: as many jobs of its task have started in the last minute as its limit allows.
     - ``slots_taken``: all slots of the workers that could run it are taken.
@@ -50,6 +53,7 @@ class ExplanationReason(StrEnum):
     QUEUE_PAUSED = "queue_paused"
     NO_WORKER = "no_worker"
     UNKNOWN_TASK = "unknown_task"
+    WORKERS_STOPPING = "workers_stopping"
     CONCURRENCY_LIMIT = "concurrency_limit"
     RATE_LIMIT = "rate_limit"
     SLOTS_TAKEN = "slots_taken"
@@ -219,6 +223,8 @@ def _running(facts: Facts) -> Explanation:
     if holder is not None:
         age = _span((facts.now - holder.heartbeat_at).total_seconds())
         heartbeat = f"; the worker's last heartbeat was {age} ago"
+        if holder.stopping:
+            heartbeat += ", and it is being stopped"
     return _explanation(
         facts,
         ExplanationReason.RUNNING,
@@ -319,7 +325,7 @@ def _no_worker(facts: Facts) -> Explanation | None:
 
 
 def _unknown_task(facts: Facts) -> Explanation | None:
-    if not facts.workers or _able(facts):
+    if not facts.workers or any(worker.knows for worker in facts.workers):
         return None
     if len(facts.workers) == 1:
         none = f"The only living worker of queue {facts.job.queue!r} has no handler"
@@ -333,6 +339,22 @@ def _unknown_task(facts: Facts) -> Explanation | None:
         queue=facts.job.queue,
         task=facts.job.task,
         workers=[worker.id for worker in facts.workers],
+    )
+
+
+def _workers_stopping(facts: Facts) -> Explanation | None:
+    stopping = [worker for worker in facts.workers if worker.knows]
+    if not stopping or _able(facts):
+        return None
+    one = len(stopping) == 1
+    return _explanation(
+        facts,
+        ExplanationReason.WORKERS_STOPPING,
+        f"{_every(len(stopping), 'worker')} that could run it {'is' if one else 'are'} being "
+        f"stopped, and {'starts' if one else 'start'} no more jobs.",
+        queue=facts.job.queue,
+        task=facts.job.task,
+        workers=[worker.id for worker in stopping],
     )
 
 
@@ -403,6 +425,7 @@ def _starts_soon(facts: Facts) -> Explanation:
     in_front = facts.in_front + facts.task_in_front
     due_for = (facts.now - facts.job.scheduled_at).total_seconds()
     free = next((worker for worker in _able(facts) if worker.free_slots), None)
+    polls = [worker.poll_interval for worker in _able(facts) if worker.poll_interval]
     where = "" if free is None else f": worker {_worker(free)} has a free slot"
     if due_for > LATE and not in_front:
         message = (
@@ -410,15 +433,13 @@ def _starts_soon(facts: Facts) -> Explanation:
             "may have locked its row, or the worker has no working connection; see its log."
         )
     else:
-        message = (
-            f"It should start within a second or two{where}, and {_in_front(in_front)}. Without "
-            "notifications a worker looks every poll_interval, 1 s by default."
-        )
+        latest = f"; without notifications workers look every {min(polls):g} s" if polls else ""
+        message = f"It should start at once{where}, and {_in_front(in_front)}{latest}."
     return _explanation(
         facts,
         ExplanationReason.STARTS_SOON,
         message,
-        expected_at=facts.now,
+        expected_at=facts.now + timedelta(seconds=min(polls, default=DEFAULT_POLL_INTERVAL)),
         due_seconds=due_for,
         in_front=in_front,
         worker_id=None if free is None else free.id,
@@ -431,6 +452,7 @@ _WAITING: Sequence[Callable[[Facts], Explanation | None]] = (
     _queue_paused,
     _no_worker,
     _unknown_task,
+    _workers_stopping,
     _concurrency_limit,
     _rate_limit,
     _slots_taken,
@@ -443,7 +465,7 @@ def _could_start(facts: Facts) -> bool:
 
 
 def _able(facts: Facts) -> list[WorkerFacts]:
-    return [worker for worker in facts.workers if worker.knows]
+    return [worker for worker in facts.workers if worker.knows and not worker.stopping]
 
 
 # Words

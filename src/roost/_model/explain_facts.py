@@ -47,6 +47,7 @@ class JobFacts:
 class HolderFacts:
     """The worker that holds an executing job.
 
+    :param stopping: whether it starts no more jobs.
     :param unstarted: whether the job waits there for a slot.
     """
 
@@ -54,6 +55,7 @@ class HolderFacts:
     name: str
     heartbeat_at: datetime = _time
     expires_at: datetime = _time
+    stopping: bool = False
     unstarted: bool = False
 
 
@@ -64,6 +66,8 @@ class WorkerFacts:
     :param own_slots: the slots of that queue; ``None``: it shares those of the worker.
     :param knows: whether it has a handler for the job's task.
     :param has_paused: whether it has confirmed a pause of the queue.
+    :param stopping: whether it starts no more jobs.
+    :param poll_interval: seconds after which it looks for jobs without a notification.
     :param running: jobs in its slots.
     :param of_queue: those of the job's queue.
     """
@@ -74,6 +78,8 @@ class WorkerFacts:
     own_slots: int | None = None
     knows: bool = True
     has_paused: bool = False
+    stopping: bool = False
+    poll_interval: float | None = None
     running: int = 0
     of_queue: int = 0
 

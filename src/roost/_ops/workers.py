@@ -28,6 +28,7 @@ def register_worker(
     host: str | None = None,
     pid: int | None = None,
     slots: Mapping[str, int] | None = None,
+    poll_interval: float | None = None,
 ) -> Op[int]:
     """Insert the row of a new worker incarnation and return its id.
 
@@ -35,12 +36,14 @@ def register_worker(
     :param tasks: the tasks that it has handlers for.
     :param fires_cron: whether it fires the cron entries of these tasks.
     :param slots: of each queue that has slots of its own; ``None``: the queues share them.
+    :param poll_interval: seconds after which it looks for jobs without a notification.
     """
     rows = yield Query(
         _SQL["register_worker"],
         (
             *(name, list(queues), concurrency, stale_after),
             *(sorted(tasks), version, driver, event_loop, fires_cron, host, pid, _slots(slots)),
+            poll_interval,
         ),
     )
     worker_id: int = rows[0][0]
@@ -54,6 +57,7 @@ def renew_worker(
     running: int = 0,
     waiting: int = 0,
     loop_lag: float = 0.0,
+    stopping: bool = False,
 ) -> Op[bool]:
     """Record a heartbeat; ``False``: the row is gone, and its jobs may have been rescued.
 
@@ -61,8 +65,9 @@ def renew_worker(
     :param running: jobs in its slots.
     :param waiting: claimed jobs that wait for a slot.
     :param loop_lag: worst lag of its event loop since the last heartbeat, in seconds.
+    :param stopping: whether it starts no more jobs.
     """
-    parameters = (worker_id, stale_after, running, waiting, loop_lag)
+    parameters = (worker_id, stale_after, running, waiting, loop_lag, stopping)
     rows = yield Query(_SQL["renew_worker"], parameters)
     return bool(rows)
 

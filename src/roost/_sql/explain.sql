@@ -22,7 +22,8 @@ with recursive this as materialized (
 ),
 served as materialized (
     select
-        worker.id, worker.name, worker.concurrency, worker.known_tasks,
+        worker.id, worker.name, worker.concurrency, worker.known_tasks, worker.stopping,
+        worker.poll_interval,
         (worker.slots ->> this.queue::text)::integer as own_slots,
         this.task = any (worker.known_tasks) as knows,
         this.queue = any (worker.paused) as has_paused
@@ -36,7 +37,7 @@ served as materialized (
 serving as materialized (
     select
         served.id, served.name, served.concurrency, served.own_slots, served.knows,
-        served.has_paused, held.running, held.of_queue
+        served.has_paused, served.stopping, served.poll_interval, held.running, held.of_queue
     from this
     cross join served
     cross join lateral (
@@ -169,6 +170,7 @@ select jsonb_build_object(
         select jsonb_build_object(
             'id', worker.id, 'name', worker.name, 'heartbeat_at', worker.heartbeat_at,
             'expires_at', worker.expires_at,
+            'stopping', worker.stopping,
             'unstarted', roost.is_unstarted(
                 this.prefetch_no, this.priority, this.scheduled_at, this.id,
                 worker.prefetch_started

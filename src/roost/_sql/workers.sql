@@ -2,28 +2,29 @@
 -- $1 name, $2 queues, $3 concurrency, $4 seconds without a heartbeat after which it counts as dead, $5
 -- the tasks that it has handlers for, $6 Roost's version, $7 the driver, $8 the event loop, $9 whether it
 -- fires cron entries, $10 the host's name, $11 the process id, $12 a JSON object of the slots of each
--- queue; null: its queues share them.
+-- queue; null: its queues share them, $13 its poll_interval in seconds.
 insert into roost.workers (
     name, queues, concurrency, expires_at, known_tasks, version, driver, event_loop,
-    fires_cron, host, pid, slots
+    fires_cron, host, pid, slots, poll_interval
 )
 values (
     $1::text, $2::text[], $3::integer, now() + make_interval(secs => $4::double precision),
     $5::text[], $6::text, $7::text, $8::text, $9::boolean, $10::text, $11::integer,
-    $12::text::jsonb
+    $12::text::jsonb, $13::double precision
 )
 returning id;
 
 -- name: renew_worker
 -- $1 worker id, $2 seconds until it expires, $3 its running jobs, $4 its jobs that wait for a slot, $5
--- the worst lag of its event loop, in seconds. Returns nothing when the row is gone: others may have
--- rescued its jobs.
+-- the worst lag of its event loop, in seconds, $6 whether it stops. Returns nothing when the row is gone:
+-- others may have rescued its jobs.
 update roost.workers
 set heartbeat_at = now(),
     expires_at = now() + make_interval(secs => $2::double precision),
     running = $3::integer,
     waiting = $4::integer,
-    loop_lag = $5::double precision
+    loop_lag = $5::double precision,
+    stopping = $6::boolean
 where id = $1::bigint
 returning id;
 

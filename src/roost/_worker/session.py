@@ -330,6 +330,7 @@ class Session:
                     self._report_ready()
                     ready.started()
                 await state.stop.requested.wait()
+                state.heartbeat_wake.set()  # the row says that it stops
                 logger.info(
                     "worker is stopping: id %(worker_id)d, %(jobs)d jobs run and get "
                     "%(shutdown_timeout)g s",

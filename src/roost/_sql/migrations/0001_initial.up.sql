@@ -189,6 +189,7 @@ create table roost.workers (
     expires_at roost.instant not null,
     scraped_at roost.instant,
     loop_lag double precision not null default 0,
+    poll_interval double precision,
     pid integer,
     running integer not null default 0,
     waiting integer not null default 0,
@@ -200,6 +201,7 @@ create table roost.workers (
     credit_queues roost.tags,
     known_tasks roost.tags not null default '{}',
     fires_cron boolean not null default true,
+    stopping boolean not null default false,
     version text,
     driver text,
     event_loop text,
@@ -227,6 +229,10 @@ comment on column roost.workers.credit_queues is
     'The queues of which its credit accepts a job: those with a free slot. Null: all that it serves.';
 comment on column roost.workers.loop_lag is
     'By how many seconds its event loop was late at most, between the last two heartbeats.';
+comment on column roost.workers.poll_interval is
+    'Seconds after which it looks for jobs without a notification.';
+comment on column roost.workers.stopping is
+    'Whether it starts no more jobs: its stop was requested.';
 comment on column roost.workers.running is 'Jobs in its slots at the last heartbeat.';
 comment on column roost.workers.waiting is
     'Jobs that it had claimed and that waited for a slot, at the last heartbeat.';

@@ -112,6 +112,7 @@ class HeartbeatLane:
                 host=socket.gethostname(),
                 pid=os.getpid(),
                 slots=self._state.slots.by_queue,
+                poll_interval=settings.poll_interval,
             )
         )
         self._logged_fence = False
@@ -135,6 +136,7 @@ class HeartbeatLane:
                 running=len(state.slots),
                 waiting=state.slots.prefetched,
                 loop_lag=state.loop_lag.take_worst(),
+                stopping=state.stopping,
             ),
             timeout=max(0.1, min(settings.heartbeat_interval, self._left())),
         )
