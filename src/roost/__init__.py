@@ -21,6 +21,7 @@ from roost._model.job import Job, JobInsert, TaskDefaults
 from roost._model.job_changes import JobChanges
 from roost._model.job_filter import JobFilter
 from roost._model.lifespan import State
+from roost._model.overview import Overview, Percentiles, Throughput, Windows
 from roost._model.registry import HandlerRegistry
 from roost._model.settings import WorkerSettings
 from roost._model.states import JobState
@@ -110,7 +111,9 @@ __all__ = [
     "LimitInfo",
     "NoCurrentJobError",
     "NotInTransactionError",
+    "Overview",
     "PauseNotConfirmedError",
+    "Percentiles",
     "QueueInfo",
     "RetryJob",
     "Roost",
@@ -121,8 +124,10 @@ __all__ = [
     "TaskCall",
     "TaskDefaults",
     "TaskInfo",
+    "Throughput",
     "UnknownParentError",
     "UnknownTaskError",
+    "Windows",
     "Worker",
     "WorkerCrashedError",
     "WorkerHealth",

@@ -35,6 +35,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "list_queues": lambda roost: roost.list_queues(),
     "list_workers": lambda roost: roost.list_workers(),
     "list_tasks": lambda roost: roost.list_tasks(),
+    "overview": lambda roost: roost.overview(),
     "list_cron": lambda roost: roost.list_cron(),
     "pause_cron": lambda roost: roost.pause_cron("x"),
     "resume_cron": lambda roost: roost.resume_cron("x"),

@@ -35,7 +35,7 @@ ROLES = ("producer", "worker", "viewer", "operator")
 NOT_ALLOWED = "42501"
 RELATIONS = (
     *("jobs", "jobs_archive", "unique_holds", "unique_waiting_used", "dependencies"),
-    *("workers", "limits", "starts"),
+    *("workers", "limits", "starts", "rollups"),
     *("ready_keys", "key_wakes", "queues", "cron"),
     *("cron_declarations", "tasks", "migrations"),
 )
@@ -231,6 +231,7 @@ async def test_a_viewer_can_only_read(roles: Roles, table: JobTable) -> None:
         assert [queue.name for queue in await roost.list_queues()] == ["default"]
         assert await roost.list_workers() == []
         assert await roost.list_tasks() == []
+        assert (await roost.overview()).by_task == {}
         for call in (
             lambda: roost.enqueue("work"),
             lambda: roost.cancel(job_id),

@@ -20,18 +20,32 @@ from roost import (
     JobOutcome,
     JobState,
     LimitInfo,
+    Overview,
+    Percentiles,
     QueueInfo,
     TaskInfo,
+    Throughput,
+    Windows,
     WorkerHealth,
     WorkerInfo,
 )
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
+TIMES = Percentiles(p50=0.1, p95=0.5, p99=None)
+ENDED = Throughput(
+    seconds=60.0, attempts=3, by_outcome={"completed": 2, "retried": 1}, failures=1,
+    per_second=0.05, wait=TIMES, run=TIMES,
+)  # fmt: skip
+WINDOWS = Windows(minute=ENDED, hour=ENDED, day=ENDED)
 OTHER = Explanation(
     job_id=1, state="available", reason=ExplanationReason.NO_WORKER, message="No.", data={"n": 1},
 )  # fmt: skip
 VALUES: dict[type, Any] = {
+    Overview: Overview(
+        at=NOW, until=NOW, queues=[], workers=[], total=WINDOWS, by_queue={"q": WINDOWS},
+        by_task={"t": WINDOWS},
+    ),
     Explanation: Explanation(
         job_id=1, state="available", reason=ExplanationReason.SCHEDULED, message="Later.",
         data={}, expected_at=NOW, also=[OTHER],

@@ -26,13 +26,14 @@ from roost import (
 from roost._model.states import Event
 from roost._model.tally import Outcome
 from roost._model.verdict import Lease, Verdict
+from roost._ops.rollups import Counted
 from roost._ops.settle import Settled
 from roost._worker import loop_watch
 from roost._worker.loop_lag import LoopLag
 from roost._worker.session import Session
 from roost._worker.slots import Slots
 from roost._worker.state import WorkerState
-from roost._worker.statistics import MAX_SERIES, OTHER, Counted, Statistics
+from roost._worker.statistics import MAX_SERIES, OTHER, Statistics
 
 pytestmark = pytest.mark.anyio
 

@@ -11,6 +11,7 @@ from roost._model.explain import Explanation
 from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter
+from roost._model.overview import Overview
 from roost._model.states import JobState
 
 T = TypeVar("T")
@@ -112,3 +113,11 @@ class AsyncReading:
         their args.
         """
         return await self._run(reading_calls.list_tasks())
+
+    async def overview(self) -> Overview:
+        """Return the queues, the workers, and the throughput of the last minute, hour and day.
+
+        It takes milliseconds, also with many jobs in the table: throughput and percentiles come
+        from the counts that each worker writes once a minute. So they are up to 80 seconds old.
+        """
+        return await self._run(reading_calls.overview())

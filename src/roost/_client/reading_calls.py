@@ -8,9 +8,10 @@ from roost._model.explain import Explanation
 from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter, check_filter
+from roost._model.overview import Overview
 from roost._model.states import JobState
 from roost._model.validate import MAX_ID, check_int
-from roost._ops import control, cron, limits, read, tasks
+from roost._ops import control, cron, limits, read, rollups, tasks
 from roost._ops import list_jobs as job_pages
 from roost._ops.explain import explain_job
 from roost._worker.cron_declarer import STALE_AFTER
@@ -73,3 +74,8 @@ def list_cron() -> DatabaseCall[list[CronInfo]]:
 def list_tasks() -> DatabaseCall[list[TaskInfo]]:
     """Read the tasks."""
     return DatabaseCall(tasks.list_tasks())
+
+
+def overview() -> DatabaseCall[Overview]:
+    """Read the queues, the workers and the throughput."""
+    return DatabaseCall(rollups.overview())

@@ -11,6 +11,7 @@ from roost._model.explain import Explanation
 from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter
+from roost._model.overview import Overview
 from roost._model.states import JobState
 
 T = TypeVar("T")
@@ -61,3 +62,7 @@ class Reading:
     def list_tasks(self) -> list[TaskInfo]:
         """Return the tasks that workers know or knew; see `AsyncRoost.list_tasks`."""
         return self._run(reading_calls.list_tasks())
+
+    def overview(self) -> Overview:
+        """Return queues, workers and throughput; see `AsyncRoost.overview`."""
+        return self._run(reading_calls.overview())

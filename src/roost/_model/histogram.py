@@ -6,8 +6,7 @@ histogram is a plain dict of the counts that are not zero, by bucket.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from math import frexp
 from typing import TypeAlias
 
@@ -16,6 +15,8 @@ Histogram: TypeAlias = Mapping[int, int]
 
 MAX_BUCKET = 165
 """The last bucket. It has all durations from 24 days on."""
+DIGITS = 12
+"""Decimal digits of a stored count."""
 _SHORTEST = 2.0**-20
 
 
@@ -44,15 +45,6 @@ def lower_bound(bucket: int) -> float:
     return float((1 + quarter / 4) * 2.0 ** (octave - 20))
 
 
-def merged(histograms: Iterable[Histogram]) -> dict[int, int]:
-    """Return the sum of histograms."""
-    total: dict[int, int] = defaultdict(int)
-    for histogram in histograms:
-        for bucket, count in histogram.items():
-            total[bucket] += count
-    return dict(total)
-
-
 def quantile(histogram: Histogram, share: float) -> float | None:
     """Return the duration, in seconds, that ``share`` of the durations do not exceed.
 
@@ -72,11 +64,24 @@ def quantile(histogram: Histogram, share: float) -> float | None:
     return None
 
 
-def encode(histogram: Histogram) -> list[int]:
-    """Return a histogram as the database keeps it: bucket, count, bucket, count, …"""
-    return [number for bucket in sorted(histogram) for number in (bucket, histogram[bucket])]
+def encode(histogram: Histogram) -> str:
+    """Return a histogram as the database keeps it: one whole number, with `DIGITS` for each bucket.
+
+    The last digits are the count of bucket 0. So the sum of such numbers is the sum of the
+    histograms, and Postgres adds them fast.
+    """
+    highest = max(histogram, default=0)
+    return "".join(f"{histogram.get(bucket, 0):0{DIGITS}}" for bucket in range(highest, -1, -1))
 
 
-def decode(numbers: Sequence[int]) -> dict[int, int]:
-    """Return the histogram that `encode` has written."""
-    return dict(zip(numbers[::2], numbers[1::2], strict=True))
+def decode(text: str) -> dict[int, int]:
+    """Return the histogram of such a number."""
+    end = len(text)
+    zeros = end - len(text.rstrip("0"))
+    found: dict[int, int] = {}
+    for bucket in range(zeros // DIGITS, -(-end // DIGITS)):
+        last = end - DIGITS * bucket
+        count = int(text[max(last - DIGITS, 0) : last])
+        if count:
+            found[bucket] = count
+    return found

@@ -46,7 +46,7 @@ def list_tasks() -> Op[list[TaskInfo]]:
             rate_per_minute=rate_per_minute,
             limit_by=limit_by,
             workers=workers,
-            queues=list(queues or ()),
+            queues=list(queues),
         )
         for (
             name,

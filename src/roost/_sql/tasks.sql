@@ -78,11 +78,17 @@ from roost.tasks as task
 left join roost.limits as limits on limits.task = task.name
 cross join lateral (
     select
-        count(distinct worker.id) as workers,
-        pg_catalog.array_agg(distinct served.queue) filter (where served.queue is not null) as queues
+        count(*) as workers,
+        array(
+            select distinct served.queue
+            from roost.workers as worker
+            cross join lateral pg_catalog.unnest(worker.queues) as served (queue)
+            where worker.expires_at > now()
+                and task.name = any (worker.known_tasks::text[])
+            order by served.queue
+        ) as queues
     from roost.workers as worker
-    left join lateral pg_catalog.unnest(worker.queues) as served (queue) on true
     where worker.expires_at > now()
-        and task.name::text = any (worker.known_tasks)
+        and task.name = any (worker.known_tasks::text[])
 ) as known
 order by task.name;

@@ -45,6 +45,7 @@ from roost._worker.lanes.maintenance import (
 from roost._worker.lanes.metadata import MetadataLane
 from roost._worker.lanes.metrics import MetricsLane
 from roost._worker.lanes.prefetch_mark import PrefetchMarkLane
+from roost._worker.lanes.rollups import RollupsLane
 from roost._worker.lanes.settle import SettleLane
 from roost._worker.lanes.task_options import TaskOptionsLane
 from roost._worker.loop_watch import INTERVAL, LoopWatch
@@ -306,6 +307,7 @@ class Session:
         state, database = self.state, self._database
         order: list[Lane] = [
             self._heartbeat,
+            RollupsLane(state, database),
             ListenLane(state, database),
             CancelLane(state, database),
             PauseLane(state, database),

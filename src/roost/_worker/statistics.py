@@ -8,14 +8,14 @@ the totals at any time.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 import attrs
 
 from roost._model.states import Event
-from roost._model.tally import Outcome, Sample, Series, Tally
+from roost._model.tally import Outcome, Sample, Series
 from roost._model.verdict import Lease, Verdict
 from roost._ops.rescue import Rescued
+from roost._ops.rollups import Counted
 from roost._ops.settle import Settled
 
 MAX_SERIES = 250
@@ -32,15 +32,6 @@ OUTCOMES: Mapping[Event, Outcome] = {
     Event.CANCEL: "cancelled",
 }
 """How an attempt ended, by the event of its verdict."""
-
-
-class Counted(NamedTuple):
-    """The finished attempts of one task in one queue with one outcome."""
-
-    queue: str
-    task: str
-    outcome: Outcome
-    tally: Tally
 
 
 @attrs.define(eq=False)

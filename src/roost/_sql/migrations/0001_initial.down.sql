@@ -33,6 +33,7 @@ drop function roost.announce;
 drop table roost.cron_declarations;
 drop table roost.cron;
 drop table roost.jobs_archive;
+drop table roost.rollups;
 drop table roost.queues;
 drop table roost.tasks;
 drop table roost.starts;

@@ -335,6 +335,40 @@ with (
 
 create index ready_keys_next on roost.ready_keys (task, queue, ready_at);
 
+-- What workers have counted: one row a minute for each worker, queue, task and outcome. Rows are only
+-- added. Those of an hour are merged when it has ended two hours ago, and deleted after 14 days.
+create table roost.rollups (
+    id bigint generated always as identity primary key,
+    minute roost.instant not null,
+    worker_id bigint,
+    count bigint not null,
+    wait_seconds double precision not null,
+    run_seconds double precision not null,
+    batch integer,
+    queue roost.name not null,
+    task roost.name not null,
+    outcome text not null,
+    wait numeric not null,
+    run numeric not null
+);
+
+comment on column roost.rollups.minute is
+    'The minute in which most of the attempts ended; the hour, without a worker_id.';
+comment on column roost.rollups.worker_id is
+    'The worker that has counted; null: a whole hour of all workers.';
+comment on column roost.rollups.batch is
+    'The number of the worker''s write, so that a write without an answer is not repeated.';
+comment on column roost.rollups.wait is
+    'Histogram of the times from due to started: the last twelve digits are the count of bucket 0, and so on. Sums of histograms are histograms. See roost._model.histogram.';
+comment on column roost.rollups.run is 'Histogram of the times from started to ended, likewise.';
+
+-- Walked by readings, and by the deletion of old rows.
+create index rollups_minute on roost.rollups (minute);
+
+-- Walked by the merging of hours, and by a write that is tried again.
+create index rollups_unmerged on roost.rollups (minute, worker_id)
+where worker_id is not null;
+
 create table roost.queues (
     name roost.name primary key,
     paused_at roost.instant
