@@ -35,7 +35,7 @@ STAGES = (
         "dependencies",
     ),
     *("control", "steer", "cron", "workers", "rescue", "archive", "read", "tasks", "unknown_tasks"),
-    *("rollups", "list_jobs", "explain", "events", "schema", "doctor", "metrics"),
+    *("rollups", "list_jobs", "explain", "events", "schema", "doctor", "metrics", "bench"),
 )
 
 

@@ -13,6 +13,8 @@ import typer
 from roost._interrupt import INTERRUPTED
 from roost._model.version import roost_version
 from roost.cli import cron, jobs, queues, schema, tasks
+from roost.cli.bench import EPILOG as BENCH_EPILOG
+from roost.cli.bench import bench
 from roost.cli.demo import demo
 from roost.cli.doctor import EPILOG as DOCTOR_EPILOG
 from roost.cli.doctor import doctor
@@ -77,6 +79,7 @@ app.command()(run)
 app.command()(schema.init)
 app.command()(demo)
 app.command(epilog=DOCTOR_EPILOG)(doctor)
+app.command(epilog=BENCH_EPILOG)(bench)
 app.command(epilog=TOP_EPILOG)(top)
 app.command(epilog=ENQUEUE_EPILOG)(enqueue)
 app.command(epilog=examples("roost requeue --discarded --queue mail"))(requeue)
