@@ -12,11 +12,12 @@ import pytest
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
-from tests.support.spans import Spans, attributes, context_of, id_of, parent_of
+from tests.support.spans import Spans, attributes, carrier, context_of, id_of, parent_of
 from tests.support.working import working
 
 from roost import (
     AsyncRoost,
+    CronEntry,
     HandlerRegistry,
     JobInsert,
     Roost,
@@ -159,6 +160,25 @@ async def test_every_way_to_enqueue_passes_the_trace_on(
     assert {tenant for task, _, tenant in rows if task == "other"} == {"1"}
     sent = {f"{id_of(span):016x}" for span in spans.exporter.get_finished_spans()}
     assert {str(traceparent)[36:52] for _, traceparent, _ in rows} <= sent
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_cron_job_that_is_run_now_is_in_the_callers_trace(
+    declared: bool, spans: Spans, client: AsyncRoost, table: JobTable, registry: HandlerRegistry
+) -> None:
+    @job("report", registry=registry)
+    async def report() -> None:
+        pass
+
+    if declared:
+        registry.add_cron(CronEntry("nightly", "0 3 * * *", "report", queue="reports"), report)
+    await client.add_cron("nightly", "0 3 * * *", "report", queue="reports")
+    with spans.inside("caller"):
+        job_id = await client.run_cron_now("nightly")
+    send = spans.one("send reports/report" if declared else "send")
+    assert parent_of(send) == id_of(spans.one("caller"))
+    assert carrier(table, job_id)["traceparent"][36:52] == f"{id_of(send):016x}"
+    assert table.get(job_id).metadata["cron"] == "nightly"
 
 
 async def test_a_bulk_is_one_span_and_the_parent_of_all_runs(

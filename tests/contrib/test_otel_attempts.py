@@ -70,6 +70,23 @@ async def test_a_retry_is_a_new_span_linked_to_the_first_attempt(
     assert stored == [f"{id_of(span):016x}" for span in (first, second, third)]
 
 
+async def test_retries_of_an_untraced_enqueue_are_in_the_trace_of_the_first_attempt(
+    spans: Spans, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("fails", registry=registry, retry_strategy=fixed(0))
+    async def fails() -> None:
+        raise ValueError
+
+    job_id = table.add("fails", max_attempts=3)
+    while table.get(job_id).state != "discarded":
+        await make_worker().run_once()
+    first, second, third = spans.named("process fails")
+    assert first.parent is None
+    assert parent_of(second) == parent_of(third) == id_of(first)
+    assert second.links[0].context.span_id == third.links[0].context.span_id == id_of(first)
+    assert spans.named("wait default") == []
+
+
 async def test_an_exception_is_recorded_once(
     spans: Spans, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:

@@ -14,6 +14,7 @@ from roost._client.calls import DatabaseCall
 from roost._model.cron import CronEntry, Misfire, Overlap
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 from roost._model.registry import HandlerRegistry
+from roost._model.telemetry import sending_cron
 
 T = TypeVar("T")
 
@@ -179,4 +180,8 @@ class AsyncAdmin:
         :raises InvalidSettingError: a function makes the args, and this client's registry does not
             have it, or it failed.
         """
-        return await self._run(admin_calls.run_cron_now(self._registry, name))
+        with sending_cron(self._registry.cron_entry(name)) as send:
+            call = admin_calls.run_cron_now(self._registry, name, carrier=send.carrier)
+            job_id = await self._run(call)
+            send.ids = (job_id,)
+            return job_id

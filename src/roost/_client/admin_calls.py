@@ -106,9 +106,11 @@ def resume_cron(name: str) -> DatabaseCall[None]:
     return DatabaseCall(cron.resume(name), in_transaction=True)
 
 
-def run_cron_now(registry: HandlerRegistry, name: str) -> DatabaseCall[int]:
+def run_cron_now(
+    registry: HandlerRegistry, name: str, *, carrier: Mapping[str, str]
+) -> DatabaseCall[int]:
     """Enqueue a cron entry's job."""
-    return DatabaseCall(cron.run_now(name, registry.cron_entry(name)))
+    return DatabaseCall(cron.run_now(name, registry.cron_entry(name), carrier=carrier))
 
 
 def add_cron(

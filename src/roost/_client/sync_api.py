@@ -31,7 +31,7 @@ from roost._model.info import JobOutcome
 from roost._model.job import JobInsert
 from roost._model.registry import HandlerRegistry, resolve_registry
 from roost._model.signatures import with_parameters_of
-from roost._model.telemetry import sending
+from roost._model.telemetry import sending, sending_cron
 from roost._model.unique import BulkOnConflict, OnConflict
 
 T = TypeVar("T")
@@ -287,7 +287,11 @@ class Roost(Reading, Steering):
 
     def run_cron_now(self, name: str) -> int:
         """Enqueue a cron entry's job now, once; see `AsyncRoost.run_cron_now`."""
-        return self._run(admin_calls.run_cron_now(self._registry, name))
+        with sending_cron(self._registry.cron_entry(name)) as send:
+            call = admin_calls.run_cron_now(self._registry, name, carrier=send.carrier)
+            job_id = self._run(call)
+            send.ids = (job_id,)
+            return job_id
 
     def doctor(self) -> list[Finding]:
         """Examine the database, the workers and the queues; see `AsyncRoost.doctor`."""

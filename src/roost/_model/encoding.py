@@ -13,13 +13,10 @@ from roost._model.codec import EncodingError, encode
 from roost._model.job import DEFAULT_UNIQUE_WHILE, JobInsert, checked_columns, is_default
 from roost._model.limits import limit_key_of
 from roost._model.registry import PUBLISHED, Handler, HandlerRegistry
-from roost._model.telemetry import CARRIER
+from roost._model.telemetry import CARRIER, NO_CARRIER
 from roost._model.unique import as_seconds, has_unique_options, unique_options
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_KEY, as_utc, check_name
 from roost.exceptions import InvalidJobError
-
-NO_CARRIER: Mapping[str, str] = {}
-"""The headers of no trace."""
 
 
 @attrs.frozen

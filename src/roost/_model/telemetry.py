@@ -13,6 +13,7 @@ from typing import Final, Protocol, Self
 import attrs
 
 from roost._model.codec import decode
+from roost._model.cron import CronEntry
 from roost._model.job import JobInsert, is_default
 
 CARRIER: Final = "otel"
@@ -20,6 +21,8 @@ CARRIER: Final = "otel"
 
 One key, since a propagator chooses the names of its headers, which must not meet the user's keys.
 """
+NO_CARRIER: Final[Mapping[str, str]] = {}
+"""The headers of no trace."""
 TRACEPARENT: Final = "traceparent"
 """The key of an error record that names the span of its attempt."""
 
@@ -124,7 +127,7 @@ class Instrumentation(Protocol):
 class _NotSent:
     """Stands for `Send` while no instrumentation is installed."""
 
-    carrier: Mapping[str, str] = {}
+    carrier = NO_CARRIER
     ids: Sequence[int | None]
 
     def __enter__(self) -> Self:
@@ -169,10 +172,22 @@ def sending(jobs: Sequence[JobInsert], known: Container[str], *, is_bulk: bool) 
     return active.send(Sent(queues, list(tasks), is_bulk, carriers))
 
 
+def sending_cron(entry: CronEntry | None) -> Send:
+    """Return the context in which a client enqueues the job of a cron entry.
+
+    :param entry: as the client's code declares it; ``None``: only the database knows it.
+    """
+    if active is None:
+        return _NOT_SENT
+    if entry is None:
+        return active.send(Sent({None: 1}, (), is_bulk=False))
+    return active.send(Sent({entry.queue: 1}, (entry.task,), is_bulk=False))
+
+
 def carrier_of(metadata: str | None) -> Mapping[str, str]:
     """Return the headers that an enqueue has put into the metadata, a JSON text; or none."""
     found = _carrier_in(decode(metadata)) if metadata and f'"{CARRIER}"' in metadata else []
-    return found[0] if found else {}
+    return found[0] if found else NO_CARRIER
 
 
 def _carrier_in(metadata: object) -> list[Mapping[str, str]]:

@@ -17,6 +17,7 @@ from roost._model.cron import CronEntry, CronInfo, make_args
 from roost._model.cron_words import describe
 from roost._model.job import JobInsert
 from roost._model.schedule import Schedule, schedule_of
+from roost._model.telemetry import CARRIER, NO_CARRIER
 from roost._ops.query import Op, Query
 from roost._ops.read import utc
 from roost._sql import statements
@@ -394,10 +395,13 @@ def resume(name: str) -> Op[None]:
         # The entry has changed since it was read: read it again.
 
 
-def run_now(name: str, entry: CronEntry | None = None) -> Op[int]:
+def run_now(
+    name: str, entry: CronEntry | None = None, *, carrier: Mapping[str, str] = NO_CARRIER
+) -> Op[int]:
     """Enqueue the entry's job once, now, and return its id.
 
     :param entry: the entry as this process's code declares it, whose function makes the args.
+    :param carrier: the headers of the job's trace, for its metadata.
     :raises CronNotFoundError: no entry has that name.
     :raises InvalidSettingError: the args are made by code that this process has not; or the
         function failed.
@@ -406,7 +410,7 @@ def run_now(name: str, entry: CronEntry | None = None) -> Op[int]:
     if entry is not None and callable(entry.args):
         now = (yield Query(_SQL["now"]))[0][0]
         made = make_args(entry, entry.args, now)
-    rows = yield Query(_SQL["run_now"], (name, made))
+    rows = yield Query(_SQL["run_now"], (name, made, encode({CARRIER: carrier} if carrier else {})))
     if not rows:
         if (yield Query(_SQL["schedule_of"], (name,))):
             raise InvalidSettingError(

@@ -266,8 +266,8 @@ select pg_notify('roost_cron', name)
 from resumed;
 
 -- name: run_now
--- $1 name, $2 args (null: the entry's). Enqueue a job outside the schedule, also of a paused entry.
--- Nothing is enqueued if code makes the args and $2 is null.
+-- $1 name, $2 args (null: the entry's), $3 more metadata, a JSON object. Enqueue a job outside the
+-- schedule, also of a paused entry. Nothing is enqueued if code makes the args and $2 is null.
 with inserted as (
     insert into roost.jobs (
         queue, task, args, priority, max_attempts, tags, timeout_seconds, scheduled_at, inserted_at,
@@ -278,7 +278,7 @@ with inserted as (
         case when entry.args_from_code then $2::text::jsonb else entry.args end, entry.priority,
         entry.max_attempts, entry.tags, entry.timeout_seconds, statement_timestamp(),
         statement_timestamp(),
-        pg_catalog.jsonb_build_object('cron', entry.name),
+        $3::text::jsonb || pg_catalog.jsonb_build_object('cron', entry.name),
         exists (select from roost.limits where limits.task = entry.task),
         (
             select roost.limit_key(

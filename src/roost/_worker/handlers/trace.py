@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from roost._model.telemetry import (
+    NO_CARRIER,
     TRACEPARENT,
     Attempt,
     Instrumentation,
@@ -21,7 +22,7 @@ def begin_trace(running: RunningJob, instrumentation: Instrumentation) -> Attemp
     try:
         carrier, first_span = carrier_of(claimed.metadata_text), first_span_of(claimed.errors_text)
     except ValueError:
-        carrier, first_span = {}, None  # a row that can't be read is its handler's failure
+        carrier, first_span = NO_CARRIER, None  # a row that can't be read is its handler's failure
     started = Started(
         job_id=claimed.lease.job_id,
         queue=claimed.queue,

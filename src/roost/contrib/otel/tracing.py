@@ -13,7 +13,16 @@ from typing import Final, Self
 
 from opentelemetry import context, propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from roost._model.telemetry import Attempt, Send, Sent, Started
@@ -112,6 +121,11 @@ class _Attempt:
         self._began = time.perf_counter()
         now = time.time_ns()
         parent = propagate.extract(started.carrier, context=Context())
+        first = _span_in({"traceparent": started.first_span}) if started.first_span else None
+        is_sent = trace.get_current_span(parent).get_span_context().is_valid
+        if first is not None and not is_sent:
+            # Nothing traced the enqueue: all attempts are in the trace of the first one.
+            parent = trace.set_span_in_context(NonRecordingSpan(first), parent)
         attributes: dict[str, str | int | float] = {
             **_common("process", started.queue),
             "messaging.message.id": str(started.job_id),
@@ -120,7 +134,7 @@ class _Attempt:
             "roost.max_attempts": started.max_attempts,
             "roost.worker.id": started.worker_id,
         }
-        if trace.get_current_span(parent).get_span_context().is_valid:
+        if is_sent:
             # The times are those of this machine, and their difference is by the database's clock.
             waiting = tracer.start_span(
                 f"wait {started.queue}",
@@ -129,7 +143,6 @@ class _Attempt:
                 start_time=now - int(started.wait * 1e9),
             )
             waiting.end(now)
-        first = _span_in({"traceparent": started.first_span}) if started.first_span else None
         self._span = tracer.start_span(
             f"process {started.task}",
             context=parent,
