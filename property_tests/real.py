@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, assert_never
+from unittest.mock import patch
 
 import attrs
 import psycopg
@@ -49,6 +50,7 @@ from roost._model import verdict
 from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.failures import NO_RULES, FailureRules
 from roost._model.job_changes import encode_changes
+from roost._model.job_filter import check_filter
 from roost._model.job_metadata import encoded_changes
 from roost._model.states import JobState
 from roost._model.unique import BulkOnConflict
@@ -59,6 +61,8 @@ from roost._ops import (
     control,
     dispatch,
     enqueue,
+    explain,
+    list_jobs,
     metadata,
     read,
     rescue,
@@ -422,6 +426,22 @@ class Real:
     def list_queues(self) -> dict[str, dict[str, Any]]:
         listed = [dataclasses.asdict(queue) for queue in self._run(read.list_queues())]
         return {queue.pop("name"): queue for queue in listed}
+
+    def list_jobs(
+        self, *, states: Collection[str] | None, queues: Collection[str] | None, below: int
+    ) -> list[dict[str, Any]]:
+        given = {"states": states, "queues": queues}
+        where = check_filter(given, everything=states is None and queues is None)
+        # Small steps, so that each of them is taken.
+        with patch.object(list_jobs, "WINDOW", 2):
+            found = self._run_whole(list_jobs.list_jobs(where, below=below, limit=3))
+        return [_comparable(job.model_dump()) for job in found]
+
+    def explain(self, *, job_id: int) -> list[str]:
+        found = self._run_whole(explain.explain_job(job_id))
+        # The model does not tell the reasons of a job that a worker could run.
+        told = [reason.value for reason in (found.reason, *(each.reason for each in found.also))]
+        return [reason for reason in told if reason not in ("slots_taken", "starts_soon")]
 
     def list_workers(self) -> dict[int, tuple[int, int]]:
         listed = self._run(read.list_workers())

@@ -26,7 +26,8 @@ from property_tests.words import (
     TimeOut,
 )
 
-from roost._model.states import TERMINAL
+from roost._model.states import TERMINAL, JobState
+from roost._model.validate import MAX_ID
 
 QUEUES = ["mail", "media"]
 TASKS = ["resize", "send"]
@@ -326,6 +327,13 @@ def reads(jobs: st.SearchStrategy[int], workers: st.SearchStrategy[int]) -> st.S
         _calls("cancel_requests", worker_id=workers),
         _calls("count", queues=queues()),
         _calls("list_queues"),
+        _calls(
+            "list_jobs",
+            states=st.none() | st.lists(st.sampled_from(sorted(JobState)), max_size=3),
+            queues=st.none() | st.lists(st.sampled_from(QUEUES), max_size=2),
+            below=st.sampled_from([MAX_ID, MAX_ID, 4, 8]),
+        ),
+        _calls("explain", job_id=jobs | st.just(UNKNOWN_JOB)),
         _calls("paused_queues", queues=queues()),
         _calls("unconfirmed_workers", queue=st.sampled_from(QUEUES)),
         _calls("list_workers"),

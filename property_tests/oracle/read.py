@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from property_tests.oracle.rows import JobRow
@@ -73,6 +73,55 @@ class Read(Tables):
         waiting = Counter(row.worker_id for row in held if self._is_unstarted(row))
         running = Counter(row.worker_id for row in held if not self._is_unstarted(row))
         return {worker_id: (running[worker_id], waiting[worker_id]) for worker_id in self.workers}
+
+    def list_jobs(
+        self, *, states: Collection[str] | None, queues: Collection[str] | None, below: int
+    ) -> list[dict[str, Any]]:
+        """Return the newest three jobs below an id, in these states and queues; ``None``: any."""
+        rows = [*self.jobs.values(), *self.archive.values()]
+        fitting = [
+            row
+            for row in rows
+            if row.id < below
+            and (states is None or row.state in states)
+            and (queues is None or row.queue in queues)
+        ]
+        return [self._view(row) for row in sorted(fitting, key=lambda row: -row.id)[:3]]
+
+    def explain(self, *, job_id: int) -> list[str]:
+        """Return what keeps a job from running: the first reason, then the others."""
+        row = self._find(job_id)
+        if row.state not in ACTIVE:
+            return ["ended"]
+        if row.state == "executing":
+            return self._explain_executing(row)
+        living = [worker for worker in self.workers.values() if worker.expires_at > self.now]
+        serving = [worker for worker in living if row.queue in worker.queues]
+        reasons = {
+            "blocked": row.pending_parents > 0,
+            "scheduled": row.state == "available" and row.scheduled_at > self.now,
+            "retry_scheduled": row.state == "retryable" and row.scheduled_at > self.now,
+            "queue_paused": self._paused_at(row.queue) is not None,
+            "no_worker": not serving,
+            "unknown_task": serving
+            and not any(row.task in worker.known_tasks for worker in serving),
+        }
+        return [reason for reason, holds in reasons.items() if holds]
+
+    def _explain_executing(self, row: JobRow) -> list[str]:
+        worker = self.workers.get(row.worker_id or 0)
+        if worker is None or worker.expires_at <= self.now:
+            first = "worker_dead"
+        elif self.now - worker.heartbeat_at > (worker.expires_at - worker.heartbeat_at) / 2:
+            first = "worker_silent"
+        else:
+            first = ""
+        reasons = {
+            first: bool(first),
+            "cancel_requested": row.cancel_requested,
+            "prefetched": self._is_unstarted(row),
+        }
+        return [reason for reason, holds in reasons.items() if holds] or ["running"]
 
     def count(self, *, queues: Sequence[str]) -> dict[str, int]:
         """Count the jobs of ``queues`` by state."""

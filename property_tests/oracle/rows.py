@@ -67,6 +67,15 @@ class WorkerRow:
     version: str | None = None
     driver: str | None = None
     event_loop: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    slots: str | None = None
+    poll_interval: float | None = None
+    stopping: bool = False
+    running: int = 0
+    waiting: int = 0
+    loop_lag: float = 0.0
+    scraped_at: datetime | None = None
     paused: list[str] = attrs.field(factory=list)
     prefetch_started: list[int] | None = None
 
