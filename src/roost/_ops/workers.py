@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import attrs
+
 from roost._model.codec import encode
 from roost._model.verdict import Lease
 from roost._ops.dependencies import cancel_descendants, failed_parents
@@ -156,3 +158,18 @@ def next_transaction() -> Op[int]:
 def discard_plans() -> Op[None]:
     """Drop the cached plans of this connection; takes 0.2 ms."""
     yield Query(_SQL["discard_plans"])
+
+
+@attrs.frozen
+class HostWorker:
+    """A registered worker of a host, and the seconds since its last heartbeat."""
+
+    id: int
+    name: str
+    heartbeat_age_seconds: float
+
+
+def workers_of_host(host: str) -> Op[list[HostWorker]]:
+    """Return the registered workers of a host, dead ones included."""
+    rows = yield Query(_SQL["workers_of_host"], (host,))
+    return [HostWorker(worker_id, name, age) for worker_id, name, age in rows]

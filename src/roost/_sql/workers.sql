@@ -135,3 +135,10 @@ select pg_current_xact_id()::text::bigint;
 -- name: discard_plans
 -- A plan that was cached while the table was empty scans it, until the table is analyzed.
 discard plans;
+
+-- name: workers_of_host
+-- $1 the host's name. By the database's clock.
+select id, name, extract(epoch from now() - heartbeat_at)::double precision
+from roost.workers
+where host = $1::text
+order by id;

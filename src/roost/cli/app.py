@@ -20,6 +20,8 @@ from roost.cli.doctor import EPILOG as DOCTOR_EPILOG
 from roost.cli.doctor import doctor
 from roost.cli.enqueue import EPILOG as ENQUEUE_EPILOG
 from roost.cli.enqueue import enqueue
+from roost.cli.health import EPILOG as HEALTH_EPILOG
+from roost.cli.health import health
 from roost.cli.output import examples, print_error
 from roost.cli.requeue import requeue
 from roost.cli.run import run
@@ -80,6 +82,7 @@ app.command()(schema.init)
 app.command()(demo)
 app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command(epilog=BENCH_EPILOG)(bench)
+app.command(epilog=HEALTH_EPILOG)(health)
 app.command(epilog=TOP_EPILOG)(top)
 app.command(epilog=ENQUEUE_EPILOG)(enqueue)
 app.command(epilog=examples("roost requeue --discarded --queue mail"))(requeue)
