@@ -230,6 +230,22 @@ async def test_an_enqueue_that_fails_is_an_error_of_its_span(
     assert attributes(send)["error.type"] == "InvalidJobError"
 
 
+async def test_a_cancelled_enqueue_ends_its_span(
+    spans: Spans, client: AsyncRoost, table: JobTable
+) -> None:
+    await client.enqueue("work")  # the connection is open
+    table.script("begin; lock table roost.jobs")
+    try:
+        with anyio.move_on_after(0.2) as scope:  # sleeps: the enqueue waits for the lock
+            await client.enqueue("waits", queue="mail")
+    finally:
+        table.script("rollback")
+    assert scope.cancelled_caught
+    send = spans.one("send mail/waits")
+    assert send.status.status_code is StatusCode.ERROR
+    assert attributes(send)["error.type"] in ("CancelledError", "Cancelled")
+
+
 async def test_a_carrier_that_the_caller_passes_is_kept_and_linked(
     spans: Spans,
     client: AsyncRoost,
@@ -264,7 +280,7 @@ async def test_sql_carries_what_the_caller_passes(
     assert f"{parent_of(spans.one('process work')):016x}" == CALLER[36:52]
 
 
-async def test_a_job_without_a_carrier_begins_a_trace_of_its_own(
+async def test_a_job_without_a_carrier_that_can_be_read_begins_a_trace_of_its_own(
     spans: Spans, table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
     @job("work", registry=registry)
@@ -278,9 +294,12 @@ async def test_a_job_without_a_carrier_begins_a_trace_of_its_own(
         {"otel": {"traceparent": "x"}},
     ):
         table.add("work", metadata=broken)
+    deep = "repeat('[', 3000) || repeat(']', 3000)"
+    table.change(table.add("work"), f"metadata = ('{{\"otel\": ' || {deep} || '}}')::jsonb")
     with spans.inside("the application that runs the worker"):
         await make_worker().run_once()
     runs = spans.named("process work")
-    assert [span.parent for span in runs] == [None] * 4
-    assert len({context_of(span).trace_id for span in runs}) == 4
+    assert [span.parent for span in runs] == [None] * 5
+    assert len({context_of(span).trace_id for span in runs}) == 5
+    assert table.states() == {"completed": 5}
     assert spans.named("wait default") == []

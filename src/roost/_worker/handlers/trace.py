@@ -21,8 +21,8 @@ def begin_trace(running: RunningJob, instrumentation: Instrumentation) -> Attemp
     claimed = running.claimed
     try:
         carrier, first_span = carrier_of(claimed.metadata_text), first_span_of(claimed.errors_text)
-    except ValueError:
-        carrier, first_span = NO_CARRIER, None  # a row that can't be read is its handler's failure
+    except Exception:  # noqa: BLE001  (such as a RecursionError: the handler may need neither)
+        carrier, first_span = NO_CARRIER, None
     started = Started(
         job_id=claimed.lease.job_id,
         queue=claimed.queue,

@@ -158,10 +158,11 @@ class _Attempt:
 
     def traceparent(self) -> str | None:
         """Return what names the span."""
-        one = self._span.get_span_context()
-        if not one.is_valid:
-            return None
-        return f"00-{one.trace_id:032x}-{one.span_id:016x}-{one.trace_flags:02x}"
+        with guard:
+            one = self._span.get_span_context()
+            if one.is_valid:
+                return f"00-{one.trace_id:032x}-{one.span_id:016x}-{one.trace_flags:02x}"
+        return None
 
     def in_process(self) -> Callable[[], object] | None:
         """Return a function that makes the span current in the handler's own process."""
