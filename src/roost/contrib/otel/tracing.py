@@ -82,14 +82,14 @@ class _Send:
                 links=[Link(one) for one in map(_span_in, sent.carriers[:MAX_LINKS]) if one],
             )
             carrier: dict[str, str] = {}
-            propagate.inject(carrier, context=trace.set_span_in_context(self._span))
+            propagate.inject(carrier, context=_with_span(self._span, context.get_current()))
             self.carrier = _storable(carrier)
 
     def __enter__(self) -> Self:
         self._token = None
         if self._span is not None:
             with guard:
-                self._token = context.attach(trace.set_span_in_context(self._span))
+                self._token = context.attach(_with_span(self._span, context.get_current()))
         return self
 
     def __exit__(
@@ -151,7 +151,7 @@ class _Attempt:
             links=[Link(first, {"roost.link": "first attempt"})] if first else (),
             start_time=now,
         )
-        self._context = trace.set_span_in_context(self._span, parent)
+        self._context = _with_span(self._span, parent)
         context.attach(self._context)  # the attempt's task ends, and its context with it
         with guard:
             measures.started(started)
@@ -197,6 +197,14 @@ class _Attempt:
         with guard:
             seconds = time.perf_counter() - self._began
             self._measures.ended(self._started, seconds, outcome, error_type_of(error))
+
+
+def _with_span(span: Span, base: Context) -> Context:
+    """Return the context in which ``span`` is the current one.
+
+    Without an SDK older versions of the API return a span of no trace: ``base`` is passed on then.
+    """
+    return trace.set_span_in_context(span, base) if span.get_span_context().is_valid else base
 
 
 def _common(operation: str, queue: str | None) -> dict[str, str | int]:
