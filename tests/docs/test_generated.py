@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from tests.docs.json_objects import json_objects
 from tests.support.job_table import JobTable
 
 import roost
@@ -129,6 +130,7 @@ def metrics() -> str:
 
 
 GENERATED = {
+    "json_objects": json_objects,
     "metrics": metrics,
     "settings": settings,
     "command_settings": command_settings,
@@ -150,6 +152,7 @@ def renewed(text: str) -> str:
     [
         "reference/settings.md",
         "reference/command-settings.md",
+        "reference/json.md",
         "reference/errors.md",
         "reference/metrics.md",
         "reference/states.md",

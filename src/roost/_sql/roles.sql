@@ -16,6 +16,7 @@ grant update on roost.jobs to roost_worker;
 grant insert, update, delete on roost.workers to roost_worker;
 grant insert, update on roost.limits, roost.tasks to roost_worker;
 grant insert, update, delete on roost.starts, roost.ready_keys to roost_worker;
+grant insert, delete on roost.rollups to roost_worker;
 grant insert, delete on roost.key_wakes to roost_worker;
 grant delete on roost.dependencies to roost_worker;
 grant update, delete on roost.unique_holds to roost_worker;
@@ -28,7 +29,7 @@ grant delete on roost.jobs to roost_worker;
 grant insert, update, delete on roost.jobs_archive to roost_worker;
 
 -- May read: get, status, explain, events, doctor, list_jobs, list_queues, list_workers, list_tasks,
--- list_limits, list_cron.
+-- list_limits, list_cron, overview.
 grant usage on schema roost to roost_viewer;
 grant select on all tables in schema roost to roost_viewer;
 

@@ -26,6 +26,7 @@ from roost.cli.output import examples, print_error
 from roost.cli.requeue import requeue
 from roost.cli.run import run
 from roost.cli.settings import Root
+from roost.cli.status import status
 from roost.cli.top import EPILOG as TOP_EPILOG
 from roost.cli.top import top
 from roost.cli.workers import workers
@@ -84,6 +85,7 @@ app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command(epilog=BENCH_EPILOG)(bench)
 app.command(epilog=HEALTH_EPILOG)(health)
 app.command(epilog=TOP_EPILOG)(top)
+app.command(epilog=examples("roost status", "roost status --json"))(status)
 app.command(epilog=ENQUEUE_EPILOG)(enqueue)
 app.command(epilog=examples("roost requeue --discarded --queue mail"))(requeue)
 app.command(epilog=examples("roost workers", "roost workers --json"))(workers)

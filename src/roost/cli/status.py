@@ -1,0 +1,69 @@
+"""``roost status``: the queues, the workers and what ended lately, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import typer
+
+from roost import Overview, Percentiles, Throughput, Windows
+from roost.cli import queues, workers
+from roost.cli.client import CommandClient
+from roost.cli.options import Dsn
+from roost.cli.output import AsJson, Columns, print_json, show
+from roost.cli.queues import seconds
+
+Row = tuple[str, str, Throughput]
+"""What, the window's name, and its throughput."""
+
+
+def status(*, dsn: Dsn = None, as_json: AsJson = False) -> None:
+    """Show the queues, the workers, and how many attempts ended in the last minute, hour and day.
+
+    WAIT and RUN are the medians and the 95th percentiles of the times from due to started, and from
+    started to ended. Workers write their counts once a minute, so the newest attempts are missing.
+    """
+    with CommandClient(dsn, "status") as client:
+        found = client.overview()
+    if as_json:
+        print_json(found)
+        return
+    show(found.queues, queues.COLUMNS, as_json=False, empty="There is no queue.")
+    typer.echo()
+    show(found.workers, workers.COLUMNS, as_json=False, empty="No worker is registered.")
+    typer.echo()
+    show(_rows(found), COLUMNS, as_json=False, empty="")
+
+
+def _rows(found: Overview) -> list[Row]:
+    """Return the rows of the total, and the last hour of each task."""
+    by_task: Mapping[str, Windows] = found.by_task
+    total = found.total
+    rows: list[Row] = [
+        ("all", "minute", total.minute),
+        ("all", "hour", total.hour),
+        ("all", "day", total.day),
+    ]
+    return [*rows, *((task, "hour", windows.hour) for task, windows in by_task.items())]
+
+
+def _times(percentiles: Percentiles) -> str | None:
+    if percentiles.p50 is None:
+        return None
+    return f"{_short(percentiles.p50)} / {_short(percentiles.p95)}"
+
+
+def _short(value: float | None) -> str | None:
+    """Return seconds, below one second in milliseconds."""
+    return f"{value * 1000:.0f}ms" if value is not None and value < 1 else seconds(value)
+
+
+COLUMNS: Columns[Row] = {
+    "TASK": lambda row: row[0],
+    "LAST": lambda row: row[1],
+    "ENDED": lambda row: row[2].attempts,
+    "COMPLETED": lambda row: row[2].by_outcome.get("completed", 0),
+    "FAILED": lambda row: row[2].failures,
+    "WAIT": lambda row: _times(row[2].wait),
+    "RUN": lambda row: _times(row[2].run),
+}
