@@ -54,6 +54,7 @@ from roost._model.job_filter import check_filter
 from roost._model.job_metadata import encoded_changes
 from roost._model.states import JobState
 from roost._model.unique import BulkOnConflict
+from roost._model.validate import MAX_ID
 from roost._model.verdict import Lease, Verdict, judge
 from roost._ops import (
     archive,
@@ -437,7 +438,12 @@ class Real:
             found = self._run_whole(list_jobs.list_jobs(where, below=below, limit=3))
         return [_comparable(job.model_dump()) for job in found]
 
-    def explain(self, *, job_id: int) -> list[str]:
+    def explain_all(self) -> dict[int, list[str]]:
+        every = check_filter({}, everything=True)
+        found = self._run_whole(list_jobs.list_jobs(every, below=MAX_ID, limit=1_000))
+        return {job.id: self._explain(job.id) for job in found}
+
+    def _explain(self, job_id: int) -> list[str]:
         found = self._run_whole(explain.explain_job(job_id))
         # The model does not tell the reasons of a job that a worker could run.
         told = [reason.value for reason in (found.reason, *(each.reason for each in found.also))]

@@ -333,7 +333,6 @@ def reads(jobs: st.SearchStrategy[int], workers: st.SearchStrategy[int]) -> st.S
             queues=st.none() | st.lists(st.sampled_from(QUEUES), max_size=2),
             below=st.sampled_from([MAX_ID, MAX_ID, 4, 8]),
         ),
-        _calls("explain", job_id=jobs | st.just(UNKNOWN_JOB)),
         _calls("paused_queues", queues=queues()),
         _calls("unconfirmed_workers", queue=st.sampled_from(QUEUES)),
         _calls("list_workers"),

@@ -406,6 +406,10 @@ class Life(RuleBasedStateMachine):
     def pass_time(self, seconds: int) -> None:
         self.both(Call("pass_time", {"seconds": seconds}))
 
+    @rule()
+    def explain_all(self) -> None:
+        self.both(Call("explain_all", {}))
+
     @rule(call=strategies.reads(jobs, workers))
     def look(self, call: Call) -> None:
         self.both(call)

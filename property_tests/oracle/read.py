@@ -88,9 +88,11 @@ class Read(Tables):
         ]
         return [self._view(row) for row in sorted(fitting, key=lambda row: -row.id)[:3]]
 
-    def explain(self, *, job_id: int) -> list[str]:
-        """Return what keeps a job from running: the first reason, then the others."""
-        row = self._find(job_id)
+    def explain_all(self) -> dict[int, list[str]]:
+        """Return what keeps each job from running: the first reason, then the others."""
+        return {row.id: self._explain(row) for row in (*self.jobs.values(), *self.archive.values())}
+
+    def _explain(self, row: JobRow) -> list[str]:
         if row.state not in ACTIVE:
             return ["ended"]
         if row.state == "executing":

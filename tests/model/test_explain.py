@@ -50,8 +50,8 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         facts(),
         R.STARTS_SOON,
         (
-            "It should start at once: worker web:2 (id 2) has a free slot, and no due job is in "
-            "front of it; without notifications workers look every 0.5 s."
+            "It should start at once: worker web:2 (id 2) has a free slot, and no due job of its "
+            "queue is in front of it; without notifications workers look every 0.5 s."
         ),
     ),
     (
@@ -223,8 +223,8 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         facts(workers=[BUSY], in_front=1),
         R.SLOTS_TAKEN,
         (
-            "All 4 slots of the 1 worker that could run it are taken, and 1 due job is in front of "
-            "it."
+            "All 4 slots of the 1 worker that could run it are taken, and 1 due job of its queue "
+            "is in front of it."
         ),
     ),
     (
@@ -232,15 +232,15 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         R.SLOTS_TAKEN,
         (
             "All 4 slots of the 1 worker that could run it are taken, and 1000 or more due jobs "
-            "are in front of it."
+            "of its queue are in front of it."
         ),
     ),
     (
         facts(workers=[attrs.evolve(FREE, own_slots=1, of_queue=1)]),
         R.SLOTS_TAKEN,
         (
-            "The only slot of the 1 worker that could run it is taken, and no due job is in front "
-            "of it."
+            "The only slot of the 1 worker that could run it is taken, and no due job of its queue "
+            "is in front of it."
         ),
     ),
 ]  # fmt: skip

@@ -463,6 +463,7 @@ def test_a_search_reads_the_jobs_that_may_fit(
         ({}, 50, 2_500),
         ({"ids": list(range(1, 200_000, 2_000))}, 50, 1_000),
         ({"unique_key": "k", "states": ["available", "executing", "retryable"]}, 0, 100),
+        ({"unique_key": "k", "states": ["discarded", "executing"]}, 0, 15_000),
         ({"worker_id": 1, "states": ["executing"]}, 50, 1_500),
         ({"states": ["executing"]}, 50, 1_500),
         ({"states": ["executing"], "queues": ["none"]}, 0, 1_500),

@@ -499,10 +499,11 @@ def _because(error: str | None) -> str:
 
 def _in_front(jobs: int) -> str:
     if not jobs:
-        return "no due job is in front of it"
+        return "no due job of its queue is in front of it"
     if jobs == 1:
-        return "1 due job is in front of it"
-    return f"{jobs}{' or more' if jobs >= MOST_IN_FRONT else ''} due jobs are in front of it"
+        return "1 due job of its queue is in front of it"
+    more = " or more" if jobs >= MOST_IN_FRONT else ""
+    return f"{jobs}{more} due jobs of its queue are in front of it"
 
 
 def _every(number: int, noun: str) -> str:

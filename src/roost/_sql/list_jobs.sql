@@ -4,16 +4,17 @@
 set transaction isolation level repeatable read, read only;
 
 -- name: bound_search
--- $1 milliseconds that each statement may take. Each is planned for its own parameters, and not
--- compiled: that takes longer than most of them. The planner expects matches everywhere in the table, so
--- that to scan it, or to sort, would look cheaper than to follow an index.
+-- $1 milliseconds that each statement may take, $2 'on' if it may scan the table and sort, else 'off'.
+-- Each is planned for its own parameters, and not compiled: that takes longer than most of them. The
+-- planner expects matches everywhere in the table, so that a scan and a sort would look cheaper than an
+-- index.
 select
     set_config('statement_timeout', $1::text, true),
     set_config('plan_cache_mode', 'force_custom_plan', true),
     set_config('jit', 'off', true),
-    set_config('enable_seqscan', 'off', true),
+    set_config('enable_seqscan', $2::text, true),
     set_config('enable_bitmapscan', 'off', true),
-    set_config('enable_sort', 'off', true);
+    set_config('enable_sort', $2::text, true);
 
 -- name: edge_of_newest
 -- The id behind the $2 newest jobs with ids below $1; none: there are no more.
