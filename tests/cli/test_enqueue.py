@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,4 +151,15 @@ def test_a_wait_has_a_timeout(dsn: str, table: JobTable, run_command: RunsComman
         "enqueued send as job 1",
         "roost: job 1 has not ended within 0.1 s",
     ]
+    assert table.states() == {"available": 1}
+
+
+def test_a_ctrl_c_ends_the_wait_and_leaves_the_job(
+    dsn: str, table: JobTable, roost_command: StartsRoost
+) -> None:
+    waiting = roost_command("enqueue", "send", "--wait", ROOST_DSN=dsn)
+    waiting.wait_for("enqueued send as job 1")
+    waiting.signal(signal.SIGINT)
+    assert waiting.ends() == 130
+    assert waiting.output == "enqueued send as job 1\n"
     assert table.states() == {"available": 1}

@@ -57,6 +57,7 @@ def on_page(heading: str) -> list[str]:
         ("jobs why 1", "Explanation"),
         ("queue list", "Queue"),
         ("workers", "Worker"),
+        ("limit list", "Limit"),
         ("tasks list", "Task"),
         ("cron list", "Cron entry"),
         ("doctor", "Finding"),
@@ -70,6 +71,7 @@ def test_a_command_prints_the_fields_of_the_page(
 ) -> None:
     table.add("send")
     table.run(publish_tasks(table.add_worker(), {"send": {}}))
+    run_command("limit", "set", "send", "--max-concurrency", 3, "--dsn", dsn)
     table.run(declare([declaration(CronEntry("nightly", "@daily", "send"))]))
     found: Any = run_command(*arguments.split(), "--json", "--dsn", dsn).json
     first = found[0] if isinstance(found, list) else found

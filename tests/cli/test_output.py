@@ -15,6 +15,7 @@ import attrs
 import pytest
 import typer
 from rich.cells import cell_len
+from tests.support.job_table import JobTable
 from typer.testing import CliRunner
 
 from roost import InvalidSettingError, Job, JobState
@@ -214,6 +215,15 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: object) -> None:
         ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
     )
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_a_sign_that_the_output_can_not_show_is_escaped(
+    dsn: str, table: JobTable, roost_command: StartsRoost
+) -> None:
+    table.add("日本")
+    done = roost_command("jobs", "list", ROOST_DSN=dsn, PYTHONIOENCODING="latin-1")
+    assert done.ends() == 0, done.output
+    assert r"\u65e5\u672c" in done.output
 
 
 def test_the_versions_are_printed_without_a_database() -> None:

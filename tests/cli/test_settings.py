@@ -230,3 +230,22 @@ def test_a_worker_runs_with_the_settings(
     assert row == (["mail", "post"], 2, "trio")
     run.signal()
     assert run.ends() == 0
+
+
+def test_a_worker_of_the_code_keeps_its_dsn_and_takes_the_other_settings(
+    dsn: str, table: JobTable, tmp_path: Path, roost_command: StartsRoost
+) -> None:
+    (tmp_path / "of_shop.py").write_text(
+        "import roost\n"
+        "registry = roost.HandlerRegistry()\n"
+        "@roost.job('send', registry=registry)\n"
+        "async def send(): ...\n"
+        f"worker = roost.Worker({dsn!r}, registry=registry, concurrency=9, prefetch=1)\n"
+    )
+    nowhere = "postgresql://127.0.0.1:1/nowhere"
+    project(tmp_path, f"modules = ['of_shop:worker']\nconcurrency = 2\ndsn = '{nowhere}'\n")
+    run = roost_command("run", ROOST_DSN=nowhere, ROOST_PREFETCH="3")
+    run.wait_for("worker is ready")
+    assert table.value("select concurrency from roost.workers") == 2
+    run.signal()
+    assert run.ends() == 0

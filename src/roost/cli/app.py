@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
@@ -12,7 +13,7 @@ import typer
 
 from roost._interrupt import INTERRUPTED
 from roost._model.version import roost_version
-from roost.cli import cron, jobs, queues, schema, tasks
+from roost.cli import cron, jobs, limits, queues, schema, tasks
 from roost.cli.bench import EPILOG as BENCH_EPILOG
 from roost.cli.bench import bench
 from roost.cli.demo import demo
@@ -91,6 +92,7 @@ app.command(epilog=examples("roost requeue --discarded --queue mail"))(requeue)
 app.command(epilog=examples("roost workers", "roost workers --json"))(workers)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(queues.app, name="queue")
+app.add_typer(limits.app, name="limit")
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(cron.app, name="cron")
 app.add_typer(schema.migrate, name="migrate")
@@ -104,6 +106,8 @@ def main() -> None:
 def _run() -> int:
     """Run the command line and return the exit code. An error is one line on stderr."""
     code = 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack a sign
     try:
         answer = app(prog_name="roost", standalone_mode=False)
         sys.stdout.flush()

@@ -15,7 +15,7 @@ from roost import InvalidSettingError, JobState
 from roost.cli.client import CommandClient
 from roost.cli.modules import OptionalModules, registry_of
 from roost.cli.options import Dsn
-from roost.cli.output import AsJson, as_plain, examples, print_error, show_done
+from roost.cli.output import AsJson, as_plain, cell, examples, print_error, show_done
 from roost.cli.times import parse_duration, parse_time
 
 EPILOG = examples(
@@ -186,7 +186,7 @@ def _wait(client: CommandClient, job_id: int, timeout: timedelta | None, *, as_j
         typer.echo(json.dumps(as_plain(outcome.result)))
     if outcome.state == JobState.COMPLETED:
         return
-    why = f": {outcome.errors[-1].get('error')}" if outcome.errors else ""
+    why = f": {cell(outcome.errors[-1].get('error'))}" if outcome.errors else ""
     print_error(f"job {job_id} was {outcome.state}{why}")
     raise typer.Exit(1)
 
