@@ -91,6 +91,8 @@ def test_every_form_that_libpq_reads_is_accepted(dsn: str) -> None:
         ("postgresql://u:hu@sh@h/d", "postgresql://u:***@h/d"),
         ("postgresql://h/d?user=u&password=hush&x=1", "postgresql://h/d?user=u&password=***&x=1"),
         ("postgresql://h/d?sslpassword=hush", "postgresql://h/d?sslpassword=***"),
+        ("postgresql://h/d?password=hu#sh&x=1", "postgresql://h/d?password=***&x=1"),
+        ("postgresql://h/d?x=1&pass%77ord=hush", "postgresql://h/d?x=1&pass%77ord=***"),
         ("host=h password=hush user=u", "host=h password=*** user=u"),
         ("host=h password = hush user=u", "host=h password = *** user=u"),
         (r"host=h password='hu \'sh' user=u", "host=h password=*** user=u"),

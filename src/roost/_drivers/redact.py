@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 _HIDDEN = "***"
+_PASSWORDS = {"password", "sslpassword"}
 _SCHEME = re.compile(r"^[a-z0-9]+(?:\+[a-z0-9_]+)?://", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?<=://)(?P<user>[^:/?#@]*):[^/?#]*(?=@)")
 _URL_PASSWORD_LOOSE = re.compile(r"(?<=://)(?P<user>[^:/?#@]*):.*(?=@)", re.DOTALL)
-_QUERY_PASSWORD = re.compile(r"(?P<key>[?&](?:ssl)?password=)[^&#]*", re.IGNORECASE)
+# libpq decodes the key, and takes a # as part of the value.
+_QUERY_VALUE = re.compile(r"(?<=[?&])(?P<key>[^?&=]*)=[^&]*")
 _PAIR_PASSWORD = re.compile(
     r"(?P<key>\b(?:ssl)?password\s*=\s*)(?:'(?:\\.|[^'\\])*(?:'|$)|(?:\\.|[^\s\\])*)",
     re.IGNORECASE | re.DOTALL,
@@ -27,5 +30,10 @@ def redact(dsn: str) -> str:
             shown = _URL_PASSWORD_LOOSE.sub(rf"\g<user>:{_HIDDEN}", dsn)
         else:
             shown = _URL_PASSWORD.sub(rf"\g<user>:{_HIDDEN}", dsn)
-        return _QUERY_PASSWORD.sub(rf"\g<key>{_HIDDEN}", shown)
+        return _QUERY_VALUE.sub(_without_password, shown)
     return _PAIR_PASSWORD.sub(rf"\g<key>{_HIDDEN}", dsn)
+
+
+def _without_password(pair: re.Match[str]) -> str:
+    key = pair["key"]
+    return f"{key}={_HIDDEN}" if unquote(key).lower() in _PASSWORDS else pair[0]

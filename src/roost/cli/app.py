@@ -17,6 +17,7 @@ from roost.cli import cron, jobs, limits, queues, schema, tasks
 from roost.cli.bench import EPILOG as BENCH_EPILOG
 from roost.cli.bench import bench
 from roost.cli.demo import demo
+from roost.cli.dev import dev
 from roost.cli.doctor import EPILOG as DOCTOR_EPILOG
 from roost.cli.doctor import doctor
 from roost.cli.enqueue import EPILOG as ENQUEUE_EPILOG
@@ -33,6 +34,11 @@ from roost.cli.top import top
 from roost.cli.workers import workers
 from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
 
+RUN_EXAMPLES = examples(
+    "roost run -m shop.tasks",
+    "roost run -m shop.tasks -q web=8 -q bulk=2 --workers 2",
+    "roost run -m shop.app:worker --reload",
+)
 WRONG_CALL = 2
 DRIVERS = ("psycopg", "asyncpg")
 
@@ -79,9 +85,10 @@ def _root(
     pass
 
 
-app.command()(run)
+app.command(epilog=RUN_EXAMPLES)(run)
 app.command()(schema.init)
 app.command()(demo)
+app.command(epilog=examples("roost dev -m shop.tasks"))(dev)
 app.command(epilog=DOCTOR_EPILOG)(doctor)
 app.command(epilog=BENCH_EPILOG)(bench)
 app.command(epilog=HEALTH_EPILOG)(health)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -14,6 +14,7 @@ import typer
 
 from roost import InvalidSettingError, Worker, WorkerSettings
 from roost.cli import settings
+from roost.cli.dev_database import find_dev_dsn, where_searched
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,9 +25,9 @@ Dsn = Annotated[
     typer.Option(
         "--dsn",
         help="The database, as postgresql://user:password@host/name. Default: the environment "
-        "variable ROOST_DSN, else DATABASE_URL, else dsn in [tool.roost] of pyproject.toml. Other "
-        "users of this machine can see a process's arguments, so keep a password in the "
-        "environment.",
+        "variable ROOST_DSN, else DATABASE_URL, else dsn in [tool.roost] of pyproject.toml, else "
+        "the database of the `roost dev` that runs in this folder or above. Other users of this "
+        "machine can see a process's arguments, so keep a password in the environment.",
         show_default=False,
     ),
 ]
@@ -69,14 +70,15 @@ ChosenDriver = Annotated[
 
 @attrs.frozen
 class FoundDsn:
-    """A DSN, and what it comes from: ``option``, the name of a variable, or the path of a file."""
+    """A DSN, and what it comes from: ``option``, the name of a variable, or a path."""
 
     dsn: str
     source: str
 
 
 def find_dsn(given: str | None, environment: Mapping[str, str] = os.environ) -> FoundDsn:
-    """Return the DSN of the option, of the first of `DSN_VARIABLES` that is set, or of a file.
+    """Return the DSN of the option, of the first of `DSN_VARIABLES` that is set, of a file, or of
+    the `roost dev` that runs in this folder or above.
 
     :raises InvalidSettingError: none is given.
     """
@@ -87,9 +89,12 @@ def find_dsn(given: str | None, environment: Mapping[str, str] = os.environ) -> 
             return FoundDsn(dsn, variable)
     if in_file := settings.current().given.get("dsn"):
         return FoundDsn(in_file.value, in_file.source)
+    if found := find_dev_dsn():
+        dsn, data_dir = found
+        return FoundDsn(dsn, str(data_dir))
     raise InvalidSettingError(
         "no database is given: use --dsn, set ROOST_DSN or DATABASE_URL, or set dsn in "
-        "[tool.roost] of pyproject.toml"
+        f"[tool.roost] of pyproject.toml; and no `roost dev` runs {where_searched()}"
     )
 
 
@@ -204,6 +209,22 @@ def takes_worker_settings(command: F) -> F:
         [parameter.replace(annotation=own[parameter.name]) for parameter in parameters]
     )
     return command
+
+
+def takes_options_of(command: Callable[..., Any], *, without: Collection[str]) -> Callable[[F], F]:
+    """Replace a command's ``**options`` by the options of another command, except some."""
+
+    def replace(function: F) -> F:
+        parameters = [
+            parameter
+            for name, parameter in inspect.signature(command).parameters.items()
+            if name not in without
+        ]
+        function.__annotations__ = {each.name: each.annotation for each in parameters}
+        function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # inspect's own hook
+        return function
+
+    return replace
 
 
 def _option(name: str, kind: object, meaning: str | None) -> object:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
+from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost.cli.shutdown import stop_signals
@@ -107,7 +108,7 @@ class Reloader:
             folders=list(map(str, self._folders)),
         )
         async with anyio.create_task_group() as group:
-            group.start_soon(self._handle_signals)
+            await group.start(self._handle_signals)  # before there is a process
             group.start_soon(self._watch)
             code = await self._run_again_and_again()
             group.cancel_scope.cancel()
@@ -128,8 +129,9 @@ class Reloader:
             if self._stopping:
                 return 0
 
-    async def _handle_signals(self) -> None:
+    async def _handle_signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*stop_signals()) as received:
+            task_status.started()
             async for number in received:
                 logger.info("signal received: %(signal)s", signal=signal.Signals(number).name)
                 self._stopping = True
@@ -138,6 +140,14 @@ class Reloader:
                     self._process.request_stop()
 
     async def _watch(self) -> None:
+        try:
+            await self._restart_at_changes()
+        except OSError as error:  # for example the system's limit of watched folders
+            logger.critical(
+                "files can't be watched, so changes are not noticed: %(error)s", error=str(error)
+            )
+
+    async def _restart_at_changes(self) -> None:
         from watchfiles import awatch
 
         async for files in awatch(*self._folders, watch_filter=ChangeFilter(self._folders)):

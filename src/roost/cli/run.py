@@ -37,6 +37,7 @@ from roost.cli.options import (
 )
 from roost.cli.otel import instrument, warn_without_sdk
 from roost.cli.processes import check_processes, run_processes
+from roost.cli.settings_log import log_settings
 from roost.cli.shutdown import Watchdog, exit_with, handle_signals
 from roost.cli.supervised import SupervisorLink
 from roost.web import probes, serving_on
@@ -154,7 +155,9 @@ def run(
     changes = passed(context, settings)
     if passed(context, {"queue": queue}):
         changes["queues"] = parse_queues(queue)
-    worker = _worker(load(module), dsn=dsn, driver=driver, **changes)
+    application = load(module)
+    worker = _worker(application, dsn=dsn, driver=driver, **changes)
+    log_settings(context, worker, application, modules=module)
     if supervisor is not None:
         supervisor.tell_grace(worker.settings.shutdown_timeout)
     process = 1 if supervisor is None else supervisor.number

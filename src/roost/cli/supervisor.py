@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import anyio
 import attrs
+from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
 from roost.cli.shutdown import stop_signals
@@ -70,7 +71,7 @@ class Supervisor:
             workers=self._workers,
         )
         async with anyio.create_task_group() as group:
-            group.start_soon(self._handle_signals)
+            await group.start(self._handle_signals)  # before there is a process
             if os.getpid() == 1:
                 group.start_soon(self._reap_orphans)
             async with anyio.create_task_group() as processes:
@@ -79,8 +80,9 @@ class Supervisor:
             group.cancel_scope.cancel()
         return self._code
 
-    async def _handle_signals(self) -> None:
+    async def _handle_signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*stop_signals()) as received:
+            task_status.started()
             async for number in received:
                 logger.info("signal received: %(signal)s", signal=signal.Signals(number).name)
                 self._request_stop()

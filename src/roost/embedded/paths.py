@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from roost.embedded.binaries import make_root_home
+from roost.embedded.binaries import ROOT_HOME, make_root_home
 from roost.embedded.errors import EmbeddedPostgresError
 from roost.embedded.os_user import OsUser, check_owner
 
@@ -63,6 +63,13 @@ def make_paths(data_dir: Path, os_user: OsUser) -> Paths:
     return Paths(home=home, socket_dir=_socket_dir(home))
 
 
+def existing_paths(data_dir: Path, os_user: OsUser) -> Paths:
+    """Return the paths of an existing data folder. Creates nothing, and checks no owner."""
+    wanted = Path(os.path.realpath(data_dir.expanduser()))
+    home = wanted if os_user.can_enter(wanted) else ROOT_HOME / _name_for_root(wanted)
+    return Paths(home=home, socket_dir=_socket_dir(home))
+
+
 def make_socket_dir(paths: Paths, os_user: OsUser) -> None:
     """Create the socket's folder if it is missing, for example after a clean-up of /tmp.
 
@@ -88,10 +95,14 @@ def _make_home(wanted: Path, os_user: OsUser) -> Path:
     # files go to a folder that this user can enter; its name is a hash of the wanted path.
     home = wanted
     if not os_user.can_enter(wanted):
-        home = make_root_home() / f"data-{_digest(wanted)}"
+        home = make_root_home() / _name_for_root(wanted)
         home.mkdir(exist_ok=True, mode=0o755)
     check_owner(home, os.geteuid())
     return home
+
+
+def _name_for_root(wanted: Path) -> str:
+    return f"data-{_digest(wanted)}"
 
 
 def _socket_dir(home: Path) -> Path:

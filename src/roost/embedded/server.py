@@ -47,7 +47,7 @@ class Server:
 
     def dsn_for(self, database: str) -> str:
         """Return the DSN of another database; does not create it."""
-        return _dsn(self.socket_dir, database)
+        return socket_dsn(self.socket_dir, database)
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def server(
                 cluster.ensure_made(change_lock)
                 cluster.ensure_started(settings or {})
             yield Server(
-                dsn=_dsn(paths.socket_dir, "postgres"),
+                dsn=socket_dsn(paths.socket_dir, "postgres"),
                 data_dir=paths.home,
                 bin_dir=cluster.binaries.folder,
                 version=cluster.binaries.version,
@@ -182,6 +182,7 @@ def _leave(cluster: Cluster, use_lock: FileLock) -> None:
         use_lock.close()  # before the change lock, so that the next user to leave does not count us
 
 
-def _dsn(socket_dir: Path, database: str) -> str:
+def socket_dsn(socket_dir: Path, database: str) -> str:
+    """Return the DSN of a database of the server whose socket is in ``socket_dir``."""
     host = quote(str(socket_dir), safe="/")
     return f"postgresql://postgres@/{quote(database, safe='')}?host={host}"
