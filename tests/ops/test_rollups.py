@@ -11,7 +11,7 @@ import pytest
 from tests.ops.conftest import Sessions
 from tests.support.job_table import JobTable
 
-from roost._model.histogram import bucket_of, decode
+from roost._model.histogram import count_buckets, decode
 from roost._model.overview import MAX_SHOWN
 from roost._model.tally import Outcome, Tally
 from roost._ops.rollups import (
@@ -22,6 +22,11 @@ from roost._ops.rollups import (
     overview,
     write_rollups,
 )
+
+
+def bucket_of(seconds: float) -> int:
+    [bucket] = count_buckets([seconds])
+    return bucket
 
 
 def counted(
@@ -36,6 +41,7 @@ def counted(
     tally = Tally()
     for _ in range(number):
         tally.add(wait, run)
+    tally.fold()
     return Counted(queue, task, outcome, tally)
 
 
