@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from roost.cli.app import app
 from roost.contrib.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +76,16 @@ def test_each_alert_says_what_is_wrong_and_what_to_do() -> None:
         assert re.search(r"^ {8}labels: \{severity: (warning|critical)\}$", alert, re.MULTILINE)
         assert re.search(r"^ {10}summary: ", alert, re.MULTILINE)
         assert re.search(r"^ {10}description: ", alert, re.MULTILINE)
+
+
+def test_the_commands_that_alerts_advise_exist() -> None:
+    text = " ".join(RULES.read_text(encoding="utf-8").split())
+    commands = re.findall(r"`roost ([^`]+)`", text)
+    assert len(commands) >= 4
+    for command in commands:
+        words = shlex.split(re.sub(r"\{\{.*?\}\}", "x", command))
+        answer = CliRunner().invoke(app, [*words, "--help"])
+        assert answer.exit_code == 0, answer.output
 
 
 def test_the_panels_of_the_board_have_places_and_sources_of_their_own() -> None:

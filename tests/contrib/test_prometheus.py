@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from roost import AsyncRoost, HandlerRegistry, JobInsert, Roost, SnoozeJob, Work
 from roost._client import enqueued as enqueued_module
 from roost._client.enqueued import EnqueuedCounter
 from roost._worker.lanes import metrics as lane
+from roost._worker.statistics import Statistics
 from roost.contrib.metrics import METRICS, cumulated
 from roost.contrib.prometheus import RoostCollector, as_text
 from roost.web import serving
@@ -331,6 +333,34 @@ def test_a_histogram_counts_what_is_below_each_bound() -> None:
     found = dict(cumulated([{80: 1, 81: 2, 84: 1}, {85: 4, 165: 1}]))
     assert (found["0.5"], found["1.0"], found["2.0"], found["4.0"]) == (0, 1, 4, 8)
     assert (found["16384.0"], found["+Inf"]) == (8, 9)
+
+
+def test_a_total_that_another_thread_reads_never_falls() -> None:
+    statistics = Statistics()
+    series = statistics.series_of("q", "t")
+    over = threading.Event()
+    read_counts: list[int] = []
+
+    def read_totals() -> None:
+        while not over.is_set():
+            read_counts.extend(sum(one.tally.run.values()) for one in statistics.totals())
+
+    reader = threading.Thread(target=read_totals)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        reader.start()
+        for number in range(20_000):
+            # Of many buckets, so that a move takes long.
+            statistics.count((series, 1.0, 1.05 ** (number % 500 - 300)), "completed")
+            if number % 500 == 0:
+                statistics.take_fresh()
+    finally:
+        over.set()
+        reader.join()
+        sys.setswitchinterval(interval)
+    assert read_counts == sorted(read_counts)
+    assert [one.tally.count for one in statistics.totals()] == [20_000]
 
 
 async def test_metrics_are_served_with_those_of_the_application(

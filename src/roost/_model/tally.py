@@ -72,9 +72,10 @@ class Tally:
         self.count += other.count
         self.wait_seconds += other.wait_seconds
         self.run_seconds += other.run_seconds
-        for bucket, count in other.wait.items():
+        # Copies, as another thread may be counting.
+        for bucket, count in other.wait.copy().items():
             self.wait[bucket] += count
-        for bucket, count in other.run.items():
+        for bucket, count in other.run.copy().items():
             self.run[bucket] += count
 
 

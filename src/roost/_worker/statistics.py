@@ -7,6 +7,7 @@ the totals at any time.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import attrs
@@ -43,6 +44,7 @@ class Statistics:
 
     rescued: int = 0
     _series: dict[tuple[str, str], Series] = attrs.field(factory=dict)
+    _moving: threading.Lock = attrs.field(factory=threading.Lock)
 
     # Counting
 
@@ -105,11 +107,12 @@ class Statistics:
 
     def totals(self) -> list[Counted]:
         """Return the attempts that have finished since the worker's start."""
-        return [
-            Counted(series.queue, series.task, outcome, tally)
-            for series in self
-            for outcome, tally in series.totals().items()
-        ]
+        with self._moving:  # in another thread, a total could be less than it was before
+            return [
+                Counted(series.queue, series.task, outcome, tally)
+                for series in self
+                for outcome, tally in series.totals().items()
+            ]
 
     @property
     def started(self) -> int:
@@ -123,8 +126,9 @@ class Statistics:
 
     def take_fresh(self) -> list[Counted]:
         """Return the attempts that were counted since the last call."""
-        return [
-            Counted(series.queue, series.task, outcome, tally)
-            for series in self
-            for outcome, tally in series.take_fresh().items()
-        ]
+        with self._moving:
+            return [
+                Counted(series.queue, series.task, outcome, tally)
+                for series in self
+                for outcome, tally in series.take_fresh().items()
+            ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from typing import Literal
 
 import attrs
@@ -157,6 +159,8 @@ _EXPONENTS = (-10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 1
 BUCKETS = tuple((2.0**exponent, 81 + 4 * exponent) for exponent in _EXPONENTS)
 """Upper bounds of the histograms in seconds, powers of two, and the worker's bucket that begins
 there: 1 ms to 4.5 h."""
+_BOUNDS = (*(str(bound) for bound, _ in BUCKETS), "+Inf")
+_FIRST = [first for _, first in BUCKETS]
 
 
 def cumulated(histograms: Iterable[Mapping[int, int]]) -> list[tuple[str, float]]:
@@ -164,12 +168,8 @@ def cumulated(histograms: Iterable[Mapping[int, int]]) -> list[tuple[str, float]
 
     A duration that is exactly a bound counts above it.
     """
-    counts: dict[int, int] = {}
+    counts = [0.0] * len(_BOUNDS)
     for histogram in histograms:
-        for bucket, count in list(histogram.items()):
-            counts[bucket] = counts.get(bucket, 0) + count
-    found = [
-        (str(bound), float(sum(count for bucket, count in counts.items() if bucket < first)))
-        for bound, first in BUCKETS
-    ]
-    return [*found, ("+Inf", float(sum(counts.values())))]
+        for bucket, count in histogram.items():
+            counts[bisect_right(_FIRST, bucket)] += count
+    return list(zip(_BOUNDS, accumulate(counts), strict=True))

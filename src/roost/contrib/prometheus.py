@@ -19,6 +19,7 @@ from roost._client.enqueued import enqueued
 from roost._model.database_view import DatabaseNumbers
 from roost._model.info import QueueInfo
 from roost._model.tally import Tally
+from roost._ops.rollups import Counted
 from roost._worker.session import Session
 from roost._worker.worker import Worker, session_of
 from roost.contrib.metrics import METRICS, Metric, cumulated
@@ -69,12 +70,13 @@ class RoostCollector(Collector):
         """Yield the metrics that have values."""
         found = _enqueued()
         running = [session for session in map(session_of, self._workers) if session is not None]
+        totals = [one for session in running for one in session.state.statistics.totals()]
         if self._workers:
-            found |= _health(self._workers) | _of_sessions(running)
+            found |= _health(self._workers) | _of_sessions(running, totals)
         for name, values in found.items():
             yield _family(_BY_NAME[name], values)
         if self._workers:
-            yield from _times(running)
+            yield from _times(totals)
 
 
 Families = dict[str, Values]
@@ -103,9 +105,13 @@ def _health(workers: Iterable[Worker]) -> Families:
     }
 
 
-def _of_sessions(sessions: list[Session]) -> Families:
+def _of_sessions(sessions: list[Session], totals: list[Counted]) -> Families:
     """Return what the runs of workers have counted, and what they have read of the database."""
     found: dict[str, Values] = defaultdict(lambda: defaultdict(float))
+    for queue, task, outcome, tally in totals:
+        found["roost_jobs_finished_total"][queue, task, outcome] += tally.count
+        if outcome == "lost":
+            found["roost_worker_lost_leases_total"][()] += tally.count
     for session in sessions:
         state = session.state
         found["roost_worker_info"][session.software] = 1.0
@@ -116,11 +122,9 @@ def _of_sessions(sessions: list[Session]) -> Families:
         found["roost_worker_connections"]["idle",] += connections.size - connections.used
         found["roost_worker_connections_limit"][()] += connections.limit
         found["roost_worker_rescued_jobs_total"][()] += state.statistics.rescued
-        found["roost_worker_lost_leases_total"][()] += state.statistics.lost
+        found["roost_worker_lost_leases_total"][()] += 0
         for series in state.statistics:
             found["roost_jobs_started_total"][series.queue, series.task] += series.started
-        for queue, task, outcome, tally in state.statistics.totals():
-            found["roost_jobs_finished_total"][queue, task, outcome] += tally.count
         numbers = session.read_database_view()
         found["roost_database_reading_failed"][()] += state.database_view.failed
         found["roost_database_exporter"][()] += numbers is not None
@@ -154,12 +158,11 @@ def _family(metric: Metric, values: Values) -> core.Metric:
     return family
 
 
-def _times(sessions: Iterable[Session]) -> Iterator[core.Metric]:
+def _times(totals: Iterable[Counted]) -> Iterator[core.Metric]:
     """Yield the histograms of the wait and run times."""
     tallies: dict[tuple[str, str], list[Tally]] = defaultdict(list)
-    for session in sessions:
-        for queue, task, _, tally in session.state.statistics.totals():
-            tallies[queue, task].append(tally)
+    for queue, task, _, tally in totals:
+        tallies[queue, task].append(tally)
     for name in ("wait", "run"):
         metric = _BY_NAME[f"roost_job_{name}_seconds"]
         family = core.HistogramMetricFamily(metric.name, metric.meaning, labels=metric.labels)
