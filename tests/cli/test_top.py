@@ -234,5 +234,5 @@ def test_one_frame_for_a_script(dsn: str, table: JobTable, roost_command: Starts
     read = roost_command("top", "--json", ROOST_DSN=dsn)
     assert read.ends() == 0
     snapshot = json.loads(read.output)
-    assert list(snapshot) == ["at", "queues", "workers", "running", "failed"]
-    assert len(snapshot["queues"]) == 30
+    assert list(snapshot) == ["overview", "clock_ahead", "running", "failed"]
+    assert len(snapshot["overview"]["queues"]) == 30

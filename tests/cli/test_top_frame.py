@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
 from rich.cells import cell_len
 
-from roost import Job, QueueInfo, WorkerInfo
+from roost import Job, Overview, Percentiles, QueueInfo, Throughput, Windows, WorkerInfo
 from roost.cli.top.frame import KEYS, age, draw, number
 from roost.cli.top.snapshot import Snapshot
 from roost.cli.top.view import Action, Question, Section, View
@@ -76,11 +77,43 @@ def job(job_id: int, *, task: str = "work", error: str | None = None) -> Job:
     )
 
 
+def ended(attempts: int) -> Throughput:
+    return Throughput(
+        seconds=60.0,
+        attempts=attempts,
+        by_outcome={"completed": attempts - 3, "retried": 3},
+        failures=3,
+        per_second=attempts / 60,
+        wait=Percentiles(p50=0.012, p95=0.08, p99=1.2),
+        run=Percentiles(p50=None, p95=None, p99=None),
+    )
+
+
+def reading(
+    *,
+    queues: Sequence[QueueInfo] = (),
+    workers: Sequence[WorkerInfo] = (),
+    running: Sequence[Job] = (),
+    failed: Sequence[Job] = (),
+    clock_ahead: float = 0.0,
+) -> Snapshot:
+    lately = Windows(minute=ended(90), hour=ended(90), day=ended(90))
+    overview = Overview(
+        at=NOW,
+        until=NOW,
+        queues=list(queues),
+        workers=list(workers),
+        total=lately,
+        by_queue={"name 1": lately},
+        by_task={},
+    )
+    return Snapshot(overview=overview, clock_ahead=clock_ahead, running=running, failed=failed)
+
+
 def view(*, queues: int = 3, running: int = 3, failed: int = 3, text: str = "name") -> View:
     shown = View(source="db", interval=2.0)
     shown.record_reading(
-        Snapshot(
-            at=NOW,
+        reading(
             queues=[queue(f"{text} {n}", available=n) for n in range(queues)],
             workers=[worker()],
             running=[job(n, task=text) for n in range(running)],
@@ -109,9 +142,10 @@ def test_a_frame_never_exceeds_the_terminal(text: str) -> None:
 def test_a_frame_shows_queues_running_jobs_and_failures() -> None:
     drawn = lines(view())
     assert drawn[1].startswith("1 worker  3/8 slots in use  3 jobs ready  3 running")
-    assert drawn[2].split()[:3] == ["QUEUES", "(3)", "READY"]
-    assert drawn[4].split()[:3] == ["name", "1", "1"]
-    assert drawn[4].rstrip().endswith("90s")
+    assert drawn[2].startswith("last minute: 1.5/s, 3 failed  wait 12ms/80ms/1s  run -/-/-")
+    assert drawn[3].split()[:3] == ["QUEUES", "(3)", "READY"]
+    assert drawn[5].split() == ["name", "1", "1", "0", "0", "1", "90", "3", "90s"]
+    assert drawn[6].split() == ["name", "2", "2", "0", "0", "1", "0", "0", "90s"]
     running = drawn.index(next(line for line in drawn if line.startswith("RUNNING (3)")))
     assert drawn[running + 1].split() == ["name", "0", "default", "45s", "1/20"]
     failures = drawn.index(next(line for line in drawn if line.startswith("FAILURES (3)")))
@@ -121,14 +155,14 @@ def test_a_frame_shows_queues_running_jobs_and_failures() -> None:
 
 def test_a_frame_for_a_file_shows_every_row() -> None:
     drawn = lines(view(queues=50, running=60, failed=70), height=None)
-    assert len(drawn) == 2 + 3 + 50 + 60 + 70
+    assert len(drawn) == 3 + 3 + 50 + 60 + 70
 
 
 def test_a_low_terminal_shows_the_section_that_is_looked_at() -> None:
     shown = view(queues=30)
     shown.press("tab")
     drawn = lines(shown, height=10)
-    assert drawn[2].startswith("RUNNING (3)")
+    assert drawn[3].startswith("RUNNING (3)")
     assert not any(line.startswith(("QUEUES", "FAILURES")) for line in drawn)
 
 
@@ -150,16 +184,10 @@ def test_a_selection_stays_with_its_row_and_falls_back_to_the_first() -> None:
     later = view().snapshot
     assert later is not None
     shown.record_reading(
-        Snapshot(
-            at=NOW,
-            queues=[queue("new"), *later.queues],
-            workers=later.workers,
-            running=[],
-            failed=[],
-        )
+        reading(queues=[queue("new"), *later.overview.queues], workers=later.workers)
     )
     assert shown.index(Section.QUEUES) == 2
-    shown.record_reading(Snapshot(at=NOW, queues=[], workers=[], running=[], failed=[]))
+    shown.record_reading(reading())
     assert shown.index(Section.QUEUES) == 0
     shown.press("down")  # there is nothing to select
     assert lines(shown)[1].startswith("0 workers")
@@ -186,12 +214,17 @@ def test_each_action_is_asked_for_and_needs_a_yes() -> None:
 
 def test_a_paused_queue_is_resumed() -> None:
     shown = View(source="db", interval=1.0)
-    shown.record_reading(
-        Snapshot(at=NOW, queues=[queue("mail", paused=True)], workers=[], running=[], failed=[])
-    )
-    assert "paused 5m" in lines(shown)[3]
+    shown.record_reading(reading(queues=[queue("mail", paused=True)]))
+    assert "paused 5m" in lines(shown)[4]
     shown.press("p")
     assert shown.press("y") == Question(Action.RESUME, "mail")
+
+
+def test_ages_are_by_the_clock_of_the_database() -> None:
+    shown = View(source="db", interval=1.0)
+    shown.record_reading(reading(running=[job(1)], clock_ahead=7_200.0))
+    row = next(line for line in lines(shown) if line.startswith("work "))
+    assert row.split() == ["work", "1", "default", "2h", "1/20"]
 
 
 def test_while_the_database_is_away_the_last_reading_stays() -> None:
@@ -200,7 +233,7 @@ def test_while_the_database_is_away_the_last_reading_stays() -> None:
     shown.record_failure("still none", NOW)
     drawn = lines(shown)
     assert drawn[-2] == "cut off since 11:59:30 UTC (30s): still none"
-    assert drawn[2].startswith("QUEUES (3)")
+    assert drawn[3].startswith("QUEUES (3)")
     shown.record_reading(view().snapshot or pytest.fail("no reading"))
     assert not any("cut off" in line for line in lines(shown))
 

@@ -59,10 +59,6 @@ STEP = {
     "applied": "whether the database has it",
     "known": "whether this version of Roost brings it; if not, a newer one applied it",
 }
-READING = {
-    "queues": "as `roost queue list` prints them",
-    "workers": "the living ones, as `roost workers` prints them",
-}
 PERCENTILES = {
     "p50": "the median, in seconds; `null`: no attempt has ended",
     "p95": "95 % of the times are not longer",
@@ -101,7 +97,6 @@ def _meanings(kind: type) -> dict[str, str]:
     if kind in _HERE:
         return _HERE[kind]
     found = _params(CronEntry) if kind is CronInfo else {}
-    found |= READING if kind is Snapshot else {}
     found |= _params(kind)
     return {name: found.get(name, "") for name in field_names(kind)}
 
@@ -128,6 +123,8 @@ def _kind(hint: Any) -> str:
     for kinds, name in _KINDS:
         if isinstance(origin, type) and issubclass(origin, kinds):
             return name
+    if dataclasses.is_dataclass(origin):
+        return "object"
     return "text" if "Literal" in str(hint) else "any value"
 
 

@@ -86,6 +86,15 @@ def test_a_late_heartbeat_and_another_version_are_found(table: JobTable, examine
     assert version.data["versions"] == ["0.0.1"]
 
 
+def test_a_blocked_event_loop_is_found(table: JobTable, examine: Examine) -> None:
+    worker = add_worker(table, "work")
+    assert examine().one("workers").level is FindingLevel.OK
+    table.rows("update roost.workers set loop_lag = 2.5 where id = $1::bigint", worker)
+    finding = examine().one("workers")
+    assert (finding.level, finding.subject) == (FindingLevel.NOTE, "tester")
+    assert "late by 2.5 s" in finding.seen
+
+
 @pytest.mark.parametrize(
     ("minutes", "level"),
     [(0.5, FindingLevel.OK), (3.0, FindingLevel.NOTE), (60.0, FindingLevel.TROUBLE)],

@@ -179,6 +179,7 @@ select
     worker.paused,
     worker.fires_cron,
     worker.version,
+    worker.loop_lag,
     extract(epoch from now() - worker.heartbeat_at)::double precision,
     extract(epoch from now() - worker.expires_at)::double precision,
     (

@@ -175,6 +175,7 @@ class WorkerFacts:
     paused: Sequence[str]
     fires_cron: bool
     version: str | None
+    loop_lag: float
     heartbeat_seconds: float
     expired_seconds: float
     executing: int

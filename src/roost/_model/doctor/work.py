@@ -21,6 +21,8 @@ RESCUE_LATE = 120.0
 ``orphan_reaper_interval``, 30 s by default."""
 READY_NOTE, READY_TROUBLE = 60.0, 600.0
 """Seconds that a job is due and does not start."""
+LOOP_LAG = 1.0
+"""Seconds by which an event loop is late."""
 LONG_PAUSE = 86_400.0
 """Seconds."""
 CRON_LATE = 60.0
@@ -57,6 +59,16 @@ def judge_workers(workers: Sequence[WorkerFacts], queues: Sequence[QueueInfo]) -
             "database",
             data={"id": worker.id, "heartbeat_seconds": worker.heartbeat_seconds},
         )
+    blocked = [worker for worker in living if worker.loop_lag >= LOOP_LAG]
+    for worker in blocked:
+        yield Finding(
+            check="workers",
+            level=FindingLevel.NOTE,
+            subject=worker.name,
+            seen=f"the event loop of {worker.name} was late by {duration(worker.loop_lag)}",
+            advice="a handler blocks it, and the log names its job; make that handler a sync one",
+            data={"id": worker.id, "loop_lag": worker.loop_lag},
+        )
     ours = roost_version()
     others = sorted({worker.version for worker in living if worker.version} - {ours})
     if others:
@@ -68,7 +80,7 @@ def judge_workers(workers: Sequence[WorkerFacts], queues: Sequence[QueueInfo]) -
             advice="finish the deploy",
             data={"versions": others, "here": ours},
         )
-    if not late and not others:
+    if not late and not blocked and not others:
         yield Finding(
             check="workers",
             level=FindingLevel.OK,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
 import attrs
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from roost import Job, QueueInfo
+from roost import Job, QueueInfo, Throughput
 from roost.cli.output import cell
 from roost.cli.top.snapshot import Snapshot, began_at, failed_at
 from roost.cli.top.view import Section, View
@@ -18,7 +18,7 @@ from roost.cli.top.view import Section, View
 T = TypeVar("T")
 
 KEYS = "q quit  tab section  up/down select  p pause/resume  c cancel  r retry"
-MIN_HEIGHT = 14
+MIN_HEIGHT = 15
 """Lines below which only the section that is looked at is drawn."""
 LAG = 1.0
 """Seconds that an event loop is late from which it is shown in red."""
@@ -35,16 +35,25 @@ class Column(Generic[T]):
     right: bool = True
 
 
-QUEUE_COLUMNS: Sequence[Column[QueueInfo]] = (
-    Column("QUEUE", lambda queue, _: cell(queue.name), 0, right=False),
-    Column("READY", lambda queue, _: number(queue.available), 7),
-    Column("SCHED", lambda queue, _: number(queue.scheduled), 7),
-    Column("RETRY", lambda queue, _: number(queue.retryable), 7),
-    Column("BLOCKED", lambda queue, _: number(queue.blocked), 7, optional=True),
-    Column("RUN", lambda queue, _: number(queue.executing), 6),
-    Column("FAILED", lambda queue, _: number(queue.discarded), 7),
-    Column("OLDEST", lambda queue, _: age(queue.oldest_due_seconds), 7),
-    Column("STATE", lambda queue, now: pause(queue.paused_at, now), 11, right=False),
+@attrs.frozen
+class QueueRow:
+    """A queue, and what ended in it in the last minute; ``None``: not known."""
+
+    queue: QueueInfo
+    minute: Throughput | None
+
+
+QUEUE_COLUMNS: Sequence[Column[QueueRow]] = (
+    Column("QUEUE", lambda row, _: cell(row.queue.name), 0, right=False),
+    Column("READY", lambda row, _: number(row.queue.available), 6),
+    Column("SCHED", lambda row, _: number(row.queue.scheduled), 6),
+    Column("RETRY", lambda row, _: number(row.queue.retryable), 6),
+    Column("BLOCKED", lambda row, _: number(row.queue.blocked), 7, optional=True),
+    Column("FAILED", lambda row, _: number(row.queue.discarded), 7, optional=True),
+    Column("RUN", lambda row, _: number(row.queue.executing), 6),
+    Column("ENDED/M", lambda row, _: number(row.minute.attempts if row.minute else 0), 7),
+    Column("FAILS/M", lambda row, _: number(row.minute.failures if row.minute else 0), 7),
+    Column("OLDEST", lambda row, now: oldest(row.queue, now), 10),
 )
 RUNNING_COLUMNS: Sequence[Column[Job]] = (
     Column("TASK", lambda job, _: cell(job.task), 0, right=False),
@@ -67,7 +76,7 @@ def draw(view: View, *, width: int, height: int | None, now: datetime) -> list[T
 
     :param height: the most lines; ``None``: all rows, for a frame that is printed once.
     """
-    body_height = None if height is None else max(height - 4, 1)
+    body_height = None if height is None else max(height - 5, 1)
     lines = [*_header(view, now), *_body(view, width, body_height, now)]
     if height is not None:
         del lines[max(height - 2, 0) :]
@@ -92,13 +101,22 @@ def _header(view: View, now: datetime) -> list[Text]:
     workers = len(shown.workers)
     second = Text(
         f"{workers} worker{'' if workers == 1 else 's'}  {used}/{slots} slots in use  "
-        f"{number(sum(queue.available for queue in shown.queues))} jobs ready  "
-        f"{number(sum(queue.executing for queue in shown.queues))} running",
+        f"{number(sum(queue.available for queue in shown.overview.queues))} jobs ready  "
+        f"{number(sum(queue.executing for queue in shown.overview.queues))} running",
         "" if workers else "bold red",
     )
     lag = max((worker.loop_lag for worker in shown.workers), default=0.0)
     second.append(f"  loop lag {age(lag)}", "bold red" if lag >= LAG else "")
-    return [first, second]
+    return [first, second, _throughput(shown.overview.total.minute)]
+
+
+def _throughput(minute: Throughput) -> Text:
+    text = Text(f"last minute: {minute.per_second:.3g}/s, ")
+    text.append(f"{number(minute.failures)} failed", "bold red" if minute.failures else "")
+    for name, times in (("wait", minute.wait), ("run", minute.run)):
+        percentiles = "/".join(map(age, (times.p50, times.p95, times.p99)))
+        text.append(f"  {name} {percentiles}")
+    return text.append("  (p50/p95/p99)")
 
 
 def _status(view: View, now: datetime) -> Text:
@@ -125,7 +143,7 @@ def _body(view: View, width: int, height: int | None, now: datetime) -> list[Tex
             looked_at=section is view.section,
             room=room,
             width=width,
-            now=now,
+            now=now + timedelta(seconds=shown.clock_ahead),
         )
         lines += _section(shown, section, place)
     return lines
@@ -152,7 +170,7 @@ def _rooms(
     """Return how many rows of each section are drawn, besides its heading."""
     if height is None:
         return counts
-    if height < MIN_HEIGHT - 4:
+    if height < MIN_HEIGHT - 5:
         return {looked_at: max(height - 1, 0)}
     left = height - len(counts)
     share = left // len(counts)
@@ -167,7 +185,12 @@ def _rooms(
 
 def _section(shown: Snapshot, section: Section, place: _Place) -> list[Text]:
     if section is Section.QUEUES:
-        return _table(section.value, QUEUE_COLUMNS, shown.queues, place)
+        by_queue = shown.overview.by_queue
+        rows = [
+            QueueRow(queue, by_queue[queue.name].minute if queue.name in by_queue else None)
+            for queue in shown.overview.queues
+        ]
+        return _table(section.value, QUEUE_COLUMNS, rows, place)
     if section is Section.RUNNING:
         return _table(section.value, RUNNING_COLUMNS, shown.running, place)
     return _table(section.value, FAILURE_COLUMNS, shown.failed, place)
@@ -225,9 +248,11 @@ def age(seconds: float | None) -> str:
     return f"{seconds:.0f}s"
 
 
-def pause(since: datetime | None, now: datetime) -> str:
-    """Return how long a queue is paused."""
-    return "" if since is None else f"paused {age((now - since).total_seconds())}"
+def oldest(queue: QueueInfo, now: datetime) -> str:
+    """Return how long a queue is paused, or else how long its oldest job has been due."""
+    if queue.paused_at is not None:
+        return f"paused {age((now - queue.paused_at).total_seconds())}"
+    return age(queue.oldest_due_seconds)
 
 
 def first_line(job: Job) -> str:

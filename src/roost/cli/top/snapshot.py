@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import attrs
 
-from roost import Job, JobState, QueueInfo, Roost, WorkerInfo
+from roost import Job, JobState, Overview, Roost, WorkerInfo
 
 MOST_JOBS = 100
 """Running jobs, and failed ones, that are read at most."""
@@ -19,34 +19,40 @@ RECENT = timedelta(hours=1)
 class Snapshot:
     """One reading.
 
-    :param at: when it was read, by this machine's clock.
+    :param overview: as `roost status` prints it.
+    :param clock_ahead: by how many seconds the database's clock is ahead of this machine's.
     :param running: those that began first come first.
     :param failed: jobs whose last attempt failed; the newest failure comes first.
     """
 
-    at: datetime
-    queues: Sequence[QueueInfo]
-    workers: Sequence[WorkerInfo]
+    overview: Overview
+    clock_ahead: float
     running: Sequence[Job]
     failed: Sequence[Job]
+
+    @property
+    def workers(self) -> list[WorkerInfo]:
+        """The living workers."""
+        at = self.overview.at
+        return [worker for worker in self.overview.workers if worker.expires_at > at]
 
 
 def read_snapshot(client: Roost) -> Snapshot:
     """Read all that one frame shows."""
-    at = datetime.now(UTC)
+    overview = client.overview()
+    clock_ahead = (overview.at - datetime.now(UTC)).total_seconds()
     running = client.list_jobs(states=[JobState.EXECUTING], limit=MOST_JOBS)
+    since = overview.at - RECENT
     failed = [
-        *client.list_jobs(states=[JobState.DISCARDED], finished_after=at - RECENT, limit=MOST_JOBS),
+        *client.list_jobs(states=[JobState.DISCARDED], finished_after=since, limit=MOST_JOBS),
         *client.list_jobs(states=[JobState.RETRYABLE], limit=MOST_JOBS),
     ]
+    newest = sorted((job for job in failed if job.errors), key=failed_at, reverse=True)
     return Snapshot(
-        at=at,
-        queues=client.list_queues(),
-        workers=[worker for worker in client.list_workers() if worker.expires_at > at],
+        overview=overview,
+        clock_ahead=clock_ahead,
         running=sorted(running, key=began_at),
-        failed=sorted((job for job in failed if job.errors), key=failed_at, reverse=True)[
-            :MOST_JOBS
-        ],
+        failed=newest[:MOST_JOBS],
     )
 
 

@@ -65,7 +65,7 @@ class View:
         if shown is None:
             return dict.fromkeys(Section, ())
         return {
-            Section.QUEUES: [queue.name for queue in shown.queues],
+            Section.QUEUES: [queue.name for queue in shown.overview.queues],
             Section.RUNNING: [job.id for job in shown.running],
             Section.FAILURES: [job.id for job in shown.failed],
         }
@@ -133,7 +133,7 @@ class View:
         self.selected[section] = keys[index]
         if section is Section.QUEUES:
             assert self.snapshot is not None, "it has rows"  # noqa: S101
-            paused = self.snapshot.queues[index].paused_at is not None
+            paused = self.snapshot.overview.queues[index].paused_at is not None
             return Question(Action.RESUME if paused else Action.PAUSE, keys[index])
         action = Action.CANCEL if section is Section.RUNNING else Action.RETRY
         return Question(action, keys[index])
