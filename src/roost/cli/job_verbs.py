@@ -19,7 +19,7 @@ MOST_COUNTED = 10_000
 """Jobs that are counted before a question. One search finds so many."""
 
 Ids = Annotated[
-    list[int] | None, typer.Argument(help="Ids of jobs.", metavar="[ID]...", show_default=False)
+    list[int] | None, typer.Argument(help="Ids of jobs.", metavar="ID", show_default=False)
 ]
 Everything = Annotated[
     bool, typer.Option("--everything", help="Instead of ids or a filter: all jobs.")
