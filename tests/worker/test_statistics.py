@@ -119,7 +119,8 @@ async def test_waits_begin_when_a_job_is_due_and_end_when_it_starts(
         await anyio.sleep(0.2)  # sleeps: this is measured
 
     late = table.add("work")
-    table.change(late, "scheduled_at = now() - interval '100 seconds'")
+    past = "now() - interval '100 seconds'"
+    table.change(late, f"scheduled_at = {past}, inserted_at = {past}")
     worker = make_worker()
     await worker.run_once()
     [one] = state_of(worker).statistics.totals()
@@ -132,6 +133,19 @@ async def test_waits_begin_when_a_job_is_due_and_end_when_it_starts(
     assert 100 <= one.tally.wait_seconds < 160
     assert 0.2 <= one.tally.run_seconds < 60
     assert sum(one.tally.wait.values()) == sum(one.tally.run.values()) == 1
+
+
+async def test_a_job_that_was_scheduled_in_the_past_waits_from_its_enqueue(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None: ...
+
+    table.change(table.add("work"), "scheduled_at = now() - interval '1 day'")
+    worker = make_worker()
+    await worker.run_once()
+    [one] = state_of(worker).statistics.totals()
+    assert one.tally.wait_seconds < 3600
 
 
 async def test_an_interrupted_attempt_is_released_and_an_unstarted_job_is_not_counted(

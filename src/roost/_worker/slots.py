@@ -143,7 +143,9 @@ class RunningJob:
         if self.series is None:
             return None
         claimed, began_at = self.claimed, self.began_at
-        late = (claimed.attempted_at - claimed.scheduled_at) / 1e6
+        # A job may be scheduled in the past.
+        due = max(claimed.scheduled_at, claimed.inserted_at)
+        late = (claimed.attempted_at - due) / 1e6
         wait = late + began_at - self.counted_from
         return self.series, max(wait, 0.0), monotonic() - began_at
 
