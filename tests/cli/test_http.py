@@ -30,6 +30,12 @@ def address_of(run: Roost) -> str:
     return found[1]
 
 
+def text_of(url: str) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=20) as response:
+        return str(response.read().decode())
+
+
 def read(url: str) -> tuple[int, dict[str, Any]]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -53,6 +59,7 @@ def test_health_is_served_until_the_last_job_has_ended(
     run.wait_for("job has started")
     until(lambda: read(f"{url}/readyz")[0] == 200)
     assert read(f"{url}/readyz")[1]["running"] == 1
+    assert "\nroost_worker_slots_used 1.0\n" in text_of(f"{url}/metrics")
 
     run.signal()
     run.wait_for("worker is stopping")

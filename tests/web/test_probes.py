@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from tests.support.proxy import Proxy
 from tests.support.working import working
 
 from roost import HandlerRegistry, InvalidSettingError, Worker, job
+from roost.contrib.prometheus import RoostCollector, as_text
 from roost.web import Address, probes, serving
 
 if TYPE_CHECKING:
@@ -169,6 +172,34 @@ async def test_the_routes_can_be_mounted_in_fastapi(make_worker: MakeWorker) -> 
     codes = [response.status_code for response in (ready, head, post, other)]
     assert codes == [200, 200, 405, 404]
     assert ready.json()["phase"] == "running"
+
+
+async def test_another_thread_sees_that_the_loop_is_blocked(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    seen = threading.Event()
+    ages: list[float] = []
+
+    @job("blocks", registry=registry)
+    async def blocks() -> None:
+        seen.wait(60)
+
+    worker = make_worker()
+
+    def watch() -> None:
+        while not ages or ages[-1] < 1.0:
+            ages.append(worker.health().loop_age_seconds or 0.0)
+            seen.wait(0.01)
+        seen.set()
+
+    async with working(worker):
+        await until_ready(worker)
+        table.add("blocks")
+        await anyio.to_thread.run_sync(watch)
+        await eventually(lambda: table.states() == {"completed": 1})
+        text, _ = as_text(RoostCollector(worker))
+    [lag] = re.findall(r"^roost_worker_event_loop_lag_seconds (.+)$", text.decode(), re.MULTILINE)
+    assert float(lag) >= 0.5
 
 
 async def test_a_second_run_starts_anew(make_worker: MakeWorker) -> None:
