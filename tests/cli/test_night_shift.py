@@ -136,6 +136,10 @@ def test_a_night_shift_by_the_command_line(
     victim.signal(signal.SIGKILL)
     victim.ends()
 
+    status = says("status")
+    assert {queue["name"] for queue in status["queues"]} == {"mail", "billing", "exports"}
+    assert [worker["id"] for worker in status["workers"]] == list(held)
+
     # The doctor finds the dead worker, and that none is left; its advice is to start one.
     eventually(lambda: "dead_workers" in troubles(says))
     found = troubles(says)

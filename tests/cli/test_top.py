@@ -125,6 +125,13 @@ def test_a_signal_leaves_the_terminal_as_it_was(
     assert is_as_before(screen)
 
 
+def test_a_closed_terminal_ends_it(opens: Opens) -> None:
+    screen = opens()
+    screen.wait_for("QUEUES (")
+    screen.hang_up()
+    assert screen.ends() == -signal.SIGHUP
+
+
 def test_an_error_leaves_the_terminal_as_it_was(dsn: str) -> None:
     program = (
         "import sys; from roost.cli.top import command; command.draw = None; "
@@ -219,7 +226,7 @@ def test_without_a_terminal_it_says_what_to_do(dsn: str, roost_command: StartsRo
     done = roost_command("top", ROOST_DSN=dsn)
     assert done.ends() == 2
     assert done.output == (
-        "roost: the live view needs a terminal; pass --once for one frame, or --json\n"
+        "roost: the live view needs a Unix terminal; pass --once for one frame, or --json\n"
     )
 
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -53,6 +54,7 @@ class Screen:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         self._written = ""
+        self._hung_up = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -63,19 +65,20 @@ class Screen:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self._inner)
-        self._reader.join()
-        os.close(self._outer)
+        self.hang_up()
 
     def _read(self) -> None:
-        while True:
-            try:
-                data = os.read(self._outer, 65_536)
-            except OSError:  # Linux: no process has the terminal open any more
-                return
-            if not data:
-                return
-            self._written += data.decode(errors="replace")
+        while not self._hung_up.is_set():
+            if select.select([self._outer], [], [], 0.1)[0]:
+                self._written += os.read(self._outer, 65_536).decode(errors="replace")
+
+    def hang_up(self) -> None:
+        """Close the terminal, as when the connection of ssh is lost. Safe to call twice."""
+        if not self._hung_up.is_set():
+            self._hung_up.set()
+            self._reader.join()
+            os.close(self._inner)
+            os.close(self._outer)
 
     @property
     def written(self) -> str:

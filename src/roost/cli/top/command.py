@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -21,6 +21,9 @@ from roost.cli.top.reader import Reader
 from roost.cli.top.snapshot import read_snapshot
 from roost.cli.top.view import View
 from roost.exceptions import InvalidSettingError
+
+if TYPE_CHECKING:
+    from roost.cli.top.terminal import Terminal
 
 EPILOG = examples("roost top", "roost top --interval 10", "roost top --once")
 CLOCK = 1.0
@@ -48,9 +51,9 @@ def top(
         if once or as_json:
             _print_once(client, view, as_json=as_json)
             return
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if sys.platform == "win32" or not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise InvalidSettingError(
-                "the live view needs a terminal; pass --once for one frame, or --json"
+                "the live view needs a Unix terminal; pass --once for one frame, or --json"
             )
         stopped_by = _run(client, view)
     if stopped_by in (signal.SIGTERM, signal.SIGHUP):
@@ -80,15 +83,22 @@ def _run(client: CommandClient, view: View) -> signal.Signals | None:
     """Show the live view until the user or a signal ends it; return the signal."""
     from roost.cli.top.terminal import Terminal  # needs a Unix
 
-    with Terminal() as terminal:
-        reader = Reader(client, interval=view.interval, wake=terminal.wake)
-        while not view.ended and terminal.stopped_by is None:
-            columns, lines = terminal.size()
-            terminal.show(draw(view, width=columns, height=lines, now=datetime.now(UTC)))
-            for key in terminal.keys(timeout=CLOCK):
-                confirmed = view.press(key)
-                if confirmed is not None:
-                    view.message = f"{confirmed.action.value} {confirmed.key} ..."
-                    reader.do(confirmed)
-            reader.show_answers(view)
-        return terminal.stopped_by
+    try:
+        with Terminal() as terminal:
+            _show(client, view, terminal)
+            return terminal.stopped_by
+    except OSError:  # the terminal is gone: its signal comes later, or not at all
+        return signal.SIGHUP
+
+
+def _show(client: CommandClient, view: View, terminal: Terminal) -> None:
+    reader = Reader(client, interval=view.interval, wake=terminal.wake)
+    while not view.ended and terminal.stopped_by is None:
+        columns, lines = terminal.size()
+        terminal.show(draw(view, width=columns, height=lines, now=datetime.now(UTC)))
+        for key in terminal.keys(timeout=CLOCK):
+            confirmed = view.press(key)
+            if confirmed is not None:
+                view.message = f"{confirmed.action.value} {confirmed.key} ..."
+                reader.do(confirmed)
+        reader.show_answers(view)

@@ -77,7 +77,7 @@ class Terminal:
         self._give_back()
         signal.set_wakeup_fd(-1)
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         os.close(self._wake_read)
         os.close(self._wake_write)
 
