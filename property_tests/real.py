@@ -8,16 +8,15 @@ be compared exactly.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar, assert_never
-from unittest.mock import patch
 
 import attrs
 import psycopg
 from property_tests.oracle.tables import START
+from property_tests.real_reading import RealReading, comparable
 from property_tests.words import (
     LIVE_CHANNELS,
     Call,
@@ -50,11 +49,9 @@ from roost._model import verdict
 from roost._model.encoding import encode_batch, encode_jobs
 from roost._model.failures import NO_RULES, FailureRules
 from roost._model.job_changes import encode_changes
-from roost._model.job_filter import check_filter
 from roost._model.job_metadata import encoded_changes
 from roost._model.states import JobState
 from roost._model.unique import BulkOnConflict
-from roost._model.validate import MAX_ID
 from roost._model.verdict import Lease, Verdict, judge
 from roost._ops import (
     archive,
@@ -62,10 +59,7 @@ from roost._ops import (
     control,
     dispatch,
     enqueue,
-    explain,
-    list_jobs,
     metadata,
-    read,
     rescue,
     schema,
     settle,
@@ -137,7 +131,7 @@ def prepare(dsn: str) -> None:
             )
 
 
-class Real:
+class Real(RealReading):
     """The verbs, on a database made by `prepare`. `reset` empties its tables.
 
     ``notified`` collects the notifications of this object's own calls, in the model's words.
@@ -417,46 +411,6 @@ class Real:
     def forget_results(self, *, after: int) -> int:
         return self._run(archive.forget_results(after=after, limit=1_000))
 
-    def look(self, *, job_id: int) -> dict[str, Any]:
-        return _comparable(self._run(read.get_job(job_id)).model_dump())
-
-    def await_outcome(self, *, job_id: int) -> dict[str, Any] | None:
-        outcome = self._run(read.await_outcome(job_id))
-        return None if outcome is None else _comparable(dataclasses.asdict(outcome))
-
-    def list_queues(self) -> dict[str, dict[str, Any]]:
-        listed = [dataclasses.asdict(queue) for queue in self._run(read.list_queues())]
-        return {queue.pop("name"): queue for queue in listed}
-
-    def list_jobs(
-        self, *, states: Collection[str] | None, queues: Collection[str] | None, below: int
-    ) -> list[dict[str, Any]]:
-        given = {"states": states, "queues": queues}
-        where = check_filter(given, everything=states is None and queues is None)
-        # Small steps, so that each of them is taken.
-        with patch.object(list_jobs, "WINDOW", 2):
-            found = self._run_whole(list_jobs.list_jobs(where, below=below, limit=3))
-        return [_comparable(job.model_dump()) for job in found]
-
-    def explain_all(self) -> dict[int, list[str]]:
-        every = check_filter({}, everything=True)
-        found = self._run_whole(list_jobs.list_jobs(every, below=MAX_ID, limit=1_000))
-        return {job.id: self._explain(job.id) for job in found}
-
-    def _explain(self, job_id: int) -> list[str]:
-        found = self._run_whole(explain.explain_job(job_id))
-        # The model does not tell the reasons of a job that a worker could run.
-        told = [reason.value for reason in (found.reason, *(each.reason for each in found.also))]
-        return [reason for reason in told if reason not in ("slots_taken", "starts_soon")]
-
-    def list_workers(self) -> dict[int, tuple[int, int]]:
-        listed = self._run(read.list_workers())
-        return {worker.id: (worker.executing, worker.prefetched) for worker in listed}
-
-    def count(self, *, queues: Sequence[str]) -> dict[str, int]:
-        counted = self._run(read.count_by_state(queues))
-        return {state.value: jobs for state, jobs in counted.items()}
-
     def both_at_once(
         self, *, first: Call, then: Call, first_commits: bool
     ) -> tuple[object, object]:
@@ -536,7 +490,7 @@ class Real:
     def _rows(self, table: str) -> list[dict[str, Any]]:
         cursor = self._first.raw.cursor(row_factory=dict_row)
         rows = cursor.execute(f"select * from roost.{table} order by 1, 2".encode()).fetchall()
-        return [_comparable(row) for row in rows]
+        return [comparable(row) for row in rows]
 
     def _set_clocks(self) -> None:
         for connection in (self._first, self._second):
@@ -601,22 +555,4 @@ def _ending(ending: Ending) -> tuple[verdict.Ending, int]:
 
 def _leased(job: claim.ClaimedJob) -> Leased:
     grant = Grant(job.lease, job.attempt, job.max_attempts)
-    return Leased(grant, _comparable(job.job().model_dump()))
-
-
-def _comparable(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row whose error records hold their time as a time."""
-    if row.get("errors"):
-        records = [
-            {
-                **record,
-                **{
-                    name: datetime.fromisoformat(record[name]).astimezone(UTC)
-                    for name in ("at", "started_at")
-                    if record.get(name)
-                },
-            }
-            for record in row["errors"]
-        ]
-        return {**row, "errors": records}
-    return row
+    return Leased(grant, comparable(job.job().model_dump()))

@@ -14,7 +14,7 @@ from roost._model.cron import CronEntry, CronInfo
 from roost._model.decorators import cron, job
 from roost._model.doctor.finding import Finding, FindingLevel
 from roost._model.events import JobEvent
-from roost._model.explain import Explanation, ExplanationReason
+from roost._model.explanation import Explanation, ExplanationReason
 from roost._model.hooks import Hooks
 from roost._model.info import JobOutcome, LimitInfo, QueueInfo, TaskInfo, WorkerHealth, WorkerInfo
 from roost._model.job import Job, JobInsert, TaskDefaults

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roost import ExplanationReason, JobState
-from roost._model.explain import Explanation, explain
+from roost import Explanation, ExplanationReason, JobState
+from roost._model.explain import explain
 from roost._model.explain_facts import Facts, HolderFacts, JobFacts, LimitFacts, WorkerFacts
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)

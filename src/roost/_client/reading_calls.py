@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from roost._client.calls import DatabaseCall, checked_id
 from roost._model.cron import CronInfo
-from roost._model.explain import Explanation
+from roost._model.explanation import Explanation
 from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter, check_filter

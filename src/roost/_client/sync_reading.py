@@ -7,7 +7,7 @@ from typing import Any, TypeVar, Unpack
 from roost._client import reading_calls
 from roost._client.calls import DatabaseCall
 from roost._model.cron import CronInfo
-from roost._model.explain import Explanation
+from roost._model.explanation import Explanation
 from roost._model.info import LimitInfo, QueueInfo, TaskInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.job_filter import JobFilter

@@ -1,12 +1,24 @@
 """Why a job does not run: a decision over facts. Pure."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
-from typing import Any
 
-from roost._model.explain_facts import Facts, HolderFacts, WorkerFacts
+from roost._model.explain_facts import Facts, WorkerFacts
+from roost._model.explain_words import (
+    as_json,
+    because,
+    by_set_limit,
+    clock,
+    count,
+    duration,
+    every,
+    jobs_in_front,
+    limited_task,
+    on_worker,
+    seconds_until,
+    worker_name,
+)
+from roost._model.explanation import Explanation, ExplanationReason
 from roost._model.states import TERMINAL, JobState
 
 RESCUE_INTERVAL = 30.0
@@ -15,72 +27,6 @@ DEFAULT_POLL_INTERVAL = 1.0
 """Seconds, for a worker that has not told its own."""
 LATE = 10.0
 """Seconds after which a job that nothing holds back should have started."""
-MOST_IN_FRONT = 1_000
-"""Jobs in front are counted up to this number."""
-
-
-class ExplanationReason(StrEnum):
-    """What keeps a job from running, or what it does instead.
-
-    - ``ended``: it has completed, failed for good, or was cancelled.
-    - ``running``: a worker runs it.
-    - ``prefetched``: a worker has claimed it, and it waits there for a slot.
-    - ``cancel_requested``: it still runs, although its cancel was requested.
-    - ``worker_silent``: the worker that holds it has missed its heartbeats.
-    - ``worker_dead``: the worker that holds it is dead; other workers will rescue it.
-    - ``blocked``: it waits for jobs that it depends on.
-    - ``scheduled``: it is due later.
-    - ``retry_scheduled``: it has failed, and its next attempt is due later.
-    - ``queue_paused``: its queue is paused.
-    - ``no_worker``: no living worker serves its queue.
-    - ``unknown_task``: none of the workers that serve its queue has a handler for its task.
-    - ``workers_stopping``: all workers that could run it are being stopped, and start no more jobs.
-    - ``concurrency_limit``: as many jobs of its task run as its limit allows.
-    - ``rate_limit``: as many jobs of its task have started in the last minute as its limit allows.
-    - ``slots_taken``: all slots of the workers that could run it are taken.
-    - ``starts_soon``: nothing keeps it from starting.
-    """
-
-    ENDED = "ended"
-    RUNNING = "running"
-    PREFETCHED = "prefetched"
-    CANCEL_REQUESTED = "cancel_requested"
-    WORKER_SILENT = "worker_silent"
-    WORKER_DEAD = "worker_dead"
-    BLOCKED = "blocked"
-    SCHEDULED = "scheduled"
-    RETRY_SCHEDULED = "retry_scheduled"
-    QUEUE_PAUSED = "queue_paused"
-    NO_WORKER = "no_worker"
-    UNKNOWN_TASK = "unknown_task"
-    WORKERS_STOPPING = "workers_stopping"
-    CONCURRENCY_LIMIT = "concurrency_limit"
-    RATE_LIMIT = "rate_limit"
-    SLOTS_TAKEN = "slots_taken"
-    STARTS_SOON = "starts_soon"
-
-
-# A dataclass of the standard library, since pydantic and FastAPI can dump it.
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Explanation:
-    """Why a job does not run, or what it does instead.
-
-    :param job_id: the job's id.
-    :param state: its state.
-    :param reason: what keeps it from running.
-    :param message: the same as a sentence with names, numbers and times.
-    :param data: the facts behind it, as JSON values; times are ISO 8601 texts in UTC.
-    :param expected_at: when this reason ends; ``None``: nothing says when.
-    :param also: other reasons that keep the job from running, too, in their order.
-    """
-
-    job_id: int
-    state: str
-    reason: ExplanationReason
-    message: str
-    data: dict[str, Any]
-    expected_at: datetime | None = None
-    also: list["Explanation"] = field(default_factory=list)
 
 
 def explain(facts: Facts) -> Explanation:
@@ -110,7 +56,7 @@ def _explanation(
         state=facts.job.state,
         reason=reason,
         message=message,
-        data={name: _as_json(value) for name, value in data.items()},
+        data={name: as_json(value) for name, value in data.items()},
         expected_at=expected_at,
     )
 
@@ -122,13 +68,13 @@ def _ended(facts: Facts) -> Explanation:
         JobState.DISCARDED: f"It failed for good with attempt {job.attempt} of {job.max_attempts}",
         JobState.CANCELLED: "It was cancelled",
     }[JobState(job.state)]
-    when = "" if job.ended_at is None else f" at {_clock(job.ended_at)}"
+    when = "" if job.ended_at is None else f" at {clock(job.ended_at)}"
     where = ", and is archived" if job.archived else ""
     error = None if job.state == JobState.COMPLETED else job.last_error
     return _explanation(
         facts,
         ExplanationReason.ENDED,
-        f"{how}{when}{where}{_because(error)}.",
+        f"{how}{when}{where}{because(error)}.",
         ended_at=job.ended_at,
         archived=job.archived,
         error=error,
@@ -145,14 +91,14 @@ def _worker_dead(facts: Facts) -> Explanation | None:
     if holder is None:
         which = f"Its worker (id {job.worker_id}) is gone without ending it"
     else:
-        silence = _span((facts.now - holder.heartbeat_at).total_seconds())
-        which = f"Its worker {_worker(holder)} is dead: it has sent no heartbeat for {silence}"
+        silence = duration((facts.now - holder.heartbeat_at).total_seconds())
+        which = f"Its worker {worker_name(holder)} is dead: it has sent no heartbeat for {silence}"
     rescued_at = facts.now + timedelta(seconds=RESCUE_INTERVAL) if facts.living_workers else None
     if rescued_at is None:
         then = "no worker is alive that could rescue the job: start one"
     else:
         then = (
-            f"another worker rescues the job by about {_clock(rescued_at)}, if workers look every "
+            f"another worker rescues the job by about {clock(rescued_at)}, if workers look every "
             f"{RESCUE_INTERVAL:g} s, as by default"
         )
     return _explanation(
@@ -178,8 +124,9 @@ def _worker_silent(facts: Facts) -> Explanation | None:
     return _explanation(
         facts,
         ExplanationReason.WORKER_SILENT,
-        f"Its worker {_worker(holder)} has sent no heartbeat for {_span(silence.total_seconds())}; "
-        f"if it sends none, other workers rescue the job from {_clock(holder.expires_at)} on.",
+        f"Its worker {worker_name(holder)} has sent no heartbeat for "
+        f"{duration(silence.total_seconds())}; if it sends none, other "
+        f"workers rescue the job from {clock(holder.expires_at)} on.",
         expected_at=holder.expires_at,
         worker_id=holder.id,
         worker=holder.name,
@@ -194,7 +141,7 @@ def _cancel_requested(facts: Facts) -> Explanation | None:
     return _explanation(
         facts,
         ExplanationReason.CANCEL_REQUESTED,
-        f"Its cancel was requested, and its handler has not ended yet{_on_worker(facts)}.",
+        f"Its cancel was requested, and its handler has not ended yet{on_worker(facts)}.",
         worker_id=facts.job.worker_id,
         attempted_at=facts.job.attempted_at,
     )
@@ -207,7 +154,7 @@ def _prefetched(facts: Facts) -> Explanation | None:
     return _explanation(
         facts,
         ExplanationReason.PREFETCHED,
-        f"Worker {_worker(holder)} has claimed it, and it waits there for a free slot.",
+        f"Worker {worker_name(holder)} has claimed it, and it waits there for a free slot.",
         worker_id=holder.id,
         worker=holder.name,
         claimed_at=facts.job.attempted_at,
@@ -218,17 +165,17 @@ def _running(facts: Facts) -> Explanation:
     job, holder = facts.job, facts.worker
     since, heartbeat = "", ""
     if job.attempted_at is not None:
-        span = _span((facts.now - job.attempted_at).total_seconds())
-        since = f" since {_clock(job.attempted_at)}, for {span}"
+        span = duration((facts.now - job.attempted_at).total_seconds())
+        since = f" since {clock(job.attempted_at)}, for {span}"
     if holder is not None:
-        age = _span((facts.now - holder.heartbeat_at).total_seconds())
+        age = duration((facts.now - holder.heartbeat_at).total_seconds())
         heartbeat = f"; the worker's last heartbeat was {age} ago"
         if holder.stopping:
             heartbeat += ", and it is being stopped"
     return _explanation(
         facts,
         ExplanationReason.RUNNING,
-        f"It has been running{_on_worker(facts)}{since}, attempt {job.attempt} of "
+        f"It has been running{on_worker(facts)}{since}, attempt {job.attempt} of "
         f"{job.max_attempts}{heartbeat}.",
         worker_id=job.worker_id,
         worker=None if holder is None else holder.name,
@@ -268,12 +215,12 @@ def _due_later(facts: Facts) -> Explanation | None:
     job = facts.job
     if job.scheduled_at <= facts.now:
         return None
-    due = f"due at {_clock(job.scheduled_at)}, in {_span(_seconds_until(facts, job.scheduled_at))}"
+    due = f"due at {clock(job.scheduled_at)}, in {duration(seconds_until(facts, job.scheduled_at))}"
     if job.state == JobState.RETRYABLE:
         return _explanation(
             facts,
             ExplanationReason.RETRY_SCHEDULED,
-            f"Attempt {job.attempt} of {job.max_attempts} failed{_because(job.last_error)}; the "
+            f"Attempt {job.attempt} of {job.max_attempts} failed{because(job.last_error)}; the "
             f"next one is {due}.",
             expected_at=job.scheduled_at,
             scheduled_at=job.scheduled_at,
@@ -294,12 +241,12 @@ def _queue_paused(facts: Facts) -> Explanation | None:
     if facts.paused_at is None:
         return None
     unconfirmed = [worker.id for worker in facts.workers if not worker.has_paused]
-    workers = _count(len(unconfirmed), "worker")
+    workers = count(len(unconfirmed), "worker")
     but = f"; {workers} of it may not have noticed" if unconfirmed else ""
     return _explanation(
         facts,
         ExplanationReason.QUEUE_PAUSED,
-        f"Queue {facts.job.queue!r} has been paused since {_clock(facts.paused_at)}{but}.",
+        f"Queue {facts.job.queue!r} has been paused since {clock(facts.paused_at)}{but}.",
         queue=facts.job.queue,
         paused_at=facts.paused_at,
         unconfirmed_workers=unconfirmed,
@@ -330,8 +277,8 @@ def _unknown_task(facts: Facts) -> Explanation | None:
     if len(facts.workers) == 1:
         none = f"The only living worker of queue {facts.job.queue!r} has no handler"
     else:
-        count = len(facts.workers)
-        none = f"None of the {count} living workers of queue {facts.job.queue!r} has a handler"
+        workers = f"{len(facts.workers)} living workers of queue {facts.job.queue!r}"
+        none = f"None of the {workers} has a handler"
     return _explanation(
         facts,
         ExplanationReason.UNKNOWN_TASK,
@@ -350,7 +297,7 @@ def _workers_stopping(facts: Facts) -> Explanation | None:
     return _explanation(
         facts,
         ExplanationReason.WORKERS_STOPPING,
-        f"{_every(len(stopping), 'worker')} that could run it {'is' if one else 'are'} being "
+        f"{every(len(stopping), 'worker')} that could run it {'is' if one else 'are'} being "
         f"stopped, and {'starts' if one else 'start'} no more jobs.",
         queue=facts.job.queue,
         task=facts.job.task,
@@ -369,8 +316,8 @@ def _concurrency_limit(facts: Facts) -> Explanation | None:
     return _explanation(
         facts,
         ExplanationReason.CONCURRENCY_LIMIT,
-        f"{_limited(facts)} may run {_count(limit.max_concurrency, 'job')} at once"
-        f"{_set(limit.set_max_concurrency)}, and {limit.executing} run now: "
+        f"{limited_task(facts)} may run {count(limit.max_concurrency, 'job')} at once"
+        f"{by_set_limit(limit.set_max_concurrency)}, and {limit.executing} run now: "
         f"{', '.join(map(str, ids))}{more}.",
         task=facts.job.task,
         limit_key=facts.job.limit_key,
@@ -387,12 +334,12 @@ def _rate_limit(facts: Facts) -> Explanation | None:
         return None
     if limit.started < limit.rate_per_minute:
         return None
-    room = "" if limit.room_at is None else f"; there is room again at {_clock(limit.room_at)}"
+    room = "" if limit.room_at is None else f"; there is room again at {clock(limit.room_at)}"
     return _explanation(
         facts,
         ExplanationReason.RATE_LIMIT,
-        f"{_limited(facts)} may start {_count(limit.rate_per_minute, 'job')} a minute"
-        f"{_set(limit.set_rate_per_minute)}, and has started {limit.started}{room}.",
+        f"{limited_task(facts)} may start {count(limit.rate_per_minute, 'job')} a minute"
+        f"{by_set_limit(limit.set_rate_per_minute)}, and has started {limit.started}{room}.",
         expected_at=limit.room_at,
         task=facts.job.task,
         limit_key=facts.job.limit_key,
@@ -412,8 +359,8 @@ def _slots_taken(facts: Facts) -> Explanation | None:
     return _explanation(
         facts,
         ExplanationReason.SLOTS_TAKEN,
-        f"{_every(slots, 'slot')} of the {_count(len(able), 'worker')} that could run it "
-        f"{'is' if slots == 1 else 'are'} taken, and {_in_front(in_front)}.",
+        f"{every(slots, 'slot')} of the {count(len(able), 'worker')} that could run it "
+        f"{'is' if slots == 1 else 'are'} taken, and {jobs_in_front(in_front)}.",
         queue=facts.job.queue,
         slots=slots,
         in_front=in_front,
@@ -426,15 +373,16 @@ def _starts_soon(facts: Facts) -> Explanation:
     due_for = (facts.now - facts.job.scheduled_at).total_seconds()
     free = next((worker for worker in _able(facts) if worker.free_slots), None)
     polls = [worker.poll_interval for worker in _able(facts) if worker.poll_interval]
-    where = "" if free is None else f": worker {_worker(free)} has a free slot"
+    where = "" if free is None else f": worker {worker_name(free)} has a free slot"
     if due_for > LATE and not in_front:
         message = (
-            f"It should run{where}, but it has been due for {_span(due_for)}: another transaction "
-            "may have locked its row, or the worker has no working connection; see its log."
+            f"It should run{where}, but it has been due for {duration(due_for)}: another "
+            "transaction may have locked its row, or the "
+            "worker has no working connection; see its log."
         )
     else:
         latest = f"; without notifications workers look every {min(polls):g} s" if polls else ""
-        message = f"It should start at once{where}, and {_in_front(in_front)}{latest}."
+        message = f"It should start at once{where}, and {jobs_in_front(in_front)}{latest}."
     return _explanation(
         facts,
         ExplanationReason.STARTS_SOON,
@@ -466,74 +414,3 @@ def _could_start(facts: Facts) -> bool:
 
 def _able(facts: Facts) -> list[WorkerFacts]:
     return [worker for worker in facts.workers if worker.knows and not worker.stopping]
-
-
-# Words
-
-
-def _limited(facts: Facts) -> str:
-    task, key = facts.job.task, facts.job.limit_key
-    if facts.limit is None or facts.limit.limit_by is None or key is None:
-        return f"Task {task!r}"
-    return f"Task {task!r} with limit key {key!r}"
-
-
-def _set(value: int | None) -> str:
-    return "" if value is None else " (by set_limit)"
-
-
-def _worker(worker: HolderFacts | WorkerFacts) -> str:
-    return f"{worker.name} (id {worker.id})"
-
-
-def _on_worker(facts: Facts) -> str:
-    return "" if facts.worker is None else f" on worker {_worker(facts.worker)}"
-
-
-def _because(error: str | None) -> str:
-    if not error:
-        return ""
-    line = error.splitlines()[0]
-    return f": {line if len(line) <= 200 else line[:199] + '…'}".rstrip(".")
-
-
-def _in_front(jobs: int) -> str:
-    if not jobs:
-        return "no due job of its queue is in front of it"
-    if jobs == 1:
-        return "1 due job of its queue is in front of it"
-    more = " or more" if jobs >= MOST_IN_FRONT else ""
-    return f"{jobs}{more} due jobs of its queue are in front of it"
-
-
-def _every(number: int, noun: str) -> str:
-    return f"The only {noun}" if number == 1 else f"All {number} {noun}s"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _seconds_until(facts: Facts, moment: datetime) -> float:
-    return (moment - facts.now).total_seconds()
-
-
-def _clock(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _span(seconds: float) -> str:
-    """Return a duration in its two largest units."""
-    whole = max(round(seconds), 0)
-    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes:
-        return f"{minutes} min {whole % 60} s"
-    return f"{whole} s"
-
-
-def _as_json(value: object) -> object:
-    return value.isoformat() if isinstance(value, datetime) else value

@@ -6,8 +6,9 @@ Must run inside a transaction of its own. Reads only.
 from __future__ import annotations
 
 from roost._model.codec import decode
-from roost._model.explain import Explanation, explain
+from roost._model.explain import explain
 from roost._model.explain_facts import Facts
+from roost._model.explanation import Explanation
 from roost._ops.list_jobs import bound_search
 from roost._ops.query import Op, Query
 from roost._sql import statements
