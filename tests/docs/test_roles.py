@@ -26,6 +26,8 @@ from roost import (
     cron,
     job,
 )
+from roost._worker.lanes.metrics import MetricsLane
+from roost._worker.worker import session_of
 
 pytestmark = pytest.mark.anyio
 
@@ -211,6 +213,23 @@ async def test_a_worker_can_fire_cron_entries(
     async with AsyncRoost(roles.producer, registry=registry) as producer:
         await producer.add_cron("added", "@daily", "work")
         assert await producer.remove_cron("added")
+
+
+async def test_a_worker_can_read_the_numbers_that_it_exports(
+    roles: Roles, table: JobTable, registry: HandlerRegistry
+) -> None:
+    table.add("quick", queue="mail")
+    async with AsyncRoost(roles.worker, registry=registry) as roost:
+        worker = roost.worker()
+        async with working(worker):
+            session = session_of(worker)
+            assert session is not None
+            session.read_database_view()
+            await MetricsLane(session.state, session._database).once()
+            numbers = session.read_database_view()
+    assert numbers is not None
+    assert numbers.living == 1
+    assert {queue.name for queue in numbers.queues} == {"default", "mail"}
 
 
 async def test_a_worker_can_not_change_what_operators_set(roles: Roles) -> None:
