@@ -35,9 +35,11 @@ cross join lateral (
         count(*) filter (where job.waits) as prefetched
     from (
         select
-            roost.is_unstarted(
-                job.prefetch_no, job.priority, job.scheduled_at, job.id, worker.prefetch_started
-            ) as waits
+            -- A call of the function takes 10 microseconds.
+            job.prefetch_no is not null
+                and roost.is_unstarted(
+                    job.prefetch_no, job.priority, job.scheduled_at, job.id, worker.prefetch_started
+                ) as waits
         from roost.jobs as job
         where job.state = 'executing'
             and job.worker_id = worker.id
