@@ -177,6 +177,21 @@ def test_an_id_that_was_not_changed_is_said(
     assert (done.code, done.err) == (1, f"roost: job {waiting} is running: cancel it first\n")
 
 
+def test_a_refused_job_is_not_done(dsn: str, table: JobTable, run_command: RunsCommand) -> None:
+    parent = table.add()
+    enqueued = run_command("enqueue", "work", "--depends-on", parent, "--json", "--dsn", dsn)
+    child = enqueued.json["job_id"]
+    run_command("jobs", "cancel", parent, "--dsn", dsn)
+    done = run_command("jobs", "retry", child, "--dsn", dsn)
+    assert (done.code, done.out) == (1, "")
+    assert f"waits for job {parent}, which was cancelled: retry it first" in done.err
+
+
+def test_a_lost_database_ends_the_call(run_command: RunsCommand) -> None:
+    done = run_command("jobs", "retry", 1, 2, 3, "--dsn", "postgresql://127.0.0.1:1/none")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+
+
 VERBS = [
     ("retry", ["--state", "discarded"], {"available": 3}),
     ("cancel", ["--state", "available"], {"cancelled": 1, "discarded": 2}),

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import attrs
 import typer
 
-from roost import InvalidSettingError, JobFilter, RoostError
+from roost import (
+    DuplicateUniqueJobError,
+    InvalidJobError,
+    InvalidSettingError,
+    JobBlockedError,
+    JobFilter,
+    JobLockedError,
+    JobNotFoundError,
+)
 from roost._client.steering_calls import Verb
 from roost.cli.client import CommandClient
 from roost.cli.job_filter import has_filter, job_filter, takes_job_filter
@@ -17,6 +25,15 @@ from roost.cli.output import AsJson, Yes, confirm, print_error, show_done
 
 MOST_COUNTED = 10_000
 """Jobs that are counted before a question. One search finds so many."""
+
+_REFUSALS = (
+    DuplicateUniqueJobError,
+    InvalidJobError,
+    JobBlockedError,
+    JobLockedError,
+    JobNotFoundError,
+)
+"""Errors that concern one job: the next one may be changed."""
 
 Ids = Annotated[
     list[int] | None, typer.Argument(help="Ids of jobs.", metavar="ID", show_default=False)
@@ -156,12 +173,11 @@ def _each(
                 changed.append(job_id)
             else:
                 print_error(f"job {job_id} {not_done}")
-        except RoostError as error:
-            if len(ids) == 1:
-                raise
+        except _REFUSALS as error:
             print_error(str(error))
-    words = ", ".join(map(str, changed)) or "nothing"
-    show_done(f"{done} {words}", as_json=as_json, **{done: len(changed), "ids": changed})
+    if changed or as_json:
+        words = ", ".join(map(str, changed))
+        show_done(f"{done} {words}", as_json=as_json, **{done: len(changed), "ids": changed})
     if len(changed) < len(ids):
         raise typer.Exit(1)
 
