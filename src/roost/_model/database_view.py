@@ -5,10 +5,24 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import attrs
 
 from roost._model.info import QueueInfo
+
+MAX_QUEUES = 250
+"""Queues whose numbers are exported apart."""
+OTHER = "(other)"
+QUEUE_STATES = (
+    "available",
+    "scheduled",
+    "retryable",
+    "blocked",
+    "executing",
+    "prefetched",
+    "discarded",
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -41,6 +55,26 @@ def count_workers(workers: Iterable[tuple[Iterable[str], bool]]) -> tuple[Counte
         else:
             dead += 1
     return workers_of, living, dead
+
+
+def bounded(numbers: DatabaseNumbers) -> DatabaseNumbers:
+    """Return the numbers with `MAX_QUEUES` queues at most, and the others together as `OTHER`.
+
+    The first ones by name are kept, so that they stay the same. The others have as many workers as
+    the one with the fewest, and the age of the oldest job.
+    """
+    ordered = sorted(numbers.queues, key=lambda queue: queue.name)
+    kept, others = ordered[:MAX_QUEUES], ordered[MAX_QUEUES:]
+    if not others:
+        return numbers
+    sums = {state: sum(getattr(queue, state) for queue in others) for state in QUEUE_STATES}
+    ages = [age for queue in others if (age := queue.oldest_due_seconds) is not None]
+    together = replace(
+        others[0], name=OTHER, paused_at=None, oldest_due_seconds=max(ages, default=None), **sums
+    )
+    fewest = min(numbers.workers_of.get(queue.name, 0) for queue in others)
+    workers_of = {**numbers.workers_of, OTHER: fewest}
+    return attrs.evolve(numbers, queues=[*kept, together], workers_of=workers_of)
 
 
 @attrs.define(eq=False, kw_only=True)

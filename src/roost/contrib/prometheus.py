@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
 from roost._client.enqueued import enqueued
-from roost._model.database_view import DatabaseNumbers
+from roost._model.database_view import QUEUE_STATES, DatabaseNumbers, bounded
 from roost._model.info import QueueInfo
 from roost._model.tally import Tally
 from roost._ops.rollups import Counted
@@ -36,7 +36,6 @@ except ImportError as error:
 __all__ = ["METRICS", "RoostCollector", "as_text"]
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
-_STATES = ("available", "scheduled", "retryable", "blocked", "executing", "prefetched", "discarded")
 
 Values = dict[tuple[str, ...], float]
 """The values of a metric, by the values of its labels."""
@@ -129,7 +128,7 @@ def _of_sessions(sessions: list[Session], totals: list[Counted]) -> Families:
         found["roost_database_reading_failed"][()] += state.database_view.failed
         found["roost_database_exporter"][()] += numbers is not None
         if numbers is not None:
-            found.update(_of_database(numbers))
+            found.update(_of_database(bounded(numbers)))
     return found
 
 
@@ -141,7 +140,7 @@ def _of_database(numbers: DatabaseNumbers) -> Families:
         "roost_queue_jobs": {
             (queue.name, state): float(getattr(queue, state))
             for queue in numbers.queues
-            for state in _STATES
+            for state in QUEUE_STATES
         },
         "roost_queue_oldest_due_seconds": each(lambda queue: queue.oldest_due_seconds or 0.0),
         "roost_queue_paused": each(lambda queue: queue.paused_at is not None),
