@@ -4,7 +4,7 @@ select statement_timestamp();
 -- name: declare
 -- $1 a JSON array of entries, each with the first tick it would fire; $2 the worker; $3 seconds after
 -- which a declaration counts as gone.
-select declared_name, outcome
+select declared_name, declared_as
 from roost.declare_cron($1::text::jsonb, $2::text, $3::double precision);
 
 -- name: renew_declared

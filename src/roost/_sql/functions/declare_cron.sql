@@ -10,7 +10,7 @@
 create or replace function roost.declare_cron(
     p_entries jsonb, p_worker text, p_stale_after double precision
 )
-returns table (declared_name text, outcome text)
+returns table (declared_name text, declared_as text)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -65,7 +65,7 @@ begin
                 array[entry.fingerprint], now()
             )
             on conflict do nothing;
-            outcome := case when found then 'in force' else 'locked' end;
+            declared_as := case when found then 'in force' else 'locked' end;
             if found then
                 changed := true;
                 insert into roost.cron_declarations (name, worker, fingerprint, declared_at)
@@ -78,7 +78,7 @@ begin
             continue;
         end if;
         if known.source = 'database' then
-            outcome := 'taken';
+            declared_as := 'taken';
             return next;
             continue;
         end if;
@@ -119,8 +119,8 @@ begin
         )
         order by seen.place desc
         limit 1;
-        outcome := case when newest = entry.fingerprint then 'in force' else 'superseded' end;
-        if outcome = 'in force' and (starts or known.fingerprint <> entry.fingerprint) then
+        declared_as := case when newest = entry.fingerprint then 'in force' else 'superseded' end;
+        if declared_as = 'in force' and (starts or known.fingerprint <> entry.fingerprint) then
             changed := true;
             update roost.cron as present
             set expression = entry.expression,
