@@ -27,7 +27,7 @@ limit 1;
 
 -- name: walk_jobs
 -- Jobs that fit a filter, newest first: $1 to $12 the filter, $13 and $14 ids between these, $15 the
--- most. Without sorting the planner takes the order of the primary key.
+-- most. The planner takes the order of the primary key, unless it may scan and expects few jobs.
 select
     {{job_columns}}
 from roost.jobs as job
