@@ -21,6 +21,7 @@ def database_of(dsn: str) -> str:
     return f'"{conninfo_to_dict(dsn)["dbname"]}"'
 
 
+@pytest.mark.timing
 def test_a_direct_connection_is_recognized(examine: Examine) -> None:
     found = examine()
     assert found.one("pooler").data["pooler"] is False

@@ -29,6 +29,7 @@ def add_worker(table: JobTable, *tasks: str, queues: tuple[str, ...] = ("default
     return worker
 
 
+@pytest.mark.timing
 def test_an_idle_database_has_no_trouble(table: JobTable, examine: Examine) -> None:
     add_worker(table, "work")
     assert examine().not_ok() <= {"settings"}  # the test's server is fast, not safe

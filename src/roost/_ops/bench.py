@@ -27,6 +27,11 @@ def remove_jobs(queue: str, *, above: int) -> Op[None]:
         yield Query(_SQL["remove_jobs"], (lowest, highest, queue))
 
 
+def remove_workers(queue: str) -> Op[None]:
+    """Delete the rows of workers that serve this queue alone; they must have ended."""
+    yield Query(_SQL["remove_workers"], (queue,))
+
+
 def remove_rollups(queue: str) -> Op[None]:
     """Delete the counts of the attempts in a queue."""
     yield Query(_SQL["remove_rollups"], (queue,))

@@ -4,12 +4,16 @@ select coalesce(max(id), 0)
 from roost.jobs;
 
 -- name: remove_jobs
--- $1 lowest and $2 highest id, $3 queue. Delete the jobs of a measurement, whatever their state: no worker
--- runs them any more, and no job depends on them.
+-- $1 lowest and $2 highest id, $3 queue. Delete the jobs of a measurement, whatever their state: its worker
+-- has ended, and no other one serves the queue. No job depends on them.
 delete from roost.jobs as job
 where job.id between $1::bigint and $2::bigint
-    and job.queue = $3::text
-    and job.state || '' <> 'executing';
+    and job.queue = $3::text;
+
+-- name: remove_workers
+-- $1 queue. A worker that was cancelled may have had no time to remove its row.
+delete from roost.workers
+where queues = array[$1::text];
 
 -- name: remove_tasks
 -- $1 names. The worker of a measurement has published them.

@@ -160,6 +160,7 @@ async def _removed_afterwards(pool: AsyncPool, queue: str) -> AsyncIterator[Clea
         yield clear
     finally:
         with shielded(CLEANUP_TIMEOUT):
+            await _ask(pool, bench.remove_workers(queue))
             await clear()
             await _ask(pool, bench.remove_rollups(queue))
             await _ask(pool, bench.remove_tasks([TASK, LATENCY_TASK]))
@@ -256,9 +257,18 @@ class _Measurement:
         return _rate(jobs, began)
 
     async def _drain(self) -> Rate:
+        worker = self._worker()
         began = anyio.current_time()
-        with anyio.move_on_after(self._seconds("drain")):
-            await self._worker().run_once()
+        async with anyio.create_task_group() as group:
+
+            async def drain() -> None:
+                await worker.run_once()
+                group.cancel_scope.cancel()
+
+            group.start_soon(drain)
+            await anyio.sleep(self._seconds("drain"))
+            worker.request_stop()  # not a cancel: what has started is finished and counted
+            await anyio.sleep_forever()
         return _rate(self._ended, began)
 
     async def _time_starts(self) -> Latency:
