@@ -15,6 +15,7 @@ from tests.support.job_table import JobTable
 
 from roost import (
     AsyncRoost,
+    DatabaseUnavailableError,
     HandlerRegistry,
     InvalidSettingError,
     JobFailed,
@@ -367,6 +368,23 @@ def test_a_thread_gets_timeouts_failures_and_unknown_jobs(blocking: Roost, table
     with pytest.raises(JobNotFoundError):
         blocking.wait_for(987654)
     until(lambda: table.connections("roost wait") == 0)
+
+
+def test_a_thread_does_not_report_a_query_that_its_own_timeout_ends(
+    blocking: Roost, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [None, DatabaseUnavailableError("did not answer within 0.05 s")]
+
+    def query(left: float) -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            time.sleep(left)  # sleeps: as the database that answers later
+            raise answer
+
+    deadline = time.monotonic() + 0.2
+    assert blocking._waiting.wait(1, query, deadline=deadline, poll_interval=0.1) is None
+    assert not answers
+    assert caplog.messages == []
 
 
 def test_a_thread_survives_a_killed_connection(blocking: Roost, table: JobTable) -> None:

@@ -68,11 +68,12 @@ class SyncWaiting:
                     outcome = query(max(deadline - monotonic(), shortest))
                     answered = True
                 except DatabaseUnavailableError as error:
-                    logger.warning(
-                        "can't query job %(job_id)d now: %(error)s",
-                        job_id=job_id,
-                        error=str(error),
-                    )
+                    if monotonic() < deadline:  # else the wait's own end cut the query short
+                        logger.warning(
+                            "can't query job %(job_id)d now: %(error)s",
+                            job_id=job_id,
+                            error=str(error),
+                        )
                     outcome, failure = None, error
                 if outcome is not None:
                     return outcome
