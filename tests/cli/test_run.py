@@ -197,7 +197,7 @@ def test_a_worker_that_crashes_exits_with_1_and_says_why(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-m", "nowhere"], "can't import 'nowhere':\nModuleNotFoundError: No module named"),
+        (["-m", "nowhere"], "can't import 'nowhere': No module named 'nowhere'. Run the "),
         (["-m", "broken"], 'broken.py", line 2, in <module>'),
         (["-m", "broken"], "ValueError: while importing"),
         (["-m", "tasks.py"], "name a module, not a file: -m tasks\n"),

@@ -92,6 +92,11 @@ def _load(name: str) -> Application:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and not _frames(error):
+            raise InvalidSettingError(
+                f"can't import {module_name!r}: {error}. Run the command in the folder that has "
+                "it, or add that folder to PYTHONPATH"
+            ) from error
         raise InvalidSettingError(f"can't import {module_name!r}:\n{_gist(error)}") from error
     if attribute:
         return _named(name, getattr(module, attribute, _MISSING))
@@ -156,13 +161,18 @@ def _mentions_a_task(values: dict[str, object], module_name: str) -> bool:
 
 
 def _gist(error: Exception) -> str:
-    """Return the error with its last frames, without those of the import system."""
-    frames = [
+    """Return the error with its last frames."""
+    frames = _frames(error)
+    lines = traceback.format_list(frames[-FRAMES:]) + traceback.format_exception_only(error)
+    return "".join(lines).rstrip()
+
+
+def _frames(error: Exception) -> list[traceback.FrameSummary]:
+    """Return the frames of an import error without those of the import system."""
+    return [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename != __file__
         and "importlib" not in Path(frame.filename).parts
         and not frame.filename.startswith("<frozen")
     ]
-    lines = traceback.format_list(frames[-FRAMES:]) + traceback.format_exception_only(error)
-    return "".join(lines).rstrip()
