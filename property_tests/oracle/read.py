@@ -31,7 +31,8 @@ class Read(Tables):
         """Return the known queues, with the counts of jobs by kind."""
         counted = [row for row in self.jobs.values() if row.state in (*ACTIVE, "discarded")]
         serving = {queue for worker in self.workers.values() for queue in worker.queues}
-        names = {row.queue for row in counted} | self.queues.keys() | serving
+        paused = {queue for queue in self.queues if self._paused_at(queue) is not None}
+        names = {row.queue for row in counted} | paused | serving
         return {
             name: {
                 "paused_at": self._paused_at(name),

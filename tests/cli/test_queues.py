@@ -46,6 +46,7 @@ def test_a_queue_is_paused_and_resumed(dsn: str, table: JobTable, run_command: R
         "resumed": "mail"
     }
     assert table.value("select count(paused_at) from roost.queues") == 0
+    assert "There is no queue" in run_command("queue", "list", "--dsn", dsn).out
     done = run_command("queue", "pause", " ", "--dsn", dsn)
     assert done.code == 2
 

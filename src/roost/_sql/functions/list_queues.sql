@@ -123,7 +123,7 @@ as $$
         union
         (select queue from counted_head limit 2000)
         union
-        select name from roost.queues
+        select name from roost.queues where paused_at is not null
         union
         select served.queue
         from roost.workers as worker
