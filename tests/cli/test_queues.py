@@ -60,6 +60,18 @@ def test_a_pause_that_a_worker_does_not_confirm_is_not_done(
     assert "is paused, but these workers have not confirmed it within 0.1 s" in done.err
 
 
+def test_a_dead_worker_is_shown_as_dead(
+    dsn: str, table: JobTable, run_command: RunsCommand
+) -> None:
+    table.add_worker("living")
+    table.script(f"update roost.workers set expires_at = now() where id = {table.add_worker()}")
+    assert [row[1:3] for row in run_command("workers", "--dsn", dsn).rows] == [
+        ["living", "alive"],
+        ["tester", "dead"],
+    ]
+    assert "dead" in run_command("status", "--dsn", dsn).out
+
+
 def test_workers_and_tasks_are_listed(
     dsn: str, table: JobTable, tmp_path: Path, roost_command: StartsRoost, run_command: RunsCommand
 ) -> None:
@@ -73,7 +85,7 @@ def test_workers_and_tasks_are_listed(
     worker = roost_command("run", "-m", "of_shop", "-q", "mail", "-q", "post", ROOST_DSN=dsn)
     worker.wait_for("worker is ready")
     [row] = run_command("workers", "--dsn", dsn).rows
-    assert row[2:5] == ["mail,post", "0/4", "0"]
+    assert row[2:6] == ["alive", "mail,post", "0/4", "0"]
     [found] = run_command("workers", "--json", "--dsn", dsn).json
     assert list(found) == names(WorkerInfo)
     assert (found["tasks"], found["pid"]) == (["send"], worker.process.pid)

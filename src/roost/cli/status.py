@@ -30,7 +30,7 @@ def status(*, dsn: Dsn = None, as_json: AsJson = False) -> None:
         return
     show(found.queues, queues.COLUMNS, as_json=False, empty="There is no queue.")
     typer.echo()
-    show(found.workers, workers.COLUMNS, as_json=False, empty="No worker is registered.")
+    show(found.workers, workers.columns(found.at), as_json=False, empty="No worker is registered.")
     typer.echo()
     show(_rows(found), COLUMNS, as_json=False, empty="")
 
