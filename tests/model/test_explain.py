@@ -102,7 +102,16 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         "Its cancel was requested, and its handler has not ended yet on worker web:3 (id 3).",
     ),
     (
-        facts(job=EXECUTING, worker=holder(heartbeat=-200, expires=100)),
+        facts(job=EXECUTING, worker=holder(heartbeat=-200, expires=100), living_workers=1),
+        R.WORKER_SILENT,
+        (
+            "Its worker web:3 (id 3) has sent no heartbeat for 3 min 20 s; if it sends none, it is "
+            "considered dead from 2026-11-30 12:01:40 UTC on, and no other worker is alive that "
+            "could rescue the job: start one."
+        ),
+    ),
+    (
+        facts(job=EXECUTING, worker=holder(heartbeat=-200, expires=100), living_workers=2),
         R.WORKER_SILENT,
         (
             "Its worker web:3 (id 3) has sent no heartbeat for 3 min 20 s; if it sends none, other "
@@ -114,6 +123,16 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         R.WORKER_DEAD,
         (
             "Its worker web:3 (id 3) is dead: it has sent no heartbeat for 5 min 10 s; another "
+            "worker "
+            "rescues the job by about 2026-11-30 12:00:20 UTC, if workers look every 30 s, as by "
+            "default."
+        ),
+    ),
+    (
+        facts(job=EXECUTING, worker=holder(heartbeat=-360, expires=-60), living_workers=1),
+        R.WORKER_DEAD,
+        (
+            "Its worker web:3 (id 3) is dead: it has sent no heartbeat for 6 min 0 s; another "
             "worker "
             "rescues the job by about 2026-11-30 12:00:30 UTC, if workers look every 30 s, as by "
             "default."

@@ -93,7 +93,7 @@ def _worker_dead(facts: Facts) -> Explanation | None:
     else:
         silence = duration((facts.now - holder.heartbeat_at).total_seconds())
         which = f"Its worker {worker_name(holder)} is dead: it has sent no heartbeat for {silence}"
-    rescued_at = facts.now + timedelta(seconds=RESCUE_INTERVAL) if facts.living_workers else None
+    rescued_at = _rescued_at(facts) if facts.living_workers else None
     if rescued_at is None:
         then = "no worker is alive that could rescue the job: start one"
     else:
@@ -113,6 +113,14 @@ def _worker_dead(facts: Facts) -> Explanation | None:
     )
 
 
+def _rescued_at(facts: Facts) -> datetime:
+    """Return when a living worker has looked for the jobs of dead ones, at the latest."""
+    interval = timedelta(seconds=RESCUE_INTERVAL)
+    if facts.worker is not None and facts.worker.expires_at + interval > facts.now:
+        return facts.worker.expires_at + interval
+    return facts.now + interval
+
+
 def _worker_silent(facts: Facts) -> Explanation | None:
     holder = facts.worker
     if holder is None or holder.expires_at <= facts.now:
@@ -121,12 +129,18 @@ def _worker_silent(facts: Facts) -> Explanation | None:
     # A worker sends at least two heartbeats in the time after which it counts as dead.
     if silence <= (holder.expires_at - holder.heartbeat_at) / 2:
         return None
+    if facts.living_workers > 1:  # one of them is this one
+        then = f"other workers rescue the job from {clock(holder.expires_at)} on"
+    else:
+        then = (
+            f"it is considered dead from {clock(holder.expires_at)} on, and no other worker is "
+            "alive that could rescue the job: start one"
+        )
     return _explanation(
         facts,
         ExplanationReason.WORKER_SILENT,
         f"Its worker {worker_name(holder)} has sent no heartbeat for "
-        f"{duration(silence.total_seconds())}; if it sends none, other "
-        f"workers rescue the job from {clock(holder.expires_at)} on.",
+        f"{duration(silence.total_seconds())}; if it sends none, {then}.",
         expected_at=holder.expires_at,
         worker_id=holder.id,
         worker=holder.name,
