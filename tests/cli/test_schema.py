@@ -58,6 +58,23 @@ def test_init_creates_the_schema_and_a_second_init_changes_nothing(
     assert "Nothing to do" in said
 
 
+def test_json_has_the_versions_that_were_applied_or_undone(
+    empty_dsn: str, command: Command
+) -> None:
+    def prints(*arguments: str) -> object:
+        code, said = command(*arguments, "--json", ROOST_DSN=empty_dsn)
+        assert code == 0
+        return json.loads(said)
+
+    versions = [migration.version for migration in migrations()]
+    assert prints("init") == {"applied": versions}
+    assert prints("init") == prints("migrate", "up") == {"applied": []}
+    down = ["migrate", "down", "--to", "0", "--yes"]
+    assert prints(*down) == {"undone": versions[::-1]}
+    assert prints(*down) == {"undone": []}
+    assert prints("migrate", "up") == {"applied": versions}
+
+
 def test_init_works_as_a_process(empty_dsn: str, roost_command: StartsRoost) -> None:
     assert roost_command("init", ROOST_DSN=empty_dsn).ends() == 0
     assert has_jobs(empty_dsn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -10,22 +11,23 @@ from roost._drivers import psycopg_sync
 from roost._drivers.base import run_sync
 from roost._drivers.redact import redact
 from roost._ops import schema
+from roost._sql import Migration
 from roost.cli.options import Dsn, resolve_dsn
-from roost.cli.output import AsJson, Columns, Yes, confirm, examples, show
+from roost.cli.output import AsJson, Columns, Yes, confirm, examples, print_json, show, show_done
 from roost.exceptions import InvalidSettingError
 
 migrate = typer.Typer(help="Apply, undo, list and print migrations.", no_args_is_help=True)
 
 
-def init(*, dsn: Dsn = None) -> None:
+def init(*, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """Create Roost's schema or bring it up to date. Safe to repeat and to run several at once."""
-    _up(resolve_dsn(dsn))
+    _up(resolve_dsn(dsn), as_json=as_json)
 
 
 @migrate.command()
-def up(*, dsn: Dsn = None) -> None:
+def up(*, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """Apply all missing migrations, in one transaction."""
-    _up(resolve_dsn(dsn))
+    _up(resolve_dsn(dsn), as_json=as_json)
 
 
 @migrate.command()
@@ -37,6 +39,7 @@ def down(
     ],
     yes: Yes = False,
     dsn: Dsn = None,
+    as_json: AsJson = False,
 ) -> None:
     """Undo all migrations above a version, newest first, in one transaction. Their data is lost."""
     address = resolve_dsn(dsn)
@@ -44,15 +47,15 @@ def down(
         steps = run_sync(connection, schema.status())
         undone = [step for step in steps if step.applied and step.version > to]
         if not undone:
-            typer.echo(f"Nothing to undo: no migration above {to} is applied.")
+            nothing = f"Nothing to undo: no migration above {to} is applied."
+            show_done(nothing, as_json=as_json, undone=[])
             return
         names = ", ".join(f"{step.version:04} {step.name}" for step in reversed(undone))
         what = "This removes every job" if to == 0 else "What they added is lost"
         confirm(f"Undo {names} in {redact(address)}? {what}.", yes=yes)
         with connection.transaction():
             reverted = run_sync(connection, schema.revert(to=to), timeout=schema.MIGRATION_TIMEOUT)
-            for migration in reverted:
-                typer.echo(f"undone   {migration.version:04} {migration.name}")
+        _report("undone", reverted, as_json=as_json)
 
 
 @migrate.command(epilog=examples("roost migrate status", "roost migrate status --json"))
@@ -99,13 +102,21 @@ _COLUMNS: Columns[schema.Step] = {
 }
 
 
-def _up(dsn: str) -> None:
+def _up(dsn: str, *, as_json: bool) -> None:
     with (
         psycopg_sync.connect(dsn, application_name="roost migrate") as connection,
         connection.transaction(),
     ):
         applied = run_sync(connection, schema.apply(), timeout=schema.MIGRATION_TIMEOUT)
-    for migration in applied:
-        typer.echo(f"applied  {migration.version:04} {migration.name}")
-    if not applied:
+    if applied or as_json:
+        _report("applied", applied, as_json=as_json)
+    else:
         typer.echo(f"Nothing to do: the schema has version {schema.newest()}.")
+
+
+def _report(done: str, steps: Sequence[Migration], *, as_json: bool) -> None:
+    lines = [f"{done:<7}  {step.version:04} {step.name}" for step in steps]
+    if as_json:
+        print_json({done: [step.version for step in steps]})
+    else:
+        typer.echo("\n".join(lines))
