@@ -18,7 +18,7 @@ STATEMENTS = [
     listening.LOCK,
 ]
 NO_QUERIES = re.compile(
-    r"\s*(?:--[^\n]*\n\s*)*(create|do|drop|lock|discard|savepoint|rollback|release)\b"
+    r"\s*(?:--[^\n]*\n\s*)*(create|set|do|drop|lock|discard|savepoint|rollback|release)\b"
 )
 
 

@@ -107,7 +107,7 @@ in_front as materialized (
         where earlier.task = any (array(
                 select known.task
                 from served
-                cross join lateral unnest(served.known_tasks) as known (task)
+                cross join lateral pg_catalog.unnest(served.known_tasks) as known (task)
             ))
         limit 1000
     ) as earlier
@@ -135,16 +135,16 @@ task_in_front as materialized (
         limit 1000
     ) as earlier
 )
-select jsonb_build_object(
+select pg_catalog.jsonb_build_object(
     'now', now(),
     'job', (
-        select to_jsonb(shown)
+        select pg_catalog.to_jsonb(shown)
         from (
             select
                 this.id, this.state, this.queue, this.task, this.scheduled_at, this.attempted_at,
                 this.ended_at, this.attempt, this.max_attempts, this.worker_id,
                 this.pending_parents, this.cancel_requested, this.limit_key, this.archived,
-                left(this.errors -> -1 ->> 'error', 500) as last_error
+                left(this.errors -> -1 ->> text 'error', 500) as last_error
         ) as shown
     ),
     'paused_at', (
@@ -153,10 +153,12 @@ select jsonb_build_object(
         where queues.name = this.queue
     ),
     'parents', (
-        select jsonb_agg(jsonb_build_object('id', parent.id, 'state', parent.state) order by parent.id)
+        select pg_catalog.jsonb_agg(
+            pg_catalog.jsonb_build_object('id', parent.id, 'state', parent.state) order by parent.id
+        )
         from (
             select distinct job.id, job.state
-            from unnest(this.depends_on) as wanted (id)
+            from pg_catalog.unnest(this.depends_on) as wanted (id)
             join roost.dependencies as link
                 on link.parent_id = wanted.id
                 and link.child_id = this.id
@@ -167,7 +169,7 @@ select jsonb_build_object(
         ) as parent
     ),
     'worker', (
-        select jsonb_build_object(
+        select pg_catalog.jsonb_build_object(
             'id', worker.id, 'name', worker.name, 'heartbeat_at', worker.heartbeat_at,
             'expires_at', worker.expires_at,
             'stopping', worker.stopping,
@@ -186,11 +188,11 @@ select jsonb_build_object(
         where worker.expires_at > now()
     ),
     'served_queues', (
-        select jsonb_agg(named.queue order by named.queue)
+        select pg_catalog.jsonb_agg(named.queue order by named.queue)
         from (
             select distinct served.queue
             from roost.workers as worker
-            cross join lateral unnest(worker.queues) as served (queue)
+            cross join lateral pg_catalog.unnest(worker.queues) as served (queue)
             where worker.expires_at > now()
                 and not exists (select from serving)
             order by served.queue
@@ -198,13 +200,13 @@ select jsonb_build_object(
         ) as named
     ),
     'workers', (
-        select jsonb_agg(to_jsonb(serving) order by serving.id)
+        select pg_catalog.jsonb_agg(pg_catalog.to_jsonb(serving) order by serving.id)
         from serving
     ),
     'in_front', (select in_front.jobs from in_front),
     'task_in_front', (select task_in_front.jobs from task_in_front),
     'limit', (
-        select jsonb_build_object(
+        select pg_catalog.jsonb_build_object(
             'max_concurrency', known.max_concurrency,
             'rate_per_minute', known.rate_per_minute,
             'set_max_concurrency', known.set_max_concurrency,
@@ -235,7 +237,7 @@ select jsonb_build_object(
         cross join lateral (
             select
                 count(*) as jobs,
-                coalesce((array_agg(held.id order by held.id))[:20], '{}') as ids
+                coalesce((pg_catalog.array_agg(held.id order by held.id))[:20], '{}') as ids
             from (
                 select job.id
                 from roost.jobs as job
