@@ -12,7 +12,10 @@ from tests.support.job_table import JobTable
 from tests.support.working import working
 
 from roost import AsyncRoost, HandlerRegistry, Roost, Worker, job
+from roost._worker import session
+from roost._worker.database import Database
 from roost._worker.lanes import rollups as lane
+from roost._worker.state import WorkerState
 
 pytestmark = pytest.mark.anyio
 
@@ -76,10 +79,36 @@ async def test_a_running_worker_writes_again_and_again(
             await eventually(partial(has_written, table, number))
 
 
+@pytest.mark.parametrize("jobs", [0, 1])
+async def test_each_write_falls_shortly_after_the_end_of_a_minute(
+    table: JobTable,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
+) -> None:
+    lanes: list[lane.RollupsLane] = []
+
+    def make_lane(state: WorkerState, database: Database) -> lane.RollupsLane:
+        lanes.append(lane.RollupsLane(state, database))
+        for _ in range(jobs):
+            state.statistics.series_of("q", "t").fresh["completed"].add(0.1, 0.1)
+        return lanes[0]
+
+    monkeypatch.setattr(session, "RollupsLane", make_lane)
+    async with working(make_worker()):
+        [rollups] = lanes
+        for _ in range(2):  # first after the start, then after a write, or a minute without counts
+            second = table.value("select date_part('second', clock_timestamp())")
+            away = (second + rollups._delay() - lane.AFTER_THE_MINUTE) % 60
+            assert min(away, 60 - away) < 5
+            await rollups.once()
+
+
 async def test_what_could_not_be_written_is_kept_and_the_worker_goes_on(
     table: JobTable, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane, "INTERVAL", 0.05)
+    monkeypatch.setattr(lane, "AFTER_THE_MINUTE", 0.05)
     table.rows("alter table roost.rollups rename to away")
     job_id = table.add("quick")
     async with working(make_worker(heartbeat_interval=0.05)):
@@ -97,6 +126,7 @@ async def test_a_write_that_hangs_holds_up_neither_heartbeat_nor_stop(
     table: JobTable, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, dsn: str
 ) -> None:
     monkeypatch.setattr(lane, "INTERVAL", 0.05)
+    monkeypatch.setattr(lane, "AFTER_THE_MINUTE", 0.05)
     monkeypatch.setattr(lane, "STOP_TIMEOUT", 0.1)
     with JobTable(dsn, application_name="blocks") as blocking:
         job_id = table.add("quick")

@@ -5,7 +5,7 @@ On a connection of the pool and in a lane of its own, so that the heartbeat neve
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, time
 
 import anyio
 import attrs
@@ -61,17 +61,22 @@ class RollupsLane:
         self._since = monotonic()
         self._batches = 0
         self._pending: _Batch | None = None
-        self._delay = INTERVAL
+        # By `monotonic`, when a minute of the database began. Until the first write, of this host.
+        self._minute = self._since - time() % INTERVAL
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
         """Write shortly after the end of each of the database's minutes until cancelled."""
         task_status.started()
         while True:
-            await anyio.sleep(self._delay)
+            await anyio.sleep(self._delay())
             try:
                 await self.once()
             except DatabaseError as error:
                 logger.warning("roll-ups are not written yet: %(error)s", error=str(error))
+
+    def _delay(self) -> float:
+        """Return the seconds to the next write, also when the last one failed or had no counts."""
+        return INTERVAL - (monotonic() - self._minute) % INTERVAL + AFTER_THE_MINUTE
 
     async def once(self, *, timeout: float = WRITE_TIMEOUT) -> None:
         """Write what was counted since the last call.
@@ -80,7 +85,6 @@ class RollupsLane:
         :raises DatabaseError: not written, or not known; the counts are kept.
         """
         async with self._lock:
-            self._delay = INTERVAL
             if self._pending is None:
                 self._pending = self._take()
             while self._pending is not None:
@@ -114,7 +118,7 @@ class RollupsLane:
         except DatabaseError as error:
             batch.unsure = unsure or isinstance(error, DatabaseUnavailableError)
             raise
-        self._delay = max(INTERVAL - second, 0.0) + AFTER_THE_MINUTE
+        self._minute = monotonic() - second
 
     async def stop(self) -> None:
         """Write what is left. No verdict is written after this, so nothing more is counted."""
