@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
+from itertools import pairwise
 
+import anyio
 import pytest
 from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
@@ -108,6 +111,29 @@ async def test_an_error_record_says_when_and_where_the_attempt_ran(
     assert row.attempted_at is not None
     assert record["started_at"][:19] == row.attempted_at.isoformat()[:19]
     assert record["started_at"] <= record["at"]
+
+
+async def test_an_error_record_says_when_a_prefetched_job_started(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("slow", registry=registry)
+    async def slow() -> None:
+        await anyio.sleep(0.3)  # sleeps: the next job waits for the slot meanwhile
+        raise ValueError("no")
+
+    ids = [table.add("slow") for _ in range(4)]
+    async with working(make_worker(concurrency=1, prefetch=3, retry_strategy=fixed(1000))):
+        await eventually(lambda: all(table.get(one).state == "retryable" for one in ids))
+    assert len({table.get(one).attempted_at for one in ids}) < len(ids)  # some were prefetched
+    times = [
+        (datetime.fromisoformat(record["started_at"]), datetime.fromisoformat(record["at"]))
+        for one in ids
+        for record in table.get(one).errors
+    ]
+    assert all(started <= ended for started, ended in times)
+    # One slot: each has started when the one before had ended.
+    between = [(b - a).total_seconds() for (a, _), (b, _) in pairwise(times)]
+    assert min(between) > 0.25, between
 
 
 async def test_the_error_of_a_rescued_job_names_its_dead_worker(

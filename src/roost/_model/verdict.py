@@ -23,6 +23,8 @@ MAX_ERROR_CHARS = 1_000
 """Most characters of an error's text that are stored."""
 MAX_TRACE_CHARS = 8_000
 """Most characters of a traceback that are stored: the last ones, where the error is."""
+STARTED_AT = "started_at"
+"""The key of an error record for the time at which the attempt started."""
 
 DEFAULT_MAX_RESULT_BYTES = 16 << 20
 """Default of a worker's ``max_result_bytes``."""
@@ -90,7 +92,8 @@ class Verdict(NamedTuple):
     :param event: the event of the move; see `roost._model.states.MOVES`.
     :param result: the handler's result as JSON text.
     :param delay: seconds until the job is due again; ``None``: its time is unchanged.
-    :param error: ``{"error", "trace"}``; the database adds attempt and time.
+    :param error: ``{"error", "trace"}``; the database adds attempt, times and worker. Its
+        `STARTED_AT` replaces the time of the claim.
     :param completed: whether the handler has completed the job in a transaction of its own. If that
         was committed, it decides; otherwise this verdict does.
     :param sample: what is counted of the attempt when this is written; ``None``: it never started.
@@ -254,8 +257,14 @@ def drop_payload(verdict: Verdict, why: str) -> Verdict:
     note = sanitize(why, MAX_ERROR_CHARS)
     return verdict._replace(
         result=None if verdict.result is None else encode({"roost.unserializable": note}),
-        error=None if verdict.error is None else {"error": f"not stored: {note}", "trace": ""},
+        error=None if verdict.error is None else _replaced(verdict.error, note),
     )
+
+
+def _replaced(record: dict[str, str], note: str) -> dict[str, str]:
+    """Return a note for an error record, with the time of the start that Roost has put into it."""
+    started = {STARTED_AT: record[STARTED_AT]} if STARTED_AT in record else {}
+    return {"error": f"not stored: {note}", "trace": ""} | started
 
 
 def settle_record(verdict: Verdict) -> dict[str, Any]:

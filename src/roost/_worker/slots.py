@@ -31,8 +31,8 @@ from roost._model.logs import StructuredLogger
 from roost._model.tally import Sample, Series
 from roost._model.telemetry import Attempt
 from roost._model.validate import MAX_INT
-from roost._model.verdict import Lease
-from roost._ops.claim import ClaimedJob
+from roost._model.verdict import STARTED_AT, Lease, Verdict
+from roost._ops.claim import ClaimedJob, as_datetime
 from roost._worker.lane import Wake
 from roost._worker.metadata import AttemptMetadata
 from roost._worker.slot_group import SlotGroup
@@ -134,6 +134,18 @@ class RunningJob:
         """Return the scope that is the handler's timeout, ``seconds`` from now."""
         self.timeout = anyio.move_on_after(seconds)
         return self.timeout
+
+    def with_start(self, verdict: Verdict) -> Verdict:
+        """Return the verdict with the start of the attempt in its error record.
+
+        Only for a prefetched job. Others have started when they were claimed, which the row says.
+        The time is the database's: that of the claim, and the wait for a slot since its answer.
+        """
+        if verdict.error is None or self.claimed.prefetch_no is None:
+            return verdict
+        waited = round((self.started_at - self.counted_from) * 1e6)
+        started_at = as_datetime(self.claimed.attempted_at + waited).isoformat()
+        return verdict._replace(error=verdict.error | {STARTED_AT: started_at})
 
     def sample(self) -> Sample | None:
         """Return what is to be counted of the attempt, which ends now; ``None``: it never began.

@@ -220,7 +220,7 @@ class ExecuteLane:
             except BaseException as error:  # noqa: BLE001  (the error's own code may raise)
                 ending = self._replacement(ending, error)
                 verdict = self._judge(claimed, ending)
-            verdict = with_traceparent(verdict, running)
+            verdict = running.with_start(with_traceparent(verdict, running))
             state.settle(verdict._replace(completed=running.completed, sample=sample))
             if verdict.event is not Event.COMPLETE:
                 state.slots.failed += verdict.event in (Event.RETRY, Event.DISCARD)
