@@ -25,6 +25,9 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 
 
+DEFAULTS = {name: getattr(loop_watch, name) for name in ("INTERVAL", "MAX_BLOCKED")}
+
+
 def logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.name == "roost.worker.loop"]
 
@@ -67,6 +70,28 @@ async def test_a_blocking_job_is_logged_once_with_its_stack_and_duration(
     for record in (first, end):
         shown = [record.__dict__[name] for name in ("job_id", "task", "queue", "attempt")]
         assert shown == [job_id, "blocks", "default", 1]
+
+
+async def test_each_job_that_blocks_for_more_than_a_second_is_named(
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in DEFAULTS.items():
+        monkeypatch.setattr(loop_watch, name, value)
+
+    @job("blocks", registry=registry)
+    async def blocks() -> None:
+        await anyio.sleep(0.37)  # sleeps: so that the blocks begin at different times of a check
+        time.sleep(1.4)  # sleeps: blocks the loop
+
+    ids = [table.add("blocks") for _ in range(3)]
+    async with working(make_worker(concurrency=1)):
+        await eventually(lambda: all(table.get(one).state == "completed" for one in ids), within=60)
+    named = [record.__dict__["job_id"] for record in logged(caplog) if record.exc_text]
+    assert sorted(named) == ids
 
 
 async def test_code_that_keeps_the_interpreter_lock_is_reported(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-WINDOW = 120
+WINDOW = 600
 """Measurements in a minute."""
 
 

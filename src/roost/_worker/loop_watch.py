@@ -25,8 +25,11 @@ from roost._worker.slots import RunningJob, Slots
 
 logger = StructuredLogger("roost.worker.loop")
 
-INTERVAL = 0.5
-"""Seconds between two wake-ups of the loop's task, and between two checks of the thread."""
+INTERVAL = 0.1
+"""Seconds between two wake-ups of the loop's task, and between two checks of the thread.
+
+A block that is 2 intervals longer than `MAX_BLOCKED` is seen for sure.
+"""
 MAX_BLOCKED = 1.0
 """Seconds without a wake-up, beyond `INTERVAL`, after which the loop counts as blocked."""
 REPEAT_FACTOR = 10.0
@@ -96,7 +99,7 @@ class LoopWatch:
             now, now_used, turned_at = monotonic(), time.process_time(), self._turned_at
             slept, used_meanwhile = now - checked_at, now_used - used
             checked_at, used = now, now_used
-            if slept > 2 * INTERVAL and used_meanwhile < SUSPENDED_SHARE * slept:
+            if slept > MAX_BLOCKED / 2 and used_meanwhile < SUSPENDED_SHARE * slept:
                 continue  # the process was suspended or got no processor time
             blocked = now - turned_at - INTERVAL
             if blocked <= MAX_BLOCKED:
