@@ -117,6 +117,9 @@ async def test_the_wait_ends_where_the_run_begins(
     seconds = (wait.end_time - wait.start_time) / 1e9
     assert seconds == pytest.approx(attributes(process)["roost.wait.duration"], abs=0.001)
     assert 5 <= seconds < 60
+    # A wait is no operation of the messaging conventions.
+    assert not any(name.startswith("messaging.operation.") for name in attributes(wait))
+    assert attributes(process)["messaging.operation.type"] == "process"
 
 
 async def test_every_way_to_enqueue_passes_the_trace_on(

@@ -127,7 +127,8 @@ class _Attempt:
             # Nothing traced the enqueue: all attempts are in the trace of the first one.
             parent = trace.set_span_in_context(NonRecordingSpan(first), parent)
         attributes: dict[str, str | int | float] = {
-            **_common("process", started.queue),
+            "messaging.system": "roost",
+            "messaging.destination.name": started.queue,
             "messaging.message.id": str(started.job_id),
             "roost.task": started.task,
             "roost.attempt": started.attempt,
@@ -147,7 +148,9 @@ class _Attempt:
             f"process {started.task}",
             context=parent,
             kind=SpanKind.CONSUMER,
-            attributes=attributes | {"roost.wait.duration": started.wait},
+            attributes=_common("process", started.queue)
+            | attributes
+            | {"roost.wait.duration": started.wait},
             links=[Link(first, {"roost.link": "first attempt"})] if first else (),
             start_time=now,
         )
