@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost
 
 
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
 def record(error: BaseException | None = None, **extra: Any) -> logging.LogRecord:
     """Return a record as a logger makes it."""
     made = logging.getLogger("roost.worker.fetch").makeRecord(
@@ -75,6 +80,59 @@ def test_json_takes_values_that_json_does_not_know() -> None:
         "worker": "<class 'object'>",
         "failures": 2,
     }
+
+
+def test_no_value_loses_a_line_or_makes_it_invalid_json() -> None:
+    cycle: list[object] = [1]
+    cycle.append(cycle)
+    values: dict[str, Any] = {
+        "a": float("nan"),
+        "b": {(1, 2): 3},
+        "c": cycle,
+        "d": Unprintable(),
+        "e": [1, None],
+    }
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    shown = json.loads(JsonFormatter().format(record(**values)), parse_constant=refuse)
+    assert [shown[name] for name in values] == [
+        "nan",
+        "{(1, 2): 3}",
+        "[1, [...]]",
+        "<Unprintable without a text>",
+        [1, None],
+    ]
+    assert shown["message"] == "claim failed"
+    assert (
+        LineFormatter()
+        .format(record(d=Unprintable()))
+        .endswith(' d="<Unprintable without a text>"')
+    )
+
+
+def test_a_field_of_the_application_replaces_no_key_of_the_line() -> None:
+    shown = json.loads(JsonFormatter().format(record(level=3, time="late", exception="none")))
+    assert (shown["level"], shown["time"][:4]) == ("warning", "2001")
+    assert "exception" not in shown
+    assert (shown["level_"], shown["time_"], shown["exception_"]) == (3, "late", "none")
+
+
+def test_json_has_the_stack_of_a_line_that_was_logged_with_it() -> None:
+    made = record()
+    made.stack_info = "Stack (most recent call last):\n  here"
+    assert json.loads(JsonFormatter().format(made))["stack"] == made.stack_info
+
+
+@pytest.mark.parametrize("name", ["shop.mail", "roost.worker.attempts", "rooster"])
+def test_an_error_of_roosts_in_a_handler_has_its_traceback(name: str) -> None:
+    try:
+        raise SchemaError("run `roost init`")
+    except SchemaError as error:
+        made = record(error)
+    made.name = name
+    assert "\nTraceback (most recent call last):\n" in LineFormatter().format(made)
 
 
 def test_a_colored_line_is_the_plain_one_with_a_color_for_its_level() -> None:

@@ -24,6 +24,8 @@ _STANDARD = {
 }
 
 
+_KEYS = {"time", "level", "logger", "exception", "stack"}
+"""The keys of each line in JSON. A field of the same name gets a ``_`` at its end."""
 _COLORS = {
     logging.DEBUG: "2",
     logging.INFO: "32",
@@ -91,7 +93,7 @@ class LineFormatter(logging.Formatter):
             if f"%({name})" not in template  # else the message shows it
         ]
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, RoostError):
+        if isinstance(error, RoostError) and _is_about_roost(record):
             # Its message says what to do, so a traceback would not help.
             if str(error) not in message:
                 words.append(f"error={_value(f'{type(error).__name__}: {error}')}")
@@ -114,11 +116,41 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **extras(record),
         }
+        for name, value in extras(record).items():
+            shown[f"{name}_" if name in _KEYS else name] = value
         if trace := _trace(self, record):
             shown["exception"] = trace
-        return json.dumps(shown, default=str)
+        if record.stack_info:
+            shown["stack"] = self.formatStack(record.stack_info)
+        try:
+            return json.dumps(shown, default=_text, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            return json.dumps({name: _expressible(value) for name, value in shown.items()})
+
+
+def _expressible(value: object) -> object:
+    """Return a value, or its text if JSON can't express it, such as a nan or a cycle."""
+    try:
+        return json.loads(json.dumps(value, default=_text, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return _text(value)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  (the line says the rest)
+        return f"<{type(value).__name__} without a text>"
+
+
+def _is_about_roost(record: logging.LogRecord) -> bool:
+    """Return whether a line is Roost's own and not about a handler.
+
+    The author of a handler needs to see where it failed.
+    """
+    is_own = record.name == "roost" or record.name.startswith("roost.")
+    return is_own and record.name != "roost.worker.attempts"
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
@@ -130,6 +162,6 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str | Non
 
 def _value(value: object) -> str:
     """Return a value as text, quoted unless it is one plain word."""
-    text = str(value)
+    text = _text(value)
     plain = text and text.isprintable() and not any(sign in text for sign in " =\"'")
     return text if plain else json.dumps(text, ensure_ascii=False)
