@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +78,23 @@ def test_a_signal_ends_it_and_its_jobs_are_removed(
     assert run.output.endswith("roost: interrupted; the jobs are removed\n")
     assert table.value(LEFT) == 1
     assert table.column(other, "state") == "available"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs Unix signals")
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_more_signals_do_not_interrupt_the_removal(
+    starts: Starts, table: JobTable, end: signal.Signals, backend: str
+) -> None:
+    run = starts("--seconds", "8", "--backend", backend)
+    run.wait_for("enqueue, 1,000")
+    run.signal(end)
+    run.signal(end)
+    time.sleep(0.02)
+    run.signal(end)
+    assert run.ends() == 130
+    assert run.output.endswith("roost: interrupted; the jobs are removed\n")
+    assert table.value(LEFT) == 0
 
 
 def test_it_asks_first_where_workers_run(starts: Starts, table: JobTable) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated
@@ -17,6 +16,7 @@ from roost.cli.bench.measure import Figures, Plan, Report, measure
 from roost.cli.client import CommandClient
 from roost.cli.options import Backend, ChosenBackend, ChosenDriver, Dsn, resolve_dsn
 from roost.cli.output import AsJson, Yes, confirm, examples, print_error, print_json
+from roost.cli.shutdown import stop_signals
 from roost.exceptions import InvalidSettingError
 
 EPILOG = examples("roost bench", "roost bench --concurrency 64 --backend trio --json")
@@ -84,15 +84,18 @@ def _ask_if_in_use(dsn: str | None, *, yes: bool) -> None:
 async def _measure_until_signal(plan: Plan, report: Report) -> Figures | None:
     """Measure; ``None``: a signal has ended it."""
     figures = None
+    measuring = anyio.CancelScope()
     async with anyio.create_task_group() as group:
 
         async def watch(*, task_status: TaskStatus[None]) -> None:
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            # To the end: a second Ctrl-C must not interrupt the removal of the jobs.
+            with anyio.open_signal_receiver(*stop_signals()) as received:
                 task_status.started()
-                async for _ in signals:
-                    group.cancel_scope.cancel()
+                async for _ in received:
+                    measuring.cancel()
 
         await group.start(watch)
-        figures = await measure(plan, report)
+        with measuring:
+            figures = await measure(plan, report)
         group.cancel_scope.cancel()
     return figures
