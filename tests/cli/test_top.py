@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 from rich.cells import cell_len
 from tests.support.conformance.cases import until
 from tests.support.job_table import JobTable
@@ -109,6 +110,7 @@ def test_keys_cancel_and_retry_the_selected_job(opens: Opens, table: JobTable) -
     [
         (signal.SIGTERM, -signal.SIGTERM),
         (signal.SIGHUP, -signal.SIGHUP),
+        (signal.SIGQUIT, -signal.SIGQUIT),
         (signal.SIGINT, 0),
     ],
 )
@@ -119,6 +121,8 @@ def test_a_signal_leaves_the_terminal_as_it_was(
     screen.wait_for("QUEUES (")
     if end is signal.SIGINT:
         screen.press("\x03")
+    elif end is signal.SIGQUIT:
+        screen.press("\x1c")
     else:
         screen.process.send_signal(end)
     assert screen.ends() == code
@@ -230,6 +234,17 @@ def test_without_a_terminal_it_says_what_to_do(dsn: str, roost_command: StartsRo
     )
 
 
+@pytest.mark.parametrize("password", ["se[cret", "se\u2100cret", "se#cret", "se?cret"])
+def test_the_title_shows_no_password(dsn: str, roost_command: StartsRoost, password: str) -> None:
+    parts = conninfo_to_dict(dsn)
+    own = ("user", "password")
+    rest = "&".join(f"{key}={value}" for key, value in parts.items() if key not in own)
+    given = f"postgresql://{parts['user']}:{password}@/?{rest}"
+    run = roost_command("top", "--once", ROOST_DSN=given)
+    assert run.ends() == 0, run.output
+    assert "cret" not in run.output
+
+
 def test_one_frame_for_a_script(dsn: str, table: JobTable, roost_command: StartsRoost) -> None:
     table.add_all([JobInsert("work", queue=f"queue {n:02}") for n in range(30)])
     done = roost_command("top", "--once", ROOST_DSN=dsn, COLUMNS="80")
@@ -243,3 +258,18 @@ def test_one_frame_for_a_script(dsn: str, table: JobTable, roost_command: Starts
     snapshot = json.loads(read.output)
     assert list(snapshot) == ["overview", "clock_ahead", "running", "failed"]
     assert len(snapshot["overview"]["queues"]) == 30
+
+
+def test_the_longest_running_job_is_shown_among_hundreds(
+    dsn: str, table: JobTable, roost_command: StartsRoost
+) -> None:
+    worker = table.add_worker()
+    ids = table.add_all([JobInsert("work")] * 150)
+    table.claim(worker, limit=150)
+    assert table.states() == {"executing": 150}
+    table.change(min(ids), "attempted_at = now() - interval '3 hours'")
+    read = roost_command("top", "--json", ROOST_DSN=dsn)
+    assert read.ends() == 0
+    running = json.loads(read.output)["running"]
+    assert len(running) == 100
+    assert running[0]["id"] == min(ids)

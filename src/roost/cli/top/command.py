@@ -7,7 +7,6 @@ import signal
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -56,15 +55,19 @@ def top(
                 "the live view needs a Unix terminal; pass --once for one frame, or --json"
             )
         stopped_by = _run(client, view)
-    if stopped_by in (signal.SIGTERM, signal.SIGHUP):
+    if stopped_by in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(stopped_by, signal.SIG_DFL)
         os.kill(os.getpid(), stopped_by)  # so that the caller sees how it ended
 
 
 def _source(dsn: str) -> str:
-    """Return host and database of a DSN, for the title."""
-    parts = urlsplit(dsn)
-    return f"{parts.hostname or ''}{parts.path}" if "://" in dsn else redact(dsn)
+    """Return hosts and database of a DSN, for the title.
+
+    Without ``urlsplit``: it refuses passwords that Postgres accepts, and its error shows them.
+    """
+    shown = redact(dsn)
+    _, is_url, rest = shown.partition("://")
+    return rest.partition("?")[0].rpartition("@")[2] if is_url else shown
 
 
 def _print_once(client: CommandClient, view: View, *, as_json: bool) -> None:

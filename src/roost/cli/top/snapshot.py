@@ -10,7 +10,9 @@ import attrs
 from roost import Job, JobState, Overview, Roost, WorkerInfo
 
 MOST_JOBS = 100
-"""Running jobs, and failed ones, that are read at most."""
+"""Running jobs, and failed ones, that are shown at most."""
+MOST_RUNNING = 1_000
+"""Running jobs that are read at most: the newest ids. The one that runs for hours is not new."""
 RECENT = timedelta(hours=1)
 """How long ago a job was discarded at most to be shown."""
 
@@ -21,8 +23,8 @@ class Snapshot:
 
     :param overview: as `roost status` prints it.
     :param clock_ahead: by how many seconds the database's clock is ahead of this machine's.
-    :param running: those that began first come first.
-    :param failed: jobs whose last attempt failed; the newest failure comes first.
+    :param running: at most 100; those that began first come first.
+    :param failed: at most 100 jobs whose last attempt failed; the newest failure comes first.
     """
 
     overview: Overview
@@ -41,7 +43,7 @@ def read_snapshot(client: Roost) -> Snapshot:
     """Read all that one frame shows."""
     overview = client.overview()
     clock_ahead = (overview.at - datetime.now(UTC)).total_seconds()
-    running = client.list_jobs(states=[JobState.EXECUTING], limit=MOST_JOBS)
+    running = client.list_jobs(states=[JobState.EXECUTING], limit=MOST_RUNNING)
     since = overview.at - RECENT
     failed = [
         *client.list_jobs(states=[JobState.DISCARDED], finished_after=since, limit=MOST_JOBS),
@@ -51,7 +53,7 @@ def read_snapshot(client: Roost) -> Snapshot:
     return Snapshot(
         overview=overview,
         clock_ahead=clock_ahead,
-        running=sorted(running, key=began_at),
+        running=sorted(running, key=began_at)[:MOST_JOBS],
         failed=newest[:MOST_JOBS],
     )
 

@@ -22,7 +22,7 @@ LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 ESCAPE_WAIT = 0.05
 """Seconds for the rest of a key's sequence, which a slow line may deliver later."""
-STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 SEQUENCES = {
     "\x1b[A": "up",
     "\x1bOA": "up",
