@@ -101,7 +101,8 @@ def test_a_port_in_use_ends_the_command_before_a_job_is_claimed(
         code = run.ends()
 
     assert code == 1
-    assert run.output == f"roost: can't serve HTTP on {address}: Address already in use\n"
+    last = run.output.splitlines()[-1]
+    assert last == f"roost: can't serve HTTP on {address}: Address already in use"
     assert table.get(job_id).state == "available"
 
 
@@ -111,3 +112,14 @@ def test_a_wrong_address_is_a_wrong_call(tasks: Path, roost_command: StartsRoost
     assert run.ends() == 2
     assert "must be HOST:PORT" in run.output
     assert run.output.count("\n") == 1
+
+
+def test_each_process_needs_a_port(tasks: Path, roost_command: StartsRoost) -> None:
+    run = roost_command(
+        "run", "-m", "tasks", "--workers", "3", "--http", ":65534", ROOST_DSN="host=none"
+    )
+    assert run.ends() == 2
+    assert run.output == (
+        "roost: --http :65534 with --workers 3 needs 3 ports, and the highest is 65535: choose a "
+        "port of at most 65533\n"
+    )

@@ -8,8 +8,25 @@ import socket
 import attrs
 
 from roost.cli.output import fail
+from roost.exceptions import InvalidSettingError
 from roost.web import bind, parse_address
+from roost.web.address import MAX_PORT
 from roost.web.extra import require_http
+
+
+def check_ports(text: str, *, workers: int) -> None:
+    """Check the option before processes are started, each of which listens on its own port.
+
+    A process that found its port wrong could be started again for ever, beside others that run.
+
+    :raises InvalidSettingError: the text is no address, or there are not enough ports above it.
+    """
+    address = parse_address(text)
+    if address.port and address.port + workers - 1 > MAX_PORT:
+        raise InvalidSettingError(
+            f"--http {address} with --workers {workers} needs {workers} ports, and the highest is "
+            f"{MAX_PORT}: choose a port of at most {MAX_PORT - workers + 1}"
+        )
 
 
 def listen(text: str, *, process: int = 1) -> socket.socket:

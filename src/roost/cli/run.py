@@ -21,7 +21,7 @@ from roost._model.logs import StructuredLogger
 from roost._worker.forced_exit import hand_back
 from roost._worker.worker import override
 from roost.cli.backend import check_backend, run_on
-from roost.cli.http import listen
+from roost.cli.http import check_ports, listen
 from roost.cli.logs import configure
 from roost.cli.modules import Application, load
 from roost.cli.options import (
@@ -149,6 +149,8 @@ def run(
     check_processes(workers=workers, reload=reload, once=once)
     configure(log_level, as_json=log_json)
     if supervisor is None and (reload or workers > 1):
+        if http is not None:
+            check_ports(http, workers=workers)
         run_processes(backend, modules=module, workers=workers, reload=reload, once=once)
     if otel:
         instrument()
