@@ -118,7 +118,12 @@ def _named(name: str, value: object) -> Application:
         case WorkerSettings():
             application = Application(default_registry, value)
         case _:
-            why = "but the module has no such name" if value is _MISSING else f"not {value!r}"
+            kind = type(value).__qualname__  # not the value: it may be a DSN with its password
+            why = (
+                "but the module has no such name"
+                if value is _MISSING
+                else f"but it is of type {kind}"
+            )
             raise InvalidSettingError(
                 f"{name!r} must be a HandlerRegistry, a Worker or WorkerSettings, {why}"
             )
