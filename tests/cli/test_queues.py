@@ -96,7 +96,7 @@ def test_workers_and_tasks_are_listed(
     [task] = run_command("tasks", "list", "--json", "--dsn", dsn).json
     assert list(task) == names(TaskInfo)
 
-    exported = roost_command("tasks", "export", "-m", "of_shop")  # connects to nothing
+    exported = roost_command("tasks", "export", "-m", "of_shop", "--json")  # connects to nothing
     assert exported.ends() == 0, exported.output
     manifest = json.loads(exported.output)
     assert list(manifest) == ["roost", "tasks"]

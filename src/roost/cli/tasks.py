@@ -44,6 +44,9 @@ def export(
             "more.",
         ),
     ],
+    _as_json: Annotated[
+        bool, typer.Option("--json", help="As always here: it prints one JSON document.")
+    ] = False,
 ) -> None:
     """Print the tasks of modules as JSON, with the JSON Schema of their args. Needs no database.
 
