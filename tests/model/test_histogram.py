@@ -17,7 +17,9 @@ from roost._model.histogram import (
     lower_bound,
     quantile,
 )
-from roost._model.tally import Tally
+from roost._model.tally import Series, Tally
+
+SERIES = Series("default", "work")
 
 seconds = st.floats(min_value=0, max_value=1e9, allow_nan=False)
 histograms = st.dictionaries(st.integers(0, MAX_BUCKET), st.integers(1, 10**6))
@@ -63,7 +65,7 @@ def test_the_sum_of_stored_histograms_is_that_of_the_histograms(
 def test_a_quantile_is_in_the_bucket_of_the_exact_one(durations: list[float], share: float) -> None:
     tally = Tally()
     for duration in durations:
-        tally.add(0.0, duration)
+        tally.samples.append((SERIES, 0.0, duration))
     tally.fold()
     exact = sorted(durations)[max(math.ceil(share * len(durations)) - 1, 0)]
     found = quantile(tally.run, share)
@@ -79,7 +81,7 @@ def test_an_empty_histogram_has_no_quantile() -> None:
 def test_quantiles_of_evenly_spread_durations() -> None:
     tally = Tally()
     for n in range(1, 10_001):
-        tally.add(n / 1000, n / 1000)
+        tally.samples.append((SERIES, n / 1000, n / 1000))
     tally.fold()
     assert quantile(tally.run, 0.5) == pytest.approx(5.0, rel=0.01)
     assert quantile(tally.run, 0.99) == pytest.approx(9.9, rel=0.03)

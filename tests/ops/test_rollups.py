@@ -13,7 +13,7 @@ from tests.support.job_table import JobTable
 
 from roost._model.histogram import count_buckets, decode
 from roost._model.overview import MAX_SHOWN
-from roost._model.tally import Outcome, Tally
+from roost._model.tally import Outcome, Series, Tally
 from roost._ops.rollups import (
     Counted,
     delete_rollups,
@@ -40,7 +40,7 @@ def counted(
 ) -> Counted:
     tally = Tally()
     for _ in range(number):
-        tally.add(wait, run)
+        tally.samples.append((Series(queue, task), wait, run))
     tally.fold()
     return Counted(queue, task, outcome, tally)
 

@@ -91,7 +91,7 @@ async def test_each_write_falls_shortly_after_the_end_of_a_minute(
     def make_lane(state: WorkerState, database: Database) -> lane.RollupsLane:
         lanes.append(lane.RollupsLane(state, database))
         for _ in range(jobs):
-            state.statistics.series_of("q", "t").fresh["completed"].add(0.1, 0.1)
+            state.statistics.count((state.statistics.series_of("q", "t"), 0.1, 0.1), "completed")
         return lanes[0]
 
     monkeypatch.setattr(session, "RollupsLane", make_lane)

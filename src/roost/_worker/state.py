@@ -309,7 +309,7 @@ class WorkerState:
         self.settle_wake.set()
 
     def record_written(
-        self, settled: Settled, sent: Iterable[Verdict], *, unsure: Collection[Lease] = ()
+        self, settled: Settled, sent: Collection[Verdict], *, unsure: Collection[Lease] = ()
     ) -> None:
         """Record which of the sent verdicts were written, and wake the fetch lane.
 

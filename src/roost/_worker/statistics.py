@@ -19,6 +19,8 @@ from roost._ops.rescue import Rescued
 from roost._ops.rollups import Counted
 from roost._ops.settle import Settled
 
+MAX_UNFOLDED = 1_000
+"""Attempts that are kept until their times are put into histograms, about 100 kB."""
 MAX_SERIES = 250
 """Pairs of queue and task that are counted apart. More are counted together, as `OTHER`."""
 OTHER = "(other)"
@@ -44,6 +46,7 @@ class Statistics:
 
     rescued: int = 0
     _series: dict[tuple[str, str], Series] = attrs.field(factory=dict)
+    _unfolded: int = 0
     _moving: threading.Lock = attrs.field(factory=threading.Lock)
 
     # Counting
@@ -59,7 +62,7 @@ class Statistics:
         return self._series.setdefault((queue, task), Series(queue, task))
 
     def settled(
-        self, settled: Settled, ended: Iterable[Verdict], *, unsure: Collection[Lease] = ()
+        self, settled: Settled, ended: Collection[Verdict], *, unsure: Collection[Lease] = ()
     ) -> None:
         """Count the attempts of verdicts that the database has answered.
 
@@ -69,10 +72,19 @@ class Statistics:
         """
         if not settled.lost and not settled.failed:
             for verdict in ended:
-                if (sample := verdict.sample) is not None:
-                    series, wait, run = sample
-                    series.fresh[OUTCOMES[verdict.event]].add(wait, run)
-            return
+                sample = verdict.sample
+                if sample is not None:
+                    sample[0].fresh[OUTCOMES[verdict.event]].samples.append(sample)
+        else:
+            self._sort_out(settled, ended, unsure)
+        self._unfolded += len(ended)
+        if self._unfolded >= MAX_UNFOLDED:
+            self._fold()
+
+    def _sort_out(
+        self, settled: Settled, ended: Collection[Verdict], unsure: Collection[Lease]
+    ) -> None:
+        """Count the attempts of verdicts of which some were not written as they are."""
         lost = {verdict.lease for verdict in settled.lost}
         failed = set(settled.failed)
         for verdict in ended:
@@ -90,8 +102,19 @@ class Statistics:
 
     def count(self, sample: Sample, outcome: Outcome) -> None:
         """Count one finished attempt."""
-        series, wait, run = sample
-        series.fresh[outcome].add(wait, run)
+        sample[0].fresh[outcome].samples.append(sample)
+
+    def _fold(self) -> None:
+        """Put the times of the attempts into histograms, unless another thread reads them now."""
+        if not self._moving.acquire(blocking=False):
+            return
+        try:
+            for series in self:
+                for tally in series.fresh.values():
+                    tally.fold()
+        finally:
+            self._moving.release()
+        self._unfolded = 0
 
     def record_rescued(self, jobs: Iterable[Rescued]) -> None:
         """Count the attempts of jobs that were taken back from dead workers."""

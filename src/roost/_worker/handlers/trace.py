@@ -30,7 +30,7 @@ def begin_trace(running: RunningJob, instrumentation: Instrumentation) -> Attemp
         attempt=claimed.attempt,
         max_attempts=claimed.max_attempts,
         worker_id=claimed.lease.worker_id,
-        wait=_waited(claimed) + max(running.began_at - running.counted_from, 0.0),
+        wait=_waited(claimed) + max(running.started_at - running.counted_from, 0.0),
         carrier=carrier,
         first_span=first_span,
     )

@@ -294,7 +294,6 @@ class ExecuteLane:
         series = self._state.statistics.series_of(claimed.queue, claimed.task)
         series.started += 1
         running.series = series
-        running.began_at = monotonic()
         if self._state.events is not None:
             self._state.events.started(claimed)
         if telemetry.active is not None:
