@@ -214,15 +214,19 @@ def test_the_jobs_of_a_filter_are_counted_before_a_question(
     before = table.states()
     changed = 1 if verb == "cancel" else 2
 
-    done = run_command("jobs", verb, *options, "--dsn", dsn, stdin="y\n")
+    done = run_command("jobs", verb, *options, "--dsn", dsn)
     noun = "job" if changed == 1 else "jobs"
     assert done.code == 2
     assert done.err == (
         f"roost: {verb.capitalize()} {changed} {noun}? No terminal can answer: pass --yes\n"
     )
     assert table.states() == before
+    assert run_command("jobs", verb, *options, "--dsn", dsn, stdin="n\n").code == 1
+    assert table.states() == before
 
-    done = run_command("jobs", verb, *options, "--yes", "--json", "--dsn", dsn)
+    agreed = {"stdin": "yes\n"} if verb == "delete" else {}
+    yes = [] if agreed else ["--yes"]
+    done = run_command("jobs", verb, *options, *yes, "--json", "--dsn", dsn, **agreed)
     assert done.code == 0
     assert list(done.json.values()) == [changed]
     assert table.states() == after

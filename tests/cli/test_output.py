@@ -132,9 +132,14 @@ def test_one_thing_is_a_line_for_each_field(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out) == {"name": "a", "count": None}
 
 
-def test_without_a_terminal_a_question_is_a_wrong_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_a_line_of_the_input_is_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\nn\n"))
     output.confirm("Delete 3 jobs?", yes=True)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    output.confirm("Delete 3 jobs?", yes=False)
+    with pytest.raises(typer.Abort):
+        output.confirm("Delete 3 jobs?", yes=False)
     with pytest.raises(InvalidSettingError, match=r"Delete 3 jobs\? No terminal .*--yes"):
         output.confirm("Delete 3 jobs?", yes=False)
 

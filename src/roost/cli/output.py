@@ -104,14 +104,21 @@ def print_warning(message: str) -> None:
 def confirm(question: str, *, yes: bool) -> None:
     """Ask on the terminal; return if the answer is yes, or ``--yes`` was passed.
 
+    Without a terminal, a line of the standard input is the answer.
+
     :raises typer.Abort: the answer is no.
-    :raises InvalidSettingError: no terminal can answer.
+    :raises InvalidSettingError: the standard input has no line.
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin.isatty():
+        typer.confirm(question, abort=True, err=True)
+        return
+    answer = sys.stdin.readline()
+    if not answer:
         raise InvalidSettingError(f"{question} No terminal can answer: pass --yes")
-    typer.confirm(question, abort=True, err=True)
+    if answer.strip().lower() not in ("y", "yes"):
+        raise typer.Abort
 
 
 def print_json(value: object) -> None:
