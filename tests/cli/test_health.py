@@ -69,6 +69,11 @@ def test_a_server_that_answers_200_is_healthy(says: Says, url: str) -> None:
     assert says("--url", f"{url}/list") == "healthy\n"
 
 
+@pytest.mark.parametrize("seconds", ["inf", "1e12"])
+def test_any_timeout_can_be_given(says: Says, url: str, seconds: str) -> None:
+    assert says("--url", f"{url}/livez", "--timeout", seconds) == "healthy\n"
+
+
 def test_the_reasons_of_the_server_are_printed(says: Says, url: str) -> None:
     expected = "not healthy: the worker is stopping; and tired\n"
     assert says("--url", url, code=1) == expected

@@ -20,6 +20,8 @@ from roost.cli.output import AsJson, cell, examples, print_json
 from roost.exceptions import DatabaseError
 
 DEFAULT_PATH = "/readyz"
+MAX_TIMEOUT = 86_400.0
+"""Seconds; a socket takes no infinite timeout."""
 MAX_BODY = 65_536
 """Bytes of an answer that are read."""
 
@@ -125,7 +127,7 @@ def _connection(url: str, timeout: float) -> tuple[http.client.HTTPConnection, s
     if not host or parts.scheme not in ("http", "https") or not f"{host}{path}".isprintable():
         raise InvalidSettingError(f"--url must be like http://127.0.0.1:8080/livez, not {url!r}")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(host, port, timeout=timeout), path.replace(" ", "%20")
+    return kind(host, port, timeout=min(timeout, MAX_TIMEOUT)), path.replace(" ", "%20")
 
 
 def _of_database(dsn: str, max_age: float) -> Health:
