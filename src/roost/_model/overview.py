@@ -56,12 +56,15 @@ class Throughput:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Windows:
-    """The throughput of three windows of time, which all end at ``Overview.until``.
+    """The throughput of three windows of time.
 
-    :param minute: 60 seconds.
-    :param hour: 60 minutes.
-    :param day: 23 hours and the part of one before that is left of a whole hour: older counts are
-        kept by the hour.
+    Workers write their counts once a minute, and when they stop. So the hour and the day, which end
+    at ``Overview.at``, miss what running workers have counted in the last 80 seconds at most.
+
+    :param minute: the 60 seconds before ``Overview.until``: the last minute of which all is known.
+    :param hour: 60 minutes before ``Overview.until``, and the time since then.
+    :param day: 23 hours, the part of one before that is left of a whole hour, and the time since
+        ``Overview.until``: older counts are kept by the hour.
     """
 
     minute: Throughput
@@ -74,8 +77,8 @@ class Overview:
     """What the queue does and did lately.
 
     :param at: when it was read, by the database's clock.
-    :param until: the end of the windows: a whole minute, 20 to 80 seconds ago. Workers write their
-        counts once a minute.
+    :param until: the end of the last minute that all workers have written: a whole minute, 20 to 80
+        seconds ago.
     :param queues: as ``list_queues`` returns them.
     :param workers: as ``list_workers`` returns them.
     :param total: the attempts of all queues and tasks.

@@ -84,7 +84,10 @@ def overview() -> Op[Overview]:
     queues = yield from list_queues()
     workers = yield from list_workers()
     [(at, until, *starts)] = yield Query(_SQL["read_bounds"])
-    minute, hour, day = ((until - start).total_seconds() for start in starts)
+    ends = (until, at, at)
+    minute, hour, day = (
+        (end - start).total_seconds() for end, start in zip(ends, starts, strict=True)
+    )
     lengths = (minute, hour, day)
     rows = [_summed(row) for row in (yield Query(_SQL["read_rollups"], (until, *starts)))]
     return Overview(

@@ -91,26 +91,26 @@ with gone as (
 select count(*) from gone;
 
 -- name: read_bounds
--- The windows of an overview: the time, where all windows end, and where they begin. Workers write a
--- minute within 20 seconds after its end. The day begins with a whole hour, as older rows do.
+-- The windows of an overview: the time, where the minute ends, and where minute, hour and day begin.
+-- Workers write a minute within 20 seconds after its end. The day begins with a whole hour, as older rows
+-- do.
 select
     now(), bounds.until, bounds.until - interval '1 minute', bounds.until - interval '1 hour',
     date_trunc('hour', bounds.until - interval '23 hours 1 minute', 'UTC')
 from (select date_trunc('minute', now() - interval '20 seconds')) as bounds (until);
 
 -- name: read_rollups
--- $1 the end of all windows, $2 to $4 the beginnings of the minute, the hour and the day. For each of these
--- three the number of attempts and the histograms of their times.
+-- $1 the end of the minute, $2 to $4 the beginnings of the minute, the hour and the day, which end now.
+-- For each of these three the number of attempts and the histograms of their times.
 select
     queue, task, outcome,
-    coalesce(sum(count) filter (where minute >= $2::timestamptz), 0)::bigint,
-    coalesce(sum(wait) filter (where minute >= $2::timestamptz), 0)::text,
-    coalesce(sum(run) filter (where minute >= $2::timestamptz), 0)::text,
+    coalesce(sum(count) filter (where minute >= $2::timestamptz and minute < $1::timestamptz), 0)::bigint,
+    coalesce(sum(wait) filter (where minute >= $2::timestamptz and minute < $1::timestamptz), 0)::text,
+    coalesce(sum(run) filter (where minute >= $2::timestamptz and minute < $1::timestamptz), 0)::text,
     coalesce(sum(count) filter (where minute >= $3::timestamptz), 0)::bigint,
     coalesce(sum(wait) filter (where minute >= $3::timestamptz), 0)::text,
     coalesce(sum(run) filter (where minute >= $3::timestamptz), 0)::text,
     sum(count)::bigint, sum(wait)::text, sum(run)::text
 from roost.rollups
 where minute >= $4::timestamptz
-    and minute < $1::timestamptz
 group by queue, task, outcome;
