@@ -9,6 +9,7 @@ from typing import NamedTuple
 import attrs
 
 from roost._model.codec import decode
+from roost._model.error_records import decode_errors
 from roost._model.job import Job
 from roost._model.logs import JobFields
 from roost._model.states import JobState
@@ -114,7 +115,7 @@ class ClaimedJob(NamedTuple):
             completed_at=None,
             cancelled_at=None,
             discarded_at=None,
-            errors=decode(self.errors_text) if self.errors_text else [],
+            errors=decode_errors(self.errors_text),
             unique_key=self.unique_key,
             inserted_at=as_datetime(self.inserted_at),
             tags=self.tags or [],

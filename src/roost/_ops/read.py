@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from roost._model.codec import decode
+from roost._model.error_records import decode_errors
 from roost._model.info import JobOutcome, QueueInfo, WorkerInfo
 from roost._model.job import Job
 from roost._model.states import TERMINAL, JobState
@@ -39,7 +40,7 @@ def await_outcome(job_id: int) -> Op[JobOutcome | None]:
     if JobState(state) not in TERMINAL:
         return None
     return JobOutcome(
-        job_id, state, None if result is None else decode(result), decode(errors or "[]")
+        job_id, state, None if result is None else decode(result), decode_errors(errors)
     )
 
 
@@ -136,7 +137,7 @@ def utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-_JSON_FIELDS = ("args", "errors", "result", "metadata")
+_JSON_FIELDS = ("args", "result", "metadata")
 
 
 def job_of(row: Row) -> Job:
@@ -149,4 +150,6 @@ def job_of(row: Row) -> Job:
             values[name] = utc(value)
         elif name in _JSON_FIELDS:
             values[name] = decode(value)
+        elif name == "errors":
+            values[name] = decode_errors(value)
     return Job.model_validate(values)
