@@ -112,8 +112,10 @@ def test_it_removes_the_jobs_of_a_measurement_that_was_killed(
     starts: Starts, table: JobTable
 ) -> None:
     table.add_all([JobInsert("roost.bench", queue="roost-bench-killed")] * 3)
+    table.rows("update roost.jobs set inserted_at = now() - interval '1 hour'")
+    another = table.add("roost.bench", queue="roost-bench-running")
     assert starts("--seconds", "1").ends() == 0
-    assert table.value(LEFT) == 0
+    assert [row[0] for row in table.rows("select id from roost.jobs")] == [another]
 
 
 @pytest.mark.parametrize(

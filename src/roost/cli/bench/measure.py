@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 
 import anyio
 import attrs
@@ -18,10 +19,12 @@ from roost._drivers.factory import driver_for
 from roost._drivers.shield import shielded
 from roost._model.doctor.finding import duration
 from roost._model.version import roost_version
-from roost._ops import bench, doctor
+from roost._ops import bench, control, doctor
 from roost._ops.query import Op, T
 
 PREFIX = "roost-bench-"
+LEFTOVER_AGE = 1_200.0
+"""Seconds after which a job is left over: a measurement takes half of that at most."""
 """How the names of the queues begin."""
 TASK, LATENCY_TASK = "roost.bench", "roost.bench.latency"
 BATCH = 1_000
@@ -114,7 +117,7 @@ async def measure(plan: Plan, report: Report) -> Figures:
         around = await _look_around(pool, plan, driver.name)
         _report_surroundings(report, around)
         async with AsyncRoost(plan.dsn, registry=HandlerRegistry(), driver=plan.driver) as client:
-            await _remove_leftovers(client)
+            await _remove_leftovers(client, now=await _ask(pool, control.database_time()))
             async with _removed_afterwards(pool, queue) as clear:
                 return await _Measurement(plan, client, queue, report, clear).run(around)
     finally:
@@ -166,12 +169,15 @@ async def _removed_afterwards(pool: AsyncPool, queue: str) -> AsyncIterator[Clea
             await _ask(pool, bench.remove_tasks([TASK, LATENCY_TASK]))
 
 
-async def _remove_leftovers(client: AsyncRoost) -> None:
-    """Remove the jobs of measurements that were killed."""
-    served = {queue for worker in await client.list_workers() for queue in worker.queues}
+async def _remove_leftovers(client: AsyncRoost, *, now: datetime) -> None:
+    """Remove the jobs of measurements that were killed.
+
+    Another one may run now, with jobs that no worker serves yet.
+    """
+    before = now - timedelta(seconds=LEFTOVER_AGE)
     for queue in await client.list_queues():
-        if queue.name.startswith(PREFIX) and queue.name not in served:
-            await client.delete_jobs(queues=[queue.name])
+        if queue.name.startswith(PREFIX):
+            await client.delete_jobs(queues=[queue.name], inserted_before=before)
 
 
 class _Measurement:
