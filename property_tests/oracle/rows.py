@@ -71,6 +71,7 @@ class WorkerRow:
     pid: int | None = None
     slots: str | None = None
     poll_interval: float | None = None
+    heartbeat_interval: float | None = None
     stopping: bool = False
     running: int = 0
     waiting: int = 0

@@ -60,14 +60,19 @@ def test_a_pause_that_a_worker_does_not_confirm_is_not_done(
     assert "is paused, but these workers have not confirmed it within 0.1 s" in done.err
 
 
-def test_a_dead_worker_is_shown_as_dead(
+def test_a_worker_without_heartbeats_is_shown_as_silent_and_then_as_dead(
     dsn: str, table: JobTable, run_command: RunsCommand
 ) -> None:
     table.add_worker("living")
     table.script(f"update roost.workers set expires_at = now() where id = {table.add_worker()}")
+    table.script(
+        "update roost.workers set heartbeat_interval = 15, "
+        f"heartbeat_at = now() - interval '1 minute' where id = {table.add_worker('killed')}"
+    )
     assert [row[1:3] for row in run_command("workers", "--dsn", dsn).rows] == [
         ["living", "alive"],
         ["tester", "dead"],
+        ["killed", "silent"],
     ]
     assert "dead" in run_command("status", "--dsn", dsn).out
 

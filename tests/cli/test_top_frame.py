@@ -43,6 +43,7 @@ def worker(*, loop_lag: float = 0.0) -> WorkerInfo:
         concurrency=8,
         started_at=NOW,
         heartbeat_at=NOW,
+        heartbeat_interval=15.0,
         expires_at=NOW + timedelta(minutes=5),
         executing=1,
         prefetched=0,

@@ -111,6 +111,18 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         ),
     ),
     (
+        facts(
+            job=EXECUTING,
+            worker=attrs.evolve(holder(heartbeat=-46, expires=254), heartbeat_interval=15.0),
+            living_workers=2,
+        ),
+        R.WORKER_SILENT,
+        (
+            "Its worker web:3 (id 3) has sent no heartbeat for 46 s; if it sends none, other "
+            "workers rescue the job from 2026-11-30 12:04:14 UTC on."
+        ),
+    ),
+    (
         facts(job=EXECUTING, worker=holder(heartbeat=-200, expires=100), living_workers=2),
         R.WORKER_SILENT,
         (

@@ -61,7 +61,8 @@ VALUES: dict[type, Any] = {
     ),
     WorkerInfo: WorkerInfo(
         id=1, name="host", queues=["default"], concurrency=4, started_at=NOW, heartbeat_at=NOW,
-        expires_at=NOW, executing=0, prefetched=0, tasks=["t"], version="1", driver=None,
+        heartbeat_interval=15.0, expires_at=NOW, executing=0, prefetched=0, tasks=["t"],
+        version="1", driver=None,
         event_loop=None, host="host", pid=1, running=2, waiting=3, loop_lag=0.1,
         slots={"default": 4},
     ),

@@ -19,6 +19,7 @@ from roost._model.explain_words import (
     worker_name,
 )
 from roost._model.explanation import Explanation, ExplanationReason
+from roost._model.liveness import is_silent
 from roost._model.states import TERMINAL, JobState
 
 RESCUE_INTERVAL = 30.0
@@ -126,8 +127,7 @@ def _worker_silent(facts: Facts) -> Explanation | None:
     if holder is None or holder.expires_at <= facts.now:
         return None
     silence = facts.now - holder.heartbeat_at
-    # A worker sends at least two heartbeats in the time after which it counts as dead.
-    if silence <= (holder.expires_at - holder.heartbeat_at) / 2:
+    if not is_silent(silence, holder.expires_at - holder.heartbeat_at, holder.heartbeat_interval):
         return None
     if facts.living_workers > 1:  # one of them is this one
         then = f"other workers rescue the job from {clock(holder.expires_at)} on"

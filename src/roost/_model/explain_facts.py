@@ -47,6 +47,7 @@ class JobFacts:
 class HolderFacts:
     """The worker that holds an executing job.
 
+    :param heartbeat_interval: seconds between two heartbeats; ``None``: not known.
     :param stopping: whether it starts no more jobs.
     :param unstarted: whether the job waits there for a slot.
     """
@@ -55,6 +56,7 @@ class HolderFacts:
     name: str
     heartbeat_at: datetime = _time
     expires_at: datetime = _time
+    heartbeat_interval: float | None = None
     stopping: bool = False
     unstarted: bool = False
 

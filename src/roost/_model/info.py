@@ -85,6 +85,7 @@ class WorkerInfo:
     :param concurrency: the most jobs that it runs at once, of all queues.
     :param started_at: when it registered.
     :param heartbeat_at: its last heartbeat.
+    :param heartbeat_interval: seconds between two heartbeats; ``None``: not known.
     :param expires_at: when it is considered dead without another heartbeat.
     :param executing: jobs that it runs now, by their rows.
     :param prefetched: jobs that it has claimed and that wait for a slot, as in `QueueInfo`.
@@ -107,6 +108,7 @@ class WorkerInfo:
     concurrency: int
     started_at: datetime
     heartbeat_at: datetime
+    heartbeat_interval: float | None
     expires_at: datetime
     executing: int
     prefetched: int

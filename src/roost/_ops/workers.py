@@ -31,6 +31,7 @@ def register_worker(
     pid: int | None = None,
     slots: Mapping[str, int] | None = None,
     poll_interval: float | None = None,
+    heartbeat_interval: float | None = None,
 ) -> Op[int]:
     """Insert the row of a new worker incarnation and return its id.
 
@@ -39,6 +40,7 @@ def register_worker(
     :param fires_cron: whether it fires the cron entries of these tasks.
     :param slots: of each queue that has slots of its own; ``None``: the queues share them.
     :param poll_interval: seconds after which it looks for jobs without a notification.
+    :param heartbeat_interval: seconds between two heartbeats.
     """
     rows = yield Query(
         _SQL["register_worker"],
@@ -46,6 +48,7 @@ def register_worker(
             *(name, list(queues), concurrency, stale_after),
             *(sorted(tasks), version, driver, event_loop, fires_cron, host, pid, _slots(slots)),
             poll_interval,
+            heartbeat_interval,
         ),
     )
     worker_id: int = rows[0][0]

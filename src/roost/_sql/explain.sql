@@ -172,6 +172,7 @@ select pg_catalog.jsonb_build_object(
         select pg_catalog.jsonb_build_object(
             'id', worker.id, 'name', worker.name, 'heartbeat_at', worker.heartbeat_at,
             'expires_at', worker.expires_at,
+            'heartbeat_interval', worker.heartbeat_interval,
             'stopping', worker.stopping,
             'unstarted', roost.is_unstarted(
                 this.prefetch_no, this.priority, this.scheduled_at, this.id,

@@ -25,9 +25,9 @@ from roost.list_queues();
 -- name: list_workers
 select
     worker.id, worker.name, worker.queues, worker.concurrency, worker.started_at,
-    worker.heartbeat_at, worker.expires_at, held.executing, held.prefetched, worker.known_tasks,
-    worker.version, worker.driver, worker.event_loop, worker.host, worker.pid, worker.running,
-    worker.waiting, worker.loop_lag, worker.slots::text
+    worker.heartbeat_at, worker.heartbeat_interval, worker.expires_at, held.executing,
+    held.prefetched, worker.known_tasks, worker.version, worker.driver, worker.event_loop, worker.host,
+    worker.pid, worker.running, worker.waiting, worker.loop_lag, worker.slots::text
 from roost.workers as worker
 cross join lateral (
     select

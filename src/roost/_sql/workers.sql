@@ -2,15 +2,16 @@
 -- $1 name, $2 queues, $3 concurrency, $4 seconds without a heartbeat after which it counts as dead, $5
 -- the tasks that it has handlers for, $6 Roost's version, $7 the driver, $8 the event loop, $9 whether it
 -- fires cron entries, $10 the host's name, $11 the process id, $12 a JSON object of the slots of each
--- queue; null: its queues share them, $13 its poll_interval in seconds.
+-- queue; null: its queues share them, $13 its poll_interval and $14 its
+-- heartbeat_interval in seconds.
 insert into roost.workers (
     name, queues, concurrency, expires_at, known_tasks, version, driver, event_loop,
-    fires_cron, host, pid, slots, poll_interval
+    fires_cron, host, pid, slots, poll_interval, heartbeat_interval
 )
 values (
     $1::text, $2::text[], $3::integer, now() + make_interval(secs => $4::double precision),
     $5::text[], $6::text, $7::text, $8::text, $9::boolean, $10::text, $11::integer,
-    $12::text::jsonb, $13::double precision
+    $12::text::jsonb, $13::double precision, $14::double precision
 )
 returning id;
 

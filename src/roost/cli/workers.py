@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from roost import WorkerInfo
+from roost._model.liveness import is_silent
 from roost.cli.client import CommandClient
 from roost.cli.options import Dsn
 from roost.cli.output import AsJson, Columns, show
@@ -13,8 +14,8 @@ from roost.cli.output import AsJson, Columns, show
 def workers(*, dsn: Dsn = None, as_json: AsJson = False) -> None:
     """List the workers, as of their last heartbeat.
 
-    STATE is dead if the time of its lease is over. Such a worker is listed until another worker has
-    noticed, and rescued its jobs.
+    STATE is silent if it has missed three heartbeats, and dead if the time of its lease is over. A
+    dead worker is listed until another worker has noticed, and rescued its jobs.
     """
     with CommandClient(dsn, "workers") as client:
         found = client.list_workers()
@@ -35,7 +36,7 @@ def columns(now: datetime) -> Columns[WorkerInfo]:
     return {
         "ID": lambda worker: worker.id,
         "NAME": lambda worker: worker.name,
-        "STATE": lambda worker: "alive" if worker.expires_at > now else "dead",
+        "STATE": lambda worker: _state(worker, now),
         "QUEUES": lambda worker: worker.queues,
         "RUNNING": lambda worker: f"{worker.executing}/{worker.concurrency}",
         "PREFETCHED": lambda worker: worker.prefetched,
@@ -44,3 +45,11 @@ def columns(now: datetime) -> Columns[WorkerInfo]:
         "VERSION": lambda worker: worker.version,
         "RUNS ON": lambda worker: worker.event_loop,
     }
+
+
+def _state(worker: WorkerInfo, now: datetime) -> str:
+    if worker.expires_at <= now:
+        return "dead"
+    lease = worker.expires_at - worker.heartbeat_at
+    silent = is_silent(now - worker.heartbeat_at, lease, worker.heartbeat_interval)
+    return "silent" if silent else "alive"

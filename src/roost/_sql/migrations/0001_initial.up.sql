@@ -190,6 +190,7 @@ create table roost.workers (
     scraped_at roost.instant,
     loop_lag double precision not null default 0,
     poll_interval double precision,
+    heartbeat_interval double precision,
     pid integer,
     running integer not null default 0,
     waiting integer not null default 0,
@@ -231,6 +232,7 @@ comment on column roost.workers.loop_lag is
     'By how many seconds its event loop was late at most, between the last two heartbeats.';
 comment on column roost.workers.poll_interval is
     'Seconds after which it looks for jobs without a notification.';
+comment on column roost.workers.heartbeat_interval is 'Seconds between two heartbeats.';
 comment on column roost.workers.stopping is
     'Whether it starts no more jobs: its stop was requested.';
 comment on column roost.workers.running is 'Jobs in its slots at the last heartbeat.';

@@ -113,6 +113,7 @@ class HeartbeatLane:
                 pid=os.getpid(),
                 slots=self._state.slots.by_queue,
                 poll_interval=settings.poll_interval,
+                heartbeat_interval=settings.heartbeat_interval,
             )
         )
         self._logged_fence = False
