@@ -18,7 +18,8 @@ from roost._ops.rollups import (
     Counted,
     delete_rollups,
     encode_rollups,
-    merge_rollups,
+    merge_hours,
+    merge_minutes,
     overview,
     write_rollups,
 )
@@ -112,10 +113,10 @@ def test_the_minutes_of_a_past_hour_are_merged(table: JobTable) -> None:
                 age=60.0 * n,
             )
     kept = total(rows(table))
-    assert table.run(merge_rollups(limit=1_000)) == 0  # they are too new
+    assert table.run(merge_hours(limit=1_000)) == 0  # they are too new
     shift(table, "4 hours")
     merged = 0
-    while step := table.run(merge_rollups(limit=1_000)):
+    while step := table.run(merge_hours(limit=1_000)):
         merged += step
     assert merged == 18
     left = rows(table)
@@ -134,11 +135,35 @@ def test_the_minutes_of_a_past_hour_are_merged(table: JobTable) -> None:
     assert sums == [(12 * 2.0 + 6 * 8.0 + 6 * 2.0, 24 * 0.5)]
 
 
+def test_a_minute_of_several_workers_is_merged(table: JobTable) -> None:
+    for worker in (1, 2, 3):
+        write(table, counted("a", number=2), counted("b"), worker=worker)
+    assert table.run(merge_minutes()) == 0  # it is too new
+    shift(table, "15 minutes")
+    write(table, counted("a", number=5), worker=1)
+    shift(table, "15 minutes")
+    assert table.run(merge_minutes()) == 6
+    assert table.run(merge_minutes()) == 0  # one worker alone has written the other minute
+    left = rows(table)
+    assert {(row["task"], row["worker_id"], row["count"]) for row in left} == {
+        ("a", 1, 5),
+        ("a", None, 6),
+        ("b", None, 3),
+    }
+    write(table, counted("b"), worker=2)
+    table.rows("update roost.rollups set minute = (select min(minute) from roost.rollups)")
+    assert table.run(merge_minutes()) == 4  # one row came late
+    shift(table, "4 hours")
+    assert table.run(merge_hours(limit=10)) == 2
+    assert sorted((row["task"], row["count"]) for row in rows(table)) == [("a", 11), ("b", 4)]
+    assert table.run(merge_hours(limit=10)) == 0
+
+
 def test_a_merge_is_bounded(table: JobTable) -> None:
     for n in range(5):
         write(table, counted(f"t{n}"), batch=n)
     shift(table, "4 hours")
-    assert [table.run(merge_rollups(limit=2)) for _ in range(4)] == [2, 2, 1, 0]
+    assert [table.run(merge_hours(limit=2)) for _ in range(4)] == [2, 2, 1, 0]
     assert total(rows(table)) == 5
 
 
@@ -146,7 +171,7 @@ def test_attempts_without_times_are_merged(table: JobTable) -> None:
     tally = Tally(count=3)
     write(table, Counted("q", "t", "crashed", tally))
     shift(table, "4 hours")
-    assert table.run(merge_rollups(limit=10)) == 1
+    assert table.run(merge_hours(limit=10)) == 1
     [row] = rows(table)
     assert (row["count"], row["wait"], row["run"]) == (3, {}, {})
 
@@ -156,10 +181,10 @@ def test_two_workers_do_not_merge_at_the_same_time(table: JobTable, sessions: Se
     shift(table, "4 hours")
     other = sessions.open()
     other.rows("begin")
-    assert other.run(merge_rollups(limit=10)) == 1
-    assert table.run(merge_rollups(limit=10)) == 0
+    assert other.run(merge_hours(limit=10)) == 1
+    assert table.run(merge_hours(limit=10)) == 0
     other.rows("commit")
-    assert table.run(merge_rollups(limit=10)) == 0
+    assert table.run(merge_hours(limit=10)) == 0
     assert total(rows(table)) == 1
 
 

@@ -60,14 +60,27 @@ def write_rollups(
     return float(rows[0][0])
 
 
-def merge_rollups(*, limit: int) -> Op[int]:
+def merge_minutes() -> Op[int]:
+    """Merge the rows of one minute, ten minutes to an hour ago, that several workers have written.
+
+    Otherwise an overview would read rows of each worker. Must run inside a transaction. While
+    another session merges, nothing is merged.
+
+    :returns: how many rows were merged; 0: there is no such minute.
+    """
+    rows = yield Query(_SQL["merge_minutes"])
+    merged: int = rows[0][0]
+    return merged
+
+
+def merge_hours(*, limit: int) -> Op[int]:
     """Merge up to ``limit`` rows of the oldest hour that ended two hours ago or earlier.
 
     Must run inside a transaction. While another session does the same, nothing is merged.
 
     :returns: how many rows were merged.
     """
-    rows = yield Query(_SQL["merge_rollups"], (limit,))
+    rows = yield Query(_SQL["merge_hours"], (limit,))
     merged: int = rows[0][0]
     return merged
 

@@ -25,14 +25,53 @@ with written as (
         and exists (
             select
             from roost.rollups as before
-            where before.worker_id = $1::bigint
+            where before.seconds = 60
+                and before.worker_id = $1::bigint
                 and before.batch = $2::integer
         )
     )
 )
 select date_part('second', now());
 
--- name: merge_rollups
+-- name: merge_minutes
+-- Merge the rows of the oldest minute that several workers have written, which began ten minutes to an
+-- hour ago, into one for each queue, task and outcome. Returns how many were merged.
+with alone as materialized (
+    select pg_try_advisory_xact_lock(hashtextextended('roost.rollups', 0::bigint)) as locked
+),
+oldest as materialized (
+    select rollup.minute
+    from roost.rollups as rollup
+    where rollup.seconds = 60
+        and rollup.worker_id is not null
+        and rollup.minute >= now() - interval '1 hour'
+        and rollup.minute < now() - interval '10 minutes'
+        and (select alone.locked from alone)
+    group by rollup.minute
+    having min(rollup.worker_id) <> max(rollup.worker_id)
+    order by rollup.minute
+    limit 1
+),
+gone as (
+    delete from roost.rollups as rollup
+    using oldest
+    where rollup.minute = oldest.minute
+        and rollup.seconds = 60
+    returning rollup.*
+),
+merged as (
+    insert into roost.rollups (
+        minute, queue, task, outcome, count, wait_seconds, run_seconds, wait, run
+    )
+    select
+        minute, queue, task, outcome, sum(count)::bigint, sum(wait_seconds), sum(run_seconds), sum(wait),
+        sum(run)
+    from gone
+    group by minute, queue, task, outcome
+)
+select count(*) from gone;
+
+-- name: merge_hours
 -- $1 the most rows to merge. Merge the oldest rows of one hour, which has ended two hours ago or earlier,
 -- into one for each queue, task and outcome. Returns how many were merged. The lock lets one worker do
 -- it at a time: two would leave two rows.
@@ -42,7 +81,7 @@ with alone as materialized (
 oldest as materialized (
     select date_trunc('hour', rollup.minute, 'UTC') as hour
     from roost.rollups as rollup
-    where rollup.worker_id is not null
+    where rollup.seconds = 60
         and rollup.minute < date_trunc('hour', now() - interval '2 hours', 'UTC')
         and (select alone.locked from alone)
     order by rollup.minute
@@ -52,7 +91,7 @@ picked as materialized (
     select rollup.id
     from oldest
     join roost.rollups as rollup
-        on rollup.worker_id is not null
+        on rollup.seconds = 60
         and rollup.minute >= oldest.hour
         and rollup.minute < oldest.hour + interval '1 hour'
     order by rollup.minute, rollup.id
@@ -65,10 +104,10 @@ gone as (
 ),
 merged as (
     insert into roost.rollups (
-        minute, queue, task, outcome, count, wait_seconds, run_seconds, wait, run
+        minute, seconds, queue, task, outcome, count, wait_seconds, run_seconds, wait, run
     )
     select
-        (select oldest.hour from oldest), queue, task, outcome, sum(count)::bigint, sum(wait_seconds),
+        (select oldest.hour from oldest), 3600, queue, task, outcome, sum(count)::bigint, sum(wait_seconds),
         sum(run_seconds), sum(wait), sum(run)
     from gone
     group by queue, task, outcome

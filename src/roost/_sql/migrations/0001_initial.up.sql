@@ -338,7 +338,8 @@ with (
 create index ready_keys_next on roost.ready_keys (task, queue, ready_at);
 
 -- What workers have counted: one row a minute for each worker, queue, task and outcome. Rows are only
--- added. Those of an hour are merged when it has ended two hours ago, and deleted after 14 days.
+-- added. Those of several workers are merged ten minutes after their minute, all of an hour when it has
+-- ended two hours ago; and they are deleted after 14 days.
 create table roost.rollups (
     id bigint generated always as identity primary key,
     minute roost.instant not null,
@@ -346,6 +347,7 @@ create table roost.rollups (
     count bigint not null,
     wait_seconds double precision not null,
     run_seconds double precision not null,
+    seconds integer not null default 60,
     batch integer,
     queue roost.name not null,
     task roost.name not null,
@@ -355,9 +357,11 @@ create table roost.rollups (
 );
 
 comment on column roost.rollups.minute is
-    'The minute in which most of the attempts ended; the hour, without a worker_id.';
+    'The minute in which most of the attempts ended; the hour, if seconds is 3600.';
 comment on column roost.rollups.worker_id is
-    'The worker that has counted; null: a whole hour of all workers.';
+    'The worker that has counted; null: several workers.';
+comment on column roost.rollups.seconds is
+    'The length of the time that the row is of: 60, or 3600 after the merge of its hour.';
 comment on column roost.rollups.batch is
     'The number of the worker''s write, so that a write without an answer is not repeated.';
 comment on column roost.rollups.wait is
@@ -367,9 +371,9 @@ comment on column roost.rollups.run is 'Histogram of the times from started to e
 -- Walked by readings, and by the deletion of old rows.
 create index rollups_minute on roost.rollups (minute);
 
--- Walked by the merging of hours, and by a write that is tried again.
-create index rollups_unmerged on roost.rollups (minute, worker_id)
-where worker_id is not null;
+-- Walked by the merges, and by a write that is tried again.
+create index rollups_minutes on roost.rollups (minute, worker_id)
+where seconds = 60;
 
 create table roost.queues (
     name roost.name primary key,

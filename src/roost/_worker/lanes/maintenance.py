@@ -34,7 +34,7 @@ from roost._ops.limits import (
 )
 from roost._ops.query import Op
 from roost._ops.rescue import Rescued, expire_workers, rescue_jobs
-from roost._ops.rollups import delete_rollups, merge_rollups
+from roost._ops.rollups import delete_rollups, merge_hours, merge_minutes
 from roost._ops.unknown_tasks import MAX_COUNTED, find_unknown_tasks
 from roost._worker.database import Database
 from roost._worker.lane import every
@@ -173,8 +173,10 @@ class ArchiveLane:
         """Nothing to do before the cancel."""
 
     async def _thin_rollups(self) -> None:
+        while await self._database.call_for_maintenance(merge_minutes(), in_transaction=True):
+            pass
         while await self._database.call_for_maintenance(
-            merge_rollups(limit=ROLLUPS_BATCH), in_transaction=True
+            merge_hours(limit=ROLLUPS_BATCH), in_transaction=True
         ):
             pass
         while (
