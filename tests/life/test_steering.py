@@ -240,8 +240,8 @@ async def test_a_paused_queue_starts_no_job_and_a_resume_starts_them_at_once(
         await client.resume_queue("default")
         await eventually(lambda: table.get(job_id).state == "completed")
         assert anyio.current_time() - began < 5
-    [queue] = await client.list_queues()
-    assert (queue.name, queue.paused_at, queue.available) == ("default", None, 0)
+        [queue] = await client.list_queues()
+        assert (queue.name, queue.paused_at, queue.available) == ("default", None, 0)
 
 
 async def test_a_running_job_is_cancelled_at_once(
