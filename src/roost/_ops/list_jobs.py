@@ -20,7 +20,7 @@ WINDOW = 10_000
 """The newest live jobs, which are walked before an index is used: 8 ms (November 2026)."""
 
 MANY_ENDED = 50_000
-"""From so many jobs in a range of ends on, all jobs are walked in the order of their ids."""
+"""Jobs in a range of ends from which on all jobs are walked in the order of their ids."""
 
 COUNTED = frozenset({JobState.AVAILABLE, JobState.RETRYABLE, JobState.DISCARDED})
 """The states of the index jobs_counted; of available jobs it has the blocked ones."""

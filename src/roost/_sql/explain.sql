@@ -103,7 +103,7 @@ in_front as materialized (
             order by job.scheduled_at, job.id
             limit 5000
         ) as earlier
-        -- Jobs that these workers don't know stand in nobody's way.
+        -- Without jobs that these workers don't know: they take no slot.
         where earlier.task = any (array(
                 select known.task
                 from served

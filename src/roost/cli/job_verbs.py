@@ -24,7 +24,7 @@ from roost.cli.options import Dsn
 from roost.cli.output import AsJson, Yes, confirm, print_error, show_done
 
 MOST_COUNTED = 10_000
-"""Jobs that are counted before a question. One search finds so many."""
+"""The most jobs that are counted before a question: as many as one search finds."""
 
 _REFUSALS = (
     DuplicateUniqueJobError,

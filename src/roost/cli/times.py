@@ -44,7 +44,7 @@ def parse_time(text: str) -> datetime:
 
 
 def parse_past(text: str) -> datetime | timedelta:
-    """Read a time, or a duration that means so long ago.
+    """Read a time, or a duration before now.
 
     :raises typer.BadParameter: it is neither.
     """
