@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from tests.support.conformance.cases import until
 from tests.support.processes import is_gone, worker_pids
 
 from roost import Roost as Client
@@ -124,10 +124,7 @@ def test_after_a_kill_the_next_one_uses_the_postgres_and_stops_it(
     run, dsn, pids = developing(roost_command, backend)
     run.signal(signal.SIGKILL)
     run.process.wait()
-    deadline = time.monotonic() + 60
-    while not is_gone(pids[1]):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # sleeps: polls the state of another process
+    until(lambda: is_gone(pids[1]), within=60)
 
     again, same_dsn, more_pids = developing(roost_command, backend)
     assert (same_dsn, more_pids[0]) == (dsn, pids[0])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support.conformance.cases import until
 from tests.support.job_table import JobTable
 from tests.support.processes import is_gone, worker_pids
 
@@ -52,11 +52,8 @@ def reloading(start: StartsRoost, backend: str, dsn: str, *options: str) -> Roos
 
 
 def wait_until_completed(table: JobTable, job_id: int, run: Roost) -> object:
-    deadline = time.monotonic() + 60
-    while (job := table.get(job_id)).state != "completed":
-        assert time.monotonic() < deadline, run.output
-        time.sleep(0.02)  # sleeps: polls for what another process does
-    return job.result
+    until(lambda: table.get(job_id).state == "completed", within=60)
+    return table.get(job_id).result
 
 
 @BOTH
@@ -203,6 +200,5 @@ def test_the_worker_stops_in_order_when_the_reloader_is_killed(
     run.wait_for("job has started")
     run.signal(signal.SIGKILL)
     [pid] = worker_pids(run.output)
-    while not is_gone(pid):
-        time.sleep(0.02)  # sleeps: polls the state of another process
+    until(lambda: is_gone(pid), within=60)
     assert (table.get(job_id).state, table.get(job_id).attempt) == ("available", 0)

@@ -10,13 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
 
 import pytest
+from tests.support.conformance import cases
 from tests.support.job_table import JobTable
 from tests.support.processes import children, command_of, is_gone, worker_pids
 
@@ -56,10 +56,11 @@ def pids(run: Roost) -> list[int]:
 
 
 def until(condition: Callable[[], bool], run: Roost) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, run.output
-        time.sleep(0.02)  # sleeps: polls the state of other processes
+    try:
+        cases.until(condition, within=60)
+    except TimeoutError as error:
+        error.add_note(run.output)
+        raise
 
 
 @BOTH
@@ -327,14 +328,9 @@ def test_as_the_first_process_of_a_container_it_reaps_orphans_and_stops(
         command, cwd=tmp_path, env={**os.environ, "ROOST_DSN": dsn}, stderr=subprocess.PIPE
     ) as outside:
         try:
-            deadline = time.monotonic() + 60
-            while table.get(job_id).state != "completed":
-                assert time.monotonic() < deadline
-                time.sleep(0.02)  # sleeps: polls the state of other processes
+            cases.until(lambda: table.get(job_id).state == "completed", within=60)
             [first] = children(outside.pid)
-            while "sleep" in "".join(names := [*map(command_of, children(first))]):
-                assert time.monotonic() < deadline, names
-                time.sleep(0.02)  # sleeps: polls the state of other processes
+            cases.until(lambda: "sleep" not in "".join(map(command_of, children(first))), within=60)
             assert len(children(first)) == 2
             os.kill(first, signal.SIGTERM)
             assert outside.wait(60) == 0

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
 from tests.support.working import working
 
@@ -39,9 +40,7 @@ class Gate:
         self.started: set[int] = set()
 
     async def until_started(self, count: int) -> None:
-        with anyio.fail_after(30):
-            while len(self.started) < count:
-                await anyio.sleep(0.01)
+        await eventually(lambda: len(self.started) >= count)
 
 
 @pytest.fixture
@@ -132,7 +131,7 @@ async def test_jobs_that_run_or_wait_in_their_worker(
         assert found.data["worker_id"] == worker.id
         with anyio.fail_after(30):
             while (found := await why(second)).reason is not R.PREFETCHED:
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # sleeps: polls what the client answers
         assert worker.name in found.message
         # Jobs whose wait in the worker is long are released.
         found = await why(third)
@@ -258,9 +257,7 @@ async def test_a_worker_that_is_being_stopped(
     async with working(worker):
         await gate.until_started(1)
         worker.request_stop()
-        with anyio.fail_after(30):
-            while not table.value("select stopping from roost.workers"):
-                await anyio.sleep(0.01)
+        await eventually(lambda: bool(table.value("select stopping from roost.workers")))
         # Not by enqueue, which could dispatch it to the worker.
         [job_id] = await client.enqueue_all([JobInsert("held", {"n": 1})])
         assert job_id is not None
@@ -275,7 +272,7 @@ async def test_a_worker_that_is_being_stopped(
 
 @pytest.mark.parametrize("by_key", [False, True])
 async def test_a_limit_of_jobs_at_once(
-    client: AsyncRoost, registry: HandlerRegistry, why: Why, by_key: bool
+    client: AsyncRoost, table: JobTable, registry: HandlerRegistry, why: Why, by_key: bool
 ) -> None:
     opened = anyio.Event()
 
@@ -285,9 +282,7 @@ async def test_a_limit_of_jobs_at_once(
 
     async with working(client.worker()):
         first = await client.enqueue("crm", args={"tenant": "acme"})
-        with anyio.fail_after(30):
-            while await client.status(first) != "executing":
-                await anyio.sleep(0.01)
+        await eventually(lambda: table.get(first).state == "executing")
         second, third = [await client.enqueue("crm", args={"tenant": "acme"}) for _ in range(2)]
         found = await why(third)
         assert found.reason is R.CONCURRENCY_LIMIT
@@ -301,7 +296,7 @@ async def test_a_limit_of_jobs_at_once(
 
 
 async def test_a_limit_of_starts_in_a_minute(
-    client: AsyncRoost, registry: HandlerRegistry, why: Why
+    client: AsyncRoost, table: JobTable, registry: HandlerRegistry, why: Why
 ) -> None:
     @job("sms", registry=registry, rate_per_minute=2)
     async def sms() -> None:
@@ -309,9 +304,7 @@ async def test_a_limit_of_starts_in_a_minute(
 
     await client.enqueue_many([JobInsert("sms")] * 2)
     async with working(client.worker()):
-        with anyio.fail_after(30):
-            while len(await client.list_jobs(states=["completed"])) < 2:
-                await anyio.sleep(0.01)
+        await eventually(lambda: table.states() == {"completed": 2})
         job_id = await client.enqueue("sms")
         found = await why(job_id)
         assert (found.reason, found.data["started"]) == (R.RATE_LIMIT, 2)

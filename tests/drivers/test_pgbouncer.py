@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import pytest
-from tests.support.conformance.cases import until
+from tests.support.conformance.cases import eventually, until
 from tests.support.job_table import JobTable
 from tests.support.working import working
 
@@ -159,9 +159,7 @@ async def test_the_async_client_enqueues_and_a_worker_finds_the_jobs(
         assert outcome.result == 7
         assert (await client.explain(job_id)).reason == "ended"
         assert len(await client.list_jobs()) == 50
-        with anyio.fail_after(20):
-            while table.states() != {"completed": 51}:
-                await anyio.sleep(0.02)
+        await eventually(lambda: table.states() == {"completed": 51})
 
 
 @pytest.mark.anyio
@@ -186,12 +184,10 @@ async def test_a_worker_detects_that_no_notifications_arrive_and_polls(
         async with client, working(worker):
             job_id = await client.enqueue(long)
             await started.wait()
-            while "notifications don't arrive" not in caplog.text:
-                await anyio.sleep(0.02)
+            await eventually(lambda: "notifications don't arrive" in caplog.text)
             # Waiting for the next heartbeat would take 100 s.
             assert await client.cancel(job_id)
-            while table.get(job_id).state != "cancelled":
-                await anyio.sleep(0.02)
+            await eventually(lambda: table.get(job_id).state == "cancelled")
 
 
 @pytest.mark.anyio

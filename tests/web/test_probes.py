@@ -107,6 +107,7 @@ async def test_a_worker_that_crashed_is_not_live(make_worker: MakeWorker, get: G
     assert body["reasons"] == ["the worker has crashed"]
 
 
+@pytest.mark.timing
 async def test_a_worker_that_is_cut_off_is_not_ready_until_it_is_back(
     proxied: Callable[[], AbstractAsyncContextManager[tuple[Proxy, str]]],
     make_worker: MakeWorker,
@@ -134,7 +135,7 @@ async def test_a_worker_that_is_cut_off_is_not_ready_until_it_is_back(
             proxy.cut()  # those that have lost bytes never work again
             with anyio.fail_after(60):
                 while (await read(get, address, "/readyz"))[0] != 200:
-                    await anyio.sleep(0.02)
+                    await anyio.sleep(0.02)  # sleeps: polls what the server answers
 
 
 async def test_a_lost_listening_connection_is_a_reason(
