@@ -19,8 +19,9 @@ from roost._worker.lanes import heartbeat
 from roost._worker.lanes.control import CancelLane, PauseLane
 from roost._worker.lanes.execute import ExecuteLane
 from roost._worker.lanes.listen import ListenLane
+from roost._worker.running_job import Reason, RunningJob
 from roost._worker.slot_group import SlotGroup
-from roost._worker.slots import Reason, RunningJob, Slots
+from roost._worker.slots import Slots
 from roost._worker.state import WorkerState
 
 Mutant = Callable[[pytest.MonkeyPatch], None]

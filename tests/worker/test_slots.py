@@ -11,8 +11,9 @@ import pytest
 
 from roost._model.verdict import Lease
 from roost._ops.claim import ClaimedJob
+from roost._worker.running_job import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
 from roost._worker.slot_group import SlotGroup
-from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob, Slots
+from roost._worker.slots import Slots
 
 pytestmark = pytest.mark.anyio
 

@@ -30,7 +30,7 @@ from roost._ops.claim import Claimed
 from roost._ops.workers import release_unheld
 from roost._worker import claimer
 from roost._worker.claimer import Claimer
-from roost._worker.slots import Reason, RunningJob
+from roost._worker.running_job import Reason, RunningJob
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from tests.support.job_table import JobTable
 from tests.support.working import working
 
 from roost import HandlerRegistry, Worker, job
-from roost._worker.slots import RunningJob
+from roost._worker.running_job import RunningJob
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,7 @@ from roost._ops.claim import ClaimedJob
 from roost._ops.rescue import Rescued
 from roost._ops.settle import Settled
 from roost._worker.lane import Wake
-from roost._worker.slots import Reason, RunningJob
+from roost._worker.running_job import Reason, RunningJob
 
 MAX_UNSENT = 10_000
 """Events that wait for the database; more are dropped, the oldest first."""

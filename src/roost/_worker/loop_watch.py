@@ -21,7 +21,8 @@ import attrs
 
 from roost._model.logs import StructuredLogger
 from roost._worker.loop_lag import LoopLag
-from roost._worker.slots import RunningJob, Slots
+from roost._worker.running_job import RunningJob
+from roost._worker.slots import Slots
 
 logger = StructuredLogger("roost.worker.loop")
 

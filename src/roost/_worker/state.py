@@ -29,7 +29,8 @@ from roost._worker.loop_lag import LoopLag
 from roost._worker.metadata import MetadataQueue
 from roost._worker.notify_mode import NotifyMode
 from roost._worker.queue_group import QueueGroup
-from roost._worker.slots import Reason, Slots
+from roost._worker.running_job import Reason
+from roost._worker.slots import Slots
 from roost._worker.statistics import Statistics
 from roost._worker.verdicts import VerdictQueue
 from roost._worker.vitals import Vitals

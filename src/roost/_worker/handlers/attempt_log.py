@@ -12,7 +12,7 @@ from time import monotonic
 from roost._model.logs import StructuredLogger
 from roost._model.states import Event
 from roost._model.verdict import Ending, Raised, TimedOut, Verdict
-from roost._worker.slots import RunningJob
+from roost._worker.running_job import RunningJob
 
 logger = StructuredLogger("roost.worker.attempts")
 

@@ -24,7 +24,7 @@ from roost._model.verdict import Ending, Raised, Returned
 from roost._worker.handlers.current import log_fields
 from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard
-from roost._worker.slots import RunningJob
+from roost._worker.running_job import RunningJob
 
 logger = StructuredLogger("roost.worker.execute")
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 from roost._model.job import Job
 from roost._model.lifespan import State, wrong_state
 from roost._model.logs import JobFields
-from roost._worker.slots import RunningJob
+from roost._worker.running_job import RunningJob
 from roost.exceptions import NoCurrentJobError
 
 current: ContextVar[RunningJob | Job] = ContextVar("roost.current_job")

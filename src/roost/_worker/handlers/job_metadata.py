@@ -18,7 +18,7 @@ from roost._drivers.shield import shielded
 from roost._model.logs import StructuredLogger
 from roost._worker.handlers.current import current
 from roost._worker.metadata import AttemptMetadata, lease_lost
-from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
+from roost._worker.running_job import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
 from roost._worker.state import WorkerState
 from roost.exceptions import DatabaseUnavailableError, LeaseLostError, NoCurrentJobError, RoostError
 

@@ -48,7 +48,7 @@ from roost._worker.handlers.process_child import (
     STOP_SIGNALS,
 )
 from roost._worker.handlers.process_setup import pickled_setups
-from roost._worker.slots import RunningJob
+from roost._worker.running_job import RunningJob
 from roost.exceptions import (
     CancelJob,
     DiscardJob,

@@ -13,7 +13,7 @@ from roost._model.telemetry import (
 )
 from roost._model.verdict import Verdict
 from roost._ops.claim import ClaimedJob
-from roost._worker.slots import RunningJob
+from roost._worker.running_job import RunningJob
 
 
 def begin_trace(running: RunningJob, instrumentation: Instrumentation) -> Attempt | None:

@@ -45,7 +45,7 @@ from roost._worker.handlers.job_metadata import WorkerMetadataWriter, write_rest
 from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard, guard_for_this_loop
 from roost._worker.handlers.trace import begin_trace, end_trace, with_traceparent
-from roost._worker.slots import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
+from roost._worker.running_job import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
 from roost._worker.state import WorkerState
 from roost._worker.statistics import OUTCOMES
 from roost.exceptions import DatabaseUnavailableError, InvalidArgsError
