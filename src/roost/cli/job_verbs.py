@@ -85,18 +85,8 @@ def retry(
     """
     jobs = _Jobs(ids, where, everything, limit, yes)
     with CommandClient(dsn, "jobs retry") as client:
-        if jobs.are_ids_only:
-            _each(
-                jobs,
-                client.retry,
-                done="retried",
-                not_done="is available or running already",
-                as_json=as_json,
-            )
-            return
-        given = _confirmed(client, "retry", jobs)
-        changed = client.retry_jobs(everything=everything, limit=limit, **given)
-    report_changed(changed, "retried", as_json=as_json)
+        words = _Words("retry", done="retried", not_done="is available or running already")
+        _change(client, jobs, words, client.retry, client.retry_jobs, as_json=as_json)
 
 
 @takes_job_filter
@@ -117,14 +107,8 @@ def cancel(
     """
     jobs = _Jobs(ids, where, everything, limit, yes)
     with CommandClient(dsn, "jobs cancel") as client:
-        if jobs.are_ids_only:
-            _each(
-                jobs, client.cancel, done="cancelled", not_done="has ended already", as_json=as_json
-            )
-            return
-        given = _confirmed(client, "cancel", jobs)
-        changed = client.cancel_jobs(everything=everything, limit=limit, **given)
-    report_changed(changed, "cancelled", as_json=as_json)
+        words = _Words("cancel", done="cancelled", not_done="has ended already")
+        _change(client, jobs, words, client.cancel, client.cancel_jobs, as_json=as_json)
 
 
 @takes_job_filter
@@ -145,23 +129,42 @@ def delete(
     """
     jobs = _Jobs(ids, where, everything, limit, yes)
     with CommandClient(dsn, "jobs delete") as client:
-        if jobs.are_ids_only:
-            _each(
-                jobs,
-                client.delete,
-                done="deleted",
-                not_done="is running: cancel it first",
-                as_json=as_json,
-            )
-            return
-        given = _confirmed(client, "delete", jobs)
-        changed = client.delete_jobs(everything=everything, limit=limit, **given)
-    report_changed(changed, "deleted", as_json=as_json)
+        words = _Words("delete", done="deleted", not_done="is running: cancel it first")
+        _change(client, jobs, words, client.delete, client.delete_jobs, as_json=as_json)
 
 
-def _each(
-    jobs: _Jobs, change: Callable[[int], bool], *, done: str, not_done: str, as_json: bool
+@attrs.frozen
+class _Words:
+    """How a verb is called, and what is said of a job that it has changed, or has not."""
+
+    verb: Verb
+    done: str = attrs.field(kw_only=True)
+    not_done: str = attrs.field(kw_only=True)
+
+
+def _change(
+    client: CommandClient,
+    jobs: _Jobs,
+    words: _Words,
+    one: Callable[[int], bool],
+    many: Callable[..., int],
+    *,
+    as_json: bool,
 ) -> None:
+    """Change jobs by their ids, or those of a filter after a question.
+
+    :param one: changes the job of an id; ``False``: it can't be changed.
+    :param many: changes the jobs of a filter, and returns how many.
+    """
+    if jobs.are_ids_only:
+        _each(jobs, one, words, as_json=as_json)
+        return
+    given = _confirmed(client, words.verb, jobs)
+    changed = many(everything=jobs.everything, limit=jobs.limit, **given)
+    report_changed(changed, words.done, as_json=as_json)
+
+
+def _each(jobs: _Jobs, one: Callable[[int], bool], words: _Words, *, as_json: bool) -> None:
     """Change jobs by their ids, and exit with 1 if one was not changed."""
     if jobs.everything or jobs.limit is not None:
         raise InvalidSettingError("--everything and --limit don't go with ids")
@@ -169,15 +172,16 @@ def _each(
     ids = list(dict.fromkeys(jobs.ids or ()))
     for job_id in ids:
         try:
-            if change(job_id):
+            if one(job_id):
                 changed.append(job_id)
             else:
-                print_error(f"job {job_id} {not_done}")
+                print_error(f"job {job_id} {words.not_done}")
         except _REFUSALS as error:
             print_error(str(error))
     if changed or as_json:
-        words = ", ".join(map(str, changed))
-        show_done(f"{done} {words}", as_json=as_json, **{done: len(changed), "ids": changed})
+        ids_text = ", ".join(map(str, changed))
+        report = {words.done: len(changed), "ids": changed}
+        show_done(f"{words.done} {ids_text}", as_json=as_json, **report)
     if len(changed) < len(ids):
         raise typer.Exit(1)
 
