@@ -1,4 +1,4 @@
-"""The verbs of `AsyncRoost` that change queues and cron entries, or requeue discarded jobs."""
+"""The verbs of `AsyncRoost` that change queues, limits and cron, or requeue discarded jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from roost._client import admin_calls
 from roost._client.admin_calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
-from roost._client.calls import DatabaseCall
+from roost._client.calls import DatabaseCall, Task
 from roost._model.cron import CronEntry, Misfire, Overlap
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 from roost._model.registry import HandlerRegistry
@@ -69,6 +69,47 @@ class AsyncAdmin:
     async def resume_queue(self, queue: str) -> None:
         """Undo `pause_queue` and wake the workers."""
         await self._run(admin_calls.resume_queue(queue))
+
+    async def set_limit(
+        self,
+        task: Task,
+        *,
+        max_concurrency: int | None = None,
+        rate_per_minute: int | None = None,
+        conn: Any | None = None,
+    ) -> None:
+        """Set limits of a task for all workers, whatever their code declares.
+
+        For example:
+
+            await client.set_limit("send_sms", rate_per_minute=300)
+
+        Running workers apply it at once, and it stays over restarts and deploys until
+        `clear_limit`. A lower limit stops no running job. A cancel leaves it set or not. With
+        ``conn``, claims of the task wait until the transaction ends: commit soon.
+
+        :param task: the task's name or function. It may have no limit in code.
+        :param max_concurrency: the most jobs at once, ≥ 1; default: unchanged.
+        :param rate_per_minute: the most starts in any 60 seconds, ≥ 1; default: unchanged.
+        :param conn: as for `enqueue`.
+        :raises InvalidSettingError: a value is out of its range, or no limit was passed.
+        """
+        call = admin_calls.set_limit(
+            task,
+            self._registry,
+            max_concurrency=max_concurrency,
+            rate_per_minute=rate_per_minute,
+        )
+        await self._run(call, conn)
+
+    async def clear_limit(self, task: Task, *, conn: Any | None = None) -> bool:
+        """Undo `set_limit`: the limits of the task are again those that the code declares.
+
+        :param task: the task's name or function.
+        :param conn: as for `enqueue`.
+        :returns: ``False`` if no limit was set.
+        """
+        return await self._run(admin_calls.clear_limit(task, self._registry), conn)
 
     async def add_cron(
         self,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from pydantic import BaseModel
 
-from roost._client import admin_calls, calls
+from roost._client import calls
 from roost._client.admin import AsyncAdmin
 from roost._client.doctor import examine
 from roost._client.enqueued import enqueued
@@ -284,47 +284,6 @@ class AsyncRoost(AsyncReading, AsyncAdmin, AsyncSteering):
                 self._registry, inserts, on_conflict=on_conflict, carrier=send.carrier
             )
             return [] if call is None else await self._run(call, conn, transactional=transactional)
-
-    async def set_limit(
-        self,
-        task: calls.Task,
-        *,
-        max_concurrency: int | None = None,
-        rate_per_minute: int | None = None,
-        conn: Any | None = None,
-    ) -> None:
-        """Set limits of a task for all workers, whatever their code declares.
-
-        For example:
-
-            await client.set_limit("send_sms", rate_per_minute=300)
-
-        Running workers apply it at once, and it stays over restarts and deploys until
-        `clear_limit`. A lower limit stops no running job. A cancel leaves it set or not. With
-        ``conn``, claims of the task wait until the transaction ends: commit soon.
-
-        :param task: the task's name or function. It may have no limit in code.
-        :param max_concurrency: the most jobs at once, ≥ 1; default: unchanged.
-        :param rate_per_minute: the most starts in any 60 seconds, ≥ 1; default: unchanged.
-        :param conn: as for `enqueue`.
-        :raises InvalidSettingError: a value is out of its range, or no limit was passed.
-        """
-        call = admin_calls.set_limit(
-            task,
-            self._registry,
-            max_concurrency=max_concurrency,
-            rate_per_minute=rate_per_minute,
-        )
-        await self._run(call, conn)
-
-    async def clear_limit(self, task: calls.Task, *, conn: Any | None = None) -> bool:
-        """Undo `set_limit`: the limits of the task are again those that the code declares.
-
-        :param task: the task's name or function.
-        :param conn: as for `enqueue`.
-        :returns: ``False`` if no limit was set.
-        """
-        return await self._run(admin_calls.clear_limit(task, self._registry), conn)
 
     async def complete_current_job(self, conn: Any, *, result: object = None) -> None:
         """Complete the running job in the handler's transaction, together with its effects.
