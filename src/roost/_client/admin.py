@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 import anyio
 from pydantic import BaseModel
 
-from roost._client import admin_calls
+from roost._client import admin_calls, calls
 from roost._client.admin_calls import FIRST_PAUSE_DELAY, MAX_PAUSE_DELAY, PAUSE_TIMEOUT
-from roost._client.calls import DatabaseCall, Task
 from roost._model.cron import CronEntry, Misfire, Overlap
 from roost._model.job import DEFAULT_MAX_ATTEMPTS, DEFAULT_PRIORITY, DEFAULT_QUEUE
 from roost._model.registry import HandlerRegistry
@@ -25,7 +24,7 @@ class AsyncAdmin:
     _registry: HandlerRegistry
 
     async def _run(
-        self, call: DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
+        self, call: calls.DatabaseCall[T], conn: Any | None = None, *, transactional: bool = True
     ) -> T:
         raise NotImplementedError
 
@@ -72,7 +71,7 @@ class AsyncAdmin:
 
     async def set_limit(
         self,
-        task: Task,
+        task: calls.Task,
         *,
         max_concurrency: int | None = None,
         rate_per_minute: int | None = None,
@@ -102,7 +101,7 @@ class AsyncAdmin:
         )
         await self._run(call, conn)
 
-    async def clear_limit(self, task: Task, *, conn: Any | None = None) -> bool:
+    async def clear_limit(self, task: calls.Task, *, conn: Any | None = None) -> bool:
         """Undo `set_limit`: the limits of the task are again those that the code declares.
 
         :param task: the task's name or function.
