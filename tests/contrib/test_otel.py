@@ -9,6 +9,8 @@ import fastapi
 import httpx
 import psycopg
 import pytest
+from opentelemetry import propagate
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
@@ -54,11 +56,11 @@ async def test_a_request_its_enqueue_and_the_run_are_one_trace(
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as browser:
             job_id = (await browser.post("/greetings/ada")).json()["job"]
         await client.wait_for(job_id)
-        await eventually(lambda: len(spans.named("process greet")) == 1)
+        await eventually(lambda: len(spans.named("process mail")) == 1)
 
     request, send, wait, process, inner = map(
         spans.one,
-        ("POST /greetings", "send mail/greet", "wait mail", "process greet", "in the handler"),
+        ("POST /greetings", "send mail", "wait mail", "process mail", "in the handler"),
     )
     assert len({context_of(span).trace_id for span in (request, send, process, inner)}) == 1
     assert parent_of(send) == id_of(request)
@@ -110,7 +112,7 @@ async def test_the_wait_ends_where_the_run_begins(
         job_id, "inserted_at = now() - interval '1 h', scheduled_at = now() - '5 s'::interval"
     )
     await make_worker().run_once()
-    wait, process = spans.one("wait default"), spans.one("process late")
+    wait, process = spans.one("wait default"), spans.one("process default", "late")
     assert wait.end_time == process.start_time
     assert wait.start_time is not None
     assert wait.end_time is not None
@@ -178,7 +180,7 @@ async def test_a_cron_job_that_is_run_now_is_in_the_callers_trace(
     await client.add_cron("nightly", "0 3 * * *", "report", queue="reports")
     with spans.inside("caller"):
         job_id = await client.run_cron_now("nightly")
-    send = spans.one("send reports/report" if declared else "send")
+    send = spans.one("send reports" if declared else "send")
     assert parent_of(send) == id_of(spans.one("caller"))
     assert carrier(table, job_id)["traceparent"][36:52] == f"{id_of(send):016x}"
     assert table.get(job_id).metadata["cron"] == "nightly"
@@ -193,10 +195,10 @@ async def test_a_bulk_is_one_span_and_the_parent_of_all_runs(
 
     await client.enqueue_many([JobInsert("work", {"n": n}, queue="bulk") for n in range(5)])
     await make_worker(queues=["bulk"]).run_once()
-    send = spans.one("send bulk/work")
+    send = spans.one("send bulk", "work")
     assert attributes(send)["messaging.batch.message_count"] == 5
     assert "messaging.message.id" not in attributes(send)
-    runs = spans.named("process work")
+    runs = spans.named("process bulk", "work")
     assert [parent_of(span) for span in runs] == [id_of(send)] * 5
 
 
@@ -220,7 +222,7 @@ async def test_a_queue_that_the_database_chooses_is_not_named(
     spans: Spans, client: AsyncRoost
 ) -> None:
     await client.enqueue("a_task_of_other_code")
-    assert "messaging.destination.name" not in attributes(spans.one("send a_task_of_other_code"))
+    assert "messaging.destination.name" not in attributes(spans.one("send", "a_task_of_other_code"))
 
 
 async def test_an_enqueue_that_fails_is_an_error_of_its_span(
@@ -228,9 +230,14 @@ async def test_an_enqueue_that_fails_is_an_error_of_its_span(
 ) -> None:
     with pytest.raises(Exception, match="can't be stored"):
         await client.enqueue("work", args={"n": float("nan")}, queue="mail")
-    send = spans.one("send mail/work")
+    send = spans.one("send mail", "work")
     assert send.status.status_code is StatusCode.ERROR
-    assert attributes(send)["error.type"] == "InvalidJobError"
+    assert attributes(send)["error.type"] == "roost.InvalidJobError"
+    [event] = send.events
+    recorded = dict(event.attributes or {})
+    assert (event.name, recorded["exception.type"]) == ("exception", "roost.InvalidJobError")
+    assert "can't be stored" in str(recorded["exception.message"])
+    assert "in encode" in str(recorded["exception.stacktrace"])
 
 
 async def test_a_cancelled_enqueue_ends_its_span(
@@ -244,9 +251,12 @@ async def test_a_cancelled_enqueue_ends_its_span(
     finally:
         table.script("rollback")
     assert scope.cancelled_caught
-    send = spans.one("send mail/waits")
+    send = spans.one("send mail", "waits")
     assert send.status.status_code is StatusCode.ERROR
-    assert attributes(send)["error.type"] in ("CancelledError", "Cancelled")
+    assert attributes(send)["error.type"] in (
+        "asyncio.exceptions.CancelledError",
+        "trio.Cancelled",
+    )
 
 
 async def test_a_carrier_that_the_caller_passes_is_kept_and_linked(
@@ -262,10 +272,70 @@ async def test_a_carrier_that_the_caller_passes_is_kept_and_linked(
 
     job_id = await client.enqueue(work, metadata={"otel": {"traceparent": CALLER}, "tenant": 7})
     assert table.get(job_id).metadata == {"otel": {"traceparent": CALLER}, "tenant": 7}
-    [link] = spans.one("send default/work").links
+    [link] = spans.one("send default", "work").links
     assert f"{link.context.span_id:016x}" == CALLER[36:52]
     await make_worker().run_once()
-    assert f"{parent_of(spans.one('process work')):016x}" == CALLER[36:52]
+    assert f"{parent_of(spans.one('process default')):016x}" == CALLER[36:52]
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+@pytest.mark.parametrize(
+    ("passed", "kept"),
+    [
+        ("text", {}),
+        (None, {}),
+        ([1], {}),
+        ({}, {}),
+        ({"traceparent": "00-junk"}, {}),
+        ({"traceparent": 5, "baggage": "tenant=acme"}, {"baggage": "tenant=acme"}),
+    ],
+)
+async def test_a_carrier_that_names_no_span_does_not_end_the_trace(
+    passed: object,
+    kept: dict[str, str],
+    bulk: bool,
+    spans: Spans,
+    client: AsyncRoost,
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None:
+        pass
+
+    metadata = {"otel": passed, "tenant": 7}
+    if bulk:
+        await client.enqueue_many([JobInsert("work", metadata=metadata)] * 2)
+    else:
+        await client.enqueue(work, metadata=metadata)
+    await make_worker().run_once()
+    send = spans.one("send default")
+    runs = spans.named("process default")
+    assert [parent_of(span) for span in runs] == [id_of(send)] * (2 if bulk else 1)
+    [stored] = table.rows("select distinct metadata from roost.jobs")[0]
+    traceparent = stored["otel"].pop("traceparent")
+    assert traceparent[36:52] == f"{id_of(send):016x}"
+    assert stored == {"otel": kept, "tenant": 7}
+    assert metadata == {"otel": passed, "tenant": 7}
+    assert not send.links
+
+
+async def test_a_traceparent_is_read_whatever_the_worker_propagates(
+    spans: Spans,
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None:
+        pass
+
+    monkeypatch.setattr(propagate, "propagator", W3CBaggagePropagator())
+    table.add("work", metadata={"otel": {"traceparent": CALLER, "baggage": "tenant=acme"}})
+    await make_worker().run_once()
+    assert f"{parent_of(spans.one('process default')):016x}" == CALLER[36:52]
 
 
 async def test_sql_carries_what_the_caller_passes(
@@ -280,7 +350,7 @@ async def test_sql_carries_what_the_caller_passes(
         f'{{"otel": {{"traceparent": "{CALLER}"}}}}',
     )
     await make_worker().run_once()
-    assert f"{parent_of(spans.one('process work')):016x}" == CALLER[36:52]
+    assert f"{parent_of(spans.one('process default')):016x}" == CALLER[36:52]
 
 
 async def test_a_job_without_a_carrier_that_can_be_read_begins_a_trace_of_its_own(
@@ -301,7 +371,7 @@ async def test_a_job_without_a_carrier_that_can_be_read_begins_a_trace_of_its_ow
     table.change(table.add("work"), f"metadata = ('{{\"otel\": ' || {deep} || '}}')::jsonb")
     with spans.inside("the application that runs the worker"):
         await make_worker().run_once()
-    runs = spans.named("process work")
+    runs = spans.named("process default", "work")
     assert [span.parent for span in runs] == [None] * 5
     assert len({context_of(span).trace_id for span in runs}) == 5
     assert table.states() == {"completed": 5}

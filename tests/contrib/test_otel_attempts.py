@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import pytest
@@ -30,6 +30,7 @@ from roost import (
     HandlerRegistry,
     Hooks,
     JobInsert,
+    RetryJob,
     Roost,
     SnoozeJob,
     Worker,
@@ -57,8 +58,8 @@ async def test_a_retry_is_a_new_span_linked_to_the_first_attempt(
     job_id = await client.enqueue(fails)
     while table.get(job_id).state != "discarded":
         await make_worker().run_once()
-    first, second, third = spans.named("process fails")
-    send = spans.one("send default/fails")
+    first, second, third = spans.named("process default", "fails")
+    send = spans.one("send default", "fails")
     assert [parent_of(span) for span in (first, second, third)] == [id_of(send)] * 3
     assert [len(span.links) for span in (first, second, third)] == [0, 1, 1]
     for later in (second, third):
@@ -80,7 +81,7 @@ async def test_retries_of_an_untraced_enqueue_are_in_the_trace_of_the_first_atte
     job_id = table.add("fails", max_attempts=3)
     while table.get(job_id).state != "discarded":
         await make_worker().run_once()
-    first, second, third = spans.named("process fails")
+    first, second, third = spans.named("process default", "fails")
     assert first.parent is None
     assert parent_of(second) == parent_of(third) == id_of(first)
     assert second.links[0].context.span_id == third.links[0].context.span_id == id_of(first)
@@ -96,7 +97,7 @@ async def test_an_exception_is_recorded_once(
 
     await client.enqueue(fails)
     await make_worker().run_once()
-    span = spans.one("process fails")
+    span = spans.one("process default", "fails")
     [event] = span.events
     assert event.name == "exception"
     recorded = dict(event.attributes or {})
@@ -108,12 +109,69 @@ async def test_an_exception_is_recorded_once(
     assert span.status.description == "ValueError: oh no: why"
 
 
+class ApplicationError(Exception):
+    """An error that is no built-in one."""
+
+
+def fails_in_its_process(how: str) -> None:
+    """Raise an error: run as a job."""
+    if how == "decides":
+        raise DiscardJob("hopeless")
+    raise ApplicationError(f"failed: {how}")
+
+
+@pytest.mark.parametrize("run_in", ["thread", "process"])
+async def test_an_error_is_named_with_its_module(
+    run_in: Literal["thread", "process"],
+    spans: Spans,
+    client: AsyncRoost,
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+) -> None:
+    decorate = job("fails", registry=registry, run_in=run_in, max_attempts=1)
+    decorate(fails_in_its_process)
+    ids = [await client.enqueue("fails", args={"how": how}) for how in ("decides", "badly")]
+    await make_worker(concurrency=1).run_once()
+    decides, fails = spans.named("process default")
+    assert attributes(decides)["error.type"] == "roost.DiscardJob"
+    kind = f"{ApplicationError.__module__}.ApplicationError"
+    assert attributes(fails)["error.type"] == kind
+    [event] = fails.events
+    recorded = dict(event.attributes or {})
+    assert recorded["exception.type"] == kind
+    assert recorded["exception.message"] == "failed: badly"
+    assert "in fails_in_its_process" in str(recorded["exception.stacktrace"])
+    assert fails.status.description == "ApplicationError: failed: badly"
+    # The error record is for people, and keeps the short name.
+    assert table.get(ids[1]).errors[0]["error"] == "ApplicationError: failed: badly"
+
+
+async def test_a_retry_that_the_handler_asks_for_is_no_error(
+    spans: Spans, client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
+) -> None:
+    @job("asks", registry=registry, max_attempts=2)
+    async def asks() -> None:
+        raise RetryJob("not yet", in_=0)
+
+    await client.enqueue(asks)
+    await make_worker().run_once()
+    await make_worker().run_once()
+    first, last = spans.named("process default")
+    assert attributes(first)["roost.outcome"] == "retried"
+    assert "error.type" not in attributes(first)
+    assert (first.status.status_code, list(first.events)) == (StatusCode.UNSET, [])
+    # The job has failed now.
+    assert attributes(last)["error.type"] == "roost.RetryJob"
+    assert last.status.status_code is StatusCode.ERROR
+
+
 @pytest.mark.parametrize(
     ("raises", "outcome", "error_type"),
     [
         (SnoozeJob(60), "snoozed", None),
         (CancelJob("not wanted"), "cancelled", None),
-        (DiscardJob("hopeless"), "discarded", "DiscardJob"),
+        (DiscardJob("hopeless"), "discarded", "roost.DiscardJob"),
     ],
 )
 async def test_what_a_handler_decides_is_the_outcome(
@@ -131,7 +189,7 @@ async def test_what_a_handler_decides_is_the_outcome(
 
     await client.enqueue(decides)
     await make_worker().run_once()
-    span = spans.one("process decides")
+    span = spans.one("process default", "decides")
     assert attributes(span)["roost.outcome"] == outcome
     assert attributes(span).get("error.type") == error_type
     assert len(span.events) == (error_type is not None)
@@ -161,10 +219,13 @@ async def test_a_timeout_is_an_error_and_a_users_cancel_is_none(
         unwanted = await client.enqueue(cancelled)
         await started.wait()
         await client.cancel(unwanted)
-        await eventually(lambda: len(spans.named("process slow")) == 1)
-        await eventually(lambda: len(spans.named("process cancelled")) == 1)
-    timed_out, stopped = spans.one("process slow"), spans.one("process cancelled")
-    assert attributes(timed_out)["error.type"] == "JobTimeoutError"
+        await eventually(lambda: len(spans.named("process default", "slow")) == 1)
+        await eventually(lambda: len(spans.named("process default", "cancelled")) == 1)
+    timed_out, stopped = (
+        spans.one("process default", "slow"),
+        spans.one("process default", "cancelled"),
+    )
+    assert attributes(timed_out)["error.type"] == "roost.JobTimeoutError"
     assert timed_out.status.status_code is StatusCode.ERROR
     assert attributes(stopped)["roost.outcome"] == "cancelled"
     assert (stopped.status.status_code, list(stopped.events)) == (StatusCode.UNSET, [])
@@ -183,7 +244,7 @@ async def test_a_job_that_the_stop_interrupts_is_released_without_an_error(
     async with working(make_worker(shutdown_timeout=0)):
         await client.enqueue(long)
         await started.wait()
-    span = spans.one("process long")
+    span = spans.one("process default", "long")
     assert attributes(span)["roost.outcome"] == "released"
     assert span.status.status_code is StatusCode.UNSET
 
@@ -209,7 +270,7 @@ async def test_the_span_is_current_in_threads_and_hooks(
 
     await client.enqueue(thread)
     await make_worker(hooks=Hooks(before_job, after_job)).run_once()
-    own = id_of(spans.one("process thread"))
+    own = id_of(spans.one("process default", "thread"))
     assert seen == {"thread": own, "before": own, "after": own}
 
 
@@ -238,9 +299,9 @@ async def test_a_process_continues_the_trace(
     ids = [await client.enqueue(current_span), await client.enqueue(enqueues, args={"dsn": dsn})]
     await make_worker(concurrency=1).run_once()
     [seen, next_id] = [table.get(job_id).result for job_id in ids]
-    own = context_of(spans.one("process current_span"))
+    own = context_of(spans.one("process default", "current_span"))
     assert seen == [own.trace_id, own.span_id]
-    parent = id_of(spans.one("process enqueues"))
+    parent = id_of(spans.one("process default", "enqueues"))
     assert next_id is not None
     assert carrier(table, next_id)["traceparent"][36:52] == f"{parent:016x}"
 
@@ -422,7 +483,11 @@ async def test_metrics_count_what_is_enqueued_and_run(
         (shown["messaging.destination.name"], shown.get("error.type")): point.value
         for shown, point in found["messaging.client.sent.messages"]
     }
-    assert sent == {("mail", None): 3, ("default", None): 2, ("default", "InvalidJobError"): 1}
+    assert sent == {
+        ("mail", None): 3,
+        ("default", None): 2,
+        ("default", "roost.InvalidJobError"): 1,
+    }
     for shown, point in found["messaging.client.operation.duration"]:
         assert shown.items() >= (common | {"messaging.operation.type": "send"}).items()
         assert point.count == 1

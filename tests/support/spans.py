@@ -20,13 +20,17 @@ class Spans:
         self.provider = TracerProvider()
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 
-    def named(self, name: str) -> list[ReadableSpan]:
-        """Return the spans of this name, in the order of their ends."""
-        return [span for span in self.exporter.get_finished_spans() if span.name == name]
+    def named(self, name: str, task: str | None = None) -> list[ReadableSpan]:
+        """Return the spans of this name, and of this task if given, in the order of their ends."""
+        return [
+            span
+            for span in self.exporter.get_finished_spans()
+            if span.name == name and task in (None, attributes(span).get("roost.task"))
+        ]
 
-    def one(self, name: str) -> ReadableSpan:
-        """Return the only span of this name."""
-        [span] = self.named(name)
+    def one(self, name: str, task: str | None = None) -> ReadableSpan:
+        """Return the only span of this name, and of this task if given."""
+        [span] = self.named(name, task)
         return span
 
     def inside(self, name: str) -> AbstractContextManager[trace.Span]:

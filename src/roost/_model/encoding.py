@@ -13,7 +13,7 @@ from roost._model.codec import EncodingError, encode
 from roost._model.job import DEFAULT_UNIQUE_WHILE, JobInsert, checked_columns, is_default
 from roost._model.limits import limit_key_of
 from roost._model.registry import PUBLISHED, Handler, HandlerRegistry
-from roost._model.telemetry import CARRIER, NO_CARRIER
+from roost._model.telemetry import NO_CARRIER, add_carrier
 from roost._model.unique import as_seconds, has_unique_options, unique_options
 from roost._model.validate import DEFAULT_MAX_ARGS_BYTES, MAX_KEY, as_utc, check_name
 from roost.exceptions import InvalidJobError
@@ -65,7 +65,7 @@ def _encode_homogeneous(
     try:
         common = _record(attrs.evolve(first, args=None, unique_key=None), registry)
         del common["args"]
-        _add_carrier(common, carrier)
+        add_carrier(common, carrier)
         args, keys = [], []
         for job in jobs:
             if not _is_like(job, first):
@@ -158,15 +158,15 @@ def encode_jobs(
 
     :param registry: has the models of the tasks' handlers. A model that is passed as args must be
         read back equal by the handler's model.
-    :param carrier: the headers of a trace. They are put into the metadata of each job that has none
-        yet, and don't count for its size.
+    :param carrier: the headers of a trace. They are put into the metadata of each job that names no
+        span yet, and don't count for its size.
     :raises InvalidJobError: a value can't be stored. The message names it, and the job's position
         if there are several.
     """
     records = []
     for index, job in enumerate(jobs):
         try:
-            records.append(_add_carrier(_record(job, registry), carrier))
+            records.append(add_carrier(_record(job, registry), carrier))
         except InvalidJobError as error:
             raise (_in_batch(error, index) if len(jobs) > 1 else error) from error.__cause__
     try:
@@ -228,12 +228,6 @@ def _record(job: JobInsert, registry: HandlerRegistry | None) -> dict[str, Any]:
     limit_by = limit_function(job.task, registry)
     if limit_by is not None:
         record["limit_key"] = limit_key_of(job.task, limit_by, record["args"])
-    return record
-
-
-def _add_carrier(record: dict[str, Any], carrier: Mapping[str, str]) -> dict[str, Any]:
-    if carrier:
-        record["metadata"] = {CARRIER: carrier} | (record.get("metadata") or {})
     return record
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import attrs
 
 from roost._model.codec import decode
 from roost._model.cron import CronEntry
+from roost._model.failures import handler_decision
 from roost._model.job import JobInsert, is_default
+from roost._model.verdict import Ending, Raised, TimedOut, error_record, qualified_name
+from roost.exceptions import JobTimeoutError
 
 CARRIER: Final = "otel"
 """The key of a job's metadata that holds the headers of its trace, such as ``traceparent``.
@@ -25,6 +28,8 @@ NO_CARRIER: Final[Mapping[str, str]] = {}
 """The headers of no trace."""
 TRACEPARENT: Final = "traceparent"
 """The key of an error record that names the span of its attempt."""
+OTHER: Final = "_OTHER"
+"""The kind of an error whose class is not known, as OpenTelemetry names it."""
 
 
 @attrs.frozen
@@ -78,6 +83,48 @@ class Started:
     first_span: str | None
 
 
+@attrs.frozen
+class Failure:
+    """The error of an attempt or of a call.
+
+    :param kind: its class, as ``module.Class``; `OTHER`: not known.
+    :param error: as in an error record: the name of the class, and the message if there is one.
+    :param trace: the traceback; empty: not known.
+    """
+
+    kind: str
+    error: str
+    trace: str
+
+    @property
+    def message(self) -> str:
+        """The message without the name of the class."""
+        return self.error.partition(": ")[2]
+
+
+def failure_of(ending: Ending, record: Mapping[str, str]) -> Failure:
+    """Return what an instrumentation is told of a failed attempt.
+
+    :param record: the attempt's error record.
+    """
+    match ending:
+        case TimedOut():
+            kind = qualified_name(JobTimeoutError)
+        case Raised():
+            told = handler_decision(ending.error) or ending.error
+            kind = ending.kind or qualified_name(type(told))
+        case _:
+            kind = OTHER
+    return Failure(kind, record["error"], record["trace"])
+
+
+def failure_from(error: BaseException) -> Failure:
+    """Return what an instrumentation is told of an error."""
+    record = error_record(error)
+    told = handler_decision(error) or error
+    return Failure(qualified_name(type(told)), record["error"], record["trace"])
+
+
 class Send(Protocol):
     """A call of a client that enqueues jobs."""
 
@@ -105,12 +152,13 @@ class Attempt(Protocol):
     def in_process(self) -> Callable[[], object] | None:
         """Return a picklable function that a handler's own process calls before the handler."""
 
-    def ended(self, outcome: str, error: Mapping[str, str] | None) -> None:
+    def ended(self, outcome: str, failure: Failure | None) -> None:
         """Record the end.
 
         :param outcome: how it ended, one of `roost._model.tally.Outcome`, or ``"abandoned"``: its
             thread does not end.
-        :param error: the error record, if the attempt failed.
+        :param failure: the error, if the attempt has an error record; ``None``, too, if the handler
+            asked for the retry.
         """
 
 
@@ -122,6 +170,9 @@ class Instrumentation(Protocol):
 
     def start(self, started: Started) -> Attempt | None:
         """Begin an attempt, in the context of its task; ``None``: it can't be recorded."""
+
+    def names_span(self, carrier: object) -> bool:
+        """Return whether this is a carrier from which a span can be read."""
 
 
 class _NotSent:
@@ -192,9 +243,35 @@ def carrier_of(metadata: str | None) -> Mapping[str, str]:
 
 def _carrier_in(metadata: object) -> list[Mapping[str, str]]:
     carrier = metadata.get(CARRIER) if isinstance(metadata, dict) else None
+    return [headers_in(carrier)] if isinstance(carrier, dict) else []
+
+
+def headers_in(carrier: object) -> Mapping[str, str]:
+    """Return what can be headers; empty if the carrier is no dict."""
     if not isinstance(carrier, dict):
-        return []
-    return [{name: value for name, value in carrier.items() if isinstance(value, str)}]
+        return NO_CARRIER
+    return {
+        name: value
+        for name, value in carrier.items()
+        if isinstance(name, str) and isinstance(value, str)
+    }
+
+
+def add_carrier(record: dict[str, Any], carrier: Mapping[str, str]) -> dict[str, Any]:
+    """Put the headers of a trace into the metadata of an encoded job.
+
+    A carrier that the caller has passed is kept if a span can be read from it. Anything else under
+    the key would cut the job off its trace: the headers are added to a dict, and replace the rest.
+    """
+    if carrier:
+        metadata = record.get("metadata") or {}
+        own = metadata.get(CARRIER)
+        if own is None:
+            record["metadata"] = {**metadata, CARRIER: carrier}
+        elif active is None or not active.names_span(own):
+            headers = {**own, **carrier} if isinstance(own, dict) else carrier
+            record["metadata"] = {**metadata, CARRIER: headers}
+    return record
 
 
 def first_span_of(errors: str | None) -> str | None:

@@ -55,11 +55,13 @@ class Raised:
 
     :param record: the error's record; ``None``: it is still to be made.
     :param permanent: whether another attempt would be useless; ``None``: the task's rules decide.
+    :param kind: the class of the error in another process, as of `qualified_name`.
     """
 
     error: BaseException
     record: dict[str, str] | None = None
     permanent: bool | None = None
+    kind: str | None = None
 
 
 class RemoteError(Exception):
@@ -241,6 +243,21 @@ def _kind_of(value: object) -> str:
     """Return the name of the value's class, even if a metaclass overrides it."""
     name: str = type.__dict__["__qualname__"].__get__(type(value))
     return name
+
+
+def qualified_name(kind: type) -> str:
+    """Return ``module.Class``, without the module for built-in classes.
+
+    It can be stored, even if the class has a strange name or module.
+    """
+    name = type.__dict__["__qualname__"].__get__(kind)
+    try:
+        module = type.__dict__["__module__"].__get__(kind)
+    except AttributeError:  # it was deleted
+        module = None
+    if isinstance(module, str) and module != "builtins":
+        name = f"{module}.{name}"
+    return sanitize(name, MAX_ERROR_CHARS)
 
 
 def sanitize(text: str, maximum: int, *, keep_end: bool = False) -> str:

@@ -29,6 +29,7 @@ from roost._model.job import Job
 from roost._model.job_metadata import encoded_changes
 from roost._model.logs import StructuredLogger
 from roost._model.registry import Handler
+from roost._model.telemetry import OTHER
 from roost._model.verdict import (
     MAX_ERROR_CHARS,
     MAX_TRACE_CHARS,
@@ -342,10 +343,13 @@ def _ending(answer: Any) -> Ending:
         case {"error": {"error": str(text), "trace": str(trace)}}:
             trace = sanitize(trace, MAX_TRACE_CHARS, keep_end=True)
             record = {"error": sanitize(text, MAX_ERROR_CHARS), "trace": trace}
+            kind = answer.get("kind")
+            kind = sanitize(kind, MAX_ERROR_CHARS) if isinstance(kind, str) else OTHER
             decision = _decision(answer)
             if decision is not None:
-                return Raised(decision, record)
-            return Raised(RemoteError(record["error"]), record, answer.get("permanent") is True)
+                return Raised(decision, record, kind=kind)
+            permanent = answer.get("permanent") is True
+            return Raised(RemoteError(record["error"]), record, permanent, kind)
         case _:
             return Raised(HandlerProcessError("the process of the handler gave no known answer"))
 

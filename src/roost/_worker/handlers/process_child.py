@@ -32,7 +32,13 @@ from roost._model.failures import FailureRules, handler_decision
 from roost._model.job import Job
 from roost._model.job_metadata import as_object, metadata_writer
 from roost._model.lazy import PLAIN_RESULTS, refuse_unawaited
-from roost._model.verdict import MAX_ERROR_CHARS, error_record, result_as_json, sanitize
+from roost._model.verdict import (
+    MAX_ERROR_CHARS,
+    error_record,
+    qualified_name,
+    result_as_json,
+    sanitize,
+)
 from roost._worker.handlers.current import current
 from roost.exceptions import (
     CancelJob,
@@ -150,7 +156,7 @@ def _as_json(answer: dict[str, Any]) -> bytes:
     try:
         return encode(answer).encode()
     except EncodingError as error:  # a wait that is no number, for instance
-        return encode({"error": error_record(error)}).encode()
+        return encode(_error_answer(error)).encode()
 
 
 def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
@@ -158,7 +164,7 @@ def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
     try:
         func, args, job, rules, trace = _Request(request, main_module).load()
     except BaseException as error:  # noqa: BLE001  (SystemExit would end the process unanswered)
-        return {"error": error_record(error)}
+        return _error_answer(error)
     try:
         # A copy for each call: no call sees the context variables of the one before.
         decimals = decimal.getcontext().copy()
@@ -167,22 +173,28 @@ def _run(request: bytes, main_module: dict[str, str]) -> dict[str, Any]:
         try:
             return _describe(error, rules)
         except BaseException as failure:  # noqa: BLE001  (the error's own code may raise)
-            return {"error": error_record(failure)}
+            return _error_answer(failure)
     if len(result) > MAX_ANSWER_BYTES // 2:
         note = f"{len(result):,} characters are more than a process may answer"
         result = encode({"roost.unserializable": note})
     return {"result": result}
 
 
+def _error_answer(error: BaseException) -> dict[str, Any]:
+    """Return the answer for an error, whatever it means for its job."""
+    kind = qualified_name(type(handler_decision(error) or error))
+    return {"error": error_record(error), "kind": kind}
+
+
 def _describe(error: BaseException, rules: FailureRules) -> dict[str, Any]:
     """Return the answer for an error of the handler."""
     match decision := handler_decision(error):
         case None:
-            return {"error": error_record(error), "permanent": rules.is_permanent(error)}
+            return _error_answer(error) | {"permanent": rules.is_permanent(error)}
         case SnoozeJob():
             return {"snooze": min(float(decision.seconds), MAX_DELAY)}
     reason = sanitize(decision.reason, MAX_ERROR_CHARS)
-    answer: dict[str, Any] = {"error": error_record(error)}
+    answer = _error_answer(error)
     match decision:
         case CancelJob():
             return answer | {"cancel": reason}

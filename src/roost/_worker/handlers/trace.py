@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from roost._model.failures import handler_decision
+from roost._model.states import Event
 from roost._model.telemetry import (
     NO_CARRIER,
     TRACEPARENT,
@@ -9,11 +11,14 @@ from roost._model.telemetry import (
     Instrumentation,
     Started,
     carrier_of,
+    failure_of,
     first_span_of,
 )
-from roost._model.verdict import Verdict
+from roost._model.verdict import Ending, Raised, Verdict
 from roost._ops.claim import ClaimedJob
 from roost._worker.running_job import RunningJob
+from roost._worker.statistics import OUTCOMES
+from roost.exceptions import RetryJob
 
 
 def begin_trace(running: RunningJob, instrumentation: Instrumentation) -> Attempt | None:
@@ -53,7 +58,26 @@ def with_traceparent(verdict: Verdict, running: RunningJob) -> Verdict:
     return verdict._replace(error=verdict.error | {TRACEPARENT: traceparent})
 
 
-def end_trace(running: RunningJob, outcome: str, verdict: Verdict | None = None) -> None:
-    """Record how the attempt ended."""
+def end_trace(running: RunningJob, outcome: str) -> None:
+    """Record how an attempt ended that is not settled."""
     if running.trace is not None:
-        running.trace.ended(outcome, None if verdict is None else verdict.error)
+        running.trace.ended(outcome, None)
+
+
+def end_settled_trace(running: RunningJob, ending: Ending, verdict: Verdict) -> None:
+    """Record how the attempt ended."""
+    if running.trace is None:
+        return
+    failure = None
+    if verdict.error is not None and not _is_retry_on_request(ending, verdict):
+        failure = failure_of(ending, verdict.error)
+    running.trace.ended(OUTCOMES[verdict.event], failure)
+
+
+def _is_retry_on_request(ending: Ending, verdict: Verdict) -> bool:
+    """Return whether the handler asked for the retry, which is then no error."""
+    return (
+        verdict.event is Event.RETRY
+        and isinstance(ending, Raised)
+        and isinstance(handler_decision(ending.error), RetryJob)
+    )

@@ -44,10 +44,14 @@ from roost._worker.handlers.hooks import HOOK_TIMEOUT, MAX_HANGING, HookCalls, H
 from roost._worker.handlers.job_metadata import WorkerMetadataWriter, write_rest
 from roost._worker.handlers.process import HandlerProcesses
 from roost._worker.handlers.task_guard import TaskGuard, guard_for_this_loop
-from roost._worker.handlers.trace import begin_trace, end_trace, with_traceparent
+from roost._worker.handlers.trace import (
+    begin_trace,
+    end_settled_trace,
+    end_trace,
+    with_traceparent,
+)
 from roost._worker.running_job import UNINTERRUPTIBLE_GRACE, Reason, RunningJob
 from roost._worker.state import WorkerState
-from roost._worker.statistics import OUTCOMES
 from roost.exceptions import DatabaseUnavailableError, InvalidArgsError
 
 logger = StructuredLogger("roost.worker.execute")
@@ -225,7 +229,7 @@ class ExecuteLane:
             if verdict.event is not Event.COMPLETE:
                 state.slots.failed += verdict.event in (Event.RETRY, Event.DISCARD)
                 log_unsuccessful(running, ending, verdict)
-            end_trace(running, OUTCOMES[verdict.event], verdict)
+            end_settled_trace(running, ending, verdict)
 
     def _replacement(self, ending: Ending, error: BaseException) -> Ending:
         """Return the ending to use if reading the original one raised ``error``."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from opentelemetry.metrics import Meter
 
 from roost._model.telemetry import Sent, Started
@@ -72,11 +70,3 @@ def _attributes(operation: str, queue: str | None, error_type: str | None = None
     if error_type is not None:
         attributes["error.type"] = error_type
     return attributes
-
-
-def error_type_of(error: Mapping[str, str] | None) -> str | None:
-    """Return the class of the error in a record; ``_OTHER``: the record names none."""
-    if error is None:
-        return None
-    kind = error["error"].partition(":")[0]
-    return kind if kind.replace(".", "").replace("<locals>", "").isidentifier() else "_OTHER"

@@ -25,10 +25,17 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from roost._model.telemetry import Attempt, Send, Sent, Started
-from roost._model.verdict import error_record
+from roost._model.telemetry import (
+    Attempt,
+    Failure,
+    Send,
+    Sent,
+    Started,
+    failure_from,
+    headers_in,
+)
 from roost.contrib.otel.guard import guard
-from roost.contrib.otel.measuring import Measures, error_type_of
+from roost.contrib.otel.measuring import Measures
 
 MAX_LINKS: Final = 128
 """Links of one span at most, as the SDK keeps them by default."""
@@ -56,6 +63,12 @@ class Tracing:
             return _Attempt(self._tracer, self._measures, started)
         return None
 
+    def names_span(self, carrier: object) -> bool:
+        """Return whether this is a carrier from which a span can be read."""
+        with guard:
+            return _span_in(headers_in(carrier)) is not None
+        return False
+
 
 class _Send:
     """A call of a client that enqueues jobs. Its span is the parent of the jobs' spans."""
@@ -69,14 +82,13 @@ class _Send:
         self._span: Span | None = None
         with guard:
             queue, task = sent.only_queue, sent.only_task
-            name = "/".join(part for part in (queue, task) if part is not None)
             attributes: dict[str, str | int] = _common("send", queue)
             if task is not None:
                 attributes["roost.task"] = task
             if sent.is_bulk:
                 attributes["messaging.batch.message_count"] = sent.jobs
             self._span = tracer.start_span(
-                f"send {name}".rstrip(),
+                "send" if queue is None else f"send {queue}",
                 kind=SpanKind.PRODUCER,
                 attributes=attributes,
                 links=[Link(one) for one in map(_span_in, sent.carriers[:MAX_LINKS]) if one],
@@ -98,18 +110,20 @@ class _Send:
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        record = None if exc_val is None else error_record(exc_val)
+        failure = None if exc_val is None else failure_from(exc_val)
         with guard:
             if self._token is not None:
                 context.detach(self._token)
             if self._span is not None:
                 if len(self.ids) == 1:
                     self._span.set_attribute("messaging.message.id", str(self.ids[0]))
-                _set_error(self._span, record)
+                if failure is not None:
+                    _record_failure(self._span, failure)
                 self._span.end()
         with guard:
             seconds = time.perf_counter() - self._began
-            self._measures.sent(self._sent, seconds, error_type_of(record))
+            kind = None if failure is None else failure.kind
+            self._measures.sent(self._sent, seconds, kind)
 
 
 class _Attempt:
@@ -120,7 +134,7 @@ class _Attempt:
         self._started = started
         self._began = time.perf_counter()
         now = time.time_ns()
-        parent = propagate.extract(started.carrier, context=Context())
+        parent = _context_in(started.carrier)
         first = _span_in({"traceparent": started.first_span}) if started.first_span else None
         is_sent = trace.get_current_span(parent).get_span_context().is_valid
         if first is not None and not is_sent:
@@ -145,7 +159,7 @@ class _Attempt:
             )
             waiting.end(now)
         self._span = tracer.start_span(
-            f"process {started.task}",
+            f"process {started.queue}",
             context=parent,
             kind=SpanKind.CONSUMER,
             attributes=_common("process", started.queue)
@@ -176,30 +190,21 @@ class _Attempt:
             propagate.inject(carrier, context=self._context)
         return partial(continue_trace, carrier)
 
-    def ended(self, outcome: str, error: Mapping[str, str] | None) -> None:
+    def ended(self, outcome: str, failure: Failure | None) -> None:
         """End the span."""
-        if outcome in LOST:
-            error = {"error": outcome, "trace": ""}
-        elif outcome not in FAILED:
-            error = None
+        kind = None
         with guard:
             self._span.set_attribute("roost.outcome", outcome)
-            if outcome in FAILED and error is not None:
-                # The record is bounded and can be read; the exception's own code may raise.
-                kind, _, message = error["error"].partition(": ")
-                self._span.add_event(
-                    "exception",
-                    {
-                        "exception.type": kind,
-                        "exception.message": message,
-                        "exception.stacktrace": error["trace"],
-                    },
-                )
-            _set_error(self._span, error)
+            if outcome in LOST:
+                kind = outcome
+                _set_error(self._span, kind, outcome)
+            elif outcome in FAILED and failure is not None:
+                kind = failure.kind
+                _record_failure(self._span, failure)
             self._span.end()
         with guard:
             seconds = time.perf_counter() - self._began
-            self._measures.ended(self._started, seconds, outcome, error_type_of(error))
+            self._measures.ended(self._started, seconds, outcome, kind)
 
 
 def _with_span(span: Span, base: Context) -> Context:
@@ -221,21 +226,39 @@ def _common(operation: str, queue: str | None) -> dict[str, str | int]:
     return attributes
 
 
-def _set_error(span: Span, error: Mapping[str, str] | None) -> None:
-    if error is not None:
-        span.set_attribute("error.type", error_type_of(error) or "_OTHER")
-        span.set_status(Status(StatusCode.ERROR, error["error"]))
+def _record_failure(span: Span, failure: Failure) -> None:
+    """Record an error. Its text is bounded; the exception's own code may raise, or block."""
+    span.add_event(
+        "exception",
+        {
+            "exception.type": failure.kind,
+            "exception.message": failure.message,
+            "exception.stacktrace": failure.trace,
+        },
+    )
+    _set_error(span, failure.kind, failure.error)
+
+
+def _set_error(span: Span, kind: str, description: str) -> None:
+    span.set_attribute("error.type", kind)
+    span.set_status(Status(StatusCode.ERROR, description))
 
 
 def _span_in(carrier: Mapping[str, str]) -> SpanContext | None:
-    """Return the span that the headers name, by the application's propagator or as ``traceparent``
-    of the W3C; ``None``: none.
+    """Return the span that the headers name; ``None``: none."""
+    found = trace.get_current_span(_context_in(carrier)).get_span_context()
+    return found if found.is_valid else None
+
+
+def _context_in(carrier: Mapping[str, str]) -> Context:
+    """Return the context that the headers name, by the application's propagator.
+
+    If that finds no span, by ``traceparent`` of the W3C, which other programs pass.
     """
-    for extract in (propagate.extract, TraceContextTextMapPropagator().extract):
-        found = trace.get_current_span(extract(carrier, context=Context())).get_span_context()
-        if found.is_valid:
-            return found
-    return None
+    found = propagate.extract(carrier, context=Context())
+    if trace.get_current_span(found).get_span_context().is_valid:
+        return found
+    return TraceContextTextMapPropagator().extract(carrier, context=found)
 
 
 def _storable(carrier: Mapping[str, str]) -> Mapping[str, str]:
