@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 INTERRUPTED = 130
@@ -36,6 +38,17 @@ def restore_sigint() -> None:
     """Undo `exit_on_sigint`."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def exiting_on_sigint() -> Iterator[None]:
+    """During imports of the command, exit as `exit_on_sigint` does."""
+    if is_command():
+        exit_on_sigint()
+    try:
+        yield
+    finally:
+        restore_sigint()
 
 
 def _exit(*_: object) -> None:

@@ -7,9 +7,6 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run this process's command line and exit: 0 success, 1 failure, 2 wrong usage."""
-    if _interrupt.is_command():
-        _interrupt.exit_on_sigint()
-    from roost.cli.app import main as command  # slow, so signals are handled before it
-
-    _interrupt.restore_sigint()
+    with _interrupt.exiting_on_sigint():
+        from roost.cli.app import main as command  # slow, so signals are handled before it
     command()

@@ -13,44 +13,76 @@ import typer
 
 from roost._interrupt import INTERRUPTED
 from roost._model.version import roost_version
-from roost.cli import cron, jobs, limits, queues, schema, tasks
-from roost.cli.bench import EPILOG as BENCH_EPILOG
-from roost.cli.bench import bench
-from roost.cli.demo import demo
-from roost.cli.dev import dev
-from roost.cli.doctor import EPILOG as DOCTOR_EPILOG
-from roost.cli.doctor import doctor
-from roost.cli.enqueue import EPILOG as ENQUEUE_EPILOG
-from roost.cli.enqueue import enqueue
-from roost.cli.health import EPILOG as HEALTH_EPILOG
-from roost.cli.health import health
-from roost.cli.output import examples, print_error
-from roost.cli.requeue import requeue
-from roost.cli.run import run
+from roost.cli.lazy import MARKUP, LazyCommand, LazyGroup
+from roost.cli.output import print_error
 from roost.cli.settings import Root
-from roost.cli.status import status
-from roost.cli.top import EPILOG as TOP_EPILOG
-from roost.cli.top import top
-from roost.cli.workers import workers
 from roost.exceptions import InvalidJobError, InvalidSettingError, RoostError
 
-RUN_EXAMPLES = examples(
-    "roost run -m shop.tasks",
-    "roost run -m shop.tasks -q web=8 -q bulk=2 --workers 2",
-    "roost run -m shop.app:worker --reload",
-)
 WRONG_CALL = 2
 DRIVERS = ("psycopg", "asyncpg")
 
 # Older versions of typer use click, newer ones have a copy of it.
 _UsageError = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
+COMMANDS = {
+    "run": LazyCommand("run:run", "Run a worker until a signal stops it."),
+    "init": LazyCommand(
+        "schema:init",
+        "Create Roost's schema or bring it up to date. Safe to repeat and to run several at once.",
+    ),
+    "demo": LazyCommand(
+        "demo:demo", "Run jobs, kill their worker in the middle, and check that none was lost."
+    ),
+    "dev": LazyCommand(
+        "dev:dev", "Run a worker for development, with a Postgres of its own and without a DSN."
+    ),
+    "doctor": LazyCommand(
+        "doctor:doctor",
+        "Examine the database, the workers and the queues. Exit with 1 if there is trouble.",
+    ),
+    "bench": LazyCommand(
+        "bench:bench",
+        "Measure this database and machine: enqueue, run, and the time from enqueue to start.",
+    ),
+    "health": LazyCommand(
+        "health:health",
+        "Check a worker, for probes that run a command. Exit codes: 0 healthy, 1 not, 2 wrong "
+        "call.",
+    ),
+    "top": LazyCommand(
+        "top:top", "Show the queues, the running jobs and the newest failures, live."
+    ),
+    "status": LazyCommand(
+        "status:status",
+        "Show the queues, the workers, and how many attempts ended in the last minute, hour and "
+        "day.",
+    ),
+    "enqueue": LazyCommand("enqueue:enqueue", "Enqueue a job."),
+    "requeue": LazyCommand(
+        "requeue:requeue",
+        "Make all discarded jobs available again, of a queue or a task, after counting and asking.",
+    ),
+    "workers": LazyCommand("workers:workers", "List the workers, as of their last heartbeat."),
+    "jobs": LazyCommand("jobs:app", "List, show, explain, retry, cancel and delete jobs."),
+    "queue": LazyCommand("queues:app", "List, pause and resume queues."),
+    "limit": LazyCommand("limits:app", "List, set and clear the limits of tasks."),
+    "tasks": LazyCommand("tasks:app", "List tasks, or export what they take."),
+    "cron": LazyCommand("cron:app", "List, add, remove, pause, resume and run cron entries."),
+    "migrate": LazyCommand("schema:migrate", "Apply, undo, list and print migrations."),
+}
+"""All commands, in the order of the help. A module is imported when its command is invoked."""
+
+
+class _Commands(LazyGroup, Root):
+    table = COMMANDS
+
+
 app = typer.Typer(
     name="roost",
-    cls=Root,
+    cls=_Commands,
     help="A background job queue for asyncio and trio whose only infrastructure is Postgres.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
+    rich_markup_mode=MARKUP,
     # Rich tracebacks show the values of variables, such as a DSN with its password.
     pretty_exceptions_enable=False,
 )
@@ -83,26 +115,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-app.command(epilog=RUN_EXAMPLES)(run)
-app.command()(schema.init)
-app.command()(demo)
-app.command(epilog=examples("roost dev -m shop.tasks"))(dev)
-app.command(epilog=DOCTOR_EPILOG)(doctor)
-app.command(epilog=BENCH_EPILOG)(bench)
-app.command(epilog=HEALTH_EPILOG)(health)
-app.command(epilog=TOP_EPILOG)(top)
-app.command(epilog=examples("roost status", "roost status --json"))(status)
-app.command(epilog=ENQUEUE_EPILOG)(enqueue)
-app.command(epilog=examples("roost requeue --discarded --queue mail"))(requeue)
-app.command(epilog=examples("roost workers", "roost workers --json"))(workers)
-app.add_typer(jobs.app, name="jobs")
-app.add_typer(queues.app, name="queue")
-app.add_typer(limits.app, name="limit")
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(cron.app, name="cron")
-app.add_typer(schema.migrate, name="migrate")
 
 
 def main() -> None:

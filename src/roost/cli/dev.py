@@ -17,13 +17,15 @@ from roost.cli.backend import check_backend
 from roost.cli.dev_database import DATA_DIR
 from roost.cli.logs import configure
 from roost.cli.options import DSN_VARIABLES, takes_options_of
-from roost.cli.output import print_warning
+from roost.cli.output import examples, print_warning
 from roost.cli.processes import exit_after
 from roost.cli.reload import Reloader, check_reload, module_folders
 from roost.cli.run import run
 from roost.cli.shutdown import stop_signals
 from roost.cli.worker_process import same_command
 from roost.embedded import Server, server
+
+EPILOG = examples("roost dev -m shop.tasks")
 
 
 @takes_options_of(run, without={"dsn", "once", "workers", "reload", "supervised"})

@@ -16,7 +16,6 @@ from typing import Annotated, Any, NoReturn, TypeAlias, TypeVar
 
 import attrs
 import typer
-from pydantic import BaseModel
 from rich.cells import cell_len, set_cell_size
 
 from roost.exceptions import InvalidSettingError
@@ -152,7 +151,7 @@ def as_plain(value: Any) -> Any:
 
 
 def _field_names(value: Any) -> list[str]:
-    if isinstance(value, BaseModel):
+    if hasattr(type(value), "model_fields"):  # a pydantic model
         return list(type(value).model_fields)
     if attrs.has(type(value)):
         return [field.name for field in attrs.fields(type(value))]

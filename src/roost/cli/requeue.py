@@ -10,7 +10,9 @@ from roost import InvalidSettingError, JobFilter
 from roost.cli.client import CommandClient
 from roost.cli.job_verbs import ask_about, report_changed
 from roost.cli.options import Dsn
-from roost.cli.output import AsJson, Yes
+from roost.cli.output import AsJson, Yes, examples
+
+EPILOG = examples("roost requeue --discarded --queue mail")
 
 
 def requeue(

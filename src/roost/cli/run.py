@@ -36,6 +36,7 @@ from roost.cli.options import (
     takes_worker_settings,
 )
 from roost.cli.otel import instrument, warn_without_sdk
+from roost.cli.output import examples
 from roost.cli.processes import check_processes, run_processes
 from roost.cli.settings_log import log_settings
 from roost.cli.shutdown import Watchdog, exit_with, handle_signals
@@ -43,6 +44,12 @@ from roost.cli.supervised import SupervisorLink
 from roost.web import probes, serving_on
 
 logger = StructuredLogger("roost.cli")
+
+EPILOG = examples(
+    "roost run -m shop.tasks",
+    "roost run -m shop.tasks -q web=8 -q bulk=2 --workers 2",
+    "roost run -m shop.app:worker --reload",
+)
 
 DEFAULT_QUEUES: list[str] = [*(attrs.fields(WorkerSettings).queues.default or ())]
 

@@ -49,26 +49,22 @@ class Settings:
 
     given: Mapping[str, Setting] = attrs.field(factory=dict)
 
-    def defaults(self, group: TyperGroup) -> dict[str, Any]:
-        """Return the given settings as defaults of the commands' parameters, by command.
+    def defaults(self, name: str, command: Any) -> dict[str, Any]:
+        """Return the given settings as defaults of a command's parameters, of a group by command.
 
         Without ``dsn``: `roost.cli.options.find_dsn` looks it up, since the DSN of a worker that
         ``-m`` names comes before it.
         """
-        found: dict[str, Any] = {}
-        for name, command in group.commands.items():
-            if isinstance(command, TyperGroup):
-                found[name] = self.defaults(command)
-                continue
-            names = {parameter.name: setting_of(parameter.name) for parameter in command.params}
-            found[name] = {
-                parameter: self.given[setting].value
-                for parameter, setting in names.items()
-                if setting in self.given
-                and setting != "dsn"
-                and (setting in COMMON or name in WORKER_COMMANDS)
-            }
-        return found
+        if isinstance(command, TyperGroup):
+            return {each: self.defaults(each, sub) for each, sub in command.commands.items()}
+        names = {parameter.name: setting_of(parameter.name) for parameter in command.params}
+        return {
+            parameter: self.given[setting].value
+            for parameter, setting in names.items()
+            if setting in self.given
+            and setting != "dsn"
+            and (setting in COMMON or name in WORKER_COMMANDS)
+        }
 
 
 _current: ContextVar[Settings] = ContextVar("roost_settings")
@@ -102,15 +98,20 @@ class Root(TyperGroup):
     """The command ``roost``: it reads the settings, unless help or the version is asked for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the options before the command, and make the settings the commands' defaults."""
+        """Parse the options before the command, and read the settings."""
         asks_for_help = "--help" in args
         rest = super().parse_args(ctx, args)
         if not (asks_for_help or ctx.resilient_parsing):
-            settings = read_settings()
-            token = _current.set(settings)
+            token = _current.set(read_settings())
             ctx.call_on_close(lambda: _current.reset(token))
-            ctx.default_map = settings.defaults(self)
         return rest
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the invoked command, and make the settings the defaults of its parameters."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None:
+            ctx.default_map = {name: current().defaults(name, command)}
+        return name, command, rest
 
 
 def read_settings(

@@ -10,8 +10,10 @@ from roost import Overview, Percentiles, Throughput, Windows
 from roost.cli import queues, workers
 from roost.cli.client import CommandClient
 from roost.cli.options import Dsn
-from roost.cli.output import AsJson, Columns, print_json, show
+from roost.cli.output import AsJson, Columns, examples, print_json, show
 from roost.cli.queues import seconds
+
+EPILOG = examples("roost status", "roost status --json")
 
 Row = tuple[str, str, Throughput]
 """What, the window's name, and its throughput."""

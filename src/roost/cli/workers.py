@@ -8,7 +8,9 @@ from roost import WorkerInfo
 from roost._model.liveness import is_silent
 from roost.cli.client import CommandClient
 from roost.cli.options import Dsn
-from roost.cli.output import AsJson, Columns, show
+from roost.cli.output import AsJson, Columns, examples, show
+
+EPILOG = examples("roost workers", "roost workers --json")
 
 
 def workers(*, dsn: Dsn = None, as_json: AsJson = False) -> None:
