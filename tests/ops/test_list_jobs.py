@@ -182,7 +182,7 @@ def test_a_job_that_is_archived_or_retried_meanwhile_is_on_the_page_once(
         assert fitting(other, {}) != before
 
     search = pages.list_jobs(check_filter({}, everything=True), below=MAX_ID, limit=1_000)
-    jobs = stepwise(mixed, search, {"walk_archive": archive_and_revive})
+    jobs = stepwise(mixed, search, {"edge_of_newest_archived": archive_and_revive})
     assert [job.id for job in jobs] == before
 
 

@@ -14,8 +14,8 @@ R = TypeVar("R", default=Any)
 class QueueInfo:
     """A queue and the number of its jobs in each state.
 
-    Each number is counted up to 10,000. With more than five queues the limit is 50,000 divided by
-    their number, but at least 1,000.
+    Each number is counted up to 10,000. With more than two queues the limit is 20,000 divided by
+    their number, but at least 500.
 
     :param name: the queue's name.
     :param paused_at: since when it is paused; ``None``: it is not.

@@ -25,6 +25,15 @@ order by job.id desc
 offset $2::integer
 limit 1;
 
+-- name: edge_of_newest_archived
+-- The same of archived jobs.
+select job.id
+from roost.jobs_archive as job
+where job.id < $1::bigint
+order by job.id desc
+offset $2::integer
+limit 1;
+
 -- name: walk_jobs
 -- Jobs that fit a filter, newest first: $1 to $12 the filter, $13 and $14 ids between these, $15 the
 -- most. The planner takes the order of the primary key, unless it may scan and expects few jobs.
@@ -175,6 +184,18 @@ from (
     limit $4::integer
 ) as job;
 
+-- name: count_ended_archived
+-- The same of archived jobs.
+select count(*)
+from (
+    select
+    from roost.jobs_archive as job
+    where job.state = any ($1::text[])
+        and ($2::timestamptz is null or {{ended_at}} >= $2::timestamptz)
+        and ($3::timestamptz is null or {{ended_at}} < $3::timestamptz)
+    limit $4::integer
+) as job;
+
 -- name: few_jobs
 -- The same as walk_jobs by an index of which few entries fit: all that fit are found and sorted. The
 -- range of ids stands behind the fence, or the planner may walk the primary key.
@@ -186,6 +207,26 @@ where job.id = any (array(
         from (
             select job.id
             from roost.jobs as job
+            where {{matches}}
+            offset 0
+        ) as fitting
+        where fitting.id < $13::bigint
+            and fitting.id > $14::bigint
+        order by fitting.id desc
+        limit $15::integer
+    ))
+order by job.id desc;
+
+-- name: few_archived_jobs
+-- The same of archived jobs.
+select
+    {{job_columns}}
+from roost.jobs_archive as job
+where job.id = any (array(
+        select fitting.id
+        from (
+            select job.id
+            from roost.jobs_archive as job
             where {{matches}}
             offset 0
         ) as fitting
