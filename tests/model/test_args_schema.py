@@ -82,6 +82,26 @@ def test_a_default_without_a_json_form_is_left_out(registry: HandlerRegistry) ->
     assert "default" not in schema_of(registry)["properties"]["what"]
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "a\0b", "\ud800", {"a": ["\0"]}])
+def test_only_the_default_that_cannot_be_stored_is_left_out(
+    registry: HandlerRegistry, value: Any
+) -> None:
+    class Limits(BaseModel):
+        default: Any = value
+        copies: int = 1
+
+    def work(at_most: Any = value, default: int = 3, limits: Any = None) -> None: ...
+
+    work.__annotations__["limits"] = Limits
+    registry.register("work", work)
+    found = schema_of(registry)
+    assert "default" not in found["properties"]["at_most"]
+    assert found["properties"]["default"]["default"] == 3
+    nested = found["$defs"]["Limits"]["properties"]
+    assert ("default" in nested["default"], nested["copies"]["default"]) == (False, 1)
+    assert "required" not in found
+
+
 def test_a_long_schema_is_not_published(
     registry: HandlerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
