@@ -23,7 +23,7 @@ ACCEPTED: dict[str, tuple[Any, Any]] = {
     "tags": ([], []),
     "unique_key": ("k" * 500, "k" * 500),
     "worker_id": (7, 7),
-    "error_contains": ("timed out", "timed out"),
+    "error_contains": ("timed out:\n\t5 s", "timed out:\n\t5 s"),
     "inserted_after": (MOMENT, datetime(2026, 11, 1, 10, tzinfo=UTC)),
     "inserted_before": (MOMENT, datetime(2026, 11, 1, 10, tzinfo=UTC)),
     "finished_after": (MOMENT, datetime(2026, 11, 1, 10, tzinfo=UTC)),
@@ -71,6 +71,17 @@ def test_each_keyword_is_accepted(name: str) -> None:
 def test_each_value_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InvalidJobError, match=name):
         check_filter({name: value})
+
+
+@pytest.mark.parametrize("state", ["discarded", JobState.DISCARDED])
+def test_one_value_in_place_of_a_list_is_refused_with_the_right_call(state: str) -> None:
+    with pytest.raises(InvalidJobError, match=r"states must be a list, such as \['discarded'\]"):
+        check_filter({"states": state})
+
+
+def test_a_generator_is_refused_as_what_it_is() -> None:
+    with pytest.raises(InvalidJobError, match="queues must be a list, not <generator"):
+        check_filter({"queues": (queue for queue in ["mail"])})
 
 
 def test_no_filter_must_be_meant() -> None:

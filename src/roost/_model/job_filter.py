@@ -17,6 +17,7 @@ from roost._model.validate import (
     check_ids,
     check_int,
     check_name,
+    check_text,
     check_time,
 )
 from roost.exceptions import InvalidJobError
@@ -42,7 +43,7 @@ class JobFilter(TypedDict, total=False):
     - ``tags``: the job has one of them.
     - ``unique_key``: the key that it was enqueued with.
     - ``worker_id``: the worker that runs it or ran its last attempt, as in `Job`'s error records.
-    - ``error_contains``: a text in one of its error records, upper or lower case.
+    - ``error_contains``: a text in the ``error`` of one of its error records, upper or lower case.
     - ``inserted_after``, ``inserted_before``: it was enqueued at or after, and before, that time
       (aware).
     - ``finished_after``, ``finished_before``: it ended at or after, and before, that time (aware).
@@ -156,8 +157,10 @@ def _names(what: str, value: object) -> list[str]:
 
 
 def _as_list(what: str, value: object) -> list[object]:
+    if isinstance(value, str):
+        raise InvalidJobError(f"{what} must be a list, such as [{str.__str__(value)!r}]")
     if not _is_list(value):
-        raise InvalidJobError(f"{what} must be a list, such as [{value!r}]")
+        raise InvalidJobError(f"{what} must be a list, not {value!r}")
     return list(value)
 
 
@@ -176,8 +179,7 @@ def _worker(what: str, value: object) -> object:
 
 
 def _text(what: str, value: object) -> object:
-    check_name(what, value, maximum=MAX_TEXT)
-    return value
+    return check_text(what, value, InvalidJobError, maximum=MAX_TEXT)
 
 
 def _time(what: str, value: datetime) -> datetime:

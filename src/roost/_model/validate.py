@@ -30,12 +30,7 @@ def check_name(
     Control characters are refused too: they are invisible, and a log line must stay one line. The
     SQL function ``roost.enqueue`` refuses the same.
     """
-    if not isinstance(value, str):
-        raise error(f"{what} must be a str, not {type(value).__name__}")
-    if not value or len(value) > maximum:
-        raise error(f"{what} must have 1 to {maximum} characters, not {len(value)}")
-    if "\0" in value or not (value.isascii() or _is_utf8(value)):
-        raise error(f"{what} has a character that Postgres can't store: {value!r}")
+    value = check_text(what, value, error, maximum=maximum)
     # isprintable() accepts nearly all names; some others are valid too, such as those with emoji.
     if not value.isprintable() and _UNSEEN.search(value):
         raise error(f"{what} must be one line without control characters, not {value!r}")
@@ -44,6 +39,17 @@ def check_name(
 
 
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def check_text(what: str, value: object, error: type[RoostError], *, maximum: int) -> str:
+    """Return a text; refuse one that is empty, too long, or can't be stored."""
+    if not isinstance(value, str):
+        raise error(f"{what} must be a str, not {type(value).__name__}")
+    if not value or len(value) > maximum:
+        raise error(f"{what} must have 1 to {maximum} characters, not {len(value)}")
+    if "\0" in value or not (value.isascii() or _is_utf8(value)):
+        raise error(f"{what} has a character that Postgres can't store: {value!r}")
+    return value
 
 
 def check_int(

@@ -55,7 +55,10 @@ OPTIONS: dict[str, Any] = {
     ],
     "error": Annotated[
         str | None,
-        _option(help="A text in one of its error records, upper or lower case.", metavar="TEXT"),
+        _option(
+            help="A text in the `error` of one of its error records, upper or lower case.",
+            metavar="TEXT",
+        ),
     ],
     "inserted_after": Annotated[
         Any,
