@@ -28,9 +28,7 @@ def driver_for(dsn: str, driver: str | None = None) -> ListeningDriver:
     :raises InvalidSettingError: there is no such driver, its package is missing, or the DSN can't
         be read.
     """
-    scheme = _SCHEME.match(dsn)
-    if scheme and scheme["base"].lower() not in ("postgresql", "postgres"):
-        raise InvalidSettingError(f"the DSN must begin with postgresql://, not {scheme['base']}://")
+    scheme = _scheme_of(dsn)
     named = scheme["driver"] if scheme else None
     if driver not in (None, "psycopg", "asyncpg"):
         raise InvalidSettingError(f"driver must be 'psycopg' or 'asyncpg', not {driver!r}")
@@ -61,6 +59,19 @@ def sync_driver_for(dsn: str) -> SyncDriver:
 
     :raises InvalidSettingError: the DSN can't be read.
     """
+    _scheme_of(dsn)
     from roost._drivers.psycopg_sync import PsycopgSyncDriver
 
     return PsycopgSyncDriver(re.sub(r"^(postgres(?:ql)?)\+\w+://", r"\1://", dsn))
+
+
+def _scheme_of(dsn: str) -> re.Match[str] | None:
+    """Return the scheme of a URL; refuse those of others, and what is no DSN at all."""
+    scheme = _SCHEME.match(dsn)
+    if scheme and scheme["base"].lower() not in ("postgresql", "postgres"):
+        raise InvalidSettingError(f"the DSN must begin with postgresql://, not {scheme['base']}://")
+    if not scheme and dsn.strip() and "=" not in dsn:
+        raise InvalidSettingError(
+            "the DSN can't be read: write it as postgresql://user:password@host/name"
+        )
+    return scheme
