@@ -75,7 +75,7 @@ def test_a_taken_key_is_an_error_unless_the_call_says_what_to_do(
         ("--metadata 1", "--metadata must be a JSON object"),
         ("--in 5x", "'5x' is no duration: write 90 (seconds), 5m, 1h30m or 2d"),
         ("--at noon", "'noon' is no time"),
-        ("--in 5m --at 2036-06-01", "scheduled_at"),
+        ("--in 5m --at 2036-06-01", "--in and --at exclude each other"),
         ("--timeout 5", "--timeout is for --wait"),
         ("--max-attempts 0", "max_attempts must be"),
         ("--on-conflict return", "needs a unique_key"),

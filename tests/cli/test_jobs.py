@@ -271,7 +271,7 @@ def test_a_limit_changes_the_jobs_with_the_lowest_ids(
         (["cancel", "--older", "soon"], "'soon' is neither a time nor a duration"),
         (["cancel", "--older", "90000000w"], "is before the calendar begins"),
         (["cancel", "--worker", "0"], "worker_id must be"),
-        (["cancel", "--state", "done"], "Invalid value for '--state'"),
+        (["cancel", "--state", "done"], "Invalid value for '--state': 'done' is not one of"),
         (["list", "--limit", "1001"], "Invalid value for '--limit'"),
         (["show", "x"], "Invalid value for 'ID'"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,6 +222,28 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: object) -> None:
         ["bash", "-c", command], capture_output=True, text=True, check=True, timeout=60
     )
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("streams", "code", "out", "error"),
+    [
+        ("<&-", 2, "", "roost: Delete 1 job? No terminal can answer: pass --yes\n"),
+        ("--yes <&- >&-", 0, "", ""),
+        ("--yes 2>&-", 0, "deleted 1 job\n", ""),
+        ("--limit 0 2>&-", 2, "", ""),
+    ],
+)
+def test_a_closed_stream_is_no_traceback(
+    streams: str, code: int, out: str, error: str, dsn: str, table: JobTable
+) -> None:
+    table.add("mail")
+    command = f"{sys.executable} -W error -m roost jobs delete --task mail {streams}"
+    env = os.environ | {"ROOST_DSN": dsn}
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60, env=env
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, error)
+    assert table.states() == ({} if code == 0 else {"available": 1})
 
 
 def test_a_sign_that_the_output_can_not_show_is_escaped(

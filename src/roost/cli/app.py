@@ -125,6 +125,7 @@ def main() -> None:
 def _run() -> int:
     """Run the command line and return the exit code. An error is one line on stderr."""
     code = 1
+    _open_closed_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack a sign
     try:
@@ -152,11 +153,20 @@ def _run() -> int:
     return code
 
 
+def _open_closed_streams() -> None:
+    """Replace standard streams that the caller has closed, as in ``<&-``: Python has None there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(nothing, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
 def _print_usage(error: Exception) -> None:
     """Print what is wrong with the call, and where the right one is described."""
     if type(error).__name__ == "NoArgsIsHelpError":
         return  # the help was printed
     message = " ".join(error.format_message().split())  # type: ignore[attr-defined]  # click's error
+    message = message.replace(": Value error, ", ": ")  # pydantic's, which typer uses
     context: typer.Context | None = error.ctx  # type: ignore[attr-defined]
     command = "roost" if context is None else context.command_path
     print_error(f"{message.rstrip('.')}. See `{command} --help`")

@@ -131,6 +131,8 @@ def enqueue(
     """
     if timeout is not None and not wait:
         raise InvalidSettingError("--timeout is for --wait: pass both")
+    if in_ is not None and at is not None:
+        raise InvalidSettingError("--in and --at exclude each other: pass one of them")
     if args == metadata == "-":
         raise InvalidSettingError("--args and --metadata can't both come from the input")
     registry = registry_of(module)
