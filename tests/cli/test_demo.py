@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from tests.support.job_table import JobTable
 
 from roost.cli.demo.check import find_faults
 from roost.cli.demo.scenario import Outcome, Row
+from roost.embedded import remove
 
 if TYPE_CHECKING:
     from tests.cli.conftest import StartsRoost
@@ -21,9 +23,17 @@ BOTH = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 CRASH = {"error": "WorkerCrash: worker 1"}
 
 
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Iterator[Path]:
+    """Return where the embedded Postgres is, which is removed after the test."""
+    folder = tmp_path / ".roost" / "pg"
+    yield folder
+    remove(folder)
+
+
 @BOTH
 def test_it_rescues_the_jobs_of_a_killed_worker_on_an_embedded_postgres(
-    backend: str, tmp_path: Path, roost_command: StartsRoost
+    backend: str, data_dir: Path, roost_command: StartsRoost
 ) -> None:
     demo = roost_command("demo", "--backend", backend)
     assert demo.ends() == 0, demo.output
@@ -33,7 +43,7 @@ def test_it_rescues_the_jobs_of_a_killed_worker_on_an_embedded_postgres(
     completed = rf"^\d+ jobs completed, {running[1]} of them in a second attempt"
     assert re.search(completed, demo.output, re.MULTILINE)
     assert "No job was lost, and none finished twice." in demo.output
-    assert (tmp_path / ".roost" / "pg").is_dir()
+    assert data_dir.is_dir()
 
 
 @BOTH
