@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +83,20 @@ def says(dsn: str, run_command: RunsCommand) -> Says:
     return run
 
 
-eventually = partial(until, within=90.0)
-"""Waits long enough for a machine under load."""
+LOOK_INTERVAL = 0.5
+"""Seconds between two commands that wait for something: each takes a core from the workers."""
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until ``condition`` is true, long enough for a machine under load."""
+
+    def look() -> object:
+        seen = condition()
+        if not seen:
+            time.sleep(LOOK_INTERVAL)  # sleeps: see LOOK_INTERVAL
+        return seen
+
+    until(look, within=90.0)
 
 
 def enqueue_all(table: JobTable) -> None:
@@ -123,13 +135,13 @@ def test_a_night_shift_by_the_command_line(
     dsn: str, table: JobTable, tmp_path: Path, roost_command: StartsRoost, says: Says
 ) -> None:
     (tmp_path / "night.py").write_text(TASKS)
-    enqueue_all(table)
-    says("queue", "pause", "billing")
-
-    # A worker is killed while it runs four exports. No other one is there.
+    # A worker is killed while it runs four exports. No other one is there. It starts meanwhile.
     victim = roost_command(
         *("run", "-m", "night", "-q", "exports", "--concurrency", "4", *LEASES), ROOST_DSN=dsn
     )
+    enqueue_all(table)
+    says("queue", "pause", "billing")
+
     eventually(lambda: len(jobs_of(says, "export", "executing")) == 4)
     held = {worker["id"]: worker["executing"] for worker in says("workers")}
     assert list(held.values()) == [4]
