@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from tests.support.job_table import JobTable
 
@@ -84,3 +85,17 @@ def test_a_database_that_is_away_is_one_finding(says: Says) -> None:
     [finding] = found(output)
     assert (finding["check"], finding["level"]) == ("connection", "trouble")
     assert "secret" not in output
+
+
+def test_without_a_free_connection_it_says_which_limit_to_raise(
+    says: Says, dsn: str, table: JobTable
+) -> None:
+    role = f"roost_full_{table.value('select pg_backend_pid()')}"
+    table.script(f"create role {role} login password 'secret' connection limit 0")
+    try:
+        full = psycopg.conninfo.make_conninfo(dsn, user=role, password="secret")
+        [finding] = found(says("--json", code=1, dsn=full))
+    finally:
+        table.script(f"drop role {role}")
+    assert finding["check"] == "connection"
+    assert "max_connections" in finding["advice"]

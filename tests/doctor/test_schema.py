@@ -125,6 +125,30 @@ def test_a_newer_schema_is_trouble_if_this_code_can_not_use_it(
     assert schema.data["version"] == 1_000
 
 
+def test_a_newer_schema_is_not_compared_with_what_this_code_makes(
+    role: str, table: JobTable
+) -> None:
+    table.script(
+        f"""
+        insert into roost.migrations (version, name, oldest_code) values (1000, 'new', 1);
+        drop index roost.jobs_counted;
+        drop function roost.await_job(bigint), roost.set_limit, roost.clear_limit cascade;
+        grant usage on schema roost to {user(role)};
+        grant select on all tables in schema roost to {user(role)};
+        grant insert, update on roost.jobs, roost.queues, roost.cron to {user(role)};
+        grant insert on roost.key_wakes to {user(role)};
+        grant execute on function roost.add_cron, roost.remove_cron to {user(role)};
+        grant insert, update, delete on roost.dependencies to {user(role)};
+        grant delete on roost.jobs, roost.jobs_archive to {user(role)};
+        grant update, delete on roost.unique_holds to {user(role)};
+        """
+    )
+    found = examine_at(role)
+    assert not {each.check for each in found.all} & {"tables", "indexes", "functions"}
+    assert found.one("rights").level is FindingLevel.OK
+    assert "operator" in found.one("rights").data["roles"]
+
+
 @pytest.fixture
 def role(dsn: str, table: JobTable) -> Iterator[str]:
     """Yield the DSN of a role that has no right yet."""

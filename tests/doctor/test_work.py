@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -182,6 +183,22 @@ def test_a_locked_table_leaves_out_what_needs_it(
     assert "lock timeout" in found.one("workers").seen
     assert found.one("schema").level is FindingLevel.OK
     assert found.one("pauses").data == {"unseen": True}
+    assert found.one("unknown_tasks").data == {"unseen": True}
+
+
+def test_advised_commands_name_any_queue_and_entry(
+    dsn: str, table: JobTable, examine: Examine
+) -> None:
+    odd = 'bob\'s "mail" $HOME'
+    table.add(queue=odd)
+    with Roost(dsn) as client:
+        client.add_cron(odd, "@hourly", "renamed")
+        client.pause_queue(odd, timeout=0)
+    add_worker(table, "work")
+    found = examine()
+    for check in ("unserved_queues", "pauses", "cron"):
+        words = shlex.split((found.one(check).advice or "").rpartition("roost ")[2])
+        assert words[-1] == odd, words
 
 
 SCANS = """

@@ -54,7 +54,7 @@ def relation(name: str, *, live: int, dead: int) -> Relation:
         live=live,
         dead=dead,
         vacuumed_seconds_ago=7_200.0,
-        options=(),
+        autovacuum_off=False,
     )
 
 
@@ -96,9 +96,6 @@ def test_dead_rows_are_compared_with_the_live_ones(
     objects = SchemaObjects(
         relations=[relation("jobs", live=live, dead=dead)],
         functions={},
-        expected_tables=frozenset(),
-        expected_indexes={},
-        expected_functions={},
     )
     [finding] = judge_dead_rows(objects)
     assert finding.level is level

@@ -29,7 +29,7 @@ from roost._drivers.base import (
     run_sync,
 )
 from roost._model.doctor.diagnose import diagnose
-from roost._model.doctor.facts import Facts, Seen, Unseen
+from roost._model.doctor.facts import ExpectedObjects, Facts, SchemaFacts, Seen, Unseen
 from roost._model.doctor.finding import Finding
 from roost._ops import doctor, read
 from roost._ops.query import Op
@@ -48,6 +48,7 @@ APPLICATION = "roost doctor"
 """The ``application_name`` of the listening connection."""
 
 NO_SCHEMA = Unseen("there is no schema", needless=True)
+OTHER_VERSION = Unseen("the schema has another version than this code", needless=True)
 NOT_TRIED = Unseen("not tried")
 NOT_CONNECTED = Unseen(f"no listening connection within {CONNECT_TIMEOUT:g} s")
 
@@ -80,15 +81,22 @@ def read_parts(client_pid: int | None) -> Steps[Facts]:
     }
     for name, operation in of_schema.items():
         found[name] = (yield from _part(operation)) if there else NO_SCHEMA
-    queues = found["queues"]
-    found["unknown_tasks"] = queues
-    if not isinstance(queues, Unseen):
-        workers = () if isinstance(found["workers"], Unseen) else found["workers"]
+    found["expected"] = _expected(schema)
+    queues, workers = found["queues"], found["workers"]
+    found["unknown_tasks"] = workers if isinstance(workers, Unseen) else queues
+    if not isinstance(found["unknown_tasks"], Unseen):
         served = {name for worker in workers if worker.living for name in worker.queues}
         due = [queue.name for queue in queues if queue.oldest_due_seconds is not None]
         names = [name for name in due if name in served]
         found["unknown_tasks"] = yield from _part(doctor.read_unknown_tasks(names))
     return Facts(connection=connection, notify=NOT_TRIED, server=server, schema=schema, **found)
+
+
+def _expected(schema: Seen[SchemaFacts]) -> Seen[ExpectedObjects]:
+    """Return the objects that there should be. Of another version this code does not know them."""
+    if isinstance(schema, Unseen) or schema.version == schema.newest:
+        return doctor.expected_objects()
+    return OTHER_VERSION
 
 
 def _part(operation: Op[T]) -> Steps[Seen[T]]:

@@ -6,12 +6,13 @@ one part only. None reads all jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from roost._model.doctor.facts import (
     ConnectionFacts,
     ConnectionLimits,
+    ExpectedObjects,
     Orphans,
     PreparedTransaction,
     Relation,
@@ -133,7 +134,6 @@ def read_schema() -> Op[SchemaFacts]:
 
 def read_objects() -> Op[SchemaObjects]:
     """Read the tables, indexes and functions that there are."""
-    expected = expected_schema()
     relations = yield Query(_SQL["relations"])
     functions = yield Query(_SQL["functions"])
     return SchemaObjects(
@@ -148,14 +148,19 @@ def read_objects() -> Op[SchemaObjects]:
                 live=live,
                 dead=dead,
                 vacuumed_seconds_ago=vacuumed,
-                options=options,
+                autovacuum_off=off,
             )
-            for name, kind, valid, size, rows, pages, live, dead, vacuumed, options in relations
+            for name, kind, valid, size, rows, pages, live, dead, vacuumed, off in relations
         ],
         functions=dict(functions),
-        expected_tables=expected.tables,
-        expected_indexes=expected.indexes,
-        expected_functions=expected.functions,
+    )
+
+
+def expected_objects() -> ExpectedObjects:
+    """Return what a database has whose schema is as new as this code. Reads nothing."""
+    expected = expected_schema()
+    return ExpectedObjects(
+        tables=expected.tables, indexes=expected.indexes, functions=expected.functions
     )
 
 
@@ -163,26 +168,34 @@ def read_rights() -> Op[RightsFacts]:
     """Read what this role may do with each object of the schema."""
     rows = yield Query(_SQL["rights"])
     tables = [name for kind, name, _, _ in rows if kind == "table"]
+    objects = {name for _, name, _, _ in rows}
     return RightsFacts(
         owns_schema=any(owns for *_, owns in rows),
         held=frozenset((verb, name) for _, name, verbs, _ in rows for verb in verbs),
         roles=[
             RoleRights(
                 name=role.name,
-                required=_pairs(role.required, tables),
-                optional=_pairs(role.optional, tables),
+                required=_pairs(role.required, tables, objects),
+                optional=_pairs(role.optional, tables, objects),
             )
             for role in documented_roles()
         ],
     )
 
 
-def _pairs(rights: frozenset[Right], tables: Sequence[str]) -> frozenset[tuple[str, str]]:
-    """Return the rights as pairs; a right on all tables as one on each."""
+def _pairs(
+    rights: frozenset[Right], tables: Sequence[str], objects: Collection[str]
+) -> frozenset[tuple[str, str]]:
+    """Return the rights as pairs; a right on all tables as one on each.
+
+    Without those on objects that are missing, or that a newer schema has dropped: other checks say
+    so, and they can't be granted.
+    """
     return frozenset(
         (right.verb, name)
         for right in rights
         for name in (tables if right.object == "*" else [right.object])
+        if name in objects
     )
 
 

@@ -59,7 +59,7 @@ select
 
 -- name: relations
 -- The tables and indexes of the schema. n_dead_tup is an estimate; relpages and reltuples are those of the
--- last vacuum or analyze.
+-- last vacuum or analyze. Postgres keeps an option as it was written, such as off, no or 0 for false.
 select
     relation.relname::text,
     relation.relkind::text,
@@ -72,7 +72,14 @@ select
     extract(
         epoch from now() - greatest(statistics.last_vacuum, statistics.last_autovacuum)
     )::double precision,
-    coalesce(relation.reloptions, '{}')
+    coalesce(
+        (
+            select not option_value::boolean
+            from pg_options_to_table(relation.reloptions)
+            where option_name = 'autovacuum_enabled'
+        ),
+        false
+    )
 from pg_class as relation
 left join pg_index as index on index.indexrelid = relation.oid
 left join pg_stat_all_tables as statistics on statistics.relid = relation.oid
@@ -153,8 +160,9 @@ select
     slot_name::text,
     active,
     age(xmin)::bigint,
-    case when not pg_is_in_recovery() then
-        pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)
+    case
+        when restart_lsn is null then 0 -- it was never used
+        when not pg_is_in_recovery() then pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)
     end::bigint
 from pg_replication_slots
 order by slot_name

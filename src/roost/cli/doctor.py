@@ -17,6 +17,11 @@ from roost.exceptions import InvalidSettingError
 
 CONNECTION = "connection"
 """The check that fails when the database can't be reached."""
+TOO_MANY_CONNECTIONS = "53300"
+ADVICE_ON_SLOTS = (
+    "all connections are in use: end sessions that hold them (pg_stat_activity), raise the limit "
+    "(max_connections, or connection limit of the database or role), or run fewer processes"
+)
 ORDER = (FindingLevel.TROUBLE, FindingLevel.NOTE, FindingLevel.OK)
 
 
@@ -70,7 +75,9 @@ def _examine(dsn: str | None) -> list[Finding]:
                 check=CONNECTION,
                 level=FindingLevel.TROUBLE,
                 seen=f"the database can't be reached: {str(error).strip()}",
-                advice="check the DSN (--dsn, ROOST_DSN, DATABASE_URL), the network and the "
+                advice=ADVICE_ON_SLOTS
+                if error.sqlstate == TOO_MANY_CONNECTIONS
+                else "check the DSN (--dsn, ROOST_DSN, DATABASE_URL), the network and the "
                 "server's log",
             )
         ]

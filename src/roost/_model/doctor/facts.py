@@ -94,18 +94,28 @@ class Relation:
     live: int
     dead: int
     vacuumed_seconds_ago: float | None
-    options: Sequence[str]
+    autovacuum_off: bool
 
 
 @attrs.frozen(kw_only=True)
 class SchemaObjects:
-    """The objects that a new database has (``expected_…``), and those of this one."""
+    """The objects of this database; of the functions the md5 of each body."""
 
     relations: Sequence[Relation]
     functions: Mapping[str, str]
-    expected_tables: frozenset[str]
-    expected_indexes: Mapping[str, str]
-    expected_functions: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class ExpectedObjects:
+    """The objects of a database whose schema has the version that this code brings.
+
+    :param indexes: by name, the statement that creates each; ``""``: its table creates it.
+    :param functions: by name, the md5 of its body.
+    """
+
+    tables: frozenset[str]
+    indexes: Mapping[str, str]
+    functions: Mapping[str, str]
 
 
 @attrs.frozen(kw_only=True)
@@ -209,6 +219,7 @@ class Facts:
     """All that was read; each part may be `Unseen`.
 
     :param notify: seconds that a notification took; ``None``: it did not arrive.
+    :param expected: unseen if the schema has another version than this code brings.
     """
 
     connection: ConnectionFacts
@@ -218,6 +229,7 @@ class Facts:
     limits: Seen[ConnectionLimits]
     schema: Seen[SchemaFacts]
     objects: Seen[SchemaObjects]
+    expected: Seen[ExpectedObjects]
     rights: Seen[RightsFacts]
     transactions: Seen[Transactions]
     slots: Seen[Sequence[Slot]]

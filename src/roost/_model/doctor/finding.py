@@ -51,6 +51,11 @@ def size(number: float) -> str:
     return f"{number:.3g} TB"
 
 
+def quoted(text: str) -> str:
+    """Return a text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def plural(number: int, noun: str) -> str:
     """Return a number and a noun, such as ``1 job`` and ``1,000 jobs``."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from roost._model.doctor.facts import RightsFacts, RoleRights, SchemaFacts, SchemaObjects
+from roost._model.doctor.facts import (
+    ExpectedObjects,
+    RightsFacts,
+    RoleRights,
+    SchemaFacts,
+    SchemaObjects,
+)
 from roost._model.doctor.finding import Finding, FindingLevel
 
 RIGHTS_PAGE = "the documentation's page Deploy and upgrade has the grants (Roles)"
@@ -40,10 +46,10 @@ def judge_schema(schema: SchemaFacts) -> Iterable[Finding]:
         )
 
 
-def judge_tables(objects: SchemaObjects) -> Iterable[Finding]:
+def judge_tables(objects: SchemaObjects, expected: ExpectedObjects) -> Iterable[Finding]:
     """Say which tables are missing."""
     tables = {relation.name for relation in objects.relations if relation.kind == "r"}
-    missing = sorted(objects.expected_tables - tables)
+    missing = sorted(expected.tables - tables)
     if missing:
         yield Finding(
             check="tables",
@@ -53,15 +59,15 @@ def judge_tables(objects: SchemaObjects) -> Iterable[Finding]:
             data={"missing": missing},
         )
     else:
-        seen = f"all {len(objects.expected_tables)} tables are there"
+        seen = f"all {len(expected.tables)} tables are there"
         yield Finding(check="tables", level=FindingLevel.OK, seen=seen)
 
 
-def judge_indexes(objects: SchemaObjects) -> Iterable[Finding]:
+def judge_indexes(objects: SchemaObjects, expected: ExpectedObjects) -> Iterable[Finding]:
     """Say which indexes are missing or invalid, and how to make them."""
     there = {relation.name: relation for relation in objects.relations if relation.kind == "i"}
     bad = 0
-    for name, statement in sorted(objects.expected_indexes.items()):
+    for name, statement in sorted(expected.indexes.items()):
         if name not in there:
             bad += 1
             concurrently = statement.replace("index ", "index concurrently ", 1)
@@ -85,19 +91,17 @@ def judge_indexes(objects: SchemaObjects) -> Iterable[Finding]:
                 data={"missing": False},
             )
     if not bad:
-        seen = f"all {len(objects.expected_indexes)} indexes are there and valid"
+        seen = f"all {len(expected.indexes)} indexes are there and valid"
         yield Finding(check="indexes", level=FindingLevel.OK, seen=seen)
 
 
-def judge_functions(objects: SchemaObjects) -> Iterable[Finding]:
+def judge_functions(objects: SchemaObjects, expected: ExpectedObjects) -> Iterable[Finding]:
     """Say which functions are missing, or not as this code makes them."""
     wrong = sorted(
-        name
-        for name, body in objects.expected_functions.items()
-        if objects.functions.get(name) != body
+        name for name, body in expected.functions.items() if objects.functions.get(name) != body
     )
     if not wrong:
-        seen = f"all {len(objects.expected_functions)} functions are there and unchanged"
+        seen = f"all {len(expected.functions)} functions are there and unchanged"
         yield Finding(check="functions", level=FindingLevel.OK, seen=seen)
         return
     missing = [name for name in wrong if name not in objects.functions]

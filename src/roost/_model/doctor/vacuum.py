@@ -12,7 +12,7 @@ from roost._model.doctor.facts import (
     Transaction,
     Transactions,
 )
-from roost._model.doctor.finding import Finding, FindingLevel, duration, plural, size
+from roost._model.doctor.finding import Finding, FindingLevel, duration, plural, quoted, size
 
 MANY_DEAD = 50_000
 """Dead rows of a table from which they are worth a note, if they are more than the live ones."""
@@ -67,7 +67,7 @@ def _dead_rows(relations: Sequence[Relation]) -> Iterable[Finding]:
 
 def _disabled(relations: Sequence[Relation]) -> Iterable[Finding]:
     for table in relations:
-        if table.kind == "r" and "autovacuum_enabled=false" in table.options:
+        if table.kind == "r" and table.autovacuum_off:
             yield Finding(
                 check="dead_rows",
                 level=FindingLevel.TROUBLE,
@@ -186,14 +186,15 @@ def judge_prepared(prepared: Sequence[PreparedTransaction]) -> Iterable[Finding]
     """Find transactions that were prepared and forgotten."""
     for each in prepared:
         harmful = each.seconds >= HARMFUL_TRANSACTION
+        gid = quoted(each.gid)
         yield Finding(
             check="prepared_transactions",
             level=FindingLevel.TROUBLE if harmful else FindingLevel.NOTE,
             subject=each.gid,
             seen=f"a transaction of role {each.role} is prepared for {duration(each.seconds)}; "
             "vacuum waits for it, and its locks stay",
-            advice=f"as that role: commit prepared '{each.gid}'; or rollback prepared "
-            f"'{each.gid}';",
+            advice=f"as that role, in this database: commit prepared {gid}; or, instead: rollback "
+            f"prepared {gid};",
             data={"role": each.role, "seconds": each.seconds},
         )
     if not prepared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from shlex import quote
 
 from roost._model.cron import CronInfo
 from roost._model.doctor.facts import (
@@ -179,7 +180,7 @@ def judge_unserved(
             subject=queue.name,
             seen=f"no living worker serves queue {queue.name}, where "
             f"{_waiting(queue)} wait{'s' if _count(queue) == 1 else ''}",
-            advice=f"start a worker with it: roost run -m your_module -q {queue.name}",
+            advice=f"start a worker with it: roost run -m your_module -q {quote(queue.name)}",
             data={"waiting": _count(queue), "oldest_due_seconds": queue.oldest_due_seconds},
         )
     if not unserved:
@@ -206,7 +207,7 @@ def judge_pauses(
         stuck = bool(deaf) and seconds > READY_NOTE
         long = seconds > LONG_PAUSE and _has_waiting(queue)
         seen = f"queue {queue.name} is paused since {duration(seconds)}; {_waiting(queue)} there"
-        advice = f"roost queue resume {queue.name}"
+        advice = f"roost queue resume {quote(queue.name)}"
         if stuck:
             seen += f"; not confirmed by {', '.join(deaf)}"
             advice = "look at those workers: they may still start its jobs"
@@ -283,7 +284,7 @@ def _judge_entry(entry: CronInfo, now: datetime) -> Iterable[Finding]:
             level=FindingLevel.NOTE,
             subject=entry.name,
             seen=f"cron entry {entry.name} does not fire: no running worker {declared}",
-            advice=f"start a worker that has it, or: roost cron remove '{entry.name}'",
+            advice=f"start a worker that has it, or: roost cron remove {quote(entry.name)}",
             data=data,
         )
     elif late > CRON_LATE:
