@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -62,7 +63,8 @@ def own_server(run_folder: Path) -> Iterator[str]:
     )
     major = int(version.stdout.split()[2].split(".")[0])
     settings = SETTINGS | (SMALL_QUEUE if major >= 17 else {})
-    data_dir = run_folder / f"pg-doctor-{next(_numbers)}"
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    data_dir = run_folder / f"pg-doctor-{worker}-{next(_numbers)}"
     try:
         with server(data_dir, settings=settings) as pg:
             yield pg.dsn
