@@ -123,3 +123,20 @@ def test_each_process_needs_a_port(tasks: Path, roost_command: StartsRoost) -> N
         "roost: --http :65534 with --workers 3 needs 3 ports, and the highest is 65535: choose a "
         "port of at most 65533\n"
     )
+
+
+def test_a_port_in_use_of_the_second_process_ends_the_command(
+    dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    job_id = table.add("quick")
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        run = roost_command(
+            "run", "-m", "tasks", "--workers", "2", "--http", f"127.0.0.1:{port - 1}",
+            ROOST_DSN=dsn,
+        )  # fmt: skip
+        code = run.ends()
+
+    assert code == 1
+    assert run.output == f"roost: can't serve HTTP on 127.0.0.1:{port}: Address already in use\n"
+    assert table.get(job_id).state == "available"

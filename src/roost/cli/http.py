@@ -17,9 +17,11 @@ from roost.web.extra import require_http
 def check_ports(text: str, *, workers: int) -> None:
     """Check the option before processes are started, each of which listens on its own port.
 
-    A process that found its port wrong could be started again for ever, beside others that run.
+    A process that found its port wrong or in use would be started again, beside others that run.
 
-    :raises InvalidSettingError: the text is no address, or there are not enough ports above it.
+    :raises InvalidSettingError: the text is no address, there are not enough ports above it, or the
+        extra ``http`` is not installed.
+    :raises typer.Exit: one of them can't be listened on; a message says why.
     """
     address = parse_address(text)
     if address.port and address.port + workers - 1 > MAX_PORT:
@@ -27,6 +29,8 @@ def check_ports(text: str, *, workers: int) -> None:
             f"--http {address} with --workers {workers} needs {workers} ports, and the highest is "
             f"{MAX_PORT}: choose a port of at most {MAX_PORT - workers + 1}"
         )
+    for process in range(1, workers + 1 if address.port else 2):
+        listen(text, process=process).close()
 
 
 def listen(text: str, *, process: int = 1) -> socket.socket:
