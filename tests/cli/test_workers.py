@@ -82,6 +82,23 @@ def test_each_process_runs_jobs_and_a_signal_stops_all(
 
 
 @BOTH
+def test_each_line_says_which_process_has_written_it(
+    workers: StartsWorkers, table: JobTable
+) -> None:
+    run = workers("--log-json", "--concurrency", "1")
+    run.signal()
+    assert run.ends() == 0, run.output
+
+    lines = [json.loads(line) for line in run.output.splitlines()]
+    ready = [line for line in lines if line["message"].startswith("worker is ready")]
+    assert {line["worker_process"] for line in ready} == {1, 2}
+    started = {line["number"]: line["pid"] for line in lines if "pid" in line and "number" in line}
+    for line in ready:
+        assert line["worker"].endswith(f":{started[line['worker_process']]}")
+    assert "worker_process" not in lines[0]  # the supervisor's
+
+
+@BOTH
 def test_a_signal_that_the_whole_process_group_gets_counts_once(
     workers: StartsWorkers, table: JobTable, tasks: Path
 ) -> None:

@@ -36,27 +36,49 @@ _COLORS = {
 """The numbers of a terminal's escape sequences: dim, green, yellow, red, and bold red."""
 
 
-def configure(level: str, *, as_json: bool | None = None) -> None:
+def configure(
+    level: str, *, as_json: bool | None = None, worker_process: int | None = None
+) -> None:
     """Log to stderr, in this process and in those that run handlers for it.
 
     Handlers that the user's module adds later work beside this one.
 
     :param level: the lowest level to show, such as ``"info"``.
     :param as_json: ``None``: JSON, unless stderr is a terminal.
+    :param worker_process: which of several worker processes this is, from 1, for a field of each
+        line. ``None``: the only one, or their supervisor.
     """
     is_terminal = sys.stderr.isatty()
     if as_json is None:
         as_json = not is_terminal
     colored = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    _configure(level, as_json=as_json, colored=colored)
-    run_in_each_process(partial(_configure, str(level), as_json=as_json, colored=colored))
+    configured = partial(
+        _configure, str(level), as_json=as_json, colored=colored, worker_process=worker_process
+    )
+    configured()
+    run_in_each_process(configured)
 
 
-def _configure(level: str, *, as_json: bool, colored: bool) -> None:
+def _configure(level: str, *, as_json: bool, colored: bool, worker_process: int | None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else LineFormatter(colored=colored))
     handler.addFilter(JobLogFilter())
+    if worker_process is not None:
+        handler.addFilter(_WorkerProcess(worker_process))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class _WorkerProcess(logging.Filter):
+    """Adds the number of this worker process to each line: several write to one stderr."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Set the field ``worker_process``."""
+        record.worker_process = self._number
+        return True
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:

@@ -154,7 +154,8 @@ def run(
     supervisor = None if supervised is None else SupervisorLink.open(supervised)
     check_backend(backend, uvloop=uvloop, driver=driver)
     check_processes(workers=workers, reload=reload, once=once)
-    configure(log_level, as_json=log_json)
+    number = supervisor.number if supervisor is not None and workers > 1 else None
+    configure(log_level, as_json=log_json, worker_process=number)
     if supervisor is None and (reload or workers > 1):
         if http is not None:
             check_ports(http, workers=workers)
