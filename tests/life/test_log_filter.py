@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import logging.config
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
@@ -93,6 +95,54 @@ async def test_records_of_coroutines_threads_and_hooks_name_their_job(
         "from its own": in_thread,
         "after": (None, None, None, None),
     }
+
+
+@pytest.mark.parametrize(("options", "shown"), [({}, "None"), ({"missing": "-"}, "-")])
+async def test_a_format_may_name_the_fields_outside_of_jobs(
+    options: dict[str, str],
+    shown: str,
+    table: JobTable,
+    registry: HandlerRegistry,
+    make_worker: MakeWorker,
+) -> None:
+    @job("logs", registry=registry)
+    async def logs() -> None:
+        library.warning("inside")
+        library.warning("about another job", extra={"job_id": -1})
+
+    written = io.StringIO()
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "incremental": False,
+        "formatters": {
+            "lines": {"format": "%(message)s %(job_id)s %(task)s %(queue)s %(attempt)s"}
+        },
+        "filters": {"job": {"()": "roost.JobLogFilter", **options}},
+        "handlers": {
+            "written": {
+                "class": "logging.StreamHandler",
+                "stream": written,
+                "formatter": "lines",
+                "filters": ["job"],
+            }
+        },
+        "loggers": {"a.library": {"handlers": ["written"]}},
+    }
+    job_id = table.add("logs")
+    try:
+        logging.config.dictConfig(config)
+        library.warning("before")
+        await make_worker().run_once()
+        library.warning("about a job", extra={"job_id": 5})
+    finally:
+        library.handlers.clear()
+    assert written.getvalue().splitlines() == [
+        f"before {shown} {shown} {shown} {shown}",
+        f"inside {job_id} logs default 1",
+        f"about another job -1 {shown} {shown} {shown}",
+        f"about a job 5 {shown} {shown} {shown}",
+    ]
 
 
 async def test_each_of_several_jobs_at_once_is_named(

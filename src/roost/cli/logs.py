@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from roost import JobLogFilter
+from roost._model.logs import JobFields
 from roost._worker.handlers.process_setup import run_in_each_process
 from roost.exceptions import RoostError
 
@@ -82,8 +83,12 @@ class _WorkerProcess(logging.Filter):
 
 
 def extras(record: logging.LogRecord) -> dict[str, object]:
-    """Return the fields that the logging call passed as ``extra``."""
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    """Return the fields that the logging call passed as ``extra``, and those of a running job."""
+    return {
+        name: value
+        for name, value in vars(record).items()
+        if name not in _STANDARD and not (value is None and name in JobFields.__annotations__)
+    }
 
 
 def _moment(record: logging.LogRecord) -> str:
