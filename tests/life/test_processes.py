@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 MakeWorker = Callable[..., Worker]
 
 MODULE = """
-import json, os, pickle, signal, subprocess, sys, time
+import atexit, json, os, pickle, signal, subprocess, sys, time
 from pathlib import Path
 
 class Bomb:
@@ -81,6 +81,12 @@ def starts(path):
     Path(path + ".new").write_text(json.dumps([os.getpid(), child.pid]))
     os.rename(path + ".new", path)
     time.sleep(600)  # sleeps: until it is ended
+
+def leaves_a_program(path):
+    nap = "import time; time.sleep(600)"  # sleeps: until it is ended
+    child = subprocess.Popen([sys.executable, "-c", nap])
+    atexit.register(lambda: Path(path).write_text(str(child.pid)))
+    return child.pid
 
 def terminates_a_program():
     nap = "import time; time.sleep(600)"  # sleeps: until it is ended
@@ -234,6 +240,18 @@ async def test_a_cancel_kills_programs_that_the_process_started(
         await eventually(path.exists, within=30)
     for pid in json.loads(path.read_text()):
         assert await eventually_gone(pid)
+
+
+async def test_an_idle_process_ends_by_itself_at_the_stop_and_its_programs_are_killed(
+    table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any, tmp_path: Path
+) -> None:
+    job("leaves", run_in="process", registry=registry)(tasks.leaves_a_program)
+    path = tmp_path / "pid"
+    job_id = table.add("leaves", args={"path": str(path)})
+    await make_worker().run_once()
+    pid = int(path.read_text())
+    assert table.get(job_id).result == pid
+    assert await eventually_gone(pid)
 
 
 async def eventually_gone(pid: int) -> bool:

@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any
@@ -69,8 +69,10 @@ MAX_IDLE = 300.0
 CHECK_INTERVAL = 1.0
 """Seconds between two checks of a process at most. It may have ended while a child of its own keeps
 the socket open, and the lease may have been renewed."""
+EXIT_TIMEOUT = 1.0
+"""Seconds for idle processes to end by themselves when the worker stops."""
 END_TIMEOUT = 2.0
-"""Seconds for killed processes to end when the worker stops."""
+"""Seconds for that and for killed processes to end."""
 _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from roost._worker.handlers.process_child import main; "
     "main({descriptors}, {worker}, {main_module!r}, {setups!r})"
@@ -220,9 +222,19 @@ class _Process:
         """Whether the process runs and can take a request."""
         return self.popen.poll() is None
 
+    async def exit(self) -> None:
+        """Let an idle process end by itself: it exports its last spans and flushes its logs."""
+        self.channel.close()
+        with _pidfd(self.popen) as ended:
+            if ended is None:
+                await self.wait()
+            else:
+                # Not reaped yet: `kill` ends those that it started, by its id.
+                await anyio.wait_readable(ended)
+
     def kill(self) -> None:
         """Kill the process and those that it started. `wait` returns when it has ended."""
-        if self.popen.poll() is None:
+        if self.popen.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.popen.pid, signal.SIGKILL)
             self.popen.kill()  # it may not lead a group of its own yet
@@ -232,17 +244,26 @@ class _Process:
 
     async def wait(self) -> None:
         """Return when the process has ended."""
-        try:
-            ended = os.pidfd_open(self.popen.pid)
-        except (AttributeError, OSError):  # another system, or reaped already
-            while self.popen.poll() is None:  # noqa: ASYNC110  (there is no event to wait for)
-                await anyio.sleep(0.01)
-            return
-        try:
+        with _pidfd(self.popen) as ended:
             while self.popen.poll() is None:
-                await anyio.wait_readable(ended)
-        finally:
-            os.close(ended)
+                if ended is None:
+                    await anyio.sleep(0.01)
+                else:
+                    await anyio.wait_readable(ended)
+
+
+@contextlib.contextmanager
+def _pidfd(popen: subprocess.Popen[bytes]) -> Iterator[int | None]:
+    """Yield a descriptor that can be read when the process has ended; ``None``: there is none."""
+    try:
+        ended = os.pidfd_open(popen.pid)
+    except (AttributeError, OSError):  # another system, or reaped already
+        yield None
+        return
+    try:
+        yield ended
+    finally:
+        os.close(ended)
 
 
 class HandlerProcesses:
@@ -305,11 +326,15 @@ class HandlerProcesses:
             )
 
     async def aclose(self) -> None:
-        """Kill the idle processes and wait up to `END_TIMEOUT` seconds for them to end."""
+        """End the idle processes: by themselves, or killed after `EXIT_TIMEOUT` seconds."""
         idle, self._idle = self._idle, []
-        for process in idle:
-            process.kill()
         with shielded(END_TIMEOUT):
+            with anyio.move_on_after(EXIT_TIMEOUT):
+                async with anyio.create_task_group() as group:
+                    for process in idle:
+                        group.start_soon(process.exit)
+            for process in idle:
+                process.kill()
             for process in idle:
                 await process.wait()
 
