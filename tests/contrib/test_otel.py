@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import anyio
 import fastapi
@@ -11,6 +12,8 @@ import psycopg
 import pytest
 from opentelemetry import propagate
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import SpanKind, StatusCode
 from tests.support.conformance.cases import eventually
 from tests.support.job_table import JobTable
@@ -321,20 +324,32 @@ async def test_a_carrier_that_names_no_span_does_not_end_the_trace(
     assert not send.links
 
 
+class Raising(W3CBaggagePropagator):
+    """A propagator that can't read what is stored."""
+
+    def extract(self, *args: Any, **options: Any) -> Context:
+        raise ValueError("no header of mine")
+
+
+@pytest.mark.parametrize("propagator", [W3CBaggagePropagator(), Raising()], ids=["other", "raises"])
 async def test_a_traceparent_is_read_whatever_the_worker_propagates(
+    propagator: TextMapPropagator,
     spans: Spans,
     table: JobTable,
     registry: HandlerRegistry,
     make_worker: MakeWorker,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     @job("work", registry=registry)
     async def work() -> None:
         pass
 
-    monkeypatch.setattr(propagate, "propagator", W3CBaggagePropagator())
-    table.add("work", metadata={"otel": {"traceparent": CALLER, "baggage": "tenant=acme"}})
-    await make_worker().run_once()
+    table.add("work", metadata={"otel": {"traceparent": CALLER}})
+    usual = propagate.get_global_textmap()
+    propagate.set_global_textmap(propagator)
+    try:
+        await make_worker().run_once()
+    finally:
+        propagate.set_global_textmap(usual)
     assert f"{parent_of(spans.one('process default')):016x}" == CALLER[36:52]
 
 

@@ -40,7 +40,7 @@ from roost.contrib.otel.measuring import Measures
 MAX_LINKS: Final = 128
 """Links of one span at most, as the SDK keeps them by default."""
 MAX_CARRIER: Final = 4_096
-"""Characters of a trace's headers at most; with more, the job is enqueued without them."""
+"""Characters of a trace's headers at most; longer ones, such as a baggage, are left out."""
 FAILED: Final = {"retried", "discarded"}
 LOST: Final = {"lost", "abandoned"}
 """Outcomes that are errors of the worker, not of the handler."""
@@ -255,17 +255,19 @@ def _context_in(carrier: Mapping[str, str]) -> Context:
 
     If that finds no span, by ``traceparent`` of the W3C, which other programs pass.
     """
-    found = propagate.extract(carrier, context=Context())
+    found = Context()
+    with guard:  # it reads what any program may have stored
+        found = propagate.extract(carrier, context=found)
     if trace.get_current_span(found).get_span_context().is_valid:
         return found
     return TraceContextTextMapPropagator().extract(carrier, context=found)
 
 
 def _storable(carrier: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the headers without those that can't be stored, such as a hostile baggage."""
-    found = {
-        name: value
-        for name, value in carrier.items()
-        if f"{name}{value}".isascii() and f"{name}{value}".isprintable()
-    }
-    return found if sum(map(len, found.values())) <= MAX_CARRIER else {}
+    """Return the headers that can be stored. The shortest come first: they name the span."""
+    found, left = {}, MAX_CARRIER
+    for name, value in sorted(carrier.items(), key=lambda item: len(item[1])):
+        left -= len(name) + len(value)
+        if left >= 0 and f"{name}{value}".isascii() and f"{name}{value}".isprintable():
+            found[name] = value
+    return found
