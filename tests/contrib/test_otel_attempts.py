@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 import anyio
 import pytest
 from opentelemetry import baggage, context, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
@@ -29,6 +32,7 @@ from tests.support.working import working
 from roost import (
     AsyncRoost,
     CancelJob,
+    CronEntry,
     DiscardJob,
     HandlerRegistry,
     Hooks,
@@ -480,9 +484,6 @@ async def test_nothing_is_recorded_after_uninstrument(
 async def test_metrics_count_what_is_enqueued_and_run(
     client: AsyncRoost, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-
     @job("work", registry=registry)
     async def work() -> None:
         pass
@@ -532,3 +533,33 @@ async def test_metrics_count_what_is_enqueued_and_run(
         ("fails", "discarded", "ValueError"): 1,
     }
     assert sum(point.count for _, point in found["roost.wait.duration"]) == 5
+
+
+class Queue(str, Enum):  # noqa: UP042  (its str() is not its value)
+    """Queues of an application."""
+
+    MAIL = "mail"
+
+
+async def test_a_queue_has_one_series_whatever_names_it(
+    client: AsyncRoost, registry: HandlerRegistry
+) -> None:
+    @job("work", registry=registry)
+    async def work() -> None:
+        pass
+
+    registry.add_cron(CronEntry("nightly", "0 3 * * *", "work"), work)
+    await client.add_cron("nightly", "0 3 * * *", "work")
+    reader = InMemoryMetricReader()
+    otel.instrument(meter_provider=MeterProvider([reader]))
+    try:
+        await client.enqueue(work)
+        await client.enqueue(work, queue="default")
+        await client.run_cron_now("nightly")
+        await client.enqueue(work, queue="mail")
+        await client.enqueue(work, queue=Queue.MAIL)
+        found = points(reader)["messaging.client.sent.messages"]
+    finally:
+        otel.uninstrument()
+    sent = [(shown["messaging.destination.name"], point.value) for shown, point in found]
+    assert sorted(sent) == [("default", 3), ("mail", 2)]

@@ -214,8 +214,8 @@ def sending(jobs: Sequence[JobInsert], known: Container[str], *, is_bulk: bool) 
     tasks: dict[str, None] = {}
     carriers: list[Mapping[str, str]] = []
     for job in jobs:
-        task = job.task if isinstance(job.task, str) else "?"
-        queue = None if is_default(job.queue) and task not in known else str(job.queue)
+        task = _plain(job.task)
+        queue = None if is_default(job.queue) and task not in known else _plain(job.queue)
         queues[queue] = queues.get(queue, 0) + 1
         tasks[task] = None
         if job.metadata:
@@ -232,7 +232,12 @@ def sending_cron(entry: CronEntry | None) -> Send:
         return _NOT_SENT
     if entry is None:
         return active.send(Sent({None: 1}, (), is_bulk=False))
-    return active.send(Sent({entry.queue: 1}, (entry.task,), is_bulk=False))
+    return active.send(Sent({_plain(entry.queue): 1}, (_plain(entry.task),), is_bulk=False))
+
+
+def _plain(name: object) -> str:
+    """Return a name as a plain ``str``, also of a str enum. An SDK separates series by type."""
+    return str.__str__(name) if isinstance(name, str) else "?"
 
 
 def carrier_of(metadata: str | None) -> Mapping[str, str]:
