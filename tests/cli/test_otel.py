@@ -36,7 +36,7 @@ def test_it_traces_with_the_sdk_of_the_module(
     table.add("quick")
     run = roost_command("run", "-m", "traced", "--once", "--otel", ROOST_DSN=dsn)
     assert run.ends() == 0, run.output
-    assert "span process quick\n" in run.output
+    assert "span process default\n" in run.output
     assert "records nothing" not in run.output
 
 
