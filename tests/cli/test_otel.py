@@ -50,6 +50,21 @@ def test_a_missing_sdk_is_a_warning(
     assert table.get(job_id).state == "completed"
 
 
+def test_an_sdk_for_metrics_alone_is_enough(
+    dsn: str, table: JobTable, tasks: Path, roost_command: StartsRoost
+) -> None:
+    (tasks / "measured.py").write_text(
+        "from opentelemetry import metrics\n"
+        "from opentelemetry.sdk.metrics import MeterProvider\n"
+        "metrics.set_meter_provider(MeterProvider())\n"
+        "from tasks import *\n"
+    )
+    table.add("quick")
+    run = roost_command("run", "-m", "measured", "--once", "--otel", ROOST_DSN=dsn)
+    assert run.ends() == 0, run.output
+    assert "records nothing" not in run.output
+
+
 def test_nothing_of_opentelemetry_is_imported_without_it(
     dsn: str, table: JobTable, tmp_path: Path, roost_command: StartsRoost
 ) -> None:

@@ -9,6 +9,9 @@ from roost.exceptions import InvalidSettingError
 
 logger = StructuredLogger("roost.cli")
 
+_API = ("opentelemetry.trace", "opentelemetry.metrics")
+"""Where the classes are that stand for the providers of an SDK; one of them is private."""
+
 
 def instrument() -> None:
     """Trace and measure this process.
@@ -26,9 +29,10 @@ def instrument() -> None:
 
 def warn_without_sdk() -> None:
     """Log a warning if the user's modules have configured no SDK: nothing would be recorded."""
-    from opentelemetry import trace
+    from opentelemetry import metrics, trace
 
-    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+    providers = (trace.get_tracer_provider(), metrics.get_meter_provider())
+    if all(type(provider).__module__.startswith(_API) for provider in providers):
         logger.warning(
             "--otel records nothing: no OpenTelemetry SDK is configured; do so in the module of "
             "-m, or start the command by opentelemetry-instrument"
