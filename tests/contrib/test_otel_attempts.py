@@ -325,6 +325,7 @@ def records_into(path: str) -> None:
         pass
 
 
+@pytest.mark.timing  # the process has a second to end
 async def test_the_last_spans_of_a_process_are_exported_when_the_worker_stops(
     client: AsyncRoost, tmp_path: Path, registry: HandlerRegistry, make_worker: MakeWorker
 ) -> None:

@@ -242,6 +242,7 @@ async def test_a_cancel_kills_programs_that_the_process_started(
         assert await eventually_gone(pid)
 
 
+@pytest.mark.timing  # the process has a second to end
 async def test_an_idle_process_ends_by_itself_at_the_stop_and_its_programs_are_killed(
     table: JobTable, registry: HandlerRegistry, make_worker: MakeWorker, tasks: Any, tmp_path: Path
 ) -> None:
