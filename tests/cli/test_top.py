@@ -234,6 +234,15 @@ def test_without_a_terminal_it_says_what_to_do(dsn: str, roost_command: StartsRo
     )
 
 
+@pytest.mark.parametrize("seconds", ["0.1", "nan", "inf", "-1"])
+def test_an_interval_that_is_none_is_a_wrong_call(
+    dsn: str, roost_command: StartsRoost, seconds: str
+) -> None:
+    done = roost_command("top", "--once", "--interval", seconds, ROOST_DSN=dsn)
+    assert done.ends() == 2
+    assert done.output.startswith("roost: --interval must be from 0.2 to 3600 seconds, not ")
+
+
 @pytest.mark.parametrize("password", ["se[cret", "se\u2100cret", "se#cret", "se?cret"])
 def test_the_title_shows_no_password(dsn: str, roost_command: StartsRoost, password: str) -> None:
     parts = conninfo_to_dict(dsn)

@@ -27,12 +27,15 @@ if TYPE_CHECKING:
 EPILOG = examples("roost top", "roost top --interval 10", "roost top --once")
 CLOCK = 1.0
 """Seconds between two frames without anything new: ages go on."""
+SHORTEST, LONGEST = 0.2, 3_600.0
 DEFAULT_WIDTH = 80
 
 
 def top(
     *,
-    interval: Annotated[float, typer.Option(help="Seconds between two readings, ≥ 0.2.")] = 2.0,
+    interval: Annotated[
+        float, typer.Option(help="Seconds between two readings, 0.2 to 3600.")
+    ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
     as_json: AsJson = False,
     dsn: Dsn = None,
@@ -43,8 +46,8 @@ def top(
     columns. While the database is away, it shows the last reading and goes on. --json prints one
     reading and exits.
     """
-    if interval < 0.2:
-        raise InvalidSettingError(f"--interval must be at least 0.2 seconds, not {interval:g}")
+    if not SHORTEST <= interval <= LONGEST:  # also refuses nan
+        raise InvalidSettingError(f"--interval must be from 0.2 to 3600 seconds, not {interval:g}")
     with CommandClient(dsn, "top") as client:
         view = View(source=_source(resolve_dsn(dsn)), interval=interval)
         if once or as_json:
