@@ -45,4 +45,4 @@ def test_times_below_a_second_are_in_milliseconds() -> None:
         ),
     )
     cells = [get(row) for get in COLUMNS.values()]
-    assert cells == ["send", "hour", 3, 2, 1, "4ms / 1m30s", None]
+    assert cells == ["send", "hour", 3, 2, 1, "4.2ms / 1m30s", None]

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 import typer
 
-from roost.cli.queues import seconds
 from roost.cli.times import parse_duration, parse_past, parse_time
 
 
@@ -53,25 +52,3 @@ def test_what_is_neither_a_time_nor_a_duration_is_refused() -> None:
     assert parse_past("2026-06-01") == datetime(2026, 6, 1, tzinfo=UTC)
     with pytest.raises(typer.BadParameter, match="neither a time nor a duration"):
         parse_past("yesterday")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, None),
-        (0.04, "0.0s"),
-        (9.94, "9.9s"),
-        (42, "42s"),
-        (59.9, "1m"),
-        (60, "1m"),
-        (3_599, "59m59s"),
-        (3_600, "1h"),
-        (5_430, "1h30m"),
-        (90_061, "1d1h"),
-        (86_400, "1d"),
-    ],
-)
-def test_seconds_are_shown_with_their_two_largest_units(
-    value: float | None, text: str | None
-) -> None:
-    assert seconds(value) == text

@@ -94,7 +94,7 @@ def test_a_blocked_event_loop_is_found(table: JobTable, examine: Examine) -> Non
     table.rows("update roost.workers set loop_lag = 2.5 where id = $1::bigint", worker)
     finding = examine().one("workers")
     assert (finding.level, finding.subject) == (FindingLevel.NOTE, "tester")
-    assert "late by 2.5 s" in finding.seen
+    assert "late by 2.5s" in finding.seen
 
 
 @pytest.mark.parametrize(

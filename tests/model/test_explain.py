@@ -51,15 +51,14 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         R.STARTS_SOON,
         (
             "It should start at once: worker web:2 (id 2) has a free slot, and no due job of its "
-            "queue is in front of it; without notifications workers look every 0.5 s."
+            "queue is in front of it; without notifications workers look every 500ms."
         ),
     ),
     (
         facts(job={"scheduled_at": after(-95)}),
         R.STARTS_SOON,
         (
-            "It should run: worker web:2 (id 2) has a free slot, but it has been due for 1 min 35 "
-            "s: "
+            "It should run: worker web:2 (id 2) has a free slot, but it has been due for 1m35s: "
             "another transaction may have locked its row, or the worker has no working connection; "
             "see its log."
         ),
@@ -87,8 +86,8 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         facts(job=EXECUTING, worker=holder()),
         R.RUNNING,
         (
-            "It has been running on worker web:3 (id 3) since 2026-11-30 11:56:55 UTC, for 3 min 5 "
-            "s, attempt 1 of 20; the worker's last heartbeat was 5 s ago."
+            "It has been running on worker web:3 (id 3) since 2026-11-30 11:56:55 UTC, for 3m5s, "
+            "attempt 1 of 20; the worker's last heartbeat was 5s ago."
         ),
     ),
     (
@@ -105,7 +104,7 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         facts(job=EXECUTING, worker=holder(heartbeat=-200, expires=100), living_workers=1),
         R.WORKER_SILENT,
         (
-            "Its worker web:3 (id 3) has sent no heartbeat for 3 min 20 s; if it sends none, it is "
+            "Its worker web:3 (id 3) has sent no heartbeat for 3m20s; if it sends none, it is "
             "considered dead from 2026-11-30 12:01:40 UTC on, and no other worker is alive that "
             "could rescue the job: start one."
         ),
@@ -118,7 +117,7 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         ),
         R.WORKER_SILENT,
         (
-            "Its worker web:3 (id 3) has sent no heartbeat for 46 s; if it sends none, other "
+            "Its worker web:3 (id 3) has sent no heartbeat for 46s; if it sends none, other "
             "workers rescue the job from 2026-11-30 12:04:14 UTC on."
         ),
     ),
@@ -126,7 +125,7 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         facts(job=EXECUTING, worker=holder(heartbeat=-200, expires=100), living_workers=2),
         R.WORKER_SILENT,
         (
-            "Its worker web:3 (id 3) has sent no heartbeat for 3 min 20 s; if it sends none, other "
+            "Its worker web:3 (id 3) has sent no heartbeat for 3m20s; if it sends none, other "
             "workers rescue the job from 2026-11-30 12:01:40 UTC on."
         ),
     ),
@@ -134,9 +133,9 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         facts(job=EXECUTING, worker=holder(heartbeat=-310, expires=-10), living_workers=2),
         R.WORKER_DEAD,
         (
-            "Its worker web:3 (id 3) is dead: it has sent no heartbeat for 5 min 10 s; another "
+            "Its worker web:3 (id 3) is dead: it has sent no heartbeat for 5m10s; another "
             "worker "
-            "rescues the job by about 2026-11-30 12:00:20 UTC, if workers look every 30 s, as by "
+            "rescues the job by about 2026-11-30 12:00:20 UTC, if workers look every 30s, as by "
             "default."
         ),
     ),
@@ -144,9 +143,9 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         facts(job=EXECUTING, worker=holder(heartbeat=-360, expires=-60), living_workers=1),
         R.WORKER_DEAD,
         (
-            "Its worker web:3 (id 3) is dead: it has sent no heartbeat for 6 min 0 s; another "
+            "Its worker web:3 (id 3) is dead: it has sent no heartbeat for 6m; another "
             "worker "
-            "rescues the job by about 2026-11-30 12:00:30 UTC, if workers look every 30 s, as by "
+            "rescues the job by about 2026-11-30 12:00:30 UTC, if workers look every 30s, as by "
             "default."
         ),
     ),
@@ -171,7 +170,7 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
     (
         facts(job={"scheduled_at": after(90_000)}),
         R.SCHEDULED,
-        "It is due at 2026-12-01 13:00:00 UTC, in 1 d 1 h.",
+        "It is due at 2026-12-01 13:00:00 UTC, in 1d1h.",
     ),
     (
         facts(
@@ -183,7 +182,7 @@ SENTENCES: list[tuple[Facts, ExplanationReason, str]] = [
         R.RETRY_SCHEDULED,
         (
             "Attempt 2 of 20 failed: ValueError: no; the next one is due at 2026-11-30 12:00:30 "
-            "UTC, in 30 s."
+            "UTC, in 30s."
         ),
     ),
     (
@@ -309,7 +308,7 @@ def test_the_time_at_which_a_reason_ends_is_told() -> None:
 def test_a_running_jobs_worker_that_is_being_stopped_is_told() -> None:
     worker = attrs.evolve(holder(), stopping=True)
     found = explain(facts(job=EXECUTING, worker=worker))
-    assert found.message.endswith("heartbeat was 5 s ago, and it is being stopped.")
+    assert found.message.endswith("heartbeat was 5s ago, and it is being stopped.")
 
 
 def test_the_first_reason_comes_first_and_the_others_are_told_too() -> None:

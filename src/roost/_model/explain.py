@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from roost._model.durations import duration
 from roost._model.explain_facts import Facts, WorkerFacts
 from roost._model.explain_words import (
     as_json,
@@ -10,7 +11,6 @@ from roost._model.explain_words import (
     by_set_limit,
     clock,
     count,
-    duration,
     every,
     jobs_in_front,
     limited_task,
@@ -100,7 +100,7 @@ def _worker_dead(facts: Facts) -> Explanation | None:
     else:
         then = (
             f"another worker rescues the job by about {clock(rescued_at)}, if workers look every "
-            f"{RESCUE_INTERVAL:g} s, as by default"
+            f"{duration(RESCUE_INTERVAL)}, as by default"
         )
     return _explanation(
         facts,
@@ -395,7 +395,9 @@ def _starts_soon(facts: Facts) -> Explanation:
             "worker has no working connection; see its log."
         )
     else:
-        latest = f"; without notifications workers look every {min(polls):g} s" if polls else ""
+        latest = (
+            f"; without notifications workers look every {duration(min(polls))}" if polls else ""
+        )
         message = f"It should start at once{where}, and {jobs_in_front(in_front)}{latest}."
     return _explanation(
         facts,

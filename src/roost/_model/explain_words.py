@@ -71,19 +71,6 @@ def clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in its two largest units."""
-    whole = max(round(seconds), 0)
-    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    if minutes:
-        return f"{minutes} min {whole % 60} s"
-    return f"{whole} s"
-
-
 def as_json(value: object) -> object:
     """Return a value as JSON has it."""
     return value.isoformat() if isinstance(value, datetime) else value

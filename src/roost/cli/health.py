@@ -14,6 +14,7 @@ import typer
 from roost import InvalidSettingError
 from roost._drivers import psycopg_sync
 from roost._drivers.base import run_sync
+from roost._model.durations import duration
 from roost._ops.workers import HostWorker, workers_of_host
 from roost.cli.options import Dsn, resolve_dsn
 from roost.cli.output import AsJson, cell, examples, print_json
@@ -142,6 +143,6 @@ def _of_database(dsn: str, max_age: float) -> Health:
         return Health(False, [f"no worker of this host, {host}, is registered"], None, workers)
     age = min(worker.heartbeat_age_seconds for worker in workers)
     if age > max_age:
-        reason = f"the last heartbeat of a worker of this host, {host}, is {age:.0f} s old"
+        reason = f"the last heartbeat of a worker of this host, {host}, is {duration(age)} old"
         return Health(False, [reason], None, workers)
     return Health(True, [], None, workers)

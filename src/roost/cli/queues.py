@@ -12,7 +12,7 @@ from roost._client.admin_calls import PAUSE_TIMEOUT
 from roost.cli.client import CommandClient
 from roost.cli.options import Dsn
 from roost.cli.output import AsJson, Columns, examples, show, show_done
-from roost.cli.times import parse_duration
+from roost.cli.times import parse_duration, shown_duration
 
 app = typer.Typer(help="List, pause and resume queues.", no_args_is_help=True)
 
@@ -78,20 +78,6 @@ _MANY = 1_000
 """The smallest limit up to which jobs are counted; see `QueueInfo`."""
 
 
-def seconds(value: float | None) -> str | None:
-    """Return a number of seconds as ``1h30m`` or ``1.5s``; ``None``: ``None``."""
-    if value is None:
-        return None
-    if value < 9.95:
-        return f"{value:.1f}s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
-    first = next(index for index, (number, _) in enumerate(parts) if number)  # at least 10 s
-    return "".join(f"{number}{unit}" for number, unit in parts[first : first + 2] if number)
-
-
 COLUMNS: Columns[QueueInfo] = {
     "QUEUE": lambda queue: queue.name,
     "AVAILABLE": _count("available"),
@@ -100,6 +86,6 @@ COLUMNS: Columns[QueueInfo] = {
     "RETRYABLE": _count("retryable"),
     "BLOCKED": _count("blocked"),
     "DISCARDED": _count("discarded"),
-    "OLDEST": lambda queue: seconds(queue.oldest_due_seconds),
+    "OLDEST": lambda queue: shown_duration(queue.oldest_due_seconds),
     "PAUSED SINCE": lambda queue: queue.paused_at,
 }

@@ -11,7 +11,7 @@ from roost.cli import queues, workers
 from roost.cli.client import CommandClient
 from roost.cli.options import Dsn
 from roost.cli.output import AsJson, Columns, examples, print_json, show
-from roost.cli.queues import seconds
+from roost.cli.times import shown_duration
 
 EPILOG = examples("roost status", "roost status --json")
 
@@ -52,12 +52,7 @@ def _rows(found: Overview) -> list[Row]:
 def _times(percentiles: Percentiles) -> str | None:
     if percentiles.p50 is None:
         return None
-    return f"{_short(percentiles.p50)} / {_short(percentiles.p95)}"
-
-
-def _short(value: float | None) -> str | None:
-    """Return seconds, below one second in milliseconds."""
-    return f"{value * 1000:.0f}ms" if value is not None and value < 1 else seconds(value)
+    return f"{shown_duration(percentiles.p50)} / {shown_duration(percentiles.p95)}"
 
 
 COLUMNS: Columns[Row] = {

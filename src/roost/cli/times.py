@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import typer
 
+from roost._model.durations import duration
+
 UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 """Seconds of each unit."""
 _PART = r"(\d+(?:\.\d+)?)([smhdw])"
@@ -29,6 +31,11 @@ def parse_duration(text: str) -> timedelta:
     except OverflowError:
         pass
     raise typer.BadParameter(f"{text!r} is no duration: write 90 (seconds), 5m, 1h30m or 2d")
+
+
+def shown_duration(seconds: float | None) -> str | None:
+    """Return seconds as a cell of a table shows them; ``None``: there are none."""
+    return None if seconds is None else duration(seconds)
 
 
 def parse_time(text: str) -> datetime:

@@ -34,14 +34,6 @@ class Finding:
     data: dict[str, Any] = field(default_factory=dict)
 
 
-def duration(seconds: float) -> str:
-    """Return a number of seconds for people: ``3 ms``, ``45 s``, ``2.5 min``, ``3 h``, ``4 d``."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.2g} ms"
-
-
 def size(number: float) -> str:
     """Return a number of bytes for people, such as ``64 MB``."""
     for unit in ("bytes", "kB", "MB", "GB"):

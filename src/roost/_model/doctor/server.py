@@ -9,7 +9,8 @@ from roost._model.doctor.facts import (
     ConnectionLimits,
     ServerFacts,
 )
-from roost._model.doctor.finding import Finding, FindingLevel, duration
+from roost._model.doctor.finding import Finding, FindingLevel
+from roost._model.durations import duration
 
 SLOW_ROUND_TRIP = 0.02
 """Seconds; a worker's claim, settle and heartbeat each cost one."""

@@ -12,7 +12,8 @@ from roost._model.doctor.facts import (
     Transaction,
     Transactions,
 )
-from roost._model.doctor.finding import Finding, FindingLevel, duration, plural, quoted, size
+from roost._model.doctor.finding import Finding, FindingLevel, plural, quoted, size
+from roost._model.durations import duration
 
 MANY_DEAD = 50_000
 """Dead rows of a table from which they are worth a note, if they are more than the live ones."""

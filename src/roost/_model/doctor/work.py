@@ -13,7 +13,8 @@ from roost._model.doctor.facts import (
     UnknownTaskFacts,
     WorkerFacts,
 )
-from roost._model.doctor.finding import Finding, FindingLevel, duration, plural
+from roost._model.doctor.finding import Finding, FindingLevel, plural
+from roost._model.durations import duration
 from roost._model.info import QueueInfo
 from roost._model.version import roost_version
 

@@ -17,7 +17,7 @@ from roost import AsyncRoost, HandlerRegistry, JobInsert, JobTimeoutError, Worke
 from roost._drivers.base import AsyncPool, run
 from roost._drivers.factory import driver_for
 from roost._drivers.shield import shielded
-from roost._model.doctor.finding import duration
+from roost._model.durations import duration
 from roost._model.version import roost_version
 from roost._ops import bench, control, doctor
 from roost._ops.query import Op, T
