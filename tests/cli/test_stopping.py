@@ -124,6 +124,42 @@ def test_a_third_signal_ends_the_process(with_job: WithJob, table: JobTable) -> 
     assert table.workers() == []
 
 
+HANGS_AT_ITS_END = """
+import anyio
+import roost
+
+@roost.job("quick")
+def quick(): ...
+
+async def hangs(worker):
+    print("hook has started", flush=True)
+    while True:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            pass
+
+settings = roost.WorkerSettings(on_shutdown=hangs)
+"""
+
+
+def test_a_third_signal_removes_the_row_of_a_worker_that_runs_no_job(
+    backend: str, dsn: str, tmp_path: Path, table: JobTable, roost_command: StartsRoost
+) -> None:
+    (tmp_path / "hanging.py").write_text(HANGS_AT_ITS_END)
+    options = ("--backend", *backend.split(), "--shutdown-timeout", FOR_EVER)
+    run = roost_command("run", "-m", "hanging:settings", *options, ROOST_DSN=dsn)
+    run.wait_for("worker is ready")
+    run.signal()
+    run.wait_for("hook has started")
+    run.signal()
+    run.wait_for("signal received", times=2)
+    run.signal()
+
+    assert run.ends() == 1
+    assert table.workers() == []
+
+
 def test_a_handler_that_swallows_its_cancel_is_ended_by_the_watchdog(
     with_job: WithJob, table: JobTable
 ) -> None:

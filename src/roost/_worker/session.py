@@ -222,9 +222,9 @@ class Session:
         return "running" if self.state.vitals.started else "starting"
 
     def abandoned_work(self) -> AbandonedWork | None:
-        """Return the leases that are still held and the unwritten verdicts; ``None``: no lease."""
+        """Return the unwritten verdicts, and whose leases and row are left; ``None``: no row."""
         state = self.state
-        if not (state.worker_id and state.held_leases()):
+        if not state.worker_id:
             return None
         return AbandonedWork(state.worker_id, list(state.verdicts), state.settings.error_cap)
 

@@ -324,9 +324,10 @@ class Worker:
     def abandoned_work(self) -> AbandonedWork | None:
         """Return what the end of the process would cut off; ``None``: nothing.
 
-        These are the jobs of threads that outlived `run`, and of all handlers while `run` has not
-        returned. May be called from any thread. Give it to `hand_back` immediately before the
-        process is ended by force; otherwise the leases end when the worker's row expires.
+        These are the jobs of threads that outlived `run`. While `run` has not returned, they are
+        the jobs of all handlers, and the worker's row. May be called from any thread. Give it to
+        `hand_back` immediately before the process is ended by force; otherwise the leases end when
+        the worker's row expires.
         """
         return self._abandoned if self._session is None else self._session.abandoned_work()
 
@@ -361,7 +362,7 @@ class Worker:
         try:
             await session.run(lanes_for, task_status)
         finally:
-            self._abandoned = session.abandoned_work()
+            self._abandoned = session.abandoned_work() if session.state.held_leases() else None
             self._phase = "ended" if session.state.stop.crash is None else "crashed"
             self._session = None
 
