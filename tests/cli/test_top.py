@@ -21,7 +21,7 @@ from tests.support.job_table import JobTable
 from roost import JobInsert
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import StartsRoost
+    from tests.cli.conftest import RunsCommand, StartsRoost
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix terminal")
 if sys.platform != "win32":
@@ -146,6 +146,40 @@ def test_an_error_leaves_the_terminal_as_it_was(dsn: str) -> None:
         until(lambda: "TypeError" in screen.written)
         assert is_as_before(screen)
         assert screen.written.index(LEFT) < screen.written.index("TypeError")
+
+
+BREAKS_LATER = """
+import sys
+from roost.cli import main
+from roost.cli.top import reader
+
+def read_snapshot(client, read=reader.read_snapshot):
+    reader.read_snapshot = None
+    return read(client)
+
+reader.read_snapshot = read_snapshot
+sys.argv = ["roost", "top", "--interval", "0.2"]
+main()
+"""
+
+
+def test_an_error_of_the_thread_that_reads_ends_it_with_one_line(dsn: str) -> None:
+    with Screen(env={"ROOST_DSN": dsn}, size=(80, 24), program=BREAKS_LATER) as screen:
+        assert screen.ends() == 1
+        message = "roost: the view can't go on: TypeError: 'NoneType' object is not callable"
+        until(lambda: message in screen.written)
+        assert is_as_before(screen)
+        assert screen.written.index(LEFT) < screen.written.index(message)
+        assert "Traceback" not in screen.written
+
+
+@pytest.mark.parametrize("columns", ["abc", "", "0", "-3"])
+def test_a_width_that_is_no_number_is_not_used(
+    columns: str, dsn: str, run_command: RunsCommand
+) -> None:
+    done = run_command("top", "--once", COLUMNS=columns, ROOST_DSN=dsn)
+    assert (done.code, done.err) == (0, "")
+    assert max(map(cell_len, done.out.splitlines())) <= 80
 
 
 SHELL = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from rich.console import Console
 from roost._drivers.redact import redact
 from roost.cli.client import CommandClient
 from roost.cli.options import Dsn, resolve_dsn
-from roost.cli.output import AsJson, examples, print_json, terminal_width
+from roost.cli.output import AsJson, examples, fail, print_json
 from roost.cli.top.frame import draw
 from roost.cli.top.reader import Reader
 from roost.cli.top.snapshot import read_snapshot
@@ -58,6 +59,8 @@ def top(
                 "the live view needs a Unix terminal; pass --once for one frame, or --json"
             )
         stopped_by = _run(client, view)
+    if (crash := view.crash) is not None:
+        fail(f"the view can't go on: {type(crash).__name__}: {' '.join(str(crash).split())}")
     if stopped_by in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(stopped_by, signal.SIG_DFL)
         os.kill(os.getpid(), stopped_by)  # so that the caller sees how it ended
@@ -79,7 +82,7 @@ def _print_once(client: CommandClient, view: View, *, as_json: bool) -> None:
         print_json(snapshot)
         return
     view.record_reading(snapshot)
-    width = terminal_width() or int(os.environ.get("COLUMNS") or DEFAULT_WIDTH)
+    width = shutil.get_terminal_size((DEFAULT_WIDTH, 0)).columns
     console = Console(width=width, highlight=False)
     for line in draw(view, width=width, height=None, now=datetime.now(UTC)):
         console.print(line, no_wrap=True, crop=True)

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import assert_never
+from typing import NoReturn, assert_never
 
 from roost import Roost, RoostError
 from roost.cli.top.snapshot import Snapshot, read_snapshot
@@ -27,7 +27,7 @@ class Reader:
         self._interval = interval
         self._wake = wake
         self._wanted: queue.SimpleQueue[Question] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Snapshot | RoostError | str] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Snapshot | Exception | str] = queue.SimpleQueue()
         # A daemon: leaving does not wait for a database that is away.
         threading.Thread(target=self._run, name="roost top", daemon=True).start()
 
@@ -43,10 +43,20 @@ class Reader:
                 view.record_reading(answer)
             elif isinstance(answer, RoostError):
                 view.record_failure(str(answer), datetime.now(UTC))
+            elif isinstance(answer, Exception):
+                view.crash, view.ended = answer, True
             else:
                 view.message = answer
 
     def _run(self) -> None:
+        """Go on for ever. An error that is not the database's ends the view, with this thread."""
+        try:
+            self._read_and_act()
+        except Exception as error:  # noqa: BLE001  (the main thread reports any of them)
+            self._answers.put(error)
+            self._wake()
+
+    def _read_and_act(self) -> NoReturn:
         done = None
         while True:
             try:

@@ -45,7 +45,8 @@ class View:
     """The state of the screen. It changes by keys and readings only, with no wait.
 
     :ivar cut_off_since: since when the database has not answered; ``None``: it answers.
-    :ivar ended: whether the user wants to leave.
+    :ivar ended: whether the user wants to leave, or the view can't go on.
+    :ivar crash: why it can't go on; ``None``: it can.
     """
 
     source: str
@@ -58,6 +59,7 @@ class View:
     cut_off_since: datetime | None = None
     error: str = ""
     ended: bool = False
+    crash: Exception | None = None
 
     def keys(self) -> Mapping[Section, Sequence[Key]]:
         """Return what the rows of each section are about, in their order."""
