@@ -107,6 +107,17 @@ def test_once_says_how_many_jobs_failed(
     assert "WARNING roost.cli: no more jobs: 3 have run, 2 of them failed" in run.output
 
 
+def test_once_that_is_stopped_does_not_say_that_no_job_is_left(
+    tasks: Path, roost_command: StartsRoost
+) -> None:
+    run = roost_command("run", "-m", "tasks", "--once", "--dsn", "postgresql://127.0.0.1:1/nowhere")
+    run.wait_for("database unavailable at start")
+    run.signal()
+    assert run.ends() == 0
+    assert "stopped, jobs may be left: 0 have run" in run.output
+    assert "no more jobs" not in run.output
+
+
 INTERRUPTS_ITSELF = """
 import os, signal, sys
 class AtImport:

@@ -248,11 +248,18 @@ async def _work(
     :param listening: where to serve its health and metrics meanwhile; ``None``: nowhere.
     """
     served = nullcontext() if listening is None else serving_on(listening, probes(worker))
+    stop_requested = False
+
+    def stop() -> None:
+        nonlocal stop_requested
+        stop_requested = True
+        worker.request_stop()
+
     async with served, anyio.create_task_group() as group:
         group.start_soon(
             partial(
                 handle_signals,
-                worker.request_stop,
+                stop,
                 watchdog=watchdog,
                 grace=worker.settings.shutdown_timeout,
                 supervisor=supervisor,
@@ -263,9 +270,11 @@ async def _work(
                 if supervisor is not None:
                     supervisor.started()
                 jobs = await worker.run_once()
-                report = logger.warning if worker.failed else logger.info
+                report = logger.warning if worker.failed or stop_requested else logger.info
+                end = "stopped, jobs may be left" if stop_requested else "no more jobs"
                 report(
-                    "no more jobs: %(jobs)d have run, %(failed)d of them failed",
+                    "%(end)s: %(jobs)d have run, %(failed)d of them failed",
+                    end=end,
                     jobs=jobs,
                     failed=worker.failed,
                 )
