@@ -13,6 +13,7 @@ import anyio
 from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
+from roost.cli.output import print_error
 from roost.cli.shutdown import stop_signals
 from roost.cli.worker_process import WorkerProcess
 from roost.exceptions import InvalidSettingError
@@ -119,6 +120,8 @@ class Reloader:
             self._changed = anyio.Event()
             self._process = WorkerProcess(self._command, number=1, environment=self._environment)
             ended = await self._process.run()
+            if ended.error is not None:
+                print_error(ended.error)
             if self._stopping:
                 return int(not ended.in_order)
             if not self._changed.is_set():

@@ -162,16 +162,17 @@ def run(
         run_processes(backend, modules=module, workers=workers, reload=reload, once=once)
     if otel:
         instrument()
-    changes = passed(context, settings)
-    if passed(context, {"queue": queue}):
-        changes["queues"] = parse_queues(queue)
-    application = load(module)
-    worker = _worker(application, dsn=dsn, driver=driver, **changes)
-    log_settings(context, worker, application, modules=module)
-    if supervisor is not None:
-        supervisor.tell_grace(worker.settings.shutdown_timeout)
-    process = 1 if supervisor is None else supervisor.number
-    listening = None if http is None else listen(http, process=process)
+    with nullcontext() if supervisor is None else supervisor.reporting_wrong_calls():
+        changes = passed(context, settings)
+        if passed(context, {"queue": queue}):
+            changes["queues"] = parse_queues(queue)
+        application = load(module)
+        worker = _worker(application, dsn=dsn, driver=driver, **changes)
+        log_settings(context, worker, application, modules=module)
+        if supervisor is not None:
+            supervisor.tell_grace(worker.settings.shutdown_timeout)
+        process = 1 if supervisor is None else supervisor.number
+        listening = None if http is None else listen(http, process=process)
     if otel:
         warn_without_sdk()
     watchdog = Watchdog(partial(_hand_back, worker))

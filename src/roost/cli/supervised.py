@@ -8,9 +8,11 @@ end of the thread that started this process, and tells no more than the closed s
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +25,8 @@ logger = StructuredLogger("roost.cli")
 
 EARLY_EXIT_TIMEOUT = 2.0
 """Seconds for Python's own exit after an order that came before the worker started."""
+WRONG_CALL = 2
+"""Exit code of a process whose options or modules are wrong."""
 LAST_ORDER = 3
 """The order that ends the process at once."""
 
@@ -72,6 +76,18 @@ class SupervisorLink:
     def started(self, _value: None = None) -> None:
         """Tell that the worker is ready to run jobs. Named as in anyio's ``TaskStatus``."""
         self._tell("ready\n")
+
+    @contextmanager
+    def reporting_wrong_calls(self) -> Iterator[None]:
+        """Exit with 2 at a wrong setting or module. The supervisor prints the error.
+
+        Every process of it finds the same error, which is printed once.
+        """
+        try:
+            yield
+        except InvalidSettingError as error:
+            self._tell(f"error {json.dumps(str(error))}\n")
+            sys.exit(WRONG_CALL)
 
     def _tell(self, line: str) -> None:
         with suppress(OSError):  # the supervisor is gone; the thread notices it too

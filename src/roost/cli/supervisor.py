@@ -15,7 +15,9 @@ import attrs
 from anyio.abc import TaskStatus
 
 from roost._model.logs import StructuredLogger
+from roost.cli.output import print_error
 from roost.cli.shutdown import stop_signals
+from roost.cli.supervised import WRONG_CALL
 from roost.cli.worker_process import Ended, WorkerProcess
 
 logger = StructuredLogger("roost.cli")
@@ -26,8 +28,6 @@ LONGEST_DELAY = 60.0
 RESET_AFTER = 60.0
 """Seconds that a worker must have run for its next restart to begin with `FIRST_DELAY` again."""
 REAP_INTERVAL = 1.0
-WRONG_CALL = 2
-"""Exit code of a process whose options or modules are wrong."""
 
 
 @attrs.define
@@ -60,6 +60,7 @@ class Supervisor:
         self._running: set[WorkerProcess] = set()
         self._failing: dict[int, int] = {}
         self._one_was_ready = False
+        self._printed: set[str] = set()
         self._stopping = anyio.Event()
         self._code = 0
 
@@ -103,6 +104,7 @@ class Supervisor:
         backoff = Backoff()
         while not self._stopping.is_set():
             ended = await self._run_once(number)
+            self._print_error(ended)
             if self._note_last(ended):
                 return
             if ended.ready_for is None:
@@ -128,6 +130,13 @@ class Supervisor:
         finally:
             self._running.discard(process)
             self._one_was_ready |= process.ready
+
+    def _print_error(self, ended: Ended) -> None:
+        """Print why a process was called wrongly, unless all stop for this reason."""
+        if ended.error is None or (self._stopping.is_set() and ended.error in self._printed):
+            return
+        print_error(ended.error)
+        self._printed.add(ended.error)
 
     def _note_last(self, ended: Ended) -> bool:
         """Return whether a process is not to be restarted, and add its end to the exit code."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import socket
@@ -38,12 +39,14 @@ class Ended:
     :param code: its exit code; minus the number of the signal that ended it.
     :param ready_for: seconds that its worker ran; ``None``: it was never ready.
     :param killed: it was killed because it did not stop in time.
+    :param error: why it was called wrongly, which it does not print itself.
     """
 
     pid: int | None
     code: int
     ready_for: float | None
     killed: bool
+    error: str | None = None
 
     @property
     def in_order(self) -> bool:
@@ -87,6 +90,8 @@ class WorkerProcess:
         self._requests = 0
         self._requested = anyio.Event()
         self._killed = False
+        self._error: str | None = None
+        self._unread = b""
         self.ended = anyio.Event()
         """Set when the process has ended, or could not be started."""
 
@@ -112,6 +117,7 @@ class WorkerProcess:
 
     async def _run(self) -> Ended:
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         with ours:
             with theirs:
                 process = await anyio.open_process(
@@ -134,27 +140,32 @@ class WorkerProcess:
                 code = await process.wait()
                 ended_at = anyio.current_time()
                 group.cancel_scope.cancel()
+            while self._receive(ours):  # what it told last
+                pass
         ready_for = None if self._ready_at is None else ended_at - self._ready_at
-        return Ended(process.pid, code, ready_for, self._killed)
+        return Ended(process.pid, code, ready_for, self._killed, self._error)
 
     async def _read_messages(self, link: socket.socket) -> None:
-        link.setblocking(False)
-        text = b""
-        while True:
+        await anyio.wait_readable(link)
+        while self._receive(link):
             await anyio.wait_readable(link)
-            try:
-                received = link.recv(256)
-            except OSError:
-                return
-            if not received:
-                return
-            *lines, text = (text + received).split(b"\n")
-            for line in lines:
-                word, _, value = line.partition(b" ")
-                if word == b"grace":
-                    self._grace = float(value)
-                elif word == b"ready":
-                    self._ready_at = anyio.current_time()
+
+    def _receive(self, link: socket.socket) -> bool:
+        """Take the messages that have arrived. Return whether anything has."""
+        try:
+            received = link.recv(65_536)
+        except OSError:  # nothing has, or the process is gone
+            return False
+        *lines, self._unread = (self._unread + received).split(b"\n")
+        for line in lines:
+            word, _, value = line.partition(b" ")
+            if word == b"grace":
+                self._grace = float(value)
+            elif word == b"ready":
+                self._ready_at = anyio.current_time()
+            elif word == b"error":
+                self._error = json.loads(value)
+        return bool(received)
 
     async def _pass_requests_on(self, link: socket.socket, process: Process) -> None:
         passed = 0
