@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,16 +11,26 @@ import attrs
 import pytest
 import typer
 from tests.support.job_table import JobTable
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from roost import InvalidSettingError, WorkerSettings
+from roost.cli.app import app
 from roost.cli.options import PYTHON_ONLY, find_dsn
 from roost.cli.run import DEFAULT_QUEUES
-from roost.cli.settings import Root, read_settings, source_of
+from roost.cli.settings import (
+    COMMON,
+    WORKER_COMMANDS,
+    Root,
+    read_settings,
+    setting_of,
+    source_of,
+)
 from roost.cli.settings_model import settings_model
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import StartsRoost
+    from tests.cli.conftest import RunsCommand, StartsRoost
 
 
 def project(folder: Path, text: str, *, header: str = "[tool.roost]\n") -> Path:
@@ -47,6 +58,36 @@ def test_every_setting_of_a_worker_is_a_setting_of_the_command_line() -> None:
         "otel",
     }
     assert of_worker | others <= set(settings_model().model_fields)
+
+
+def test_a_setting_that_is_on_can_be_switched_off_by_an_option() -> None:
+    settings = settings_model().model_fields
+    flags = {
+        f"{name} {parameter.opts[0]}": parameter
+        for name, command in commands(get_command(app))
+        for parameter in command.params
+        if getattr(parameter, "is_flag", False)
+        and (setting := setting_of(parameter.name)) in settings
+        and (setting in COMMON or name in WORKER_COMMANDS)
+    }
+    assert {"run --reload", "dev --otel", "top --json"} <= flags.keys()
+    assert [option for option, flag in flags.items() if not flag.secondary_opts] == []
+
+
+def commands(group: Any) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command)
+        else:
+            yield name, command
+
+
+def test_an_option_switches_off_what_the_file_switches_on(
+    tmp_path: Path, run_command: RunsCommand, dsn: str
+) -> None:
+    project(tmp_path, "json = true\n")
+    assert run_command("queue", "list", "--dsn", dsn).json == []
+    assert run_command("queue", "list", "--no-json", "--dsn", dsn).out.startswith("There is no")
 
 
 def test_the_environment_comes_before_the_nearest_file_that_has_settings(tmp_path: Path) -> None:

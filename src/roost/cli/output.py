@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 AsJson = Annotated[
     bool,
-    typer.Option("--json", help="Print one JSON document instead of text, for programs."),
+    typer.Option("--json/--no-json", help="Print one JSON document instead of text, for programs."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 

@@ -79,7 +79,9 @@ def run(
     ] = DEFAULT_QUEUES,
     dsn: Dsn = None,
     backend: ChosenBackend = Backend.ASYNCIO,
-    uvloop: Annotated[bool, typer.Option("--uvloop", help="Use uvloop, on asyncio.")] = False,
+    uvloop: Annotated[
+        bool, typer.Option("--uvloop/--no-uvloop", help="Use uvloop, on asyncio.")
+    ] = False,
     driver: ChosenDriver = None,
     once: Annotated[
         bool, typer.Option("--once", help="Run the jobs that are available now, then exit.")
@@ -96,7 +98,7 @@ def run(
     reload: Annotated[
         bool,
         typer.Option(
-            "--reload",
+            "--reload/--no-reload",
             help="For development: start the worker anew when a .py file changes in the folders of "
             "the modules.",
         ),
@@ -128,7 +130,7 @@ def run(
     otel: Annotated[
         bool,
         typer.Option(
-            "--otel",
+            "--otel/--no-otel",
             help="Trace and measure jobs by OpenTelemetry (the extra otel). Configure its SDK in "
             "the module, or start the command by opentelemetry-instrument.",
         ),
