@@ -149,8 +149,8 @@ def _among_newest(
     table: _Table, where: CheckedFilter, page: _Page
 ) -> Op[tuple[list[Job], _Page | None]]:
     """Return those of the newest jobs that fit, and the page that is left behind them."""
-    edge = yield Query(_SQL[table.edge], (page.below, WINDOW))
-    above = max(page.above, edge[0][0] if edge else 0)
+    edge = yield Query(_SQL[table.edge], (page.below, page.above, WINDOW))
+    above = edge[0][0] if edge else page.above
     jobs = yield from _read(table.walk, where, attrs.evolve(page, above=above))
     if above == page.above or len(jobs) == page.limit:
         return jobs, None

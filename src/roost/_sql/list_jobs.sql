@@ -17,12 +17,13 @@ select
     set_config('enable_sort', $2::text, true);
 
 -- name: edge_of_newest
--- The id behind the $2 newest jobs with ids below $1; none: there are no more.
+-- The id behind the $3 newest jobs with ids between $1 and $2; none: there are no more.
 select job.id
 from roost.jobs as job
 where job.id < $1::bigint
+    and job.id > $2::bigint
 order by job.id desc
-offset $2::integer
+offset $3::integer
 limit 1;
 
 -- name: edge_of_newest_archived
@@ -30,8 +31,9 @@ limit 1;
 select job.id
 from roost.jobs_archive as job
 where job.id < $1::bigint
+    and job.id > $2::bigint
 order by job.id desc
-offset $2::integer
+offset $3::integer
 limit 1;
 
 -- name: walk_jobs

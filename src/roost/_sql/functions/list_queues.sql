@@ -259,10 +259,12 @@ as $$
                     from roost.jobs as job
                     where job.state = 'available'
                         and job.queue = named.queue
-                        and job.pending_parents > 0
+                        and {{counted}}
                     limit (select most.jobs from most)
                 ) as job
             ) as blocked
+        -- Else each is counted again where its number is used again.
+        offset 0
     ) as counted
     order by named.queue;
 $$;
