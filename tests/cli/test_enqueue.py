@@ -70,6 +70,7 @@ def test_a_taken_key_is_an_error_unless_the_call_says_what_to_do(
     [
         ("--args [1]", "--args must be a JSON object, not [1]"),
         ("--args {", "--args is not JSON"),
+        (f"--args {'[' * 99_999}", "--args is nested too deeply"),
         ("--args @nowhere.json", "can't read nowhere.json of --args"),
         ("--args - --metadata -", "can't both come from the input"),
         ("--metadata 1", "--metadata must be a JSON object"),

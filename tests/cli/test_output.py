@@ -231,9 +231,10 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: object) -> None:
         ("--yes <&- >&-", 0, "", ""),
         ("--yes 2>&-", 0, "deleted 1 job\n", ""),
         ("--limit 0 2>&-", 2, "", ""),
+        ("--help > /dev/full", 1, "", "roost: can't write: No space left on device\n"),
     ],
 )
-def test_a_closed_stream_is_no_traceback(
+def test_a_closed_or_full_stream_is_no_traceback(
     streams: str, code: int, out: str, error: str, dsn: str, table: JobTable
 ) -> None:
     table.add("mail")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import platform
@@ -147,8 +148,12 @@ def _run() -> int:
             code = INTERRUPTED
         else:
             print_error("nothing was changed")
-    except BrokenPipeError:
-        # As in `roost jobs list | head`. Python's exit would flush stdout again and complain.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        if error.errno == errno.ENOSPC:
+            print_error(f"can't write: {error.strerror}")
+        # Else as in `roost jobs list | head`. Python's exit would flush stdout again and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 

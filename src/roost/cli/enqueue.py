@@ -211,6 +211,8 @@ def read_object(option: str, text: str) -> dict[str, Any]:
         found = json.loads(text)
     except ValueError as error:
         raise InvalidSettingError(f"{where} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidSettingError(f"{where} is nested too deeply") from error
     if not isinstance(found, dict):
         raise InvalidSettingError(f"{where} must be a JSON object, not {text.strip()[:80]}")
     return found
