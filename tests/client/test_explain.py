@@ -325,6 +325,26 @@ async def test_slots_that_a_queue_has_of_its_own(client: AsyncRoost, gate: Gate,
         gate.opened.set()
 
 
+async def test_jobs_of_other_limited_tasks_are_in_front_if_their_limit_has_room(
+    client: AsyncRoost, registry: HandlerRegistry, gate: Gate, why: Why
+) -> None:
+    for task, most in (("wide", 10), ("narrow", 2)):
+        job(task, registry=registry, max_concurrency=most)(lambda: None)
+    async with working(client.worker(concurrency=1, prefetch=0)):
+        await client.enqueue("held")
+        await gate.until_started(1)
+        await client.enqueue_many([JobInsert("wide", priority=-1)] * 4)
+        await client.enqueue_many([JobInsert("narrow")] * 4)
+        await client.enqueue("wide", schedule_in=60)
+        last = await client.enqueue("held")
+        await client.enqueue("wide")
+        found = await why(last)
+        assert (found.reason, found.data["in_front"]) == (R.SLOTS_TAKEN, 4 + 2)
+        await client.set_limit("wide", max_concurrency=3)
+        assert (await why(last)).data["in_front"] == 3 + 2
+        gate.opened.set()
+
+
 async def test_a_job_whose_row_is_locked(
     client: AsyncRoost, gate: Gate, dsn: str, why: Why
 ) -> None:

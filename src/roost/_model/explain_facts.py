@@ -130,7 +130,8 @@ class Facts:
     :param living_workers: how many workers are alive, whatever they serve.
     :param served_queues: what they serve, if none serves the job's queue.
     :param workers: those that serve the job's queue.
-    :param in_front: due jobs of its queue that start before it, up to 1,000.
+    :param in_front: due jobs of its queue that start before it, up to 1,000. Of other tasks with
+        limits it has as many as these let start now.
     :param task_in_front: the same of limited jobs, of its task and limit key.
     :param limit: ``None``: the job's task has none.
     """

@@ -134,6 +134,69 @@ task_in_front as materialized (
             and earlier.limit_key is not distinct from this.limit_key
         limit 1000
     ) as earlier
+),
+executing_by_task as materialized (
+    select job.task, count(*) as jobs
+    from roost.jobs as job
+    where job.state = 'executing'
+    group by job.task
+),
+-- Jobs of other tasks that have limits: of each no more than its limits let start now. Limits by key are
+-- not looked at.
+limited_in_front as materialized (
+    select coalesce(sum(least(earlier.jobs, known.room)), 0) as jobs
+    from this
+    cross join lateral (
+        select
+            known.task,
+            case
+                when known.limit_by is null then least(
+                    known.max_concurrency - coalesce((
+                        select executing_by_task.jobs
+                        from executing_by_task
+                        where executing_by_task.task = known.task
+                    ), 0),
+                    known.rate_per_minute - (
+                        select count(*)
+                        from roost.starts
+                        where starts.task = known.task
+                            and starts.started_at > now() - interval '61 seconds'
+                    )
+                )
+            end as room
+        from roost.limits as known
+        where not (this.limited and known.task = this.task)
+            and known.task = any (array(
+                    select served_task.task
+                    from served
+                    cross join lateral pg_catalog.unnest(served.known_tasks) as served_task (task)
+                ))
+        order by known.task
+        limit 100
+    ) as known
+    cross join lateral (
+        select count(*) as jobs
+        from (
+            select
+            from (
+                select job.scheduled_at
+                from roost.jobs as job
+                where job.queue = this.queue
+                    and job.task = known.task
+                    and {{claimable_limited}}
+                    and (job.priority, job.scheduled_at, job.id)
+                        < (this.priority, this.scheduled_at, this.id)
+                order by job.priority, job.scheduled_at, job.id
+                limit 5000
+            ) as job
+            where job.scheduled_at <= now()
+            limit 1000
+        ) as due
+    ) as earlier
+    where this.pending_parents = 0
+        and this.scheduled_at <= now()
+        and (known.room is null or known.room > 0)
+        and (select in_front.jobs from in_front) < 1000
 )
 select pg_catalog.jsonb_build_object(
     'now', now(),
@@ -204,7 +267,11 @@ select pg_catalog.jsonb_build_object(
         select pg_catalog.jsonb_agg(pg_catalog.to_jsonb(serving) order by serving.id)
         from serving
     ),
-    'in_front', (select in_front.jobs from in_front),
+    'in_front', (
+        select least(in_front.jobs + limited_in_front.jobs, 1000)
+        from in_front
+        cross join limited_in_front
+    ),
     'task_in_front', (select task_in_front.jobs from task_in_front),
     'limit', (
         select pg_catalog.jsonb_build_object(
