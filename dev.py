@@ -110,6 +110,8 @@ def execute(env: Environment, program: str, *arguments: str) -> int:
     set_up(env)
     path = str(env.programs / program)
     os.environ["VIRTUAL_ENV"] = str(env.folder)
+    # The tests start hundreds of processes. Without bytecode each would compile all of Roost.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PATH"] = f"{env.programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     if os.name != "nt":
         os.execv(path, [path, *arguments])
