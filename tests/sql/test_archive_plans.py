@@ -23,8 +23,8 @@ ARCHIVED = """
     )
     select
         n, 'work', 'default', case when n % 100 = 0 then 'cancelled' else 'completed' end,
-        case when n % 100 > 0 then now() - n / 2500 * interval '1 hour' + interval '1 s' end,
-        case when n % 100 = 0 then now() - n / 2500 * interval '1 hour' + interval '1 s' end,
+        case when n % 100 > 0 then now() - n / 2500 * interval '1 hour' end,
+        case when n % 100 = 0 then now() - n / 2500 * interval '1 hour' end,
         now(), now(), 1, 0, 1, 20, 0, false, false, false, '{}'
     from generate_series(1, 100000) as n;
 """
@@ -46,8 +46,12 @@ def archived(databases: Databases, template: str) -> Iterator[JobTable]:
     [
         # Behind the newest 10,000 archived jobs, all of the state are read, and no others.
         ({"states": ["cancelled"], "queues": ["none"]}, 0, 2_500),
-        ({"finished_before": timedelta(hours=-39)}, 50, 1_000),
-        ({"finished_before": timedelta(hours=-3), "finished_after": timedelta(hours=-4)}, 50, 500),
+        ({"finished_before": timedelta(hours=-38.5)}, 50, 1_000),
+        (
+            {"finished_before": timedelta(hours=-2.5), "finished_after": timedelta(hours=-3.5)},
+            50,
+            500,
+        ),
         ({"finished_after": timedelta(hours=1)}, 0, 100),
     ],
     ids=str,

@@ -155,13 +155,13 @@ where datname = current_database()
 
 -- name: slots
 -- The replication slots: name, whether a client uses it, how many transactions back it keeps rows, and the
--- bytes of log that it keeps.
+-- bytes of log that it keeps; 0: it was never used.
 select
     slot_name::text,
     active,
     age(xmin)::bigint,
     case
-        when restart_lsn is null then 0 -- it was never used
+        when restart_lsn is null then 0
         when not pg_is_in_recovery() then pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)
     end::bigint
 from pg_replication_slots

@@ -144,7 +144,7 @@ executing_by_task as materialized (
 -- Jobs of other tasks that have limits: of each no more than its limits let start now. Limits by key are
 -- not looked at.
 limited_in_front as materialized (
-    select coalesce(sum(least(earlier.jobs, known.room)), 0) as jobs
+    select coalesce(sum(least(earlier.jobs, known.room)), 0)::bigint as jobs
     from this
     cross join lateral (
         select
