@@ -2,11 +2,74 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from typing import Protocol
 
 import anyio
-from anyio.abc import ByteReceiveStream, ByteSendStream, SocketAttribute, SocketStream
+import anyio.lowlevel
+from anyio.abc import SocketAttribute, SocketStream
+
+
+class Stream(Protocol):
+    """What the proxy needs of a connection."""
+
+    async def receive(self) -> bytes: ...
+
+    async def send(self, data: bytes, /) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class UnixStream:
+    """A connection to a unix socket.
+
+    With anyio's own on asyncio, bytes that arrive while a receive is cancelled set the result of a
+    future that is done, and the loop reports an `InvalidStateError` (anyio 4.16).
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.connect(path)
+            self._socket.setblocking(False)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    async def receive(self) -> bytes:
+        """Return the next bytes."""
+        while True:
+            try:
+                chunk = self._socket.recv(65536)
+            except BlockingIOError:
+                await anyio.wait_readable(self._socket)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+            else:
+                await anyio.lowlevel.checkpoint()
+                if not chunk:
+                    raise anyio.EndOfStream
+                return chunk
+
+    async def send(self, data: bytes, /) -> None:
+        """Send all of the bytes."""
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._socket)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
+        await anyio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """Close the connection. A waiting `receive` or `send` fails."""
+        if self._socket.fileno() >= 0:
+            anyio.notify_closing(self._socket)
+            self._socket.close()
 
 
 class Proxy:
@@ -45,19 +108,18 @@ class Proxy:
                 self._connections.discard(scope)
 
     async def _forward(self, client: SocketStream) -> None:
-        async with client, await self._connect() as server, anyio.create_task_group() as group:
+        async with client, aclosing(await self._connect()) as server:
             lost = [False]
-            group.start_soon(self._pump, client, server, lost)
-            group.start_soon(self._pump, server, client, lost)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._pump, client, server, lost)
+                group.start_soon(self._pump, server, client, lost)
 
-    async def _connect(self) -> SocketStream:
+    async def _connect(self) -> Stream:
         if self._target.startswith("/"):
-            return await anyio.connect_unix(f"{self._target}/.s.PGSQL.{self._server_port}")
+            return UnixStream(f"{self._target}/.s.PGSQL.{self._server_port}")
         return await anyio.connect_tcp(self._target, self._server_port)
 
-    async def _pump(
-        self, source: ByteReceiveStream, sink: ByteSendStream, lost: list[bool]
-    ) -> None:
+    async def _pump(self, source: Stream, sink: Stream, lost: list[bool]) -> None:
         while True:
             try:
                 chunk = await source.receive()
